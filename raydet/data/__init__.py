@@ -1,0 +1,1 @@
+"""Images and boxes: reading, splitting, augmenting, ordering, loading."""

@@ -1,0 +1,35 @@
+"""Errors a user can meet. `UserError`s are printed as one message, without a traceback; the exit code is 2."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A user's mistake. The text says what was given, where, what is allowed and what to do."""
+
+
+class ConfigError(UserError):
+    """The configuration cannot be used."""
+
+
+class DataError(UserError):
+    """A data set or an image cannot be used."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged, or does not fit the configuration."""
+
+
+class StaleLabelError(RuntimeError):
+    """A pseudo-label older than the schedule's derived bound was about to be consumed."""
+
+
+class LabelConflictError(RuntimeError):
+    """Two different contents claim the same identity (one version with two weight digests)."""
+
+
+class LabelTimeoutError(RuntimeError):
+    """Labels did not arrive within `labels.timeout_s`; the text names the missing keys."""
+
+
+class NonFiniteLossError(RuntimeError):
+    """A loss term is NaN or infinite; the text names the term, the step and the image ids."""

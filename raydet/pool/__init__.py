@@ -1,0 +1,1 @@
+"""The teacher pool: a label broker and teacher actors on Ray. Thin shells around `raydet.labels`."""

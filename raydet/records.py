@@ -1,0 +1,122 @@
+"""The records that cross module boundaries. All are frozen: a change is a new record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from raydet.geometry import View
+
+Weights = dict[str, np.ndarray]
+"""A model's state dict as NumPy arrays: crosses processes without a copy (torch tensors are copied on every read)."""
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherRef:
+    """Which teacher said something."""
+
+    version: int  # the step (optimiser steps completed) at which its EMA weights were taken
+    digest: str  # content hash of those weights; within one run, version -> digest is a function
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PseudoBoxes:
+    """What one teacher said about one image, unfiltered above the score floor.
+
+    Rows are *candidates*. A method whose gate acts before NMS (IL-net's theta) stores them before NMS, so that every
+    threshold can be applied when the label is read. `complete_above` says how far down the list is complete: every
+    candidate with a score above it is present (it is the score floor unless the top-k cut something off).
+    """
+
+    image_id: str
+    teacher: TeacherRef
+    boxes: Tensor  # [N, 4] float32 xyxy, pixels of the ORIGINAL image
+    classes: Tensor  # [N] int64, 0-based, no background
+    scores: Tensor  # [N] float32 in [0, 1], class confidence, descending
+    quality: Tensor  # [N] float32, localisation quality, higher is better; the method defines it
+    complete_above: float
+
+    def __len__(self) -> int:
+        return int(self.boxes.shape[0])
+
+    def where(self, mask: Tensor) -> PseudoBoxes:
+        """Keep the rows of a boolean mask `[N]`, or the rows of an index tensor in its order."""
+        return replace(
+            self,
+            boxes=self.boxes[mask],
+            classes=self.classes[mask],
+            scores=self.scores[mask],
+            quality=self.quality[mask],
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Candidates:
+    """A detector's class-wise boxes for one image, before or after NMS, in the pixels of the view it was given."""
+
+    boxes: Tensor  # [N, 4] float32 xyxy, view pixels, clipped to the view
+    classes: Tensor  # [N] int64, 0-based, no background
+    scores: Tensor  # [N] float32, softmax probability of `classes`, descending
+    quality: Tensor  # [N] float32, see `Detector.candidates`
+    complete_above: float
+
+    def __len__(self) -> int:
+        return int(self.boxes.shape[0])
+
+    def where(self, mask: Tensor) -> Candidates:
+        """Keep the rows of a boolean mask `[N]`, or the rows of an index tensor in its order."""
+        return Candidates(
+            self.boxes[mask], self.classes[mask], self.scores[mask], self.quality[mask], self.complete_above
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """The boxes one view of one image is trained on; zero boxes are valid and mean 'background only'."""
+
+    boxes: Tensor  # [N, 4] float32 xyxy, pixels of the VIEW
+    classes: Tensor  # [N] int64, 0-based, no background
+
+    @staticmethod
+    def empty() -> Target:
+        """Return a target without boxes."""
+        return Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ViewedImage:
+    """One augmented view of one image, ready for the detector."""
+
+    image_id: str
+    pixels: Tensor  # [3, H, W] uint8, RGB
+    view: View  # original -> view
+    target: Target  # ground truth in view pixels; empty for unlabelled images
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StudentBatch:
+    """This rank's share of one training step: labelled views first, then the unlabelled strong views.
+
+    `targets` of the unlabelled part are the selected pseudo-boxes. Ground truth of unlabelled images never gets here.
+    """
+
+    step: int
+    views: tuple[ViewedImage, ...]
+    targets: tuple[Target, ...]
+    num_labeled: int  # of `views`: the first so many carry ground truth
+
+    @property
+    def num_unlabeled(self) -> int:
+        """Return how many of the views carry pseudo-labels."""
+        return len(self.views) - self.num_labeled
+
+
+class LossTerm(NamedTuple):
+    """A loss as sum and count, so that its mean can be taken over all ranks at once."""
+
+    total: Tensor  # scalar SUM over elements; on the graph even when it is empty
+    count: Tensor  # scalar number of elements that it is to be divided by, after summing over ranks
