@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -115,7 +114,8 @@ class StudentBatch:
         return len(self.views) - self.num_labeled
 
 
-class LossTerm(NamedTuple):
+@dataclass(frozen=True, slots=True, eq=False)
+class LossTerm:
     """A loss as sum and count, so that its mean can be taken over all ranks at once."""
 
     total: Tensor  # scalar SUM over elements; on the graph even when it is empty

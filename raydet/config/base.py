@@ -17,6 +17,4 @@ PositiveFloat = Annotated[float, Field(gt=0)]
 class Section(BaseModel):
     """A frozen part of the configuration; unknown keys are errors, field docstrings are the reference."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=()
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())

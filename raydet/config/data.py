@@ -108,9 +108,7 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _one_way_to_choose(self) -> DataConfig:
-        given = [
-            k for k in ("labeled_count", "labeled_fraction", "labeled_ids") if getattr(self, k) is not None
-        ]
+        given = [k for k in ("labeled_count", "labeled_fraction", "labeled_ids") if getattr(self, k) is not None]
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both choose the labelled images; keep one of them")
         return self

@@ -26,10 +26,8 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise ConfigError(
-                f"line {mark.line + 1}: YAML aliases (*name) are not allowed; write the value out"
-            )
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise ConfigError(f"line {mark.line + 1}: YAML aliases (*name) are not allowed; write the value out")
         return super().compose_node(parent, index)
 
 
@@ -38,9 +36,7 @@ _Loader.yaml_implicit_resolvers = {
     for first, entries in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789")
-)
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9_]*)$"), list("-+0123456789"))
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?$"),
@@ -69,9 +65,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         raise ConfigError(f"{file}: cannot be read as UTF-8 text: {error}") from None
     tree = read_yaml(text, str(file))
     if not isinstance(tree, dict):
-        raise ConfigError(
-            f"{file}: expected a mapping of sections (run, data, method, ...), got {type(tree).__name__}"
-        )
+        raise ConfigError(f"{file}: expected a mapping of sections (run, data, method, ...), got {type(tree).__name__}")
     return resolve(tree, dict(parse_override(text) for text in overrides), where=str(file))
 
 
@@ -104,9 +98,7 @@ def _to_json(tree: Any, where: str) -> str:
     try:
         return json.dumps(tree, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ConfigError(
-            f"{where}: a value is not plain data (number, text, list, mapping): {error}"
-        ) from None
+        raise ConfigError(f"{where}: a value is not plain data (number, text, list, mapping): {error}") from None
 
 
 def _set(tree: dict[str, Any], key: str, value: Any) -> None:

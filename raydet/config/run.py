@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from raydet.config.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section, Weight
 from raydet.config.data import DataConfig
-from raydet.config.methods import MethodConfig
+from raydet.config.methods import MethodConfig, SupervisedConfig
 from raydet.config.model import ModelConfig
 
 
@@ -132,9 +132,7 @@ class ClusterConfig(Section):
         if self.min_workers is not None and self.min_workers > self.workers:
             raise ValueError(f"min_workers={self.min_workers} exceeds workers={self.workers}")
         if self.backend == "process" and self.workers != 1:
-            raise ValueError(
-                f"backend process has exactly 1 worker, got workers={self.workers}; set backend: ray"
-            )
+            raise ValueError(f"backend process has exactly 1 worker, got workers={self.workers}; set backend: ray")
         return self
 
 
@@ -189,7 +187,7 @@ class RunConfig(Section):
     @property
     def uses_labels(self) -> bool:
         """Whether the method trains on pseudo-labels."""
-        return self.method.name != "supervised"
+        return not isinstance(self.method, SupervisedConfig)
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> RunConfig:
@@ -215,23 +213,19 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"teacher; lower the first, raise the second, or use method.name=supervised"
         )
     data = config.data
-    if config.uses_labels and data.unlabeled is None:
-        if data.labeled_fraction == 1 or (
-            data.labeled_count is None and data.labeled_fraction is None and data.labeled_ids is None
-        ):
-            found.append(
-                f"method.name={method.name} needs unlabelled images: set data.unlabeled, or data.labeled_count or "
-                f"data.labeled_fraction (< 1) to leave some of data.labeled unlabelled"
-            )
-    smallest = (
-        optim.labeled_batch if not config.uses_labels else min(optim.labeled_batch, optim.unlabeled_batch)
-    )
+    leaves_some = data.labeled_count or data.labeled_ids or (data.labeled_fraction or 1) < 1
+    if config.uses_labels and data.unlabeled is None and not leaves_some:
+        found.append(
+            f"method.name={method.name} needs unlabelled images: set data.unlabeled, or data.labeled_count or "
+            f"data.labeled_fraction (< 1) to leave some of data.labeled unlabelled"
+        )
+    smallest = optim.labeled_batch if not config.uses_labels else min(optim.labeled_batch, optim.unlabeled_batch)
     if cluster.workers * optim.accumulate > smallest:
         found.append(
             f"cluster.workers={cluster.workers} x optim.accumulate={optim.accumulate} needs batches of at least that "
             f"many images; optim.labeled_batch={optim.labeled_batch}, optim.unlabeled_batch={optim.unlabeled_batch}"
         )
-    if config.uses_labels and getattr(method, "score_threshold", 1.0) < labels.score_floor:
+    if not isinstance(method, SupervisedConfig) and method.score_threshold < labels.score_floor:
         found.append(
             f"method.score_threshold is below labels.score_floor={labels.score_floor}: labels would be incomplete; "
             f"lower labels.score_floor"
