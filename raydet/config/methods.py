@@ -23,7 +23,7 @@ class IoUBranchConfig(Section):
     detach_inputs: bool = False
     """Stop the branch's gradient at its inputs (not in the paper)."""
     loss: Literal["focal_bce", "smooth_l1", "focal_soft"] = "focal_bce"
-    """Loss of the branch: binary focal (Eq. 2), smooth L1 on the IoU (Fig. 3b), or focal with the IoU as soft target."""
+    """Loss of the branch: binary focal (Eq. 2), smooth L1 on the IoU (Fig. 3b), or focal with the IoU as target."""
     focal_exponent: Weight = 1.5
     """Exponent of the branch's focal loss (the paper's second gamma)."""
     target_gt: Literal["matched", "max"] = "matched"

@@ -1,0 +1,95 @@
+"""What a method is: one paper, one file. The training loop talks to `Method` alone and knows no method's name."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from raydet.config.run import RunConfig
+from raydet.gates import after_nms
+from raydet.labels.schedule import LabelSchedule
+from raydet.models.detector import DetectionLosses, Detector
+from raydet.models.images import ImageBatch
+from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
+
+UNLIMITED = 1_000_000  # candidates per image at evaluation: a softmax above the floor never yields as many
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """What a method keeps of one stored label, and how many candidates each gate dropped."""
+
+    kept: PseudoBoxes
+    dropped: Mapping[str, int] = field(default_factory=dict)  # gate name -> rows removed by it
+
+
+class Method(ABC):
+    """One paper. Subclasses of `Method` are never subclassed."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.run = config
+
+    @property
+    @abstractmethod
+    def loss_weights(self) -> dict[str, float]:
+        """Names and weights of the loss terms, the same on every rank and at every step."""
+
+    @abstractmethod
+    def build_model(self, num_classes: int) -> Detector:
+        """Return a freshly initialised detector; student and teacher are both made by this."""
+
+    @abstractmethod
+    def schedule(self) -> LabelSchedule:
+        """Say which teacher version labels which step, or that no step needs labels."""
+
+    @abstractmethod
+    def losses(
+        self, student: Detector, batch: StudentBatch, images: ImageBatch, rngs: Sequence[torch.Generator]
+    ) -> dict[str, LossTerm]:
+        """Return every term of `loss_weights` for this rank's views; runs inside DDP's forward.
+
+        `images` are `batch.views` as one tensor batch; `rngs[i]` draws the samples of view i.
+        """
+
+    def annotate(self, teacher: Detector, images: ImageBatch) -> list[Candidates]:
+        """Return what the teacher says about each image, in view pixels; runs in the teacher pool."""
+        raise AssertionError(f"{type(self).__name__} uses no pseudo-labels")
+
+    def select(self, labels: PseudoBoxes) -> Selection:
+        """Apply the method's gates to a stored label; pure."""
+        raise AssertionError(f"{type(self).__name__} uses no pseudo-labels")
+
+    def gate(self, candidates: Candidates) -> Candidates:
+        """Drop predictions before NMS at evaluation; nothing by default."""
+        return candidates
+
+    def detect(self, model: Detector, images: ImageBatch) -> list[Candidates]:
+        """Return the detections of each image in view pixels: candidates -> gate -> class-wise NMS -> best 100."""
+        config = self.run.model
+        found = model.candidates(images, proposals="test", score_floor=config.test_score_floor, top_k=UNLIMITED)
+        return [after_nms(self.gate(each), config.test_nms, config.test_detections) for each in found]
+
+
+def loss_terms(losses: DetectionLosses, part: slice, source: str, *, with_iou: bool) -> dict[str, LossTerm]:
+    """Sum the per-image losses of a part of the batch into named terms `source/rpn_cls`, ...
+
+    The counts are the papers' normalisers: sampled anchors for the RPN, all sampled RoIs for the RoI head.
+    """
+    anchors, rois = losses.anchors[part].sum(), losses.rois[part].sum()
+
+    def term(per_image: Tensor, count: Tensor) -> LossTerm:
+        return LossTerm(per_image[part].sum(), count)
+
+    terms = {
+        f"{source}/rpn_cls": term(losses.rpn_cls, anchors),
+        f"{source}/rpn_reg": term(losses.rpn_reg, anchors),
+        f"{source}/roi_cls": term(losses.roi_cls, rois),
+        f"{source}/roi_reg": term(losses.roi_reg, rois),
+    }
+    if with_iou:
+        terms[f"{source}/iou"] = term(losses.iou, losses.iou_count[part].sum())
+    return terms

@@ -1,0 +1,84 @@
+"""Joining views and pseudo-labels into the batch that the student trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from raydet.data.loader import StepViews
+from raydet.errors import StaleLabelError
+from raydet.geometry import clip_boxes, is_usable
+from raydet.methods import Method, Selection
+from raydet.records import PseudoBoxes, StudentBatch, Target, ViewedImage
+
+
+@dataclass(slots=True)
+class LabelStats:
+    """What became of this rank's pseudo-labels in one step; plain numbers, for logging and alarms."""
+
+    images: int = 0
+    candidates: int = 0
+    kept: int = 0
+    degenerate: int = 0
+    incomplete: int = 0  # images whose stored candidates do not reach down to the score threshold
+    best_score: float = 0.0
+    score_sum: float = 0.0
+    quality_sum: float = 0.0
+    ages: list[int] = field(default_factory=list)
+    dropped: dict[str, int] = field(default_factory=dict)
+    per_class: list[int] = field(default_factory=list)
+
+    def add(self, label: PseudoBoxes, selection: Selection, num_classes: int) -> None:
+        """Count one image's label."""
+        kept = selection.kept
+        self.images += 1
+        self.candidates += len(label)
+        self.kept += len(kept)
+        if len(label):
+            self.best_score = max(self.best_score, float(label.scores.max()))
+        self.score_sum += float(kept.scores.sum())
+        self.quality_sum += float(kept.quality.sum())
+        for gate, number in selection.dropped.items():
+            self.dropped[gate] = self.dropped.get(gate, 0) + number
+        counts = torch.bincount(kept.classes, minlength=num_classes).tolist()
+        self.per_class = [a + b for a, b in zip(self.per_class or [0] * num_classes, counts, strict=True)]
+
+
+def assemble(
+    step: int,
+    views: StepViews,
+    labels: Sequence[PseudoBoxes],
+    method: Method,
+    *,
+    max_age: int,
+    num_classes: int,
+) -> tuple[StudentBatch, LabelStats]:
+    """Select the pseudo-boxes, carry them into the strong views, and put labelled and unlabelled views together.
+
+    Raises StaleLabelError where a label is older than the schedule's derived bound.
+    """
+    stats = LabelStats()
+    targets = [view.target for view in views.labeled]
+    for view, label in zip(views.unlabeled, labels, strict=True):
+        age = step - label.teacher.version
+        if not 0 <= age <= max_age:
+            raise StaleLabelError(f"step {step}: label of image {label.image_id!r} has age {age}, allowed 0..{max_age}")
+        stats.ages.append(age)
+        selection = method.select(label)
+        stats.add(label, selection, num_classes)
+        target = to_target(selection.kept, view, min_side_px=method.run.data.views.min_box_px)
+        stats.degenerate += len(selection.kept) - len(target.classes)
+        targets.append(target)
+    return (
+        StudentBatch(step, (*views.labeled, *views.unlabeled), tuple(targets), num_labeled=len(views.labeled)),
+        stats,
+    )
+
+
+def to_target(kept: PseudoBoxes, view: ViewedImage, *, min_side_px: float) -> Target:
+    """Carry boxes from original pixels into a view; boxes that vanish there are dropped."""
+    boxes = clip_boxes(view.view.to_view(kept.boxes), view.view.height, view.view.width)
+    usable = is_usable(boxes, min_side_px)
+    return Target(boxes[usable], kept.classes[usable])

@@ -1,0 +1,152 @@
+"""Checkpoints on disk: written aside, committed by one rename, verified by checksums, never unpickled.
+
+RUN/checkpoints/step_000300/
+    student.safetensors    what is trained
+    teacher.safetensors    its EMA (absent before the teacher exists)
+    published.safetensors  the teacher that labels are made with, where it is not the EMA of this very step
+    optimizer.safetensors
+    state.json             step, versions, digests, settings
+    COMMIT                 sizes and SHA-256 of all files; written last, so its presence means the rest is whole
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from raydet.errors import CheckpointError
+
+FORMAT = 1
+_PREFIX, _ASIDE = "step_", ".writing-"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A complete, verified checkpoint folder."""
+
+    path: Path
+    state: dict[str, Any]
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps completed."""
+        return int(self.state["step"])
+
+    def has(self, name: str) -> bool:
+        """Whether it holds the tensors called `name`."""
+        return (self.path / f"{name}.safetensors").is_file()
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """Load the tensors called `name` to the CPU."""
+        file = self.path / f"{name}.safetensors"
+        try:
+            return load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{file}: cannot be read as safetensors: {error}") from None
+
+
+def write_checkpoint(
+    root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
+) -> Path:
+    """Write one checkpoint; it becomes visible only when it is complete. Returns its folder."""
+    final = root / f"{_PREFIX}{step:08d}"
+    aside = root / f"{_ASIDE}{final.name}-{os.getpid()}"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    for name, content in tensors.items():
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in content.items()}, aside / f"{name}.safetensors"
+        )
+    (aside / "state.json").write_text(json.dumps({**state, "step": step, "format": FORMAT}, indent=1), encoding="utf-8")
+    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(aside.iterdir())}
+    commit = aside / "COMMIT"
+    commit.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
+    for file in aside.iterdir():
+        _fsync(file)
+    _fsync(aside)
+    if final.exists():  # the same step again, after a resume: deterministic, so either copy will do
+        shutil.rmtree(final)
+    aside.rename(final)
+    _fsync(root)
+    return final
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Verify a checkpoint folder. Raises CheckpointError that names the file and what is wrong with it."""
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: no such checkpoint folder")
+    commit_file = path / "COMMIT"
+    if not commit_file.is_file():
+        raise CheckpointError(f"{path}: no COMMIT file: the checkpoint was never completed; use another one")
+    commit = _read_json(commit_file)
+    if commit.get("format") != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {commit.get('format')!r}, this raydet reads {FORMAT}")
+    for name, expected in commit.get("files", {}).items():
+        file = path / Path(name).name
+        if not file.is_file():
+            raise CheckpointError(f"{file}: listed in COMMIT but missing; use another checkpoint")
+        size = file.stat().st_size
+        if size != expected["bytes"]:
+            raise CheckpointError(f"{file}: {size} bytes, COMMIT says {expected['bytes']}: truncated or replaced")
+        if _sha256(file) != expected["sha256"]:
+            raise CheckpointError(f"{file}: checksum differs from COMMIT: damaged; use another checkpoint")
+    return Checkpoint(path, _read_json(path / "state.json"))
+
+
+def latest_checkpoint(root: Path) -> Checkpoint | None:
+    """Return the newest complete checkpoint below `root`; damaged ones are passed over, newest first.
+
+    Raises CheckpointError where checkpoints exist but none is usable: starting afresh must be the user's decision.
+    """
+    problems = []
+    for path in sorted(root.glob(f"{_PREFIX}*"), reverse=True):
+        try:
+            return open_checkpoint(path)
+        except CheckpointError as error:
+            problems.append(str(error))
+    if problems:
+        raise CheckpointError("no usable checkpoint:\n  " + "\n  ".join(problems))
+    return None
+
+
+def clean_checkpoints(root: Path, *, keep: int, also: frozenset[int] = frozenset()) -> None:
+    """Delete unfinished writes, and complete checkpoints beyond the newest `keep`, except the steps in `also`."""
+    for orphan in root.glob(f"{_ASIDE}*"):
+        shutil.rmtree(orphan, ignore_errors=True)
+    for path in sorted(root.glob(f"{_PREFIX}*"))[:-keep]:
+        if int(path.name.removeprefix(_PREFIX)) not in also:
+            (path / "COMMIT").unlink(missing_ok=True)  # first: a half-deleted checkpoint must not look complete
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, got {type(content).__name__}")
+    return content

@@ -1,0 +1,207 @@
+"""THE training loop: one method, one label source, one student; every rank runs this function.
+
+at step s (s optimiser steps done)
+ 1 checkpoint, where one is due: drain the label source first
+ 2 at the burn-in's end: the teacher becomes an exact copy of the student; at publish steps: publish it
+ 3 ask for the labels of every step up to s + lookahead whose teacher version exists
+ 4 take the labels of step s; a label older than the schedule's bound is an error
+ 5 select pseudo-boxes, carry them into the strong views, join with the labelled views
+ 6 one forward, one backward; every loss normalised over all ranks; a non-finite loss is an error
+ 7 optimiser; learning rate = f(s)
+ 8 teacher <- keep * teacher + (1 - keep) * student; s += 1
+ 9 log, evaluate
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from raydet.config.run import RunConfig
+from raydet.data.loader import StepLoader
+from raydet.data.prepare import PreparedData
+from raydet.labels.source import LabelSource
+from raydet.methods import Method
+from raydet.models.ema import EmaTeacher, digest
+from raydet.records import TeacherRef
+from raydet.train.batch import LabelStats, assemble
+from raydet.train.checkpoint import Checkpoint, clean_checkpoints, write_checkpoint
+from raydet.train.group import Group
+from raydet.train.journal import Journal
+from raydet.train.optim import autocast_dtype, build_optimizer, lr_at, set_lr
+from raydet.train.predict import evaluate_sharded
+from raydet.train.rundir import RunFolder
+from raydet.train.state import TrainState
+from raydet.train.step import StepLosses, StepModule, backward
+
+
+class Trainer:
+    """One rank of one run. `run()` is the loop; the other methods are its numbered steps."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        method: Method,
+        data: PreparedData,
+        source: LabelSource,
+        group: Group,
+        journal: Journal,
+    ) -> None:
+        self.config, self.method, self.data, self.source = config, method, data, source
+        self.group, self.journal = group, journal
+        self.folder = RunFolder(config.run.dir)
+        self.schedule = method.schedule()
+        torch.manual_seed(config.seed)  # the one global seed: the student's initial weights
+        student = method.build_model(len(data.class_names)).to(group.device).train()
+        dtype = autocast_dtype(config.optim.precision, group.device)
+        self.scaler = torch.amp.GradScaler(group.device.type, enabled=dtype == torch.float16)
+        self.state = TrainState(student, build_optimizer(student, config.optim), self.scaler)
+        self.module = StepModule(student, method, device=group.device, dtype=dtype)
+        self.names = tuple(method.loss_weights)
+        self.weights = torch.tensor(list(method.loss_weights.values()), device=group.device)
+
+    def start_from(self, checkpoint: Checkpoint | None, fork: Checkpoint | None) -> None:
+        """Go on from this run's checkpoint, or start from another run's burn-in, or from scratch."""
+        if checkpoint is not None:
+            self.state.restore(checkpoint)
+        elif fork is not None:
+            left_out = self.state.fork(fork)
+            if left_out and self.group.is_lead:
+                self.journal.note(f"forked from {fork.path}; left out: {', '.join(left_out)}")
+        self.source.rewind(self.state.step)
+        self.group.barrier()  # nobody asks before everybody's newer labels are gone
+        if self.state.published is not None:
+            self.source.publish(*self.state.published)
+
+    def run(self) -> None:
+        """Train to the end. Waits for labels, other ranks and the disk."""
+        config, state, schedule = self.config, self.state, self.schedule
+        module = DistributedDataParallel(self.module, broadcast_buffers=False) if self.group.world > 1 else self.module
+        loader = StepLoader(
+            self.data, config, rank=self.group.rank, world=self.group.world, version_for=schedule.version_for
+        )
+        asked = first = state.step
+        try:
+            while state.step < config.optim.steps:
+                s = state.step
+                clock = time.perf_counter()
+                if s != first and self._due(s, config.checkpoint.every):
+                    self.checkpoint()  # 1
+                self.update_teacher_version(s)  # 2
+                while asked <= s + config.labels.lookahead:  # 3
+                    version = schedule.version_for(asked)
+                    if version is not None and version > s:
+                        break
+                    if version is not None:
+                        self.source.request(loader.unlabeled_ids(asked), version)
+                    asked += 1
+                views = loader.take(s)
+                data_wait = time.perf_counter() - clock
+                version = schedule.version_for(s)
+                ids = [view.image_id for view in views.unlabeled]
+                labels = [] if version is None else self.source.take(ids, version)  # 4
+                label_wait = time.perf_counter() - clock - data_wait
+                batch, stats = assemble(  # 5
+                    s, views, labels, self.method, max_age=schedule.max_age, num_classes=len(self.data.class_names)
+                )
+                losses = backward(  # 6
+                    module,
+                    batch,
+                    self.weights,
+                    self.group,
+                    names=self.names,
+                    accumulate=config.optim.accumulate,
+                    scale=self.scaler.get_scale(),
+                )
+                losses.check_finite(batch, self.group)
+                grad_norm = self.optimizer_step(s)  # 7
+                if state.ema is not None:
+                    state.ema.update(state.student)  # 8
+                state.step += 1
+                self.journal.step(  # 9
+                    state.step, losses, stats, grad_norm=grad_norm, lr=lr_at(s, config.optim),
+                    step_s=time.perf_counter() - clock, data_wait_s=data_wait, label_wait_s=label_wait,
+                    images=len(views.labeled) // 2 + len(views.unlabeled),
+                )  # fmt: skip
+                self.watch(stats, losses)
+                if self._due(state.step, config.eval.every):
+                    self.evaluate()
+            if state.step != first:
+                self.checkpoint()
+        finally:
+            loader.close()
+
+    def update_teacher_version(self, s: int) -> None:
+        """Create the teacher at the burn-in's end, and publish it at publish steps."""
+        if s == self.config.method.burn_in_steps and self.state.ema is None:
+            self.state.ema = EmaTeacher(self.state.student, keep_rate=self.config.method.ema_keep_rate)
+        if self.schedule.is_publish_step(s):
+            assert self.state.ema is not None
+            weights = self.state.ema.snapshot()
+            ref = TeacherRef(s, digest(weights))
+            self.source.publish(ref, weights)
+            self.state.published = (ref, weights)
+            oldest_needed = self.schedule.version_for(s)
+            assert oldest_needed is not None
+            self.source.retire(oldest_needed)  # every rank has consumed step s - 1: the gradients were reduced
+
+    def optimizer_step(self, s: int) -> float | torch.Tensor | None:
+        """Clip, step and clear; return the gradient norm where it was computed."""
+        optim, state, norm = self.config.optim, self.state, None
+        set_lr(state.optimizer, lr_at(s, optim))
+        if optim.clip_norm is not None:
+            self.scaler.unscale_(state.optimizer)
+            norm = torch.nn.utils.clip_grad_norm_(state.student.parameters(), optim.clip_norm)
+        self.scaler.step(state.optimizer)
+        self.scaler.update()
+        state.optimizer.zero_grad(set_to_none=True)
+        return norm
+
+    def checkpoint(self) -> None:
+        """Drain the label source, then save. After the drain no label of an older teacher is ever needed again."""
+        state = self.state
+        self.source.flush()
+        if state.ema is not None:
+            digests = self.group.all_gather(digest(state.ema.snapshot()))
+            if len(set(digests)) != 1:
+                raise RuntimeError(f"step {state.step}: the ranks' teachers differ: {digests}; please report this")
+        if self.group.is_lead:
+            names = list(self.data.class_names)
+            record = {**state.record(), "class_names": names, "method": self.config.method.name}
+            path = write_checkpoint(self.folder.checkpoints, state.step, state.tensors(), record)
+            pinned = {self.config.method.burn_in_steps, int(state.best.get("step", 0))}
+            clean_checkpoints(self.folder.checkpoints, keep=self.config.checkpoint.keep, also=frozenset(pinned))
+            self.journal.checkpoint(state.step, path, is_best=state.best.get("step") == state.step)
+        self.group.barrier()
+
+    def evaluate(self) -> None:
+        """Measure student and teacher on the validation images, the work shared by all ranks."""
+        if self.data.val is None:
+            return
+        models = {"student": self.state.student}
+        if self.state.ema is not None:
+            models["teacher"] = self.state.ema.model
+        for role, model in models.items():
+            result = evaluate_sharded(
+                self.method, model, self.data.val, self.group, max_images=self.config.eval.max_images
+            )
+            if result is None:
+                continue
+            self.journal.evaluation(self.state.step, "val", role, result)
+            is_last_role = role == list(models)[-1]
+            if is_last_role and result.AP is not None and result.AP >= self.state.best.get("AP", -1.0):
+                self.state.best = {"step": self.state.step, "AP": result.AP, "model": role}
+
+    def watch(self, stats: LabelStats, losses: StepLosses) -> None:
+        """Raise an alarm that names the likely cause when no pseudo-box survives for a while."""
+        self.journal.watch(self.state, stats, self.method)
+
+    def _due(self, step: int, every: int) -> bool:
+        """Due at multiples of `every` counted from the burn-in's end, and at that end; never before the first step."""
+        return step > 0 and (step - self.config.method.burn_in_steps) % every == 0 or step == self.config.optim.steps
+
+
+TrainerFactory = Callable[[], Trainer]

@@ -1,0 +1,52 @@
+"""Running a detector over a data set, this rank's share of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from raydet.data.decode import decode
+from raydet.data.index import DatasetIndex
+from raydet.data.views import eval_view
+from raydet.evaluate import Detections, EvalResult, coco_metrics
+from raydet.geometry import clip_boxes
+from raydet.methods import Method
+from raydet.models.detector import Detector
+from raydet.models.images import collate
+from raydet.train.group import Group
+
+IMAGES_PER_FORWARD = 4
+
+
+@torch.no_grad()
+def predict(
+    method: Method, model: Detector, index: DatasetIndex, positions: Sequence[int], device: torch.device
+) -> list[Detections]:
+    """Return the detections of the images at `positions`, boxes in original pixels."""
+    was_training = model.training
+    model.eval()
+    found = []
+    for start in range(0, len(positions), IMAGES_PER_FORWARD):
+        chunk = positions[start : start + IMAGES_PER_FORWARD]
+        views = [eval_view(decode(index.file_at(i)), method.run.data.views) for i in chunk]
+        images = collate([pixels for pixels, _ in views], device)
+        for i, (_, view), said in zip(chunk, views, method.detect(model, images), strict=True):
+            height, width = index.size_at(i)
+            boxes = clip_boxes(view.to_original(said.boxes.float().cpu()), height, width)
+            found.append(Detections(index.id_at(i), boxes, said.classes.cpu(), said.scores.float().cpu()))
+    model.train(was_training)
+    return found
+
+
+def evaluate_sharded(
+    method: Method, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None = None
+) -> EvalResult | None:
+    """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
+    number = len(index) if max_images is None else min(max_images, len(index))
+    mine = predict(method, model, index, range(group.rank, number, group.world), group.device)
+    gathered = group.all_gather(mine)
+    if not group.is_lead:
+        return None
+    found = [detections for part in gathered for detections in part]
+    return coco_metrics(index, found, engine=method.run.eval.engine, positions=range(number))

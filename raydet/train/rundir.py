@@ -1,0 +1,119 @@
+"""The run folder: where everything of a run lies, who may write to it, and whether a config belongs to it.
+
+RUN/config.json config.yaml   the resolved configuration
+RUN/data/                     annotation indices and the labelled split
+RUN/labels/                   the pseudo-label store
+RUN/checkpoints/              see `raydet.train.checkpoint`
+RUN/metrics.jsonl             every figure; RUN/tensorboard/ the same for TensorBoard
+RUN/report.html plots/        written by `raydet report`
+RUN/ray/                      Ray Train's own bookkeeping
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raydet.config.load import dump
+from raydet.config.run import RunConfig
+from raydet.errors import ConfigError
+
+# Sections and keys that may change between attempts: they alter speed, volume or length, never a sample or a label.
+FREE_TO_CHANGE = (
+    "cluster",
+    "pool",
+    "log",
+    "checkpoint",
+    "run",
+    "eval",
+    "optim.steps",
+    "labels.timeout_s",
+    "labels.source",
+)
+
+
+class RunFolder:
+    """Paths below one run's folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        if any(len(part.encode()) > 255 or "\0" in part for part in self.path.parts):
+            raise ConfigError(f"run.dir: a part of {str(self.path)[:80]}... is longer than 255 bytes; shorten it")
+        self.data = self.path / "data"
+        self.labels = self.path / "labels"
+        self.checkpoints = self.path / "checkpoints"
+        self.metrics = self.path / "metrics.jsonl"
+        self.config_json = self.path / "config.json"
+        self.config_yaml = self.path / "config.yaml"
+
+    def prepare(self, config: RunConfig, *, resume: bool) -> None:
+        """Create the folder, or check that the existing one is this run's. Raises ConfigError otherwise."""
+        if self.config_json.exists():
+            if not resume:
+                raise ConfigError(
+                    f"run.dir={self.path} already holds a run; add --resume to go on with it, or choose another run.dir"
+                )
+            self._check_same(config)
+        elif resume:
+            raise ConfigError(f"--resume: there is no run at {self.path}; start it without --resume")
+        elif self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"run.dir={self.path} is a file; choose a folder")
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"run.dir={self.path} cannot be created: {error.strerror}") from None
+        self.config_yaml.write_text(dump(config), encoding="utf-8")
+        aside = self.config_json.with_suffix(".aside")
+        aside.write_text(config.model_dump_json(indent=1), encoding="utf-8")
+        aside.rename(self.config_json)
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder for this process; released by the system even when the process is killed."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise ConfigError(f"run.dir={self.path} is in use by another process; wait for it or end it") from None
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+    def load_config(self) -> RunConfig:
+        """Return the configuration the run was started with."""
+        if not self.config_json.is_file():
+            raise ConfigError(f"{self.path}: no config.json there; give a run folder")
+        try:
+            return RunConfig.model_validate_json(self.config_json.read_text(encoding="utf-8"), strict=True)
+        except ValueError as error:
+            raise ConfigError(f"{self.config_json}: not a configuration of this raydet version: {error}") from None
+
+    def _check_same(self, config: RunConfig) -> None:
+        before, now = (_flat(json.loads(c.model_dump_json())) for c in (self.load_config(), config))
+        changed = sorted(
+            key
+            for key in before.keys() | now.keys()
+            if before.get(key) != now.get(key) and not key.startswith(FREE_TO_CHANGE)
+        )
+        if changed:
+            lines = [f"  {key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed]
+            raise ConfigError(
+                f"--resume: the configuration differs from the one {self.path} was started with:\n"
+                + "\n".join(lines)
+                + "\nset these back, or start a new run in another run.dir"
+            )
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(tree, dict):
+        return {prefix.removesuffix("."): tree}
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= _flat(value, f"{prefix}{key}.")
+    return found

@@ -1,0 +1,122 @@
+"""TrainState: all that a run needs to go on. Order, views, samples and label versions are functions of the step, and
+need no state; only consumed work is recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raydet.errors import CheckpointError
+from raydet.models.detector import Detector
+from raydet.models.ema import EmaTeacher, load_weights
+from raydet.records import TeacherRef, Weights
+from raydet.train.checkpoint import Checkpoint
+
+
+@dataclass(slots=True, eq=False)
+class TrainState:
+    """What changes from step to step."""
+
+    student: Detector
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    ema: EmaTeacher | None = None
+    published: tuple[TeacherRef, Weights] | None = None  # the newest teacher that was sent out to label
+    step: int = 0  # optimiser steps completed
+    barren_steps: int = 0  # steps in a row without any pseudo-box, for the alarm
+    best: dict[str, Any] = field(default_factory=dict)  # {"step": ..., "AP": ...} of the best evaluation
+
+    def tensors(self) -> dict[str, dict[str, Tensor]]:
+        """Return what goes to disk as tensors, by file name."""
+        found = {"student": dict(self.student.state_dict()), "optimizer": dict(_optimizer_tensors(self))}
+        if self.ema is not None:
+            found["teacher"] = _from_numpy(self.ema.snapshot())
+        if self.published is not None and self.published[0].version != self.step:
+            found["published"] = _from_numpy(self.published[1])
+        return found
+
+    def record(self) -> dict[str, Any]:
+        """Return what goes to disk as JSON."""
+        ref = self.published[0] if self.published is not None else None
+        return {
+            "published": {"version": ref.version, "digest": ref.digest} if ref else None,
+            "barren_steps": self.barren_steps,
+            "best": self.best,
+            "scaler": {key: value for key, value in self.scaler.state_dict().items() if key != "_growth_tracker"},
+        }
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take over everything from a checkpoint of the same run. Raises CheckpointError where it does not fit."""
+        self._restore_student(checkpoint, dropped_ok=False)
+        if checkpoint.has("teacher"):
+            self.ema = EmaTeacher(self.student)
+            self.ema.load(_to_numpy(checkpoint.tensors("teacher")))
+        ref = checkpoint.state.get("published")
+        if ref is not None and checkpoint.has("published"):
+            self.published = (TeacherRef(ref["version"], ref["digest"]), _to_numpy(checkpoint.tensors("published")))
+        self.barren_steps = int(checkpoint.state.get("barren_steps", 0))
+        self.best = dict(checkpoint.state.get("best") or {})
+        if self.scaler.is_enabled() and checkpoint.state.get("scaler"):
+            self.scaler.load_state_dict({**checkpoint.state["scaler"], "_growth_tracker": 0})
+
+    def fork(self, checkpoint: Checkpoint) -> list[str]:
+        """Take over student, optimiser and step of another run's burn-in. Returns the names of weights left out."""
+        if checkpoint.has("teacher"):
+            raise CheckpointError(
+                f"{checkpoint.path}: this checkpoint already has a teacher; fork from the one at the burn-in's end"
+            )
+        return self._restore_student(checkpoint, dropped_ok=True)
+
+    def _restore_student(self, checkpoint: Checkpoint, *, dropped_ok: bool) -> list[str]:
+        weights = checkpoint.tensors("student")
+        dropped = sorted(set(weights) - set(self.student.state_dict())) if dropped_ok else []
+        if any(not name.startswith("iou_branch.") for name in dropped):
+            raise CheckpointError(f"{checkpoint.path}: weights that this model lacks: {', '.join(dropped[:5])}")
+        load_weights(self.student, _to_numpy({k: v for k, v in weights.items() if k not in dropped}))
+        _load_optimizer(self, checkpoint.tensors("optimizer"), str(checkpoint.path))
+        self.step = checkpoint.step
+        return dropped
+
+
+def _parameters(state: TrainState) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return ((name, p) for name, p in state.student.named_parameters() if p.requires_grad)
+
+
+def _optimizer_tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
+    """Yield `quantity/parameter name` -> tensor: by name, so that it fits any world size and parameter order."""
+    for name, parameter in _parameters(state):
+        for quantity, value in state.optimizer.state.get(parameter, {}).items():
+            if value is not None:
+                yield f"{quantity}/{name}", torch.as_tensor(value)
+
+
+def _load_optimizer(state: TrainState, tensors: dict[str, Tensor], where: str) -> None:
+    by_name: dict[str, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        quantity, name = key.split("/", 1)
+        by_name.setdefault(name, {})[quantity] = value
+    for name, parameter in _parameters(state):
+        saved = by_name.get(name)
+        if saved is None and by_name:
+            raise CheckpointError(f"{where}: optimizer.safetensors has nothing for parameter {name}")
+        if saved is None:
+            continue  # a checkpoint of step 0: no state yet
+        for quantity, value in saved.items():
+            if value.ndim > 0 and value.shape != parameter.shape:
+                raise CheckpointError(f"{where}: optimizer state {quantity} of {name} has shape {tuple(value.shape)}")
+        # Adam keeps its step counter on the CPU; moments live beside their parameter.
+        state.optimizer.state[parameter] = {
+            q: value.clone() if value.ndim == 0 else value.to(parameter.device) for q, value in saved.items()
+        }
+
+
+def _from_numpy(weights: Weights) -> dict[str, Tensor]:
+    return {name: torch.from_numpy(array) for name, array in weights.items()}
+
+
+def _to_numpy(tensors: dict[str, Tensor]) -> Weights:
+    return {name: tensor.numpy() for name, tensor in tensors.items()}

@@ -1,0 +1,117 @@
+"""Configuration: what is accepted, what is refused, and what the message says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raydet.config.load import dump, load, read_yaml, resolve
+from raydet.errors import ConfigError
+
+BASE = {
+    "run": {"dir": "runs/x"},
+    "data": {"labeled": "a.json", "labeled_count": 3, "val": "b.json"},
+    "method": {"name": "il_net", "burn_in_steps": 10},
+    "optim": {"steps": 100},
+}
+
+
+def refused(overrides: dict[str, object]) -> str:
+    with pytest.raises(ConfigError) as error:
+        resolve(BASE, overrides, where="c.yaml")
+    return str(error.value)
+
+
+def test_method_defaults_are_the_papers_setting():
+    method = resolve(BASE, {}).method
+    assert (method.iou_target_threshold, method.iou_filter_threshold) == (0.75, 0.4)  # mu, theta
+    assert (method.unsup_cls_weight, method.unsup_reg_weight, method.unsup_iou_weight) == (4.0, 1.0, 4.0)
+    assert (method.ema_keep_rate, method.score_threshold) == (0.9996, 0.7)
+    assert method.iou_branch.inputs == ("roi_features", "class_logits")  # Table 5, row 4
+
+
+def test_a_resolved_config_reads_back_equal():
+    config = resolve(BASE, {"method.score_threshold": 0.8, "data.val.images": "imgs"})
+    assert resolve(read_yaml(dump(config), "dump"), {}) == config
+    assert config.data.val.images == "imgs"  # the short form of a data set takes overrides too
+
+
+def test_unknown_key_names_the_nearest_valid_key():
+    assert refused({"method.score_treshold": 0.8}) == (
+        "c.yaml: method.score_treshold: unknown key; did you mean method.score_threshold?"
+    )
+
+
+@pytest.mark.parametrize(
+    ("overrides", "fragment"),
+    [
+        ({"method.ema_keep_rate": 1.0}, "must be in [0, 1); 1.0 would freeze the teacher forever"),
+        ({"method.burn_in_steps": 100}, "leaves nothing of optim.steps=100"),
+        ({"labels.source": "pool"}, "labels.lookahead"),
+        ({"labels.source": "pool", "labels.lookahead": 2}, "needs Ray"),
+        ({"data.labeled_fraction": 0.5}, "both choose the labelled images"),
+        ({"data.labeled_count": None}, "needs unlabelled images"),
+        ({"cluster.workers": 2}, "backend process has exactly 1 worker"),
+        ({"cluster.backend": "ray", "cluster.workers": 16}, "needs batches of at least"),
+        ({"cluster.backend": "ray", "cluster.workers": 1, "cluster.min_workers": 2}, "exceeds workers"),
+        ({"method.iou_filter_threshold": 1.4}, "method.iou_filter_threshold=1.4"),
+        ({"method.score_threshold": -0.1}, "method.score_threshold=-0.1"),
+        ({"method.score_threshold": 0.01}, "labels.score_floor"),
+        ({"optim.lr": "1e-3"}, "should be a valid number"),
+        ({"seed": True}, "should be a valid integer"),
+        ({"method.name": "il_nett"}, "il_net"),
+        ({"model.backbone": "small_gn"}, "one tuple of sizes per level"),
+        ({"run.dir": None}, "run.dir=null"),
+        ({"pool.min_actors": 1}, "go together"),
+        ({"seed.x": 1}, "is not a section"),
+    ],
+)
+def test_contradictions_and_wrong_values_say_what_to_change(overrides: dict[str, object], fragment: str):
+    base_ok = resolve(BASE, {})
+    assert base_ok.seed == 0
+    overrides = {k: v for k, v in overrides.items()}
+    if "seed.x" in overrides:
+        with pytest.raises(ConfigError, match="not a section"):
+            resolve({**BASE, "seed": 0}, overrides)
+        return
+    assert fragment in refused(overrides)
+
+
+def test_yaml_scalars_mean_what_they_look_like():
+    read = read_yaml("a: 1e-4\nb: no\nc: 010\nd: true\ne: 1_000\nf: .5", "t")
+    assert read == {"a": 1e-4, "b": "no", "c": "010", "d": True, "e": 1000, "f": 0.5}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: &x [1]\nb: *x", "a: !!python/object/apply:os.system ['true']", "a: [1", "a: 1\n\tb: 2"],
+)
+def test_yaml_tricks_are_refused_with_the_file_name(text: str, tmp_path: Path):
+    file = tmp_path / "bad.yaml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match="bad.yaml"):
+        load(file)
+
+
+def test_missing_file_and_non_mapping_are_named(tmp_path: Path):
+    with pytest.raises(ConfigError, match="no such config file"):
+        load(tmp_path / "none.yaml")
+    file = tmp_path / "list.yaml"
+    file.write_text("- 1\n")
+    with pytest.raises(ConfigError, match="expected a mapping"):
+        load(file)
+
+
+def test_overrides_without_equals_are_explained(tmp_path: Path):
+    file = tmp_path / "c.yaml"
+    file.write_text("run: {dir: x}")
+    with pytest.raises(ConfigError, match=r"expected key\.path=value"):
+        load(file, ["method.score_threshold"])
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml")), ids=lambda p: p.name
+)
+def test_every_shipped_config_loads(path: Path):
+    load(path)
