@@ -65,10 +65,19 @@ def test_every_image_is_equally_often_at_every_place_of_an_epoch(n: int) -> None
     assert np.abs(counts - epochs / n).max() < 6 * spread
 
 
+def test_all_orders_of_five_images_are_equally_likely() -> None:
+    epochs = 24_000
+    table = BatchOrder(5, epochs * 5, 0, "x").positions(0).reshape(epochs, 5)
+    _, counts = np.unique(table, axis=0, return_counts=True)
+    assert len(counts) == 120  # 5!
+    # 200 expected in each; chi-squared / 119 has mean 1 and standard deviation sqrt(2 / 119) = 0.13
+    assert ((counts - 200) ** 2 / 200).sum() / 119 < 1.8
+
+
 def test_neighbours_in_one_epoch_are_no_longer_neighbours() -> None:
     images = BatchOrder(10_000, 10_000, 5, "x").positions(0)
-    rank_correlation = np.corrcoef(images[:-1], images[1:])[0, 1]
-    assert abs(rank_correlation) < 0.05  # standard error 0.01
+    correlation = np.corrcoef(images[:-1], images[1:])[0, 1]
+    assert abs(correlation) < 0.05  # standard error 0.01
 
 
 def test_no_images_is_refused() -> None:
