@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -24,8 +26,24 @@ class ShapesConfig(Section):
     """Most objects in one image."""
 
 
+def expand_variables(text: str) -> str:
+    """Replace `${NAME}` and `${NAME:-default}` by environment variables. Raises ValueError for an unset one."""
+
+    def value(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        found = os.environ.get(name) or default
+        if found is None:
+            raise ValueError(f"environment variable {name} in {text!r} is not set; set it or write the path out")
+        return found
+
+    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, text)
+
+
 class DatasetConfig(Section):
-    """One data set. In YAML a plain string is short for `path: <string>`."""
+    """One data set. In YAML a plain string is short for `path: <string>`.
+
+    Paths may hold `${NAME}` and `${NAME:-default}`; relative paths start at the working directory.
+    """
 
     path: str
     """COCO JSON file, VOC folder, YOLO folder or data.yaml, image folder, glob of images, or `shapes`."""
@@ -41,7 +59,13 @@ class DatasetConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
+        fields = {"path": value} if isinstance(value, str) else value
+        if isinstance(fields, dict):
+            paths = {
+                k: expand_variables(v) for k, v in fields.items() if k in ("path", "images") and isinstance(v, str)
+            }
+            return {**fields, **paths}
+        return fields
 
     @model_validator(mode="after")
     def _shapes_go_with_shapes(self) -> DatasetConfig:

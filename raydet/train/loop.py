@@ -15,7 +15,6 @@ at step s (s optimiser steps done)
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -27,7 +26,7 @@ from raydet.labels.source import LabelSource
 from raydet.methods import Method
 from raydet.models.ema import EmaTeacher, digest
 from raydet.records import TeacherRef
-from raydet.train.batch import LabelStats, assemble
+from raydet.train.batch import assemble
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, write_checkpoint
 from raydet.train.group import Group
 from raydet.train.journal import Journal
@@ -35,7 +34,7 @@ from raydet.train.optim import autocast_dtype, build_optimizer, lr_at, set_lr
 from raydet.train.predict import evaluate_sharded
 from raydet.train.rundir import RunFolder
 from raydet.train.state import TrainState
-from raydet.train.step import StepLosses, StepModule, backward
+from raydet.train.step import StepModule, backward
 
 
 class Trainer:
@@ -69,8 +68,8 @@ class Trainer:
             self.state.restore(checkpoint)
         elif fork is not None:
             left_out = self.state.fork(fork)
-            if left_out and self.group.is_lead:
-                self.journal.note(f"forked from {fork.path}; left out: {', '.join(left_out)}")
+            if left_out:
+                self.journal.note(self.state.step, f"forked from {fork.path}; left out: {', '.join(left_out)}")
         self.source.rewind(self.state.step)
         self.group.barrier()  # nobody asks before everybody's newer labels are gone
         if self.state.published is not None:
@@ -122,11 +121,19 @@ class Trainer:
                     state.ema.update(state.student)  # 8
                 state.step += 1
                 self.journal.step(  # 9
-                    state.step, losses, stats, grad_norm=grad_norm, lr=lr_at(s, config.optim),
-                    step_s=time.perf_counter() - clock, data_wait_s=data_wait, label_wait_s=label_wait,
+                    state.step,
+                    losses,
+                    stats,
                     images=len(views.labeled) // 2 + len(views.unlabeled),
-                )  # fmt: skip
-                self.watch(stats, losses)
+                    lr=lr_at(s, config.optim),
+                    grad_norm=grad_norm,
+                    times={
+                        "step_s": time.perf_counter() - clock,
+                        "data_wait_s": data_wait,
+                        "label_wait_s": label_wait,
+                    },
+                    source=self.source.stats(),
+                )
                 if self._due(state.step, config.eval.every):
                     self.evaluate()
             if state.step != first:
@@ -148,7 +155,7 @@ class Trainer:
             assert oldest_needed is not None
             self.source.retire(oldest_needed)  # every rank has consumed step s - 1: the gradients were reduced
 
-    def optimizer_step(self, s: int) -> float | torch.Tensor | None:
+    def optimizer_step(self, s: int) -> torch.Tensor | None:
         """Clip, step and clear; return the gradient norm where it was computed."""
         optim, state, norm = self.config.optim, self.state, None
         set_lr(state.optimizer, lr_at(s, optim))
@@ -195,13 +202,6 @@ class Trainer:
             if is_last_role and result.AP is not None and result.AP >= self.state.best.get("AP", -1.0):
                 self.state.best = {"step": self.state.step, "AP": result.AP, "model": role}
 
-    def watch(self, stats: LabelStats, losses: StepLosses) -> None:
-        """Raise an alarm that names the likely cause when no pseudo-box survives for a while."""
-        self.journal.watch(self.state, stats, self.method)
-
     def _due(self, step: int, every: int) -> bool:
         """Due at multiples of `every` counted from the burn-in's end, and at that end; never before the first step."""
         return step > 0 and (step - self.config.method.burn_in_steps) % every == 0 or step == self.config.optim.steps
-
-
-TrainerFactory = Callable[[], Trainer]

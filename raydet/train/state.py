@@ -27,7 +27,6 @@ class TrainState:
     ema: EmaTeacher | None = None
     published: tuple[TeacherRef, Weights] | None = None  # the newest teacher that was sent out to label
     step: int = 0  # optimiser steps completed
-    barren_steps: int = 0  # steps in a row without any pseudo-box, for the alarm
     best: dict[str, Any] = field(default_factory=dict)  # {"step": ..., "AP": ...} of the best evaluation
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
@@ -44,7 +43,6 @@ class TrainState:
         ref = self.published[0] if self.published is not None else None
         return {
             "published": {"version": ref.version, "digest": ref.digest} if ref else None,
-            "barren_steps": self.barren_steps,
             "best": self.best,
             "scaler": {key: value for key, value in self.scaler.state_dict().items() if key != "_growth_tracker"},
         }
@@ -58,7 +56,6 @@ class TrainState:
         ref = checkpoint.state.get("published")
         if ref is not None and checkpoint.has("published"):
             self.published = (TeacherRef(ref["version"], ref["digest"]), _to_numpy(checkpoint.tensors("published")))
-        self.barren_steps = int(checkpoint.state.get("barren_steps", 0))
         self.best = dict(checkpoint.state.get("best") or {})
         if self.scaler.is_enabled() and checkpoint.state.get("scaler"):
             self.scaler.load_state_dict({**checkpoint.state["scaler"], "_growth_tracker": 0})

@@ -1,0 +1,69 @@
+"""Starting a run: check, prepare the data once, train in this process or on Ray, show what happens."""
+
+from __future__ import annotations
+
+import torch
+
+from raydet.config.run import RunConfig
+from raydet.data.prepare import PreparedData, prepare
+from raydet.labels.source import InlineSource, LabelSource, NoLabels
+from raydet.labels.store import PseudoLabelStore
+from raydet.methods import build_method
+from raydet.train.annotator import AnnotatorFactory
+from raydet.train.group import Group
+from raydet.train.optim import autocast_dtype, base_lr
+from raydet.train.progress import ProgressView
+from raydet.train.rundir import RunFolder
+from raydet.train.worker import train_rank
+
+
+def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
+    """Train to the end and return the run's folder. Raises UserError for what the user can mend."""
+    folder = RunFolder(config.run.dir)
+    with folder.lock():
+        folder.prepare(config, resume=resume)
+        data = prepare(config.data, folder.data)
+        print(describe(config, data), flush=True)
+        with ProgressView(folder.path, config):
+            if config.cluster.backend == "ray":
+                from raydet.train.on_ray import train_on_ray  # a process run needs no Ray
+
+                train_on_ray(config)
+            else:
+                device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+                train_rank(config, Group(device=device), local_source)
+    return folder
+
+
+def local_source(config: RunConfig, group: Group) -> LabelSource:
+    """Return the label source of a training process that runs the teacher itself, or needs no labels."""
+    if not config.uses_labels:
+        return NoLabels()
+    folder = RunFolder(config.run.dir)
+    annotator = AnnotatorFactory(config, str(folder.data), str(group.device))()
+    store = PseudoLabelStore(folder.labels, writer=f"rank{group.rank}")
+    return InlineSource(annotator, store, schedule=build_method(config).schedule())
+
+
+def describe(config: RunConfig, data: PreparedData) -> str:
+    """Say what is about to happen, in a few lines."""
+    optim = config.optim
+    unlabeled = f", {len(data.unlabeled)} unlabelled" if data.unlabeled is not None else ""
+    val = f", {len(data.val)} for validation" if data.val is not None else ""
+    lines = [
+        f"raydet: {config.method.name} in {RunFolder(config.run.dir).path}",
+        f"  data: {len(data.labeled)} labelled images with {data.labeled.num_boxes} boxes of "
+        f"{len(data.class_names)} classes{unlabeled}{val}",
+        f"  steps: {optim.steps}, of which burn-in {config.method.burn_in_steps}; batch {optim.labeled_batch} labelled"
+        + (f" + {optim.unlabeled_batch} unlabelled" if config.uses_labels else ""),
+        f"  learning rate: {base_lr(optim):g}"
+        + (
+            f" = {optim.lr:g} x {optim.labeled_batch + optim.unlabeled_batch} / {optim.reference_batch} images"
+            if optim.lr_scaling == "linear"
+            else ""
+        ),
+    ]
+    if config.cluster.backend == "process":
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        lines.append(f"  precision: {autocast_dtype(optim.precision, device) or 'float32'} on {device}")
+    return "\n".join(lines + [f"  warning: {text}" for text in data.warnings])

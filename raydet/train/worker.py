@@ -1,0 +1,62 @@
+"""What one training process does, whoever started it: open, restore, train. No Ray here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from raydet.config.run import RunConfig
+from raydet.data.prepare import PreparedData, open_prepared
+from raydet.labels.source import LabelSource
+from raydet.methods import build_method
+from raydet.metrics import truncate_after
+from raydet.train.checkpoint import clean_checkpoints, latest_checkpoint, open_checkpoint
+from raydet.train.group import Group
+from raydet.train.journal import Journal
+from raydet.train.loop import Trainer
+from raydet.train.rundir import RunFolder
+
+SourceFactory = Callable[[RunConfig, Group], LabelSource]
+
+
+def train_rank(config: RunConfig, group: Group, make_source: SourceFactory, *, attempt: int = 0) -> None:
+    """Train as one rank, from the newest complete checkpoint where there is one. Returns when training is done."""
+    torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
+    folder = RunFolder(config.run.dir)
+    data = open_prepared(folder.data)
+    trainer = _build(config, group, data, make_source, attempt=attempt)
+    reason = "failed"
+    try:
+        trainer.run()
+        reason = "done"
+    except KeyboardInterrupt:
+        reason = "interrupted"
+        raise
+    finally:
+        trainer.journal.end(trainer.state.step, reason)
+        with suppress(Exception) if reason == "failed" else suppress():  # the first error is the one to show
+            trainer.source.close()
+
+
+def _build(config: RunConfig, group: Group, data: PreparedData, make_source: SourceFactory, *, attempt: int) -> Trainer:
+    folder = RunFolder(config.run.dir)
+    if group.is_lead:
+        clean_checkpoints(folder.checkpoints, keep=1_000_000)  # unfinished writes of a killed attempt
+    # One rank looks, all use what it found: a file system may show the newest checkpoint to some ranks later.
+    found = latest_checkpoint(folder.checkpoints) if group.is_lead else None
+    path = group.all_gather(found.path if found else None)[0]
+    checkpoint = open_checkpoint(path) if path else None
+    fork = open_checkpoint(Path(config.run.fork_from)) if config.run.fork_from and checkpoint is None else None
+    start = checkpoint.step if checkpoint else fork.step if fork else 0
+    if group.is_lead:
+        truncate_after(folder.metrics, start)
+    journal = Journal(config, group, data.class_names)
+    method = build_method(config)
+    trainer = Trainer(config, method, data, make_source(config, group), group, journal)
+    num_params = sum(p.numel() for p in trainer.state.student.parameters())
+    journal.start(start, method.loss_weights, attempt=attempt, num_params=num_params)
+    trainer.start_from(checkpoint, fork)
+    return trainer

@@ -1,0 +1,90 @@
+"""Checkpoints: visible only when complete, and every kind of damage is named."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydet.errors import CheckpointError
+from raydet.train.checkpoint import clean_checkpoints, latest_checkpoint, open_checkpoint, write_checkpoint
+
+
+def save(root: Path, step: int) -> Path:
+    return write_checkpoint(root, step, {"student": {"w": torch.full((3,), float(step))}}, {"seed": 7})
+
+
+def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path):
+    found = open_checkpoint(save(tmp_path, 20))
+    assert found.step == 20
+    assert found.state["seed"] == 7
+    assert found.tensors("student")["w"].tolist() == [20.0, 20.0, 20.0]
+    assert found.has("student") and not found.has("teacher")
+
+
+def test_the_newest_complete_checkpoint_is_found(tmp_path: Path):
+    save(tmp_path, 10)
+    newest = save(tmp_path, 20)
+    assert latest_checkpoint(tmp_path).step == 20
+    (newest / "COMMIT").unlink()  # as if the process had died before the end
+    assert latest_checkpoint(tmp_path).step == 10
+
+
+def test_an_empty_folder_means_start_from_scratch_but_damage_everywhere_does_not(tmp_path: Path):
+    assert latest_checkpoint(tmp_path) is None
+    (save(tmp_path, 10) / "COMMIT").unlink()
+    with pytest.raises(CheckpointError, match="no usable checkpoint"):
+        latest_checkpoint(tmp_path)
+
+
+def test_a_flipped_bit_and_a_truncation_are_named(tmp_path: Path):
+    path = save(tmp_path, 10)
+    file = path / "student.safetensors"
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"student\.safetensors: checksum differs"):
+        open_checkpoint(path)
+    file.write_bytes(whole[:-4])
+    with pytest.raises(CheckpointError, match="truncated or replaced"):
+        open_checkpoint(path)
+    file.unlink()
+    with pytest.raises(CheckpointError, match="listed in COMMIT but missing"):
+        open_checkpoint(path)
+
+
+def test_a_pickle_posing_as_safetensors_is_never_executed(tmp_path: Path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "executed",))
+
+    path = save(tmp_path, 10)
+    (path / "teacher.safetensors").write_bytes(pickle.dumps(Bomb()))
+    with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
+        open_checkpoint(path).tensors("teacher")
+    assert not (tmp_path / "executed").exists()
+
+
+def test_a_listed_name_cannot_lead_out_of_the_folder(tmp_path: Path):
+    path = save(tmp_path, 10)
+    commit = json.loads((path / "COMMIT").read_text())
+    commit["files"]["../../etc/passwd"] = {"bytes": 1, "sha256": ""}
+    (path / "COMMIT").write_text(json.dumps(commit))
+    with pytest.raises(CheckpointError, match="passwd: listed in COMMIT but missing"):
+        open_checkpoint(path)
+
+
+def test_writing_the_same_step_again_replaces_it(tmp_path: Path):
+    save(tmp_path, 10)
+    write_checkpoint(tmp_path, 10, {"student": {"w": torch.zeros(1)}}, {})
+    assert latest_checkpoint(tmp_path).tensors("student")["w"].tolist() == [0.0]
+
+
+def test_cleaning_keeps_the_newest_and_the_pinned_and_removes_orphans(tmp_path: Path):
+    for step in (10, 20, 30, 40):
+        save(tmp_path, step)
+    (tmp_path / ".writing-step_00000050-1").mkdir()
+    clean_checkpoints(tmp_path, keep=2, also=frozenset({10}))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000010", "step_00000030", "step_00000040"]

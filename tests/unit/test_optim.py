@@ -1,0 +1,44 @@
+"""Learning-rate law and optimiser groups."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from raydet.config.run import OptimConfig
+from raydet.errors import ConfigError
+from raydet.train.optim import autocast_dtype, base_lr, build_optimizer, lr_at
+
+
+def test_warm_up_starts_at_a_thousandth_and_ends_at_the_full_rate():
+    config = OptimConfig(lr=0.0075, warmup_steps=1000)
+    assert lr_at(0, config) == pytest.approx(7.5e-6)  # 0.0075 / 1000
+    assert lr_at(500, config) == pytest.approx(0.0075 * (0.0005 + 0.5))  # half way between 0.001 and 1
+    assert lr_at(1000, config) == 0.0075
+
+
+def test_each_boundary_divides_the_rate_by_ten():
+    config = OptimConfig(lr=0.0075, warmup_steps=0, decay_at=(179_990, 179_995))
+    assert lr_at(179_989, config) == 0.0075
+    assert lr_at(179_990, config) == pytest.approx(0.00075)
+    assert lr_at(179_995, config) == pytest.approx(0.000075)
+
+
+def test_linear_scaling_follows_the_global_batch():
+    config = OptimConfig(lr=0.0075, lr_scaling="linear", labeled_batch=4, unlabeled_batch=8, reference_batch=24)
+    assert base_lr(config) == pytest.approx(0.0075 * 12 / 24)
+
+
+def test_norms_and_biases_are_not_decayed_and_frozen_parameters_are_left_out():
+    model = nn.Sequential(nn.Linear(2, 3), nn.GroupNorm(1, 3), nn.Linear(3, 1))
+    model[2].weight.requires_grad_(False)
+    decayed, exempt = build_optimizer(model, OptimConfig(weight_decay=0.01)).param_groups
+    assert [tuple(p.shape) for p in decayed["params"]] == [(3, 2)]
+    assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.01, 0.0)
+    assert len(exempt["params"]) == 4  # two biases, norm weight and bias
+
+
+def test_fp16_without_a_gpu_is_refused():
+    with pytest.raises(ConfigError, match="needs a GPU"):
+        autocast_dtype("fp16", torch.device("cpu"))
