@@ -1,0 +1,207 @@
+"""The images of each step, decoded and augmented ahead of time by threads.
+
+Every view is a pure function of (seed, image, step or teacher version, slot in the global batch). Neither threads nor
+the number of ranks change what a step trains on, and a resumed run sees the very same views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+from torch import Tensor
+
+from raydet.config.run import RunConfig
+from raydet.data.decode import decode
+from raydet.data.order import BatchOrder
+from raydet.data.views import strong_view, weak_view
+from raydet.errors import DataError
+from raydet.geometry import View, clip_boxes, is_usable
+from raydet.randomness import stream
+from raydet.records import Target, ViewedImage
+
+if TYPE_CHECKING:
+    from raydet.data.index import DatasetIndex
+    from raydet.data.prepare import PreparedData
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepViews:
+    """One rank's images of one step."""
+
+    labeled: tuple[ViewedImage, ...]  # the strong copies, then the weak copies of the same images in the same order
+    unlabeled: tuple[ViewedImage, ...]  # strong views in slot order, without targets; empty where no teacher labels
+    dropped_boxes: int  # boxes of labelled images that got thinner than `views.min_box_px`, once per image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabeledPair:
+    """Both copies of one labelled image; they share view and target."""
+
+    strong: ViewedImage
+    weak: ViewedImage
+    dropped_boxes: int
+
+
+def teacher_view(index: DatasetIndex, image_id: str, version: int, config: RunConfig) -> ViewedImage:
+    """Return the weak view in which the teacher of `version` sees an image; its target is empty.
+
+    Raises DataError where the image cannot be read.
+    """
+    position = index.position(image_id)
+    pixels, view = weak_view(
+        _pixels(index, position), config.data.views, stream(config.seed, "weak", image_id, version)
+    )
+    return ViewedImage(image_id, pixels, view, Target.empty())
+
+
+def student_view(
+    index: DatasetIndex, position: int, step: int, slot: int, config: RunConfig, *, version: int
+) -> ViewedImage:
+    """Return the strong view of an unlabelled image: the geometry of `teacher_view`, colours drawn for this step."""
+    image_id = index.id_at(position)
+    weak = teacher_view(index, image_id, version, config)
+    rng = stream(config.seed, "strong", image_id, step, slot)
+    return ViewedImage(image_id, strong_view(weak.pixels, config.data.views, rng), weak.view, weak.target)
+
+
+def labeled_views(index: DatasetIndex, position: int, step: int, slot: int, config: RunConfig) -> LabeledPair:
+    """Return the strong and the weak copy of a labelled image, with its boxes in view pixels."""
+    image_id, views = index.id_at(position), config.data.views
+    pixels, view = weak_view(_pixels(index, position), views, stream(config.seed, "labeled-weak", image_id, step, slot))
+    strong = strong_view(pixels, views, stream(config.seed, "labeled-strong", image_id, step, slot))
+    truth = index.target_at(position)
+    target = _carried(truth, view, views.min_box_px)
+    return LabeledPair(
+        ViewedImage(image_id, strong, view, target),
+        ViewedImage(image_id, pixels, view, target),
+        dropped_boxes=len(truth.classes) - len(target.classes),
+    )
+
+
+def _pixels(index: DatasetIndex, position: int) -> Tensor:
+    """Decode an image and make sure that it is still the one its boxes were checked against."""
+    file = index.file_at(position)
+    pixels = decode(file)
+    found, expected = tuple(pixels.shape[1:]), tuple(index.size_at(position))
+    if found != expected:
+        raise DataError(
+            f"{file}: the image is {found[1]}x{found[0]} pixels (width x height), but was {expected[1]}x{expected[0]} "
+            f"when the data set was prepared; restore the file, or prepare again in a new run folder"
+        )
+    return pixels
+
+
+def _carried(target: Target, view: View, min_box_px: float) -> Target:
+    boxes = clip_boxes(view.to_view(target.boxes), view.height, view.width)
+    usable = is_usable(boxes, min_box_px)
+    return Target(boxes[usable], target.classes[usable])
+
+
+class StepLoader:
+    """Serves one rank's share of every step, `data.prefetch_steps` ahead of the training loop."""
+
+    def __init__(
+        self, data: PreparedData, config: RunConfig, *, rank: int, world: int, version_for: Callable[[int], int | None]
+    ) -> None:
+        """Serve rank `rank` of `world`; `version_for(step)` says which teacher labels a step, None: no unlabelled."""
+        optim = config.optim
+        self._config = config
+        self._version_for = version_for
+        self._labeled = _Share(data.labeled, optim.labeled_batch, config.seed, "labeled", rank, world)
+        self._unlabeled = (
+            _Share(data.unlabeled, optim.unlabeled_batch, config.seed, "unlabeled", rank, world)
+            if data.unlabeled is not None and len(data.unlabeled)
+            else None
+        )
+        threads = config.data.loader_threads
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="raydet-loader") if threads else None
+        self._coming: dict[int, tuple[list[Future[LabeledPair]], list[Future[ViewedImage]]]] = {}
+
+    def unlabeled_ids(self, step: int) -> list[str]:
+        """Return the ids of this rank's unlabelled images of a step, in slot order; reads no image."""
+        assert self._unlabeled is not None, "this run has no unlabelled images"
+        return [self._unlabeled.index.id_at(position) for _, position in self._unlabeled.slots(step)]
+
+    def take(self, step: int) -> StepViews:
+        """Return the views of a step; waits until they are ready. Raises what went wrong while loading them."""
+        ahead = self._config.data.prefetch_steps if self._threads is not None else 0
+        wanted = range(step, max(step + 1, min(step + ahead + 1, self._config.optim.steps)))
+        self._forget(set(self._coming).difference(wanted))
+        for each in wanted:
+            if each not in self._coming:
+                self._coming[each] = self._start(each)
+        labeled, unlabeled = self._coming.pop(step)
+        pairs = [future.result() for future in labeled]
+        return StepViews(
+            labeled=(*(pair.strong for pair in pairs), *(pair.weak for pair in pairs)),
+            unlabeled=tuple(future.result() for future in unlabeled),
+            dropped_boxes=sum(pair.dropped_boxes for pair in pairs),
+        )
+
+    def close(self) -> None:
+        """Drop what was prepared ahead and end the threads; waits for images being decoded right now."""
+        self._forget(set(self._coming))
+        if self._threads is not None:
+            self._threads.shutdown()
+
+    def _start(self, step: int) -> tuple[list[Future[LabeledPair]], list[Future[ViewedImage]]]:
+        config, labeled, unlabeled = self._config, self._labeled.index, self._unlabeled
+        pairs = [
+            self._submit(labeled.file_at(position), partial(labeled_views, labeled, position, step, slot, config))
+            for slot, position in self._labeled.slots(step)
+        ]
+        version = self._version_for(step)
+        if version is None:
+            return pairs, []
+        assert unlabeled is not None, f"step {step} has a teacher, but this run has no unlabelled images"
+        views = [
+            self._submit(
+                unlabeled.index.file_at(position),
+                partial(student_view, unlabeled.index, position, step, slot, config, version=version),
+            )
+            for slot, position in unlabeled.slots(step)
+        ]
+        return pairs, views
+
+    def _submit(self, file: Path, job: Callable[[], T]) -> Future[T]:
+        if self._threads is not None:
+            return self._threads.submit(_naming, file, job)
+        done: Future[T] = Future()
+        done.set_result(_naming(file, job))
+        return done
+
+    def _forget(self, steps: set[int]) -> None:
+        for step in steps:
+            for futures in self._coming.pop(step):
+                for future in futures:
+                    future.cancel()
+
+
+class _Share:
+    """One rank's contiguous slice of the global batch of every step."""
+
+    def __init__(self, index: DatasetIndex, batch: int, seed: int, name: str, rank: int, world: int) -> None:
+        self.index = index
+        self._order = BatchOrder(len(index), batch, seed, name)
+        self._slice = range(rank * batch // world, (rank + 1) * batch // world)
+
+    def slots(self, step: int) -> list[tuple[int, int]]:
+        """Return (slot in the global batch, position in the index) of each image of a step."""
+        positions = self._order.positions(step)
+        return [(slot, int(positions[slot])) for slot in self._slice]
+
+
+def _naming(file: Path, job: Callable[[], T]) -> T:
+    """Run a job; whatever it raises says which file it was about."""
+    try:
+        return job()
+    except Exception as error:
+        error.add_note(f"while loading {file}")
+        raise
