@@ -1,0 +1,236 @@
+"""COCO average precision. pycocotools is the reference; hotcoco gives the same figures faster.
+
+Both engines get the same validated boxes and hand back the same precision array; every figure is read from that array
+here, so the engines cannot differ in what a figure means. Where a class has no boxes the array holds -1, a figure None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from torch import Tensor
+
+from raydet.errors import UserError
+
+if TYPE_CHECKING:
+    from raydet.data.index import DatasetIndex
+
+EngineName = Literal["auto", "hotcoco", "pycocotools"]
+Dataset = dict[str, list[dict[str, Any]]]  # the COCO JSON layout
+
+ALL, SMALL, MEDIUM, LARGE = 0, 1, 2, 3  # COCO's area ranges: all, < 32^2, 32^2..96^2, > 96^2 square pixels
+AT_MOST_100 = 2  # COCO's third limit of detections per image and class: 1, 10, 100
+AT_50, AT_75 = 0, 5  # COCO's IoU thresholds 0.50, 0.55, ..., 0.95
+COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Detections:
+    """What a model found in one image; an image without detections has zero rows."""
+
+    image_id: str
+    boxes: Tensor  # [N, 4] float32 xyxy, pixels of the ORIGINAL image
+    classes: Tensor  # [N] int64, 0-based, no background
+    scores: Tensor  # [N] float32, finite
+
+
+@dataclass(frozen=True, slots=True)
+class ClassAP:
+    """Average precision of one class, in [0, 1]; None where the class has no boxes."""
+
+    AP: float | None
+    AP50: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """COCO's figures in [0, 1]; None where undefined, because no box (of that size) exists."""
+
+    AP: float | None  # mean over IoU 0.50:0.05:0.95
+    AP50: float | None
+    AP75: float | None
+    APs: float | None
+    APm: float | None
+    APl: float | None
+    per_class: dict[str, ClassAP]  # in the data set's order
+    images: int
+    boxes: int  # ground-truth boxes without crowd regions
+    detections: int
+    engine: str  # the engine that ran
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+    def as_text(self) -> str:
+        """Return a table for people, figures in percent."""
+        lines = [
+            f"{self.images} images, {self.boxes} boxes, {self.detections} detections, engine {self.engine}",
+            "  ".join(f"{name} {_percent(getattr(self, name))}" for name in COLUMNS),
+        ]
+        width = max((len(name) for name in self.per_class), default=0)
+        lines += [
+            f"  {name:<{width}}  AP {_percent(each.AP)}  AP50 {_percent(each.AP50)}"
+            for name, each in self.per_class.items()
+        ]
+        return "\n".join(lines)
+
+
+def coco_metrics(
+    index: DatasetIndex,
+    detections: Sequence[Detections],
+    *,
+    engine: EngineName = "auto",
+    positions: Sequence[int] | None = None,
+) -> EvalResult:
+    """Return COCO's figures of `detections` on the images at `positions` (all by default).
+
+    Images without a record count as images without detections; the order of the records does not matter.
+    Raises ValueError for an image that is unknown, not among `positions` or given twice, for a class out of range,
+    and for a score or box that is not finite; UserError for an engine that is not installed.
+    """
+    positions = range(len(index)) if positions is None else sorted(set(positions))
+    rows = _rows(index, detections, positions)
+    truth = _truth(index, positions)
+    used = _resolve(engine)
+    precision = _hotcoco(truth, rows) if used == "hotcoco" else _pycocotools(truth, rows)
+    names = index.class_names
+    return EvalResult(
+        AP=_mean(precision[:, :, :, ALL]),
+        AP50=_mean(precision[AT_50, :, :, ALL]),
+        AP75=_mean(precision[AT_75, :, :, ALL]),
+        APs=_mean(precision[:, :, :, SMALL]),
+        APm=_mean(precision[:, :, :, MEDIUM]),
+        APl=_mean(precision[:, :, :, LARGE]),
+        per_class={
+            name: ClassAP(_mean(precision[:, :, k, ALL]), _mean(precision[AT_50, :, k, ALL]))
+            for k, name in enumerate(names)
+        },
+        images=len(positions),
+        boxes=sum(1 for box in truth["annotations"] if not box["iscrowd"]),
+        detections=len(rows),
+        engine=used,
+    )
+
+
+def _resolve(engine: EngineName) -> str:
+    has_hotcoco = importlib.util.find_spec("hotcoco") is not None
+    if engine == "hotcoco" and not has_hotcoco:
+        raise UserError(
+            "eval.engine=hotcoco: hotcoco is not installed; pip install 'raydet[fast]', or set eval.engine=pycocotools"
+        )
+    if engine == "auto":
+        return "hotcoco" if has_hotcoco else "pycocotools"
+    return engine
+
+
+def _rows(index: DatasetIndex, detections: Sequence[Detections], positions: Sequence[int]) -> np.ndarray:
+    """Return `[N, 7]` float64 (image, x, y, width, height, score, class), images and classes counted from 1."""
+    wanted = {index.id_at(i): i for i in positions}
+    found: dict[int, np.ndarray] = {}
+    for each in detections:
+        position = wanted.get(each.image_id)
+        if position is None:
+            raise ValueError(f"detections of image {each.image_id!r}: it is not among the images to evaluate")
+        if position in found:
+            raise ValueError(f"detections of image {each.image_id!r} are given twice")
+        found[position] = _checked(each, position, len(index.class_names))
+    # In order of position, so that equal scores rank the same however the work was shared.
+    return np.concatenate([np.zeros((0, 7)), *(found[i] for i in sorted(found))])
+
+
+def _checked(each: Detections, position: int, num_classes: int) -> np.ndarray:
+    boxes, classes, scores = (np.asarray(x, dtype=np.float64) for x in (each.boxes, each.classes, each.scores))
+    what = f"detections of image {each.image_id!r}"
+    if not (boxes.shape == (len(scores), 4) and classes.shape == scores.shape == (len(scores),)):
+        raise ValueError(f"{what}: shapes {boxes.shape}, {classes.shape}, {scores.shape} are not [N, 4], [N], [N]")
+    for name, values in (("scores", scores), ("boxes", boxes)):
+        if not np.isfinite(values).all():
+            raise ValueError(f"{what}: {name} contain NaN or infinity; the model has probably diverged")
+    if ((classes < 0) | (classes >= num_classes)).any():
+        raise ValueError(f"{what}: a class lies outside 0..{num_classes - 1}")
+    ids = np.full(len(scores), position + 1.0)
+    return np.column_stack([ids, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, classes + 1])
+
+
+def _truth(index: DatasetIndex, positions: Sequence[int]) -> Dataset:
+    images, boxes = [], []
+    for i in positions:
+        height, width = index.size_at(i)
+        images.append({"id": i + 1, "height": height, "width": width})
+        boxes.extend(_annotations(index, i))
+    annotations = [{"id": number, **box} for number, box in enumerate(boxes, start=1)]  # id 0 would mean "no match"
+    categories = [{"id": k + 1, "name": name} for k, name in enumerate(index.class_names)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _annotations(index: DatasetIndex, i: int) -> Iterator[dict[str, Any]]:
+    truth = index.truth_at(i)
+    boxes = np.asarray(truth.boxes, dtype=np.float64).reshape(-1, 4)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    areas = np.asarray(truth.areas, dtype=np.float64)
+    areas = np.where(np.isfinite(areas), areas, sides.prod(axis=1))  # a box without a segmentation area
+    for box, side, area, label, crowd in zip(boxes, sides, areas, truth.classes, truth.crowd, strict=True):
+        yield {
+            "image_id": i + 1,
+            "category_id": int(label) + 1,
+            "bbox": [*box[:2].tolist(), *side.tolist()],
+            "area": float(area),
+            "iscrowd": int(crowd),
+        }
+
+
+def _pycocotools(truth: Dataset, rows: np.ndarray) -> np.ndarray:
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    found = [
+        {
+            "id": number + 1,
+            "image_id": int(row[0]),
+            "category_id": int(row[6]),
+            "bbox": row[1:5].tolist(),
+            "area": float(row[3] * row[4]),
+            "iscrowd": 0,
+            "score": float(row[5]),
+        }
+        for number, row in enumerate(rows)
+    ]
+    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress with print
+        sides = []
+        # Not loadRes: it fails where there are no detections.
+        for dataset in (truth, {**truth, "annotations": found}):
+            side = COCO()
+            side.dataset = dataset
+            side.createIndex()
+            sides.append(side)
+        run = COCOeval(*sides, iouType="bbox")
+        run.evaluate()
+        run.accumulate()
+    return np.asarray(run.eval["precision"])[..., AT_MOST_100]
+
+
+def _hotcoco(truth: Dataset, rows: np.ndarray) -> np.ndarray:
+    from hotcoco import COCO, COCOeval
+
+    side = COCO(truth)
+    run = COCOeval(side, side.load_res(rows), "bbox")
+    run.evaluate()
+    run.accumulate()
+    arrays: Any = run.eval
+    return np.asarray(arrays["precision"])[..., AT_MOST_100]
+
+
+def _mean(precision: np.ndarray) -> float | None:
+    defined = precision[precision > -1]
+    return float(defined.mean()) if defined.size else None
+
+
+def _percent(value: float | None) -> str:
+    return "    -" if value is None else f"{100 * value:5.1f}"

@@ -1,0 +1,117 @@
+"""RUN/metrics.jsonl: one JSON object a line, for every figure of a run; the same figures for TensorBoard.
+
+Each record has `kind`, `step` and `time`. JSON has no NaN: a figure that is not finite is null, and the record's
+`nonfinite` lists its name.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+FILE_NAME = "metrics.jsonl"
+Record = dict[str, Any]
+
+
+class MetricsWriter:
+    """Appends records to FOLDER/metrics.jsonl, each flushed, so that a crash loses at most the line being written."""
+
+    def __init__(self, folder: Path, tensorboard: bool) -> None:
+        self._events = folder / "tensorboard" if tensorboard else None
+        self._board: SummaryWriter | None = None
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / FILE_NAME
+        _end_last_line(path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append one record. Its values are numbers, strings, booleans, None, and lists and mappings of these."""
+        missing: list[str] = []
+        clean = {name: _finite(value, name, missing) for name, value in record.items()}
+        if missing:
+            clean["nonfinite"] = missing
+        self._file.write(json.dumps(clean, ensure_ascii=False, allow_nan=False) + "\n")
+        self._file.flush()
+        if self._events is not None:
+            self._write_events(self._events, clean)
+
+    def close(self) -> None:
+        """Close the files. Calling it twice is fine."""
+        self._file.close()
+        if self._board is not None:
+            self._board.close()
+            self._board = None
+
+    def _write_events(self, folder: Path, record: Record) -> None:
+        step = record["step"]
+        if self._board is None:  # `purge_step` hides what an attempt that crashed wrote beyond this step
+            self._board = SummaryWriter(str(folder), purge_step=step + 1)
+        if record["kind"] not in ("step", "eval"):
+            return
+        prefix = f"{record['split']}/{record['model']}/" if record["kind"] == "eval" else ""
+        for name, value in record.items():
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if is_number and name not in ("step", "time"):
+                self._board.add_scalar(prefix + name, value, step, walltime=record.get("time"))
+        self._board.flush()
+
+
+def read_metrics(path: Path) -> list[Record]:
+    """Return the records of a metrics file, in order; an unfinished last line and a missing file are not errors.
+
+    Raises ValueError that names the line where another line is damaged.
+    """
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    return [_parse(line, path, number) for number, line in enumerate(lines[:-1], start=1) if line.strip()]
+
+
+def truncate_after(path: Path, step: int) -> None:
+    """Remove the records of steps beyond `step`, which a resumed run writes anew. A missing file is not an error."""
+    if not path.exists():
+        return
+    kept = [record for record in read_metrics(path) if record["step"] <= step]
+    aside = path.with_name(path.name + ".aside")
+    with aside.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in kept)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def _end_last_line(path: Path) -> None:
+    """Cut off a line that a killed process left unfinished, so that the next record starts on a line of its own."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def _parse(line: bytes, path: Path, number: int) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{path}, line {number}: not a JSON object: {error}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "kind" not in record:
+        raise ValueError(f"{path}, line {number}: not a metrics record (an object with kind and step)")
+    return record
+
+
+def _finite(value: Any, name: str, missing: list[str]) -> Any:
+    """Return `value` with every NaN and infinity as None; the names of those are added to `missing`."""
+    if isinstance(value, float) and not math.isfinite(value):
+        missing.append(name)
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(each, f"{name}/{key}", missing) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(each, f"{name}/{i}", missing) for i, each in enumerate(value)]
+    return value
