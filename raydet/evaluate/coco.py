@@ -160,7 +160,8 @@ def _checked(each: Detections, position: int, num_classes: int) -> np.ndarray:
 
 
 def _truth(index: DatasetIndex, positions: Sequence[int]) -> Dataset:
-    images, boxes = [], []
+    images: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
     for i in positions:
         height, width = index.size_at(i)
         images.append({"id": i + 1, "height": height, "width": width})
