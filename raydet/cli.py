@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raydet import __version__
@@ -15,8 +15,13 @@ from raydet.errors import UserError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
     arguments = _parser().parse_args(argv)
+    return run_guarded(lambda: arguments.run(arguments))
+
+
+def run_guarded(command: Callable[[], int | None]) -> int:
+    """Run a command; a UserError becomes one message on stderr, Ctrl-C a hint. Returns the exit code."""
     try:
-        return int(arguments.run(arguments) or 0)
+        return int(command() or 0)
     except UserError as error:
         print(f"raydet: error: {error}", file=sys.stderr)
         return 2

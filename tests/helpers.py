@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from raydet.config.load import resolve
+from raydet.config.run import RunConfig
+
 
 def data_folder(name: str) -> Path:
     """Return a real data set's folder, or skip the calling test where it is not there."""
@@ -15,3 +18,57 @@ def data_folder(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data set {name!r} is not at {folder}; set RAYDET_DATA to the folder that holds it")
     return folder
+
+
+TINY = {
+    "seed": 3,
+    "data": {
+        "labeled": {"path": "shapes", "shapes": {"num_images": 24, "height": 64, "width": 96, "max_objects": 3}},
+        "labeled_count": 10,
+        "val": {"path": "shapes", "shapes": {"num_images": 6, "seed": 1, "height": 64, "width": 96, "max_objects": 3}},
+        "views": {"short_side": [64], "max_long_side": 96, "eval_short_side": 64},
+        "loader_threads": 0,
+    },
+    "model": {
+        "backbone": "small_gn",
+        "small_channels": [8, 8, 16, 16, 16],
+        "fpn_channels": 16,
+        "box_head_dim": 32,
+        "anchor_sizes": [[12], [24], [48]],
+        "rpn_batch": 32,
+        "rpn_pre_nms_train": 60,
+        "rpn_pre_nms_test": 60,
+        "rpn_post_nms_train": 40,
+        "rpn_post_nms_test": 40,
+        "roi_batch": 16,
+        "roi_sampling_ratio": 2,
+    },
+    # A model of a few steps is sure of nothing: a low threshold lets pseudo-boxes through all the same.
+    "method": {
+        "name": "il_net",
+        "burn_in_steps": 3,
+        "ema_keep_rate": 0.5,
+        "score_threshold": 0.16,
+        "iou_filter_threshold": 0.2,
+        "iou_branch": {"hidden": 16},
+    },
+    "optim": {
+        "name": "adamw",
+        "lr": 1e-3,
+        "weight_decay": 0.01,
+        "warmup_steps": 0,
+        "steps": 8,
+        "labeled_batch": 4,
+        "unlabeled_batch": 4,
+        "precision": "fp32",
+    },
+    "checkpoint": {"every": 100},
+    "eval": {"every": 100, "engine": "pycocotools"},
+    "log": {"every": 1, "tensorboard": False},
+}
+
+
+def tiny_config(run_dir: Path, **overrides: object) -> RunConfig:
+    """Return a run that trains for a few steps in about a second; overrides by dotted key with `__` for the dots."""
+    dotted = {"run.dir": str(run_dir), **{key.replace("__", "."): value for key, value in overrides.items()}}
+    return resolve(TINY, dotted, where="tiny_config")
