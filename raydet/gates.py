@@ -1,0 +1,31 @@
+"""Gates: pure functions that drop rows of candidates or stored pseudo-boxes. All thresholds are strict.
+
+The order of gates matters: with a quality gate *before* NMS, a well scored but badly placed box cannot suppress its
+better placed neighbour (IL-net, section 3.2).
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from torchvision.ops import batched_nms
+
+from raydet.records import Candidates, PseudoBoxes
+
+Boxes = TypeVar("Boxes", Candidates, PseudoBoxes)
+
+
+def by_score(boxes: Boxes, threshold: float) -> Boxes:
+    """Keep the rows whose class confidence exceeds the threshold."""
+    return boxes.where(boxes.scores > threshold)
+
+
+def by_quality(boxes: Boxes, threshold: float) -> Boxes:
+    """Keep the rows whose localisation quality exceeds the threshold (theta of IL-net)."""
+    return boxes.where(boxes.quality > threshold)
+
+
+def after_nms(boxes: Boxes, iou: float, top_k: int) -> Boxes:
+    """Keep the `top_k` best rows that no better row of the same class overlaps by more than `iou`; best first."""
+    kept = batched_nms(boxes.boxes, boxes.scores, boxes.classes, iou)
+    return boxes.where(kept[:top_k])

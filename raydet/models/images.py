@@ -1,0 +1,58 @@
+"""Images of different sizes as one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+SIZE_DIVISOR = 32  # the coarsest stride of all backbones: every level's grid then covers the image exactly
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageBatch:
+    """Images, normalised, in the upper left corner of equally large zero-padded frames."""
+
+    pixels: Tensor  # [N, 3, H, W] float32, ImageNet-normalised RGB; H and W are multiples of 32
+    sizes: tuple[tuple[int, int], ...]  # (height, width) of each image without its padding
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def by_frame(self) -> list[tuple[list[int], ImageBatch]]:
+        """Group images that need the same frame, and cut the frames to size. Returns (positions, images) pairs.
+
+        What is computed for an image then does not depend on how large its neighbours in the batch are.
+        """
+        groups: dict[tuple[int, int], list[int]] = {}
+        for i, size in enumerate(self.sizes):
+            groups.setdefault(_frame([size]), []).append(i)
+        if len(groups) == 1 and next(iter(groups)) == tuple(self.pixels.shape[-2:]):
+            return [(list(range(len(self))), self)]
+        return [
+            (rows, ImageBatch(self.pixels[rows, :, :height, :width].contiguous(), tuple(self.sizes[i] for i in rows)))
+            for (height, width), rows in groups.items()
+        ]
+
+
+def collate(pixels: Sequence[Tensor], device: torch.device | str) -> ImageBatch:
+    """Normalise and stack images `[3, h, w]` uint8 RGB on `device`."""
+    sizes = tuple((int(image.shape[-2]), int(image.shape[-1])) for image in pixels)
+    height, width = _frame(sizes)
+    mean = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
+    std = torch.tensor(IMAGENET_STD, device=device)[:, None, None]
+    batch = torch.zeros(len(pixels), 3, height, width, device=device)
+    for frame, image, (h, w) in zip(batch, pixels, sizes, strict=True):
+        assert image.dtype == torch.uint8, f"images are uint8, got {image.dtype}"
+        frame[:, :h, :w] = (image.to(device, non_blocking=True).float() / 255 - mean) / std
+    return ImageBatch(batch, sizes)
+
+
+def _frame(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
+    """Return the smallest frame that holds all sizes and is divisible in both directions."""
+    height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
+    return -(-height // SIZE_DIVISOR) * SIZE_DIVISOR, -(-width // SIZE_DIVISOR) * SIZE_DIVISOR

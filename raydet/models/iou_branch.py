@@ -1,0 +1,87 @@
+"""IL-net's IoU branch (section 3.2): a classifier that says, per class, whether the decoded box is well placed.
+
+    q_i = sigmoid(f(concat(x_i, s_i[, d_i])))[y_i]        f: Linear -> ELU -> Linear                     (Eq. 2)
+    t_i = 1 if IoU(decoded box of class y_i, ground truth) > mu else 0                                   (Eq. 3)
+
+x: shared RoI feature, s: class logits with background, d: box deltas of all classes. Class 0 is background: its column
+exists, is never trained and never read.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from raydet import losses
+from raydet.config.methods import IoUBranchConfig
+from raydet.errors import ConfigError
+from raydet.geometry import paired_iou
+
+
+class IoUBranch(nn.Module):
+    """The two layers of f, and the loss that they are trained with."""
+
+    def __init__(self, config: IoUBranchConfig, *, feature_dim: int, num_classes: int, target_threshold: float) -> None:
+        """Build the branch for `num_classes` classes without background. Raises ConfigError without `roi_features`."""
+        super().__init__()
+        if "roi_features" not in config.inputs:
+            raise ConfigError(
+                f"iou_branch.inputs is {list(config.inputs)}: roi_features is mandatory; add it to the list"
+            )
+        self.config = config
+        self.target_threshold = target_threshold
+        widths = {"roi_features": feature_dim, "class_logits": num_classes + 1, "box_deltas": 4 * num_classes}
+        self.hidden = nn.Linear(sum(widths[name] for name in set(config.inputs)), config.hidden)
+        self.activation = nn.ELU() if config.activation == "elu" else nn.Identity()
+        self.score = nn.Linear(config.hidden, num_classes + 1)
+        for layer in (self.hidden, self.score):
+            nn.init.normal_(layer.weight, std=0.01)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, shared: Tensor, class_logits: Tensor, box_deltas: Tensor) -> Tensor:
+        """Return logits `[R, K + 1]` float32 for features `[R, D]`, logits `[R, K + 1]`, deltas `[R, 4 * (K + 1)]`.
+
+        The four deltas of the background class are left out: they are never trained, hence noise.
+        """
+        available = {"roi_features": shared, "class_logits": class_logits, "box_deltas": box_deltas[:, 4:]}
+        used = [value.float() for name, value in available.items() if name in self.config.inputs]
+        joined = torch.cat(used, dim=1)
+        if self.config.detach_inputs:
+            joined = joined.detach()
+        logits: Tensor = self.score(self.activation(self.hidden(joined)))
+        return logits.float()
+
+    def loss_rows(self, logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the loss and the target of each foreground RoI, both `[F]`.
+
+        `logits` `[F]` are those of the RoIs' own classes, `iou` `[F]` how well their decoded boxes are placed.
+        """
+        target = (iou > self.target_threshold).float()
+        if self.config.loss == "smooth_l1":
+            return losses.smooth_l1(logits.sigmoid(), iou), target
+        wanted = iou if self.config.loss == "focal_soft" else target
+        return losses.binary_focal(logits, wanted, self.config.focal_exponent), target
+
+
+def gate_quality(class_logits: Tensor, branch_logits: Tensor) -> Tensor:
+    """Return the quality `[R]` that the gate reads: q of the most probable class, or 1 where that is background.
+
+    An RoI whose best guess is background always passes (spec 3.1, step 3).
+    """
+    best = class_logits.argmax(dim=1)
+    quality = branch_logits.sigmoid().gather(1, best[:, None])[:, 0]
+    return torch.where(best > 0, quality, torch.ones_like(quality))
+
+
+def placement(decoded: Tensor, matched: Tensor, truth: Tensor, *, best: bool) -> Tensor:
+    """Return the IoU `[F]` of one image's decoded boxes `[F, 4]`, not clipped, with their ground truth; no gradient.
+
+    `matched` `[F, 4]` are the boxes the RoIs are assigned to; with `best`, the best of `truth` `[G, 4]` counts (Eq. 3
+    as written).
+    """
+    decoded = decoded.detach()
+    if not best or len(decoded) == 0:
+        return paired_iou(decoded, matched)
+    rows, columns = len(decoded), len(truth)
+    pairs = paired_iou(decoded.repeat_interleave(columns, dim=0), truth.repeat(rows, 1))
+    return pairs.reshape(rows, columns).amax(dim=1)

@@ -1,0 +1,57 @@
+"""A module's weights as NumPy arrays: taking them, putting them back, naming them by their content."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from raydet.errors import CheckpointError
+from raydet.records import Weights
+
+
+def weights_of(module: nn.Module) -> Weights:
+    """Copy the module's state dict, buffers included, to NumPy arrays that share nothing with it."""
+    return {name: value.detach().cpu().numpy().copy() for name, value in module.state_dict().items()}
+
+
+def load_weights(module: nn.Module, weights: Weights) -> None:
+    """Overwrite the module's state in place. Raises CheckpointError unless names and shapes fit exactly."""
+    # torch.tensor copies: arrays that come out of shared memory are read-only.
+    load_tensors(module, {name: torch.tensor(array) for name, array in weights.items()}, "these weights")
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Overwrite the module's state in place. Raises CheckpointError, starting with `where`, unless all fits exactly."""
+    state = module.state_dict()
+    problems = [
+        *(f"{name} is missing" for name in state if name not in tensors),
+        *(f"{name} is unknown" for name in tensors if name not in state),
+        *(
+            f"{name} has shape {list(tensors[name].shape)}, the model wants {list(value.shape)}"
+            for name, value in state.items()
+            if name in tensors and tensors[name].shape != value.shape
+        ),
+    ]
+    if problems:
+        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(
+            f"{where} do not fit the model: {'; '.join(problems[:5])}{more}. "
+            f"Check backbone, number of classes and IoU branch of the configuration."
+        )
+    with torch.no_grad():
+        for name, value in state.items():
+            value.copy_(tensors[name])
+
+
+def digest(weights: Weights) -> str:
+    """Return the SHA-256 of names, dtypes, shapes and bytes; independent of the order of the dict."""
+    content = hashlib.sha256()
+    for name in sorted(weights):
+        array = np.ascontiguousarray(weights[name])
+        content.update(f"{name}|{weights[name].dtype.str}|{weights[name].shape}|".encode())
+        content.update(array.reshape(-1).view(np.uint8).data)
+    return content.hexdigest()
