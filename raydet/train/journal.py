@@ -67,7 +67,7 @@ class Journal:
     def __init__(self, config: RunConfig, group: Group, class_names: tuple[str, ...]) -> None:
         self._config, self._group, self._class_names = config, group, class_names
         self._writer = (
-            MetricsWriter(RunFolder(config.run.dir).path, tensorboard=config.log.tensorboard) if group.is_lead else None
+            MetricsWriter(RunFolder(config.run.dir).path, config.log.tensorboard) if group.is_lead else None
         )
         self._window = _Window()
         self._losses: Tensor | None = None  # [T] sums on the device: read only when a line is written

@@ -6,9 +6,9 @@ import torch
 
 from raydet.config.run import RunConfig
 from raydet.data.prepare import PreparedData, prepare
-from raydet.labels.source import InlineSource, LabelSource, NoLabels
+from raydet.labels.none import NoLabels
+from raydet.labels.source import InlineSource, LabelSource
 from raydet.labels.store import PseudoLabelStore
-from raydet.methods import build_method
 from raydet.train.annotator import AnnotatorFactory
 from raydet.train.group import Group
 from raydet.train.optim import autocast_dtype, base_lr
@@ -41,8 +41,10 @@ def local_source(config: RunConfig, group: Group) -> LabelSource:
         return NoLabels()
     folder = RunFolder(config.run.dir)
     annotator = AnnotatorFactory(config, str(folder.data), str(group.device))()
-    store = PseudoLabelStore(folder.labels, writer=f"rank{group.rank}")
-    return InlineSource(annotator, store, schedule=build_method(config).schedule())
+    store = PseudoLabelStore(
+        folder.labels, writer=f"rank{group.rank}", keep_versions=config.labels.keep_versions
+    )
+    return InlineSource(annotator, store)
 
 
 def describe(config: RunConfig, data: PreparedData) -> str:
