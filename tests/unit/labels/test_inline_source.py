@@ -1,0 +1,143 @@
+import pytest
+
+from raydet.errors import LabelConflictError
+from raydet.labels.schedule import LabelSchedule
+from raydet.labels.source import InlineSource, LabelSource, check_labels
+from raydet.labels.store import PseudoLabelStore
+from raydet.records import TeacherRef
+from tests.unit.labels.fakes import FakeAnnotator, fake_label, ref_of, same, weights_of
+
+
+def source_at(folder, annotator=None) -> InlineSource:
+    source: LabelSource = InlineSource(annotator or FakeAnnotator(), PseudoLabelStore(folder, "rank0"))
+    source.rewind(0)
+    return source
+
+
+def expected(image_id, version):
+    return fake_label(image_id, ref_of(version), 8.0 * version)  # the fake's weights: 8 times the version
+
+
+def test_take_returns_exactly_what_was_asked_in_order(tmp_path):
+    source = source_at(tmp_path)
+    source.publish(ref_of(5), weights_of(5))
+    source.request(["a", "b"], 5)
+    found = source.take(["b", "c", "a", "b"], 5)
+    assert all(same(x, expected(i, 5)) for x, i in zip(found, "bcab", strict=True))
+    assert source.take([], 5) == []
+
+
+def test_labels_are_made_once_and_with_the_teacher_of_the_request(tmp_path):
+    annotator = FakeAnnotator()
+    source = source_at(tmp_path, annotator)
+    source.publish(ref_of(5), weights_of(5))
+    source.request(["a", "a"], 5)
+    source.request(["a"], 5)
+    source.publish(ref_of(6), weights_of(6))  # a newer teacher is out when the label of step 5 is taken
+    assert same(source.take(["a"], 5)[0], expected("a", 5))
+    assert annotator.calls == [(5, "a")]
+
+
+def test_a_resumed_run_reads_the_store_instead_of_labelling(tmp_path):
+    before = source_at(tmp_path)
+    before.publish(ref_of(5), weights_of(5))
+    before.request(["a", "b"], 5)
+    before.flush()
+    annotator = FakeAnnotator()
+    after = InlineSource(annotator, PseudoLabelStore(tmp_path, "rank0"))
+    after.rewind(6)
+    after.publish(ref_of(6), weights_of(6))
+    assert all(same(x, expected(i, 5)) for x, i in zip(after.take(["b", "a"], 5), "ba", strict=True))
+    assert annotator.calls == []
+
+
+def test_a_label_that_can_no_longer_be_made_is_an_error_that_names_it(tmp_path):
+    source = source_at(tmp_path)
+    source.publish(ref_of(6), weights_of(6))
+    with pytest.raises(RuntimeError, match="version 5 .*'gone'"):
+        source.request(["gone"], 5)
+
+
+def test_after_a_rewind_newer_labels_are_made_again(tmp_path):
+    annotator = FakeAnnotator()
+    source = source_at(tmp_path, annotator)
+    for version in (5, 6):
+        source.publish(ref_of(version), weights_of(version))
+        source.request(["a"], version)
+    source.rewind(5)
+    other = weights_of(60)  # a different teacher 6 this time
+    source.publish(ref_of(6, other), other)
+    assert same(source.take(["a"], 6)[0], fake_label("a", ref_of(6, other), 480.0))
+    assert same(source.take(["a"], 5)[0], expected("a", 5))
+    assert annotator.calls == [(5, "a"), (6, "a"), (6, "a")]
+
+
+def test_one_version_has_one_set_of_weights(tmp_path):
+    source = source_at(tmp_path)
+    source.publish(ref_of(5), weights_of(5))
+    source.publish(ref_of(5), weights_of(5))  # again, after a resume: fine
+    with pytest.raises(LabelConflictError, match="version 5"):
+        source.publish(TeacherRef(5, "other"), weights_of(5))
+
+
+def test_an_annotator_error_names_the_images(tmp_path):
+    source = source_at(tmp_path, FakeAnnotator(bad=["broken"]))
+    source.publish(ref_of(5), weights_of(5))
+    with pytest.raises(OSError) as caught:
+        source.request(["fine", "broken"], 5)
+    assert "broken" in caught.value.__notes__[0] and "version 5" in caught.value.__notes__[0]
+
+
+def test_labels_of_others_are_not_accepted():
+    label = expected("a", 5)
+    check_labels([label], ["a"], 5, label.teacher.digest)
+    with pytest.raises(RuntimeError, match="asked for labels of"):
+        check_labels([label], ["b"], 5, None)
+    with pytest.raises(RuntimeError, match="asked for teacher version 6"):
+        check_labels([label], ["a"], 6, None)
+    with pytest.raises(LabelConflictError):
+        check_labels([label], ["a"], 5, "other")
+
+
+def run(source, schedule, first, last, taken):
+    """The training loop's use of a source, with a flush before step 8."""
+    asked = first
+    for step in range(first, last):
+        if step == 8:
+            source.flush()
+        if schedule.is_publish_step(step):
+            source.publish(ref_of(step), weights_of(step))
+            source.retire(schedule.version_for(step))
+        while asked <= step + schedule.lookahead:
+            version = schedule.version_for(asked)
+            if version is not None and version > step:
+                break
+            if version is not None:
+                source.request([f"{asked}", "always"], version)
+            asked += 1
+        version = schedule.version_for(step)
+        if version is not None:
+            labels = source.take([f"{step}", "always"], version)
+            assert all(step - label.teacher.version <= schedule.max_age for label in labels)
+            taken[step] = labels
+
+
+@pytest.mark.parametrize("lookahead", [0, 2, 5])
+@pytest.mark.parametrize("publish_every", [1, 3])
+def test_a_run_killed_and_resumed_from_a_checkpoint_takes_the_same_labels(tmp_path, lookahead, publish_every):
+    schedule = LabelSchedule.moving(2, publish_every=publish_every, lookahead=lookahead)
+    straight, resumed = {}, {}
+    run(source_at(tmp_path / "straight"), schedule, 0, 20, straight)
+    run(source_at(tmp_path / "resumed"), schedule, 0, 13, resumed)  # killed at step 13, checkpoint of step 8
+    again = source_at_step(tmp_path / "resumed", 8, schedule)
+    run(again, schedule, 8, 20, resumed)
+    assert resumed.keys() == straight.keys() == set(range(2, 20))
+    assert all(same(a, b) for s in straight for a, b in zip(straight[s], resumed[s], strict=True))
+
+
+def source_at_step(folder, step, schedule):
+    source = InlineSource(FakeAnnotator(), PseudoLabelStore(folder, "rank0"))
+    source.rewind(step)
+    published = max(s for s in range(step) if schedule.is_publish_step(s))
+    source.publish(ref_of(published), weights_of(published))
+    return source
