@@ -10,23 +10,20 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from torch import Tensor
 
 from raydet.config.run import RunConfig
 from raydet.data.decode import decode
+from raydet.data.index import DatasetIndex
 from raydet.data.order import BatchOrder
+from raydet.data.prepare import PreparedData
 from raydet.data.views import strong_view, weak_view
 from raydet.errors import DataError
 from raydet.geometry import View, clip_boxes, is_usable
 from raydet.randomness import stream
 from raydet.records import Target, ViewedImage
-
-if TYPE_CHECKING:
-    from raydet.data.index import DatasetIndex
-    from raydet.data.prepare import PreparedData
 
 T = TypeVar("T")
 
@@ -154,27 +151,25 @@ class StepLoader:
     def _start(self, step: int) -> tuple[list[Future[LabeledPair]], list[Future[ViewedImage]]]:
         config, labeled, unlabeled = self._config, self._labeled.index, self._unlabeled
         pairs = [
-            self._submit(labeled.file_at(position), partial(labeled_views, labeled, position, step, slot, config))
+            self._submit(partial(labeled_views, labeled, position, step, slot, config), labeled, position)
             for slot, position in self._labeled.slots(step)
         ]
         version = self._version_for(step)
         if version is None:
             return pairs, []
         assert unlabeled is not None, f"step {step} has a teacher, but this run has no unlabelled images"
+        view = partial(student_view, unlabeled.index, config=config, version=version)
         views = [
-            self._submit(
-                unlabeled.index.file_at(position),
-                partial(student_view, unlabeled.index, position, step, slot, config, version=version),
-            )
+            self._submit(partial(view, position, step, slot), unlabeled.index, position)
             for slot, position in unlabeled.slots(step)
         ]
         return pairs, views
 
-    def _submit(self, file: Path, job: Callable[[], T]) -> Future[T]:
+    def _submit(self, job: Callable[[], T], index: DatasetIndex, position: int) -> Future[T]:
         if self._threads is not None:
-            return self._threads.submit(_naming, file, job)
+            return self._threads.submit(_naming, job, index, position)
         done: Future[T] = Future()
-        done.set_result(_naming(file, job))
+        done.set_result(_naming(job, index, position))
         return done
 
     def _forget(self, steps: set[int]) -> None:
@@ -198,10 +193,10 @@ class _Share:
         return [(slot, int(positions[slot])) for slot in self._slice]
 
 
-def _naming(file: Path, job: Callable[[], T]) -> T:
-    """Run a job; whatever it raises says which file it was about."""
+def _naming(job: Callable[[], T], index: DatasetIndex, position: int) -> T:
+    """Run a job; whatever it raises says which image it was about."""
     try:
         return job()
     except Exception as error:
-        error.add_note(f"while loading {file}")
+        error.add_note(f"while loading {index.file_at(position)}")
         raise

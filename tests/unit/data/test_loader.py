@@ -15,6 +15,7 @@ from raydet.config.run import RunConfig
 from raydet.data import loader
 from raydet.data.loader import StepLoader, StepViews, teacher_view
 from raydet.data.order import BatchOrder
+from raydet.data.prepare import prepare
 from raydet.data.shapes import render
 from raydet.errors import DataError
 from raydet.records import Target, ViewedImage
@@ -252,14 +253,29 @@ def test_an_image_that_changed_its_size_is_refused(open_loader: Open, data: Fake
         open_loader(config(loader_threads=0)).take(0)
 
 
-def test_the_next_steps_are_prepared_while_the_loop_works_but_none_after_the_last(
-    open_loader: Open, data: FakeData
-) -> None:
+def test_the_next_steps_are_prepared_while_the_loop_works_but_none_after_the_last(open_loader: Open) -> None:
     opened = open_loader(config(loader_threads=2, prefetch_steps=2))
     opened.take(0)
-    assert len(data.labeled.read) >= 15  # 3 steps of 5 images were handed to the threads
-    opened.take(11)
+    assert sorted(opened._coming) == [1, 2]
+    opened.take(10)
+    assert sorted(opened._coming) == [11]  # the last of 12; steps 1 and 2 were given up
     before = threading.active_count()
-    assert opened._coming == {}  # step 11 is the last of 12
     opened.close()
     assert threading.active_count() < before
+
+
+def test_prepared_shapes_are_served(tmp_path: Path) -> None:
+    settings = config(
+        loader_threads=2,
+        labeled={"path": "shapes", "shapes": {"num_images": 12, "height": 32, "width": 48}},
+        unlabeled=None,
+        labeled_count=5,
+    )
+    opened = StepLoader(prepare(settings.data, tmp_path), settings, rank=0, world=1, version_for=labels_from_2)
+    try:
+        taken = opened.take(2)
+    finally:
+        opened.close()
+    assert len(taken.labeled) == 10 and len(taken.unlabeled) == 4
+    assert all(len(view.target.classes) > 0 for view in taken.labeled)
+    assert all(min(view.pixels.shape[1:]) in (32, 40, 48) for view in (*taken.labeled, *taken.unlabeled))
