@@ -1,0 +1,54 @@
+"""Class numbers are private to one data set; between sets only names count."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import replace
+
+import numpy as np
+
+from raydet.data.problems import ProblemLog
+from raydet.data.source import Table
+
+
+def renumbered(table: Table, class_names: tuple[str, ...], file: str, log: ProblemLog) -> Table:
+    """Return `table` with the class numbers of `class_names`, matched by exact name.
+
+    Classes that `class_names` lacks are errors where boxes use them, and forgotten where none does.
+    """
+    number_of = {name: number for number, name in enumerate(class_names)}
+    new_numbers = np.array([number_of.get(name, -1) for name in table.class_names] or [-1], dtype=np.int64)
+    used = np.bincount(table.classes, minlength=len(table.class_names))
+    for old, name in enumerate(table.class_names):
+        if used[old] and name not in number_of:
+            message = f"class {name!r} ({used[old]:,} boxes) is not a class of the labelled set"
+            fix = f"{_suggestion(name, class_names)}rename it, remove its boxes, or add it to the labelled set"
+            log.error("class-unknown", file, "", message, fix)
+    classes = new_numbers[table.classes] if len(table.classes) else table.classes
+    return replace(table, class_names=class_names, classes=classes)
+
+
+def _suggestion(name: str, class_names: tuple[str, ...]) -> str:
+    folded = {_fold(known): known for known in class_names}
+    close = difflib.get_close_matches(_fold(name), list(folded), n=1, cutoff=0.75)
+    if close:
+        return f"did you mean {folded[close[0]]!r}? "
+    return f"its classes: {', '.join(class_names[:10])}{', ...' if len(class_names) > 10 else ''}; "
+
+
+def _fold(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter.isalnum()) or name
+
+
+def report_empty_classes(table: Table, name: str, file: str, log: ProblemLog, *, required: bool) -> None:
+    """Report a set without boxes to train on or to find (an error where `required`), and classes without any."""
+    counts = table.usable_per_class()
+    if counts.sum() == 0:
+        if required:
+            log.error("no-boxes", file, "", f"the {name} set has no usable box", "check the annotations and classes")
+        return
+    empty = [class_name for class_name, count in zip(table.class_names, counts, strict=True) if count == 0]
+    if empty:
+        shown = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
+        fix = "they cannot be learnt" if name == "labeled" else "their AP is undefined"
+        log.warn("class-empty", file, "", f"the {name} set has no box of: {shown}", fix)

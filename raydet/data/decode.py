@@ -1,0 +1,166 @@
+"""Image files to pixels: JPEG, PNG, WebP and BMP, judged by content, never half an image.
+
+Pillow is the reference. Where simplejpeg is installed, plain RGB JPEGs take a faster path that gives the same pixels;
+whatever it refuses goes to Pillow, so that both installations give the same verdict on the same file.
+"""
+
+from __future__ import annotations
+
+import io
+import stat
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from raydet.errors import DataError
+
+try:
+    import simplejpeg
+except ImportError:
+    simplejpeg = None
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
+MAX_PIXELS = 178_956_970  # 512 MiB as RGB; Pillow calls larger images decompression bombs
+_EXIF_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def decode(path: str | Path) -> Tensor:
+    """Return an image's pixels, uint8 `[3, H, W]` RGB, after EXIF rotation (a channels-last view).
+
+    Of an animation the first frame counts; transparency is dropped; 16-bit gray is scaled to 8 bits. Raises DataError
+    for files that are missing, of another format, damaged, truncated, or larger than `MAX_PIXELS`.
+    """
+    data = _read(Path(path))
+    image = _open(Path(path), io.BytesIO(data), data[:512])
+    orientation = _orientation(image)
+    pixels = _fast(image, data) if orientation == 1 else None
+    if pixels is None:
+        pixels = _reference(Path(path), image, orientation)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """Return `(height, width)` after EXIF rotation, from the header alone. Raises DataError as `decode` does."""
+    (height, width), orientation = stored_size(path)
+    return (width, height) if orientation >= 5 else (height, width)
+
+
+def stored_size(path: str | Path) -> tuple[tuple[int, int], int]:
+    """Return `(height, width)` before EXIF rotation, and the EXIF orientation (1 = upright, 5 to 8 swap the sides)."""
+    file = Path(path)
+    _require_file(file)
+    try:
+        with file.open("rb") as stream:
+            head = stream.read(512)
+            stream.seek(0)
+            image = _open(file, stream, head)
+            return (image.height, image.width), _orientation(image)
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
+
+
+def _require_file(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such image file") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+    if not stat.S_ISREG(mode):  # a pipe or a device would block or never end
+        raise DataError(f"{path}: not a regular file; name an image file")
+
+
+def _read(path: Path) -> bytes:
+    _require_file(path)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _open(path: Path, stream: IO[bytes], head: bytes) -> Image.Image:
+    """Open an image without decoding it; `head` is the beginning of the file, for the message."""
+    try:
+        image = Image.open(stream, formats=FORMATS)
+    except Image.DecompressionBombError:
+        raise DataError(f"{path}: more than {MAX_PIXELS:,} pixels; make a smaller copy of the image") from None
+    except Exception as error:  # Pillow's parsers raise nearly anything on damaged headers
+        raise DataError(f"{path}: {_what_it_is(head, error)}") from None
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width} x {image.height}"
+        raise DataError(f"{path}: {size} is more than {MAX_PIXELS:,} pixels; make a smaller copy of the image")
+    return image
+
+
+def _what_it_is(head: bytes, error: Exception) -> str:
+    if not head:
+        return "empty file (0 bytes); download or copy it again"
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "a web page saved under an image name; download the image again"
+    other = {b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF", b"8BPS": "Photoshop", b"%PDF": "PDF"}
+    name = next((name for magic, name in other.items() if head.startswith(magic)), None)
+    name = "HEIC or AVIF" if head[4:8] == b"ftyp" else name
+    if name is not None:
+        return f"a {name} file; convert it to JPEG or PNG (JPEG, PNG, WebP and BMP can be read)"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that can be read (JPEG, PNG, WebP, BMP), or its header is damaged; replace the file"
+    return f"damaged image header: {error}; replace the file"
+
+
+def _orientation(image: Image.Image) -> int:
+    # Without this, Pillow decodes a whole PNG in search of an EXIF block behind the pixels.
+    if image.format == "PNG" and "exif" not in image.info:
+        return 1
+    try:
+        orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
+    except Exception:  # a damaged EXIF block says nothing about rotation; the pixels may be fine
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _fast(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
+    """Decode a plain RGB JPEG `[H, W, 3]`, or return None where Pillow has to judge."""
+    if simplejpeg is None or image.format != "JPEG" or image.mode != "RGB" or "progressive" in image.info:
+        return None
+    try:
+        pixels: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB", strict=True)
+    except ValueError:
+        return None
+    return pixels if pixels.shape[:2] == (image.height, image.width) else None
+
+
+def _reference(path: Path, image: Image.Image, orientation: int) -> NDArray[np.uint8]:
+    """Decode with Pillow to `[H, W, 3]`."""
+    try:
+        image.seek(0)
+        image.load()
+        rgb = _to_rgb(image)
+        if orientation != 1:
+            rgb = rgb.transpose(_UPRIGHT[orientation])
+    except Exception as error:  # see _open
+        raise DataError(f"{path}: truncated or damaged image: {error}; replace the file") from None
+    return np.array(rgb, dtype=np.uint8)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion would clip at 255
+        wide = np.asarray(image, dtype=np.float64)
+        return Image.fromarray(np.rint(wide.clip(0, 65535) / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")

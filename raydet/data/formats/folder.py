@@ -1,0 +1,88 @@
+"""Plain images without boxes: a folder (searched with its subfolders) or a glob such as `photos/**/*.jpg`."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from raydet.data.problems import ProblemLog
+from raydet.data.source import Source, SourceBuilder
+from raydet.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def read_folder(pattern: str, log: ProblemLog) -> Source:
+    """Read the images of a folder or a glob, in the order of their names; an image's id is its path in the folder.
+
+    Raises DataError where there is no image.
+    """
+    folder, names = _from_glob(pattern) if glob.has_magic(pattern) and not os.path.isdir(pattern) else (pattern, None)
+    root = Path(folder).resolve()
+    builder = SourceBuilder()
+    for name in names if names is not None else image_names(root, log):
+        builder.add_image(name, name)
+    if not builder.ids:
+        raise DataError(f"{pattern}: no images there (looked for {', '.join(SUFFIXES)})")
+    return builder.build("folder", Path(pattern), root, class_names=())
+
+
+def image_names(root: Path, log: ProblemLog) -> list[str]:
+    """Return the sorted names (relative, with `/`) of the image files under a folder; report what is passed over."""
+    names: list[str] = []
+    other = 0
+    for path in walk(root, log):
+        name = path.relative_to(root).as_posix()
+        if path.suffix.lower() not in SUFFIXES:
+            other += 1
+        elif not _is_unicode(name):
+            log.error("file-name-encoding", root, ascii(name), "the file name is not valid UTF-8", "rename the file")
+        else:
+            names.append(name)
+    if other:
+        message = f"{other:,} files with other endings were passed over"
+        log.warn("other-files", root, "", message, f"images must end in {', '.join(SUFFIXES)}")
+    return sorted(names)
+
+
+def walk(folder: Path, log: ProblemLog) -> Iterator[Path]:
+    """Yield the files under a folder except hidden ones, without entering symlinked folders.
+
+    Raises DataError where a folder cannot be listed: a part of the data would silently be missing.
+    """
+    try:
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be listed: {error.strerror or error}") from None
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from walk(Path(entry.path), log)
+        elif entry.is_dir():
+            message = "a symlinked folder is not entered"
+            log.warn("symlinked-folder", entry.path, "", message, "name its target as the data set, or copy it")
+        else:
+            yield Path(entry.path)
+
+
+def _from_glob(pattern: str) -> tuple[str, list[str]]:
+    """Return the folder before the first wildcard and the sorted names of the image files that match."""
+    parts = Path(pattern).parts
+    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:fixed])
+    if not root.is_dir():
+        raise DataError(f"{pattern}: {root} is not a folder")
+    matches = glob.glob(os.path.join(*parts[fixed:]), root_dir=root, recursive=True)
+    images = (name for name in matches if name.lower().endswith(SUFFIXES) and (root / name).is_file())
+    return str(root), sorted(Path(name).as_posix() for name in images if _is_unicode(name))
+
+
+def _is_unicode(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

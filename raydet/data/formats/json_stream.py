@@ -1,0 +1,158 @@
+"""Reading one huge JSON object piece by piece: COCO files may be larger than the memory their objects would need."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from raydet.errors import DataError
+
+_CHUNK = 1 << 20
+_MAX_ELEMENT = 1 << 26  # one array element, or one other value, in characters
+_SPACE = " \t\n\r"
+
+Handler = Callable[[int, Any], None]
+
+
+def stream_object(path: Path, handlers: Mapping[str, Handler]) -> set[str]:
+    """Call `handlers[key](number, element)` for the elements of the arrays under those top-level keys; skip the rest.
+
+    Returns the top-level keys. Memory stays at the size of the largest element. A UTF-8 BOM is accepted. Raises
+    DataError, with line and column where there is one, for anything but a well-formed JSON object.
+    """
+    try:
+        with path.open("rb") as stream:
+            return _Scanner(path, stream.read).read_object(handlers)
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except RecursionError:
+        raise DataError(f"{path}: nested too deeply; this is not a COCO annotation file") from None
+
+
+class _Scanner:
+    """A window on the text, moved forward as values are parsed."""
+
+    def __init__(self, path: Path, read: Callable[[int], bytes]) -> None:
+        self._path = path
+        self._read = read
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")()
+        self._parse = json.JSONDecoder().raw_decode
+        self._text, self._at, self._eof = "", 0, False
+        self._lines = self._dropped = 0  # lines and characters that left the window
+        self._last = ""  # last visible character read so far
+        self._grow()
+
+    def read_object(self, handlers: Mapping[str, Handler]) -> set[str]:
+        first = self._peek()
+        if first != "{":
+            what = {"[": "a list", "": "empty"}.get(first, f"text that starts with {first!r}")
+            raise DataError(
+                f"{self._path}: the top level is {what}; expected a JSON object with images, annotations and categories"
+            )
+        keys: set[str] = set()
+        self._at += 1
+        if self._peek() == "}":
+            self._at += 1
+        else:
+            while True:
+                self._read_member(keys, handlers)
+                if self._separator("}"):
+                    break
+        if self._peek():
+            raise self._error("text after the end of the object")
+        return keys
+
+    def _read_member(self, keys: set[str], handlers: Mapping[str, Handler]) -> None:
+        key = self._value()
+        if not isinstance(key, str):
+            raise self._error("expected a quoted key")
+        if key in keys:
+            raise self._error(f"the key {key!r} is given twice")
+        keys.add(key)
+        if self._peek() != ":":
+            raise self._error("expected ':'")
+        self._at += 1
+        if key not in handlers:
+            self._value_or_array(lambda number, element: None)
+        elif self._peek() == "[":
+            self._value_or_array(handlers[key])
+        else:
+            raise self._error(f"{key!r} must be a list")
+
+    def _value_or_array(self, handle: Handler) -> None:
+        if self._peek() != "[":
+            self._value()
+            return
+        self._at += 1
+        if self._peek() == "]":
+            self._at += 1
+            return
+        number = 0
+        while True:
+            handle(number, self._value())
+            number += 1
+            if self._separator("]"):
+                return
+
+    def _separator(self, end: str) -> bool:
+        """Step over ',' (False) or `end` (True)."""
+        found = self._peek()
+        if found not in (",", end) or not found:
+            raise self._error(f"expected ',' or '{end}'")
+        self._at += 1
+        return found == end
+
+    def _peek(self) -> str:
+        """Return the next visible character, '' at the end of the file."""
+        while True:
+            while self._at < len(self._text) and self._text[self._at] in _SPACE:
+                self._at += 1
+            if self._at < len(self._text) or not self._grow():
+                return self._text[self._at : self._at + 1]
+
+    def _value(self) -> Any:
+        self._peek()
+        while True:
+            try:
+                value, end = self._parse(self._text, self._at)
+            except json.JSONDecodeError as error:
+                if len(self._text) - self._at > _MAX_ELEMENT or not self._grow():
+                    raise self._error(error.msg, error.pos) from None
+                continue
+            except ValueError as error:  # a number of thousands of digits
+                raise self._error(str(error)) from None
+            if end < len(self._text) or not self._grow():  # a number may go on in the next chunk
+                self._at = end
+                return value
+
+    def _grow(self) -> bool:
+        """Drop what was parsed and read on; False at the end of the file."""
+        if self._eof:
+            return False
+        self._lines += self._text.count("\n", 0, self._at)
+        self._dropped += self._at
+        self._text, self._at = self._text[self._at :], 0
+        data = self._read(max(_CHUNK, len(self._text)))  # growing with the window keeps retries linear
+        self._eof = not data
+        if not self._dropped and not self._text and (data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:4]):
+            raise DataError(f"{self._path}: looks like UTF-16 or UTF-32 text; save it as UTF-8")
+        try:
+            text = self._decode.decode(data, final=self._eof)
+        except UnicodeDecodeError as error:
+            raise self._error(f"not valid UTF-8 ({error.reason}); save the file as UTF-8", len(self._text)) from None
+        self._last = text.rstrip()[-1:] or self._last
+        self._text += text
+        return not self._eof
+
+    def _error(self, message: str, position: int | None = None) -> DataError:
+        position = self._at if position is None else position
+        line = self._lines + self._text.count("\n", 0, position) + 1
+        is_cut_off = self._eof and self._last != "}"
+        hint = "; the file seems to be cut off, copy or download it again" if is_cut_off else ""
+        place = f"line {line}, character {self._dropped + position}"
+        return DataError(f"{self._path}: not valid JSON at {place}: {message}{hint}")

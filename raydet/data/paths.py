@@ -1,0 +1,53 @@
+"""File names in data sets are foreign text: none may lead out of the declared image folder."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from raydet.errors import DataError
+
+_MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095  # what Linux file systems allow
+
+
+def resolve_inside(root: Path, name: object) -> Path:
+    """Return the file `name` (relative, with `/`) under the resolved folder `root`, with symlinks followed.
+
+    The file need not exist. Raises DataError for anything that leaves `root` or cannot be a file name.
+    """
+    if not isinstance(name, str) or not name:
+        raise DataError(f"file name {name!r}: expected text such as images/0001.jpg")
+    shown = name if len(name) <= 80 else f"{name[:77]}..."
+    if complaint := _complaint(name):
+        raise DataError(f"file name {shown!r} {complaint}")
+    try:
+        path = (root / name).resolve()
+    except (OSError, RuntimeError, ValueError) as error:  # a symlink loop
+        raise DataError(f"file name {shown!r} cannot be followed: {error}") from None
+    if not path.is_relative_to(root):
+        raise DataError(
+            f"file name {shown!r} is a symlink out of the image root {root}; "
+            "set the image root to a folder that holds the target too, or copy the file"
+        )
+    return path
+
+
+def _complaint(name: str) -> str | None:
+    if "\0" in name:
+        return "contains a NUL character; correct the name"
+    if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", name):
+        return "is a URL; download the image and name the local file"
+    if "\\" in name:
+        return "contains a backslash; write / between folders"
+    if name.startswith("/") or re.match(r"[a-zA-Z]:", name):
+        return "is absolute; names are relative to the image root"
+    parts = name.split("/")
+    if ".." in parts:
+        return "contains '..'; names must stay inside the image root"
+    try:
+        sizes = [len(part.encode()) for part in parts]
+    except UnicodeEncodeError:
+        return "is not valid Unicode; rename the file"
+    if max(sizes) > _MAX_NAME_BYTES or sum(sizes) + len(parts) > _MAX_PATH_BYTES:
+        return f"is too long (at most {_MAX_NAME_BYTES} bytes a name, {_MAX_PATH_BYTES} in all); rename the file"
+    return None

@@ -1,0 +1,124 @@
+"""From a `DataConfig` to index files: read, check, split, and put the boxes of unlabelled images out of reach."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from raydet.config.data import DataConfig, DatasetConfig
+from raydet.data.class_names import renumbered, report_empty_classes
+from raydet.data.files import replacing
+from raydet.data.formats.detect import read_source
+from raydet.data.index import DatasetIndex, write_index
+from raydet.data.leaks import report_shared_images
+from raydet.data.problems import ProblemLog
+from raydet.data.rules import usable
+from raydet.data.source import Table
+from raydet.data.splits import labeled_rows
+from raydet.errors import DataError
+
+_MANIFEST = "prepared.json"  # written last: present means complete
+_SETS = ("labeled", "unlabeled", "hidden", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedData:
+    """The index files of one run. The boxes of unlabelled images are not among them; see `open_hidden`."""
+
+    folder: Path
+    class_names: tuple[str, ...]
+    labeled: DatasetIndex
+    unlabeled: DatasetIndex | None
+    val: DatasetIndex | None
+    test: DatasetIndex | None
+    warnings: tuple[str, ...] = ()
+
+
+def prepare(config: DataConfig, folder: Path) -> PreparedData:
+    """Write `FOLDER/{labeled,unlabeled,hidden,val,test}.arrow` and `FOLDER/split.json`; a saved split is used again.
+
+    Raises DataError that lists the first errors of all sets. What training survives is in `warnings`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    log = ProblemLog()
+    given = {name: getattr(config, name) for name in ("labeled", "unlabeled", "val", "test")}
+    tables = {name: _read(name, one, config, folder, log) for name, one in given.items() if one is not None}
+    log.raise_errors("the data cannot be used")
+    whole = tables["labeled"]
+    for name in tables.keys() - {"labeled"}:
+        tables[name] = renumbered(tables[name], whole.class_names, given[name].path, log)
+    log.raise_errors("the data cannot be used")
+
+    rows = labeled_rows(config, whole, folder / "split.json")
+    tables["labeled"] = whole.take(rows)
+    rest = np.setdiff1d(np.arange(len(whole)), rows)
+    is_split = "unlabeled" not in tables and len(rest) > 0
+    if is_split:
+        tables["unlabeled"] = whole.take(rest)
+    for name, table in tables.items():
+        path = given[name].path if given[name] is not None else config.labeled.path
+        if name != "unlabeled":
+            report_empty_classes(table, name, path, log, required=True)
+    for pair in combinations(tables, 2):
+        if not (is_split and set(pair) == {"labeled", "unlabeled"}):
+            report_shared_images((pair[0], tables[pair[0]]), (pair[1], tables[pair[1]]), log)
+    log.raise_errors("the data cannot be used")
+    _write(tables, folder)
+    return _open(folder, log.warnings())
+
+
+def open_prepared(folder: str | Path) -> PreparedData:
+    """Open what `prepare` wrote. Raises DataError where it is missing, incomplete or damaged."""
+    return _open(Path(folder), ())
+
+
+def open_hidden(folder: str | Path) -> DatasetIndex | None:
+    """Return the true boxes of the unlabelled images, for diagnostics only; None where there are none."""
+    return _optional(Path(folder), "hidden", _manifest(Path(folder)))
+
+
+def _read(name: str, one: DatasetConfig, config: DataConfig, folder: Path, log: ProblemLog) -> Table:
+    source = read_source(one, log, folder / "shapes" / name)
+    return usable(source, config.on_bad_box, log)
+
+
+def _write(tables: dict[str, Table], folder: Path) -> None:
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    tables = dict(tables)
+    if "unlabeled" in tables:
+        if len(tables["unlabeled"].classes):
+            tables["hidden"] = tables["unlabeled"]
+        tables["unlabeled"] = tables["unlabeled"].without_boxes()
+    for name in _SETS:
+        if name in tables:
+            write_index(folder / f"{name}.arrow", tables[name])
+        else:
+            (folder / f"{name}.arrow").unlink(missing_ok=True)
+    content = {"sets": [name for name in _SETS if name in tables]}
+    with replacing(folder / _MANIFEST) as stream:
+        stream.write(json.dumps(content).encode())
+
+
+def _open(folder: Path, warnings: tuple[str, ...]) -> PreparedData:
+    sets = _manifest(folder)
+    labeled = DatasetIndex.open(folder / "labeled.arrow")
+    unlabeled, val, test = (_optional(folder, name, sets) for name in ("unlabeled", "val", "test"))
+    return PreparedData(folder, labeled.class_names, labeled, unlabeled, val, test, warnings)
+
+
+def _optional(folder: Path, name: str, sets: list[str]) -> DatasetIndex | None:
+    return DatasetIndex.open(folder / f"{name}.arrow") if name in sets else None
+
+
+def _manifest(folder: Path) -> list[str]:
+    file = folder / _MANIFEST
+    try:
+        return list(json.loads(file.read_bytes())["sets"])
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no prepared data there (no {_MANIFEST}); prepare the data first") from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file}: damaged ({error}); prepare the data again") from None

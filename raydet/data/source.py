@@ -1,0 +1,144 @@
+"""A data set as its reader found it: columns, not objects, so that millions of boxes fit in memory."""
+
+from __future__ import annotations
+
+from array import array
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Source:
+    """N images and B boxes, syntactically sound but not yet checked against each other or the images."""
+
+    format: str
+    file: Path  # what messages name: the JSON, the folder
+    root: Path  # resolved image root; `files` are relative to it
+    class_names: tuple[str, ...]
+    ids: list[str]  # unique
+    files: list[str]
+    sizes: NDArray[np.int64]  # [N, 2] declared (height, width), 0 where the format does not say
+    rows: NDArray[np.int64]  # [B] image of each box
+    boxes: NDArray[np.float64]  # [B, 4] xyxy pixels, or fractions of the image where `relative`
+    classes: NDArray[np.int64]  # [B]
+    crowd: NDArray[np.bool_]  # [B] COCO crowd or VOC difficult: not trained on, ignored in evaluation
+    areas: NDArray[np.float64]  # [B] NaN where not given
+    tags: NDArray[np.int64]  # [B] what messages call the box: annotation id, object number, line
+    tag_word: str  # "annotation id", "object", "line"
+    label_files: list[str] | None = None  # one a image, where every image has its own
+    relative: bool = False
+
+    def where(self, box: int) -> tuple[str, str]:
+        """Return the file and the place in it that messages about a box name."""
+        row = int(self.rows[box])
+        place = f"{self.tag_word} {self.tags[box]}"
+        if self.label_files is not None:
+            return self.label_files[row], place
+        return str(self.file), f"{place} (image id {self.ids[row]})"
+
+
+class SourceBuilder:
+    """Collects the columns of a `Source`, for formats that come image by image."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+        self.files: list[str] = []
+        self.label_files: list[str] = []
+        self._sizes = array("q")
+        self._rows, self._classes, self._tags = array("q"), array("q"), array("q")
+        self._boxes = array("d")
+        self._crowd = array("b")
+
+    def add_image(self, image_id: str, file: str, label_file: str = "", height: int = 0, width: int = 0) -> None:
+        """Add an image; the boxes that follow belong to it."""
+        self.ids.append(image_id)
+        self.files.append(file)
+        self.label_files.append(label_file)
+        self._sizes.extend((height, width))
+
+    def add_box(self, corners: tuple[float, float, float, float], class_id: int, tag: int, crowd: bool = False) -> None:
+        """Add a box (xyxy) of the last image."""
+        self._rows.append(len(self.ids) - 1)
+        self._boxes.extend(corners)
+        self._classes.append(class_id)
+        self._tags.append(tag)
+        self._crowd.append(crowd)
+
+    def build(self, format: str, file: Path, root: Path, class_names: tuple[str, ...], tag_word: str = "") -> Source:
+        """Return the collected columns."""
+        return Source(
+            format=format,
+            file=file,
+            root=root,
+            class_names=class_names,
+            ids=self.ids,
+            files=self.files,
+            sizes=np.array(self._sizes, dtype=np.int64).reshape(-1, 2),
+            rows=np.array(self._rows, dtype=np.int64),
+            boxes=np.array(self._boxes, dtype=np.float64).reshape(-1, 4),
+            classes=np.array(self._classes, dtype=np.int64),
+            crowd=np.array(self._crowd, dtype=np.bool_),
+            areas=np.full(len(self._rows), np.nan),
+            tags=np.array(self._tags, dtype=np.int64),
+            tag_word=tag_word,
+            label_files=self.label_files,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Table:
+    """N usable images and their usable boxes, sorted by image: what an index file stores."""
+
+    root: Path
+    class_names: tuple[str, ...]
+    ids: list[str]
+    files: list[str]
+    sizes: NDArray[np.int64]  # [N, 2] (height, width) after EXIF rotation
+    first: NDArray[np.int64]  # [N + 1]: boxes of image i are first[i]:first[i + 1]
+    boxes: NDArray[np.float64]  # [B, 4] xyxy pixels, inside the image, both sides > 0
+    classes: NDArray[np.int64]  # [B]
+    crowd: NDArray[np.bool_]  # [B]
+    areas: NDArray[np.float64]  # [B] as annotated (of the mask, where there is one), else of the box
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def box_rows(self) -> NDArray[np.int64]:
+        """Return the image `[B]` of each box."""
+        return np.repeat(np.arange(len(self)), np.diff(self.first))
+
+    def take(self, rows: NDArray[np.int64]) -> Table:
+        """Return the images `rows`, in that order, with their boxes."""
+        counts = np.diff(self.first)[rows]
+        first = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        picked = np.repeat(self.first[:-1][rows] - first[:-1], counts) + np.arange(first[-1])
+        return replace(
+            self,
+            ids=[self.ids[row] for row in rows],
+            files=[self.files[row] for row in rows],
+            sizes=self.sizes[rows],
+            first=first,
+            boxes=self.boxes[picked],
+            classes=self.classes[picked],
+            crowd=self.crowd[picked],
+            areas=self.areas[picked],
+        )
+
+    def without_boxes(self) -> Table:
+        """Return the same images with nothing known about them."""
+        none = slice(0, 0)
+        return replace(
+            self,
+            first=np.zeros(len(self) + 1, dtype=np.int64),
+            boxes=self.boxes[none],
+            classes=self.classes[none],
+            crowd=self.crowd[none],
+            areas=self.areas[none],
+        )
+
+    def usable_per_class(self) -> NDArray[np.int64]:
+        """Return the number of boxes `[num_classes]` to train on (no crowd boxes)."""
+        return np.bincount(self.classes[~self.crowd], minlength=len(self.class_names))
