@@ -71,7 +71,18 @@ def read_metrics(path: Path) -> list[Record]:
         lines = path.read_bytes().split(b"\n")
     except FileNotFoundError:
         return []
-    return [_parse(line, path, number) for number, line in enumerate(lines[:-1], start=1) if line.strip()]
+    return [parse_record(line, f"{path}, line {number}") for number, line in enumerate(lines[:-1], 1) if line.strip()]
+
+
+def parse_record(line: bytes, where: str) -> Record:
+    """Return the record of one complete line. Raises ValueError that says `where`."""
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}: not a JSON object: {error}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "kind" not in record:
+        raise ValueError(f"{where}: not a metrics record (an object with kind and step)")
+    return record
 
 
 def truncate_after(path: Path, step: int) -> None:
@@ -93,16 +104,6 @@ def _end_last_line(path: Path) -> None:
         return
     with path.open("rb+") as file:
         file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _parse(line: bytes, path: Path, number: int) -> Record:
-    try:
-        record = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{path}, line {number}: not a JSON object: {error}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "kind" not in record:
-        raise ValueError(f"{path}, line {number}: not a metrics record (an object with kind and step)")
-    return record
 
 
 def _finite(value: Any, name: str, missing: list[str]) -> Any:

@@ -11,15 +11,13 @@ import importlib.util
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
 
+from raydet.data.index import DatasetIndex
 from raydet.errors import UserError
-
-if TYPE_CHECKING:
-    from raydet.data.index import DatasetIndex
 
 EngineName = Literal["auto", "hotcoco", "pycocotools"]
 Dataset = dict[str, list[dict[str, Any]]]  # the COCO JSON layout
@@ -173,11 +171,9 @@ def _truth(index: DatasetIndex, positions: Sequence[int]) -> Dataset:
 
 def _annotations(index: DatasetIndex, i: int) -> Iterator[dict[str, Any]]:
     truth = index.truth_at(i)
-    boxes = np.asarray(truth.boxes, dtype=np.float64).reshape(-1, 4)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    areas = np.asarray(truth.areas, dtype=np.float64)
-    areas = np.where(np.isfinite(areas), areas, sides.prod(axis=1))  # a box without a segmentation area
-    for box, side, area, label, crowd in zip(boxes, sides, areas, truth.classes, truth.crowd, strict=True):
+    sides = truth.boxes[:, 2:] - truth.boxes[:, :2]
+    columns = (truth.boxes, sides, truth.areas, truth.classes, truth.crowd)
+    for box, side, area, label, crowd in zip(*columns, strict=True):
         yield {
             "image_id": i + 1,
             "category_id": int(label) + 1,

@@ -1,21 +1,12 @@
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 import torch
 
+from raydet.data.index import Truth
 from raydet.errors import UserError
 from raydet.evaluate import Detections, LabelPair, coco_metrics, pseudo_label_quality
-
-
-@dataclass
-class Truth:
-    boxes: np.ndarray
-    classes: np.ndarray
-    crowd: np.ndarray
-    areas: np.ndarray
 
 
 class FakeIndex:
@@ -36,7 +27,7 @@ class FakeIndex:
         return 200, 200
 
     def truth_at(self, i):
-        boxes = np.array([box for box, _, _ in self.images[i]], dtype=np.float32).reshape(-1, 4)
+        boxes = np.array([box for box, _, _ in self.images[i]], dtype=np.float64).reshape(-1, 4)
         classes = np.array([label for _, label, _ in self.images[i]], dtype=np.int64)
         crowd = np.array([crowd for _, _, crowd in self.images[i]], dtype=bool)
         return Truth(boxes, classes, crowd, np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))

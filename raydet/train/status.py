@@ -1,0 +1,189 @@
+"""What a run's records say about it so far, as one line or as a panel. Pure: no clock, no thread, no file."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from raydet.metrics import Record
+
+LOSSES = ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg", "iou")
+
+
+@dataclass(slots=True)
+class Status:
+    """What is known about the run so far."""
+
+    steps: int
+    burn_in_steps: int
+    start: Record = field(default_factory=dict)
+    step: Record = field(default_factory=dict)
+    evals: dict[str, Record] = field(default_factory=dict)  # model -> its newest evaluation
+    best_ap: float | None = None
+    warnings: deque[Record] = field(default_factory=lambda: deque(maxlen=4))  # alarms and notes
+    end: Record = field(default_factory=dict)
+    _pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=30))  # (time, step) of step records
+
+    def take(self, record: Record) -> None:
+        """Take in one record."""
+        kind = record["kind"]
+        if kind == "start":
+            self.start, self.end, self.steps = record, {}, record.get("steps", self.steps)
+            self._pace.clear()
+        elif kind == "step":
+            self.step = record
+            self._pace.append((record["time"], record["step"]))
+        elif kind == "eval":
+            self.evals[record["model"]] = record
+            if record["AP"] is not None:
+                self.best_ap = max(record["AP"], self.best_ap or 0.0)
+        elif kind in ("alarm", "note"):
+            self.warnings.append(record)
+        elif kind == "end":
+            self.end = record
+
+    @property
+    def done(self) -> int:
+        """Return how many steps are done."""
+        newest = self.step or self.start
+        return int(newest["step"]) if newest else 0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Return the seconds to go at the recent pace, evaluations and checkpoints included."""
+        if len(self._pace) < 2:
+            seconds = self.step.get("step_s")
+            return None if seconds is None else float(seconds * (self.steps - self.done))
+        (since, first), (until, last) = self._pace[0], self._pace[-1]
+        return (until - since) / max(last - first, 1) * (self.steps - last)
+
+
+def step_line(status: Status) -> str:
+    """Return the newest figures as one line."""
+    return "  ".join([f"step {status.done}/{status.steps}", *_training(status), *_labels(status.step)])
+
+
+def event_line(record: Record) -> str | None:
+    """Return a line for a record that deserves one of its own, None for the others."""
+    step = record["step"]
+    match record["kind"]:
+        case "start":
+            origin = f"goes on from step {step}" if step else "begins"
+            return f"attempt {record['attempt']}: {record['method']} {origin}, {_count(record['world'], 'worker')}"
+        case "eval":
+            figures = "  ".join(f"{name} {_percent(record[name])}" for name in ("AP", "AP50", "AP75"))
+            return f"step {step}  {record['split']} {record['model']}: {figures}"
+        case "alarm":
+            return f"step {step}  ALARM: {record['message']}"
+        case "note":
+            return f"step {step}  note: {record['message']}"
+        case "end":
+            return f"step {step}  training {record['reason']}"
+    return None
+
+
+def panel(title: str, status: Status) -> Panel:
+    """Return the panel for a terminal."""
+    bar = Table.grid(padding=(0, 1), expand=True)
+    bar.add_column(ratio=1)
+    bar.add_column(no_wrap=True)
+    share = f"{100 * status.done / status.steps:.1f} %"
+    bar.add_row(ProgressBar(total=status.steps, completed=status.done), f"{status.done}/{status.steps}  {share}")
+    training, labels = "   ".join(_training(status)), "   ".join(_labels(status.step))
+    rows: list[RenderableType] = [bar, Text(training or "waiting for the first figures ...")]
+    if labels:
+        rows.append(Text(labels))
+    if any(name.startswith("loss/") for name in status.step):
+        rows += [Text(), _loss_table(status.step)]
+    if status.evals:
+        rows += [Text(), Text("\n").join(_ap_lines(status))]
+    rows += [
+        Text(str(event_line(record)), style="bold red" if record["kind"] == "alarm" else "yellow")
+        for record in status.warnings
+    ]
+    start = status.start
+    subtitle = f"attempt {start['attempt']}, {_count(start['world'], 'worker')}" if start else "starting"
+    if status.end:
+        subtitle += f", {status.end['reason']}"
+    heading = Text(f"{start['method']}  {title}" if start else title)
+    return Panel(Group(*rows), title=heading, subtitle=Text(subtitle), title_align="left", subtitle_align="left")
+
+
+def _training(status: Status) -> Iterator[str]:
+    """Yield the newest figures of the student, as far as they were written, each with its name."""
+    step = status.step
+    if step and status.done < status.burn_in_steps:
+        yield f"burn-in until {status.burn_in_steps}"
+    if step.get("loss") is not None:
+        parts = [(source, _sum(step, source)) for source in ("sup", "unsup")]
+        detail = " + ".join(f"{source} {value:.3g}" for source, value in parts if value is not None)
+        yield f"loss {step['loss']:.3g}" + (f" ({detail})" if detail else "")
+    if step.get("images_per_s") is not None:
+        yield f"{step['images_per_s']:.3g} images/s"
+    if status.eta_s is not None and not status.end:
+        yield f"ETA {_duration(status.eta_s)}"
+    if "nonfinite" in step:
+        yield f"NOT FINITE: {', '.join(step['nonfinite'])}"
+
+
+def _labels(step: Record) -> Iterator[str]:
+    """Yield the newest figures of the pseudo-labels and of the waits."""
+    if step.get("pseudo/boxes_per_image") is not None:
+        dropped = [value for name, value in step.items() if name.startswith("gate/") and name.endswith("/dropped")]
+        yield f"pseudo-boxes/image {step['pseudo/boxes_per_image']:.2g} kept, {sum(dropped):.3g} dropped"
+    if step.get("labels/age_max") is not None:
+        yield f"label age {step['labels/age_mean']:.2g} (max {step['labels/age_max']:g})"
+    for name, title in (("label_wait_s", "wait for labels"), ("data_wait_s", "for images")):
+        if step.get(name) is not None:
+            yield f"{title} {step[name]:.2g} s"
+
+
+def _loss_table(step: Record) -> Table:
+    names = [name for name in LOSSES if any(f"loss/{source}/{name}/raw" in step for source in ("sup", "unsup"))]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("loss")
+    for name in names:
+        table.add_column(name, justify="right")
+    for source in ("sup", "unsup"):
+        for form in ("raw", "weighted"):
+            values = [step.get(f"loss/{source}/{name}/{form}") for name in names]
+            if any(value is not None for value in values):
+                cells = ["-" if value is None else f"{value:.4f}" for value in values]
+                table.add_row(f"{source} {form}", *cells, style="" if form == "weighted" else "dim")
+    return table
+
+
+def _ap_lines(status: Status) -> Iterator[Text]:
+    for model, record in status.evals.items():
+        figures = "  ".join(f"{name} {_percent(record[name])}" for name in ("AP", "AP50", "AP75"))
+        yield Text(f"{model:<8} {figures}  (step {record['step']})")
+    if status.best_ap is not None:
+        yield Text(f"best AP so far {_percent(status.best_ap)}")
+
+
+def _sum(step: Record, source: str) -> float | None:
+    """Return the weighted loss of labelled or unlabelled images, where it was written."""
+    found = [step.get(f"loss/{source}/{name}/weighted") for name in LOSSES]
+    values = [value for value in found if value is not None]
+    return sum(values) if values else None
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("" if number == 1 else "s")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}"
