@@ -34,8 +34,9 @@ _RECIPE = 1  # raise it when the same config gives other images: it is part of t
 _OVERSAMPLING = 4
 _MIN_VISIBLE = 0.5  # fraction of an object that nothing else may cover
 _MIN_INSIDE = 0.7  # fraction of an object's box that lies in the image
-_MIN_CONTRAST = 45.0  # Euclidean RGB distance of an object's colour to what lies under it
+_MIN_CONTRAST = 80.0  # Euclidean RGB distance of an object's colour to what lies under it
 _STEPS_PER_PX = 16  # boxes are rounded to a power of two: then x + width is exact and never leaves the image
+_MOST_TURN = math.pi / 8  # free turning would take far more images to learn
 _TRIES = 12
 
 Floats = NDArray[np.floating[Any]]
@@ -75,7 +76,7 @@ def render(config: ShapesConfig, number: int) -> Scene:
     """Return image `number` of the set; at least one object is on it."""
     rng = np.random.default_rng(derive_seed(config.seed, "shapes", number))
     canvas = _Canvas(_background(rng, config.height, config.width))
-    _scatter_clutter(rng, canvas, int(rng.integers(3, 9)))
+    _scatter_clutter(rng, canvas, int(rng.integers(2, 6)))
     for _ in range(int(rng.integers(1, config.max_objects + 1))):
         _place_object(rng, canvas)
     for _ in range(int(rng.integers(0, 3))):
@@ -128,7 +129,7 @@ def _background(rng: np.random.Generator, height: int, width: int) -> Floats:
     coarse = _smooth_noise(rng, height, width, cells=int(rng.integers(2, 6)))[..., None]
     fine = _smooth_noise(rng, height, width, cells=int(rng.integers(12, 40)))[..., None]
     mixed = first + coarse * (0.7 * (second - first))
-    return np.asarray(mixed + (fine - 0.5) * rng.uniform(10, 70), np.float32)
+    return np.asarray(mixed + (fine - 0.5) * rng.uniform(10, 45), np.float32)
 
 
 def _smooth_noise(rng: np.random.Generator, height: int, width: int, cells: int) -> Floats:
@@ -151,15 +152,16 @@ def _contrasting(rng: np.random.Generator, below: Floats) -> Floats:
 
 
 def _outline(rng: np.random.Generator, name: str) -> Floats:
-    """Return the polygon `[K, 2]` of one class inside the unit circle, squashed and turned."""
+    """Return the polygon `[K, 2]` of one class inside the unit circle, squashed and a little turned."""
     corners = {"circle": 48, "ellipse": 48, "square": 4, "triangle": 3, "hexagon": 6, "star": 10}[name]
     squash = {"circle": (0.95, 1.0), "ellipse": (0.5, 0.72), "triangle": (0.75, 1.0)}.get(name, (0.88, 1.0))
-    around = np.arange(corners) * (2 * math.pi / corners)
+    first = {"square": math.pi / 4, "triangle": -math.pi / 2, "star": -math.pi / 2}.get(name, 0.0)
+    around = first + np.arange(corners) * (2 * math.pi / corners)
     radius = np.ones(corners)
     if name == "star":
         radius[1::2] = rng.uniform(0.38, 0.5)
     points = np.stack([np.cos(around), np.sin(around) * rng.uniform(*squash)], axis=1) * radius[:, None]
-    return _turned(points, rng.uniform(0, 2 * math.pi))
+    return _turned(points, rng.uniform(-_MOST_TURN, _MOST_TURN))
 
 
 def _turned(points: NDArray[Any], angle: float) -> Floats:
@@ -172,7 +174,7 @@ def _place_object(rng: np.random.Generator, canvas: _Canvas) -> None:
     number = int(rng.choice(len(CLASS_NAMES), p=_FREQUENCIES))
     unit = _outline(rng, CLASS_NAMES[number])
     size = np.array([canvas.width, canvas.height], np.float32)
-    radius = size.min() * math.exp(rng.uniform(math.log(0.09), math.log(0.25)))
+    radius = size.min() * math.exp(rng.uniform(math.log(0.11), math.log(0.28)))
     for _ in range(_TRIES if canvas.classes else 1000):
         outline = unit * radius + rng.uniform(0, 1, 2).astype(np.float32) * size
         low, high = outline.min(axis=0), outline.max(axis=0)
@@ -231,7 +233,7 @@ def _scatter_clutter(rng: np.random.Generator, canvas: _Canvas, count: int) -> N
             outline = np.stack([np.cos(around) * radius, np.sin(around) * radius], axis=1).astype(np.float32)
         patch = canvas.patch(outline + rng.uniform(0, 1, 2).astype(np.float32) * [canvas.width, canvas.height])
         if patch is not None:
-            canvas.paint(patch[0], patch[1] * rng.uniform(0.3, 0.7), _colour(rng))
+            canvas.paint(patch[0], patch[1] * rng.uniform(0.2, 0.5), _colour(rng))
 
 
 def _place_bar(rng: np.random.Generator, canvas: _Canvas) -> None:
@@ -259,7 +261,7 @@ def _photograph(rng: np.random.Generator, pixels: Floats) -> NDArray[np.uint8]:
     if rng.random() < 0.4:
         sharp = Image.fromarray(np.clip(lit, 0, 255).astype(np.uint8))
         lit = np.asarray(sharp.filter(ImageFilter.GaussianBlur(rng.uniform(0.4, 1.0))), np.float32)
-    noise = rng.standard_normal(lit.shape, dtype=np.float32) * rng.uniform(2, 12)
+    noise = rng.standard_normal(lit.shape, dtype=np.float32) * rng.uniform(2, 9)
     return np.clip(lit + noise, 0, 255).astype(np.uint8)
 
 
