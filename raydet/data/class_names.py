@@ -40,15 +40,14 @@ def _fold(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum()) or name
 
 
-def report_empty_classes(table: Table, name: str, file: str, log: ProblemLog, *, required: bool) -> None:
-    """Report a set without boxes to train on or to find (an error where `required`), and classes without any."""
+def report_empty_classes(table: Table, name: str, file: str, log: ProblemLog) -> None:
+    """Report a set without boxes to train on or to find, and classes without any."""
     counts = table.usable_per_class()
     if counts.sum() == 0:
-        if required:
-            log.error("no-boxes", file, "", f"the {name} set has no usable box", "check the annotations and classes")
+        log.error("no-boxes", file, "", f"the {name} set has no usable box", "check its annotations and class names")
         return
     empty = [class_name for class_name, count in zip(table.class_names, counts, strict=True) if count == 0]
     if empty:
         shown = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
-        fix = "they cannot be learnt" if name == "labeled" else "their AP is undefined"
-        log.warn("class-empty", file, "", f"the {name} set has no box of: {shown}", fix)
+        effect = "cannot be learnt" if name == "labeled" else "AP is undefined for them"
+        log.warn("class-empty", file, "", f"the {name} set has no box of: {shown}", effect)

@@ -90,7 +90,8 @@ def _seed_file_rows(file: Path, part: str | None, content: dict[str, Any], table
     if len(set(numbers)) != expected or not all(0 <= number < len(with_boxes) for number in numbers):
         raise DataError(
             f"{file}: {percent} percent, seed {seed} lists {len(numbers):,} images "
-            f"up to number {max(numbers, default=0):,}, but the labelled set has {len(with_boxes):,} images with boxes ({percent} percent: {expected:,}); "
+            f"up to number {max(numbers, default=0):,}, but the labelled set has {len(with_boxes):,} images with boxes "
+            f"({percent} percent: {expected:,}); "
             "the file was made for another data set"
         )
     return np.sort(_by_id(with_boxes, table)[np.array(numbers, dtype=np.int64)])

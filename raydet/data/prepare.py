@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 
-import numpy as np
-
 from raydet.config.data import DataConfig, DatasetConfig
-from raydet.data.class_names import renumbered, report_empty_classes
 from raydet.data.files import replacing
 from raydet.data.formats.detect import read_source
 from raydet.data.index import DatasetIndex, write_index
-from raydet.data.leaks import report_shared_images
 from raydet.data.problems import ProblemLog
 from raydet.data.rules import usable
+from raydet.data.sets import given_sets, report_relations, with_common_classes, with_split
 from raydet.data.source import Table
 from raydet.data.splits import labeled_rows
 from raydet.errors import DataError
 
 _MANIFEST = "prepared.json"  # written last: present means complete
+_TITLE = "the data cannot be used (`raydet check-data` lists everything)"
 _SETS = ("labeled", "unlabeled", "hidden", "val", "test")
 
 
@@ -45,28 +42,13 @@ def prepare(config: DataConfig, folder: Path) -> PreparedData:
     """
     folder.mkdir(parents=True, exist_ok=True)
     log = ProblemLog()
-    given = {name: getattr(config, name) for name in ("labeled", "unlabeled", "val", "test")}
-    tables = {name: _read(name, one, config, folder, log) for name, one in given.items() if one is not None}
-    log.raise_errors("the data cannot be used")
-    whole = tables["labeled"]
-    for name in tables.keys() - {"labeled"}:
-        tables[name] = renumbered(tables[name], whole.class_names, given[name].path, log)
-    log.raise_errors("the data cannot be used")
-
-    rows = labeled_rows(config, whole, folder / "split.json")
-    tables["labeled"] = whole.take(rows)
-    rest = np.setdiff1d(np.arange(len(whole)), rows)
-    is_split = "unlabeled" not in tables and len(rest) > 0
-    if is_split:
-        tables["unlabeled"] = whole.take(rest)
-    for name, table in tables.items():
-        path = given[name].path if given[name] is not None else config.labeled.path
-        if name != "unlabeled":
-            report_empty_classes(table, name, path, log, required=True)
-    for pair in combinations(tables, 2):
-        if not (is_split and set(pair) == {"labeled", "unlabeled"}):
-            report_shared_images((pair[0], tables[pair[0]]), (pair[1], tables[pair[1]]), log)
-    log.raise_errors("the data cannot be used")
+    tables = {name: _read(name, one, config, folder, log) for name, one in given_sets(config).items()}
+    log.raise_errors(_TITLE)
+    tables = with_common_classes(tables, config, log)
+    log.raise_errors(_TITLE)
+    tables = with_split(tables, labeled_rows(config, tables["labeled"], folder / "split.json"))
+    report_relations(tables, config, log)
+    log.raise_errors(_TITLE)
     _write(tables, folder)
     return _open(folder, log.warnings())
 

@@ -161,10 +161,11 @@ def _judge_boxes(
     limits = sizes[source.rows][:, [1, 0, 1, 0]].astype(np.float64)
     measurable = limits[:, 0] > 0  # boxes of images that were refused go with them
     clipped = np.clip(boxes, 0.0, limits)
-    finite: _Mask = np.isfinite(boxes).all(axis=1)
-    positive: _Mask = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
-    overlap: _Mask = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
-    inside: _Mask = (np.abs(np.where(finite[:, None], boxes - clipped, 0.0)) <= ROUNDING_PX).all(axis=1) & overlap
+    finite: _Mask = np.all(np.isfinite(boxes), axis=1)
+    positive: _Mask = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
+    overlap: _Mask = np.all(clipped[:, 2:] > clipped[:, :2], axis=1)
+    near = np.abs(np.where(finite[:, None], boxes - clipped, 0.0)) <= ROUNDING_PX
+    inside: _Mask = np.all(near, axis=1) & overlap
     if _is_misread(source, boxes, limits, measurable & finite, measurable & positive & ~inside, log):
         return clipped, np.zeros_like(finite)
     kinds = {

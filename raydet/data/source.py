@@ -26,7 +26,7 @@ class Source:
     classes: NDArray[np.int64]  # [B]
     crowd: NDArray[np.bool_]  # [B] COCO crowd or VOC difficult: not trained on, ignored in evaluation
     areas: NDArray[np.float64]  # [B] NaN where not given
-    tags: NDArray[np.int64]  # [B] what messages call the box: annotation id, object number, line
+    tags: NDArray[np.int64]  # [B] what messages call the box, see `box_place`
     tag_word: str  # "annotation id", "object", "line"
     label_files: list[str] | None = None  # one a image, where every image has its own
     relative: bool = False
@@ -34,10 +34,15 @@ class Source:
     def where(self, box: int) -> tuple[str, str]:
         """Return the file and the place in it that messages about a box name."""
         row = int(self.rows[box])
-        place = f"{self.tag_word} {self.tags[box]}"
+        place = box_place(int(self.tags[box]), self.tag_word)
         if self.label_files is not None:
             return self.label_files[row], place
         return str(self.file), f"{place} (image id {self.ids[row]})"
+
+
+def box_place(tag: int, tag_word: str) -> str:
+    """Return what messages call a box: its id or line, or for a negative `tag` its place among all annotations."""
+    return f"{tag_word} {tag}" if tag >= 0 else f"annotations[{~tag}]"
 
 
 class SourceBuilder:

@@ -34,7 +34,7 @@ def labeled_rows(config: DataConfig, table: Table, file: Path) -> NDArray[np.int
     fingerprint = _fingerprint(table)
     if file.exists():
         return _rows_of(_saved(file, rule, fingerprint), table, file)
-    rows = _chosen(config, table)
+    rows = choose_rows(config, table)
     content = {
         "format": _FORMAT,
         "rule": rule,
@@ -75,7 +75,8 @@ def stratified(
         extra.append(int(candidates[np.argmax(gains[candidates])]))
 
 
-def _chosen(config: DataConfig, table: Table) -> NDArray[np.int64]:
+def choose_rows(config: DataConfig, table: Table) -> NDArray[np.int64]:
+    """Return the rows of `table` that `config` makes labelled, ascending. Raises DataError where it cannot."""
     if config.labeled_ids is not None:
         return read_labeled_rows(config.labeled_ids, table)
     count = len(table)
