@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from raydet.errors import CheckpointError
+from raydet.models.ema import EmaTeacher, digest, load_weights, weights_of
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+
+
+def test_the_teacher_starts_as_an_exact_independent_copy():
+    student = net().train()
+    teacher = EmaTeacher(student, keep_rate=0.9)
+    assert digest(teacher.snapshot()) == digest(weights_of(student))
+    nn.init.zeros_(student[0].weight)
+    assert digest(teacher.snapshot()) != digest(weights_of(student))
+    assert not teacher.model.training
+    assert not any(parameter.requires_grad for parameter in teacher.model.parameters())
+    assert student.training and student[0].weight.requires_grad
+
+
+def test_updates_follow_the_closed_form():
+    # Student constant at s: teacher after n updates is keep^n * t + (1 - keep^n) * s.
+    student = net()
+    teacher = EmaTeacher(student, keep_rate=0.9)
+    start = student[0].weight.detach().clone()
+    with torch.no_grad():
+        student[0].weight.fill_(2.0)
+        student[1].running_mean.fill_(1.0)
+    for _ in range(5):
+        teacher.update(student)
+    kept = 0.9**5  # .59049
+    torch.testing.assert_close(teacher.model[0].weight, kept * start + (1 - kept) * 2.0)
+    torch.testing.assert_close(teacher.model[1].running_mean, torch.full((4,), 1 - kept))  # buffers too
+
+
+def test_integer_buffers_are_copied():
+    # Averaged, .9996 * 100 + .0004 * 101 = 100.0004 would be truncated to 100 for ever.
+    student = net()
+    student[1].num_batches_tracked.fill_(100)
+    teacher = EmaTeacher(student, keep_rate=0.9996)
+    student[1].num_batches_tracked.fill_(101)
+    teacher.update(student)
+    assert int(teacher.model[1].num_batches_tracked) == 101
+
+
+def test_weights_that_never_change_stay_equal_to_the_last_bit():
+    student = net()
+    teacher = EmaTeacher(student, keep_rate=0.9996)
+    before = digest(teacher.snapshot())
+    for _ in range(1000):
+        teacher.update(student)
+    assert digest(teacher.snapshot()) == before
+
+
+def test_a_snapshot_shares_nothing_with_the_teacher():
+    student = net()
+    teacher = EmaTeacher(student, keep_rate=0.5)
+    snapshot = teacher.snapshot()
+    before = digest(snapshot)
+    nn.init.zeros_(student[0].weight)
+    teacher.update(student)
+    assert digest(snapshot) == before
+    teacher.load(snapshot)
+    assert digest(teacher.snapshot()) == before
+
+
+def test_loading_accepts_read_only_arrays_without_a_warning(recwarn: pytest.WarningsRecorder):
+    weights = weights_of(net())
+    for array in weights.values():
+        array.setflags(write=False)
+    other = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    load_weights(other, weights)
+    assert digest(weights_of(other)) == digest(weights)
+    nn.init.zeros_(other[0].weight)  # the array is not what the module now writes to
+    assert weights["0.weight"].any()
+    assert not recwarn.list
+
+
+def test_loading_weights_that_do_not_fit_names_what_is_wrong_and_changes_nothing():
+    model = net()
+    before = digest(weights_of(model))
+    weights = weights_of(model)
+    weights["0.bias"] = np.zeros(7, np.float32)
+    weights["extra"] = np.zeros(1, np.float32)
+    del weights["1.weight"]
+    with pytest.raises(CheckpointError) as caught:
+        load_weights(model, weights)
+    message = str(caught.value)
+    assert "1.weight is missing" in message
+    assert "extra is unknown" in message
+    assert "0.bias has shape [7], the model wants [4]" in message
+    assert digest(weights_of(model)) == before
+
+
+def test_digests_see_names_dtypes_shapes_and_values_but_not_order():
+    a, b = np.arange(4, dtype=np.float32), np.array(3)
+    same = digest({"a": a, "b": b})
+    assert digest({"b": b, "a": a.copy()}) == same
+    others = [
+        {"a": a, "c": b},
+        {"a": a.astype(np.float64), "b": b},
+        {"a": a.reshape(2, 2), "b": b},
+        {"a": a + 1, "b": b},
+        {"a": a, "b": b.reshape(1)},
+    ]
+    assert len({same, *(digest(other) for other in others)}) == 6
+    assert len(same) == 64
+
+
+@pytest.mark.parametrize("keep", [1.0, -0.1, 1.5])
+def test_a_keep_rate_that_freezes_or_explodes_is_refused(keep: float):
+    with pytest.raises(ValueError, match="keep_rate"):
+        EmaTeacher(net(), keep_rate=keep)
