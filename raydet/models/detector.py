@@ -25,7 +25,7 @@ from raydet.config.model import ModelConfig
 from raydet.models.backbones import build_backbone
 from raydet.models.images import ImageBatch
 from raydet.models.iou_branch import IoUBranch, gate_quality, placement
-from raydet.models.roi import RoiHeads, RoiScores, SampledRois, box_coder
+from raydet.models.roi import RoiHeads, RoiScores, SampledRois, box_coder, by_class
 from raydet.models.rpn import AnchorScores, Rpn, proposals, rpn_losses
 from raydet.records import Candidates, Target
 
@@ -236,8 +236,7 @@ class _Foreground:
 
     def own_deltas(self, said: RoiScores) -> Tensor:
         """Return the deltas `[F, 4]` of each RoI's own class."""
-        deltas = said.box_deltas[self.rows].reshape(len(self.rows), -1, 4)
-        return deltas[torch.arange(len(self.rows), device=deltas.device), self.labels]
+        return by_class(said.box_deltas)[self.rows, self.labels]
 
 
 def _candidates(
@@ -253,7 +252,7 @@ def _candidates(
     """Turn one image's RoI scores into candidates, see `Detector.candidates`."""
     scores = class_logits.softmax(dim=1)[:, 1:]
     roi, klass = torch.where(scores > score_floor)
-    deltas = box_deltas.reshape(len(rois), -1, 4)[roi, klass + 1]
+    deltas = by_class(box_deltas)[roi, klass + 1]
     boxes = clip_boxes_to_image(box_coder.decode_single(deltas, rois[roi]), size)
     real = remove_small_boxes(boxes, MIN_SIDE_PX)
     ranked, order = scores[roi, klass][real].sort(descending=True, stable=True)

@@ -95,6 +95,11 @@ class RoiHeads(nn.Module):
             nn.init.zeros_(layer.bias)
 
 
+def by_class(box_deltas: Tensor) -> Tensor:
+    """Return deltas `[R, 4 * (K + 1)]` as `[R, K + 1, 4]`."""
+    return box_deltas.reshape(len(box_deltas), box_deltas.shape[1] // 4, 4)
+
+
 def pool_rois(
     features: Sequence[Tensor],
     rois: Sequence[Tensor],

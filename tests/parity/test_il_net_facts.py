@@ -1,4 +1,4 @@
-"""Numbers worked out by hand for IL-net's formulas. Foreground classes are 1, 2, ... and background is 0 in the models."""
+"""Numbers worked out by hand for IL-net's formulas. Inside the models class 0 is background."""
 
 from __future__ import annotations
 
