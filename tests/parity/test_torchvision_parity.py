@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.rpn import RPNHead
@@ -142,6 +142,14 @@ def test_a_detectors_standard_parts_load_into_plain_torchvision():
     standard = {name: value for name, value in weights.items() if not name.startswith("iou_branch.")}
     assert len(weights) - len(standard) == 4  # two layers with weight and bias
     torchvision_detector(config).load_state_dict(standard, strict=True)
+
+
+def test_the_default_detector_has_the_keys_and_shapes_of_torchvisions_resnet50_detector():
+    with torch.device("meta"):
+        ours = Detector(ModelConfig(), CLASSES, iou_branch=IoUBranchConfig()).state_dict()
+        theirs = fasterrcnn_resnet50_fpn(num_classes=CLASSES + 1, weights=None, weights_backbone=None).state_dict()
+    standard = {name: value.shape for name, value in ours.items() if not name.startswith("iou_branch.")}
+    assert standard == {name: value.shape for name, value in theirs.items()}
 
 
 def test_pooling_without_alignment_equals_torchvisions_from_every_level():
