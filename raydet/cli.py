@@ -105,7 +105,9 @@ def _check_data(arguments: argparse.Namespace) -> int:
         if not arguments.out or is_config:
             raise UserError("--fix works on one data set and writes to --out FILE.json")
         dataset = DatasetConfig(path=str(target), images=arguments.images)
-        print(fix_dataset(dataset, arguments.fix, Path(arguments.out)))
+        fixed = fix_dataset(dataset, arguments.fix, Path(arguments.out))
+        print(format_report(fixed.report))
+        print(f"written: {fixed.file}; use it with images: {fixed.images}")
         return 0
     if is_config:
         from raydet.config.load import load
@@ -115,7 +117,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
         dataset = DatasetConfig(path=str(target), images=arguments.images)
         report = check_dataset(dataset, decode_images=not arguments.no_decode)
     print(format_report(report))
-    return 1 if report.has_errors else 0
+    return 1 if report.num_errors else 0
 
 
 def _export(arguments: argparse.Namespace) -> None:

@@ -165,6 +165,8 @@ class LogConfig(Section):
     """Seconds between progress lines where the output is not a terminal."""
     tensorboard: bool = True
     """Write TensorBoard events too."""
+    workers: bool = False
+    """Show the Ray workers' own output on the terminal; it is always in Ray's session folder."""
 
 
 class RunConfig(Section):

@@ -50,9 +50,10 @@ class Checkpoint:
         """Load the tensors called `name` to the CPU."""
         file = self.path / f"{name}.safetensors"
         try:
-            return load_file(file)
+            found: dict[str, Tensor] = load_file(file)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{file}: cannot be read as safetensors: {error}") from None
+        return found
 
 
 def write_checkpoint(

@@ -6,7 +6,7 @@ Every rank keeps a window of its own figures; at a log step the windows of all r
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,30 +23,40 @@ from raydet.train.rundir import RunFolder
 from raydet.train.step import StepLosses
 
 
+def _zeros() -> defaultdict[str, float]:
+    return defaultdict(float)
+
+
 @dataclass(slots=True)
 class _Window:
     """This rank's sums since the last line; plain numbers, so that windows of several ranks can be added."""
 
     steps: int = 0
-    sums: Counter[str] = field(default_factory=Counter)
+    sums: defaultdict[str, float] = field(default_factory=_zeros)
     highest: dict[str, float] = field(default_factory=dict)
     per_class: Counter[int] = field(default_factory=Counter)
 
     def add(self, stats: LabelStats) -> None:
-        self.sums.update(
-            images=stats.images,
-            candidates=stats.candidates,
-            kept=stats.kept,
-            degenerate=stats.degenerate,
-            incomplete=stats.incomplete,
-            score=stats.score_sum,
-            quality=stats.quality_sum,
-            age=sum(stats.ages),
+        self.increase(
+            {
+                "images": stats.images,
+                "candidates": stats.candidates,
+                "kept": stats.kept,
+                "degenerate": stats.degenerate,
+                "incomplete": stats.incomplete,
+                "score": stats.score_sum,
+                "quality": stats.quality_sum,
+                "age": sum(stats.ages),
+            }
         )
-        self.sums.update({f"dropped/{gate}": number for gate, number in stats.dropped.items()})
+        self.increase({f"dropped/{gate}": number for gate, number in stats.dropped.items()})
         self.raise_to("age_max", max(stats.ages, default=0))
         self.raise_to("best_score", stats.best_score)
         self.per_class.update(dict(enumerate(stats.per_class)))
+
+    def increase(self, by: Mapping[str, float]) -> None:
+        for name, value in by.items():
+            self.sums[name] += value
 
     def raise_to(self, name: str, value: float) -> None:
         self.highest[name] = max(self.highest.get(name, 0.0), value)
@@ -54,7 +64,7 @@ class _Window:
     def merged(self, others: list[_Window]) -> _Window:
         total = _Window(steps=self.steps)
         for window in others:
-            total.sums.update(window.sums)
+            total.increase(window.sums)
             total.per_class.update(window.per_class)
             for name, value in window.highest.items():
                 total.raise_to(name, value)
@@ -66,9 +76,7 @@ class Journal:
 
     def __init__(self, config: RunConfig, group: Group, class_names: tuple[str, ...]) -> None:
         self._config, self._group, self._class_names = config, group, class_names
-        self._writer = (
-            MetricsWriter(RunFolder(config.run.dir).path, config.log.tensorboard) if group.is_lead else None
-        )
+        self._writer = MetricsWriter(RunFolder(config.run.dir).path, config.log.tensorboard) if group.is_lead else None
         self._window = _Window()
         self._losses: Tensor | None = None  # [T] sums on the device: read only when a line is written
         self._barren_steps = 0
@@ -105,7 +113,7 @@ class Journal:
         """Take in one step; at log steps merge all ranks' windows and write a line. `times` are seconds by name."""
         self._window.steps += 1
         self._window.add(stats)
-        self._window.sums.update({"views": images, **times})
+        self._window.increase({"images_seen": images, **times})
         self._losses = losses.raw if self._losses is None else self._losses + losses.raw
         if step % self._config.log.every:
             return
@@ -141,7 +149,7 @@ class Journal:
         seconds = sums["step_s"] / ranks
         weighted = {name: self._weights[name] * value for name, value in losses.items()}
         total = sum(weighted.values())
-        values: dict[str, Any] = {"loss": total, "images_per_s": sums["views"] / max(seconds, 1e-9)}
+        values: dict[str, Any] = {"loss": total, "images_per_s": sums["images_seen"] / max(seconds, 1e-9)}
         for name in ("step_s", "data_wait_s", "label_wait_s"):
             values[name] = sums[name] / ranks / window.steps
         for name, value in losses.items():

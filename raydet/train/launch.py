@@ -35,15 +35,13 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
     return folder
 
 
-def local_source(config: RunConfig, group: Group) -> LabelSource:
+def local_source(config: RunConfig, group: Group, attempt: int) -> LabelSource:
     """Return the label source of a training process that runs the teacher itself, or needs no labels."""
     if not config.uses_labels:
         return NoLabels()
     folder = RunFolder(config.run.dir)
     annotator = AnnotatorFactory(config, str(folder.data), str(group.device))()
-    store = PseudoLabelStore(
-        folder.labels, writer=f"rank{group.rank}", keep_versions=config.labels.keep_versions
-    )
+    store = PseudoLabelStore(folder.labels, writer=f"rank{group.rank}", keep_versions=config.labels.keep_versions)
     return InlineSource(annotator, store)
 
 

@@ -65,7 +65,7 @@ class Trainer:
     def start_from(self, checkpoint: Checkpoint | None, fork: Checkpoint | None) -> None:
         """Go on from this run's checkpoint, or start from another run's burn-in, or from scratch."""
         if checkpoint is not None:
-            self.state.restore(checkpoint)
+            self.state.restore(checkpoint, keep_rate=self.config.method.ema_keep_rate)
         elif fork is not None:
             left_out = self.state.fork(fork)
             if left_out:
@@ -78,7 +78,7 @@ class Trainer:
     def run(self) -> None:
         """Train to the end. Waits for labels, other ranks and the disk."""
         config, state, schedule = self.config, self.state, self.schedule
-        module = DistributedDataParallel(self.module, broadcast_buffers=False) if self.group.world > 1 else self.module
+        module = wrap(self.module) if self.group.world > 1 else self.module
         loader = StepLoader(
             self.data, config, rank=self.group.rank, world=self.group.world, version_for=schedule.version_for
         )
@@ -97,12 +97,11 @@ class Trainer:
                     if version is not None:
                         self.source.request(loader.unlabeled_ids(asked), version)
                     asked += 1
-                views = loader.take(s)
-                data_wait = time.perf_counter() - clock
                 version = schedule.version_for(s)
-                ids = [view.image_id for view in views.unlabeled]
-                labels = [] if version is None else self.source.take(ids, version)  # 4
-                label_wait = time.perf_counter() - clock - data_wait
+                labels = [] if version is None else self.source.take(loader.unlabeled_ids(s), version)  # 4
+                labeled_at = time.perf_counter()
+                views = loader.take(s)
+                loaded_at = time.perf_counter()
                 batch, stats = assemble(  # 5
                     s, views, labels, self.method, max_age=schedule.max_age, num_classes=len(self.data.class_names)
                 )
@@ -129,8 +128,8 @@ class Trainer:
                     grad_norm=grad_norm,
                     times={
                         "step_s": time.perf_counter() - clock,
-                        "data_wait_s": data_wait,
-                        "label_wait_s": label_wait,
+                        "label_wait_s": labeled_at - clock,
+                        "data_wait_s": loaded_at - labeled_at,
                     },
                     source=self.source.stats(),
                 )
@@ -199,7 +198,7 @@ class Trainer:
                 continue
             self.journal.evaluation(self.state.step, "val", role, result)
             is_last_role = role == list(models)[-1]
-            if is_last_role and result.AP is not None and result.AP >= self.state.best.get("AP", -1.0):
+            if is_last_role and result.AP is not None and self.state.best.get("AP", -1.0) <= result.AP:
                 self.state.best = {"step": self.state.step, "AP": result.AP, "model": role}
 
     def _due(self, step: int, every: int) -> bool:

@@ -13,8 +13,7 @@ from ray.train.torch import TorchTrainer, get_device
 from raydet.config.run import ClusterConfig, PoolConfig, RunConfig
 from raydet.errors import ConfigError, UserError
 from raydet.labels.source import LabelSource
-from raydet.methods import build_method
-from raydet.pool.broker import start_broker
+from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
 from raydet.train.annotator import AnnotatorFactory
 from raydet.train.group import Group
@@ -36,7 +35,7 @@ def connect(config: RunConfig) -> None:
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how often reports and failures are looked at
     address = config.cluster.address or os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, namespace=NAMESPACE)
+        ray.init(address=address, namespace=NAMESPACE, log_to_driver=config.log.workers)
         return
     wanted = cpus_needed(config.cluster, config.pool if config.labels.source == "pool" else None)
     cpus = config.cluster.local_cpus or max(
@@ -48,6 +47,7 @@ def connect(config: RunConfig) -> None:
         namespace=NAMESPACE,
         include_dashboard=config.cluster.dashboard,
         resources=dict(config.pool.resources) or None,
+        log_to_driver=config.log.workers,
         logging_level="ERROR",
     )
 
@@ -94,7 +94,8 @@ def _fit(config: RunConfig) -> None:
     broker = None
     if config.uses_labels and config.labels.source == "pool":
         device = "cuda" if config.pool.gpus_per_actor else "cpu"
-        broker = start_broker(AnnotatorFactory(config, str(folder.data), device), folder.labels, config.pool)
+        factory = AnnotatorFactory(config, str(folder.data), device)
+        broker = start_broker(config.pool, factory, folder.labels, keep_versions=config.labels.keep_versions)
     cluster = config.cluster
     attempt = 1 + sum(1 for _ in (folder.path / "ray").glob("attempt-*"))
     trainer = TorchTrainer(
@@ -115,6 +116,8 @@ def _fit(config: RunConfig) -> None:
     )
     try:
         trainer.fit()
+        if broker is not None:
+            stop_broker(broker)
     except ray.train.WorkerGroupError as error:
         for cause in error.worker_failures.values():
             original = getattr(cause, "cause", None) or cause.__cause__ or cause
@@ -133,11 +136,10 @@ def _worker(spec: dict[str, Any]) -> None:
     group = Group(context.get_world_rank(), context.get_world_size(), _device())
     broker = spec["broker"]
 
-    def make_source(config: RunConfig, group: Group) -> LabelSource:
+    def make_source(config: RunConfig, group: Group, attempt: int) -> LabelSource:
         if broker is None:
-            return local_source(config, group)
-        schedule = build_method(config).schedule()
-        return PoolSource(broker, rank=group.rank, schedule=schedule, timeout_s=config.labels.timeout_s)
+            return local_source(config, group, attempt)
+        return PoolSource(broker, rank=group.rank, attempt=attempt, timeout_s=config.labels.timeout_s)
 
     train_rank(config, group, make_source)
 

@@ -30,7 +30,8 @@ def lr_at(step: int, config: OptimConfig) -> float:
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimiser over the trainable parameters; norm layers and all biases are not decayed."""
-    decayed, exempt = [], []
+    decayed: list[nn.Parameter] = []
+    exempt: list[nn.Parameter] = []
     for parameter in model.parameters():
         if parameter.requires_grad:
             (decayed if parameter.ndim > 1 else exempt).append(parameter)

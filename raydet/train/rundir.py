@@ -72,6 +72,15 @@ class RunFolder:
         aside.write_text(config.model_dump_json(indent=1), encoding="utf-8")
         aside.rename(self.config_json)
 
+    def next_attempt(self) -> int:
+        """Return 1, 2, ...: a larger number at every start of the training processes."""
+        file = self.path / "attempt"
+        number = int(file.read_text()) + 1 if file.exists() else 1
+        aside = file.with_suffix(".aside")
+        aside.write_text(str(number))
+        aside.rename(file)
+        return number
+
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for this process; released by the system even when the process is killed."""

@@ -13,13 +13,13 @@ from torch import Tensor
 from raydet.config.data import DatasetConfig
 from raydet.config.run import RunConfig
 from raydet.data.index import DatasetIndex
-from raydet.data.prepare import open_prepared, prepare_one
+from raydet.data.prepare import open_prepared
+from raydet.data.single import prepare_one
 from raydet.errors import CheckpointError, DataError, UserError
 from raydet.evaluate import EvalResult
 from raydet.methods import Method, build_method
 from raydet.models.detector import Detector
 from raydet.models.ema import load_weights
-from raydet.report import write_report
 from raydet.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from raydet.train.group import Group
 from raydet.train.predict import evaluate_sharded
@@ -109,6 +109,8 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
 
 def report(run_dir: Path) -> Path:
     """Write RUN/report.html."""
+    from raydet.report.write import write_report  # matplotlib only where it is wanted
+
     folder = RunFolder(run_dir)
     method = build_method(folder.load_config())
     return write_report(folder.path, select=lambda label: method.select(label).kept)

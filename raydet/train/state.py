@@ -47,11 +47,11 @@ class TrainState:
             "scaler": {key: value for key, value in self.scaler.state_dict().items() if key != "_growth_tracker"},
         }
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint, *, keep_rate: float) -> None:
         """Take over everything from a checkpoint of the same run. Raises CheckpointError where it does not fit."""
         self._restore_student(checkpoint, dropped_ok=False)
         if checkpoint.has("teacher"):
-            self.ema = EmaTeacher(self.student)
+            self.ema = EmaTeacher(self.student, keep_rate=keep_rate)
             self.ema.load(_to_numpy(checkpoint.tensors("teacher")))
         ref = checkpoint.state.get("published")
         if ref is not None and checkpoint.has("published"):

@@ -6,6 +6,7 @@ train each rank alone. Therefore every loss-bearing forward runs inside `StepMod
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 from dataclasses import dataclass
 
@@ -52,6 +53,13 @@ class StepModule(nn.Module):
             stream(seed, "sampling", role, view.image_id, batch.step)
             for role, view in zip(roles, batch.views, strict=True)
         ]
+
+
+def wrap(module: StepModule) -> DistributedDataParallel:
+    """Wrap for data-parallel training. Buffers are not synchronised: all normalisation is frozen or per sample."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the new name of `broadcast_buffers` is not in torch 2.11
+        return DistributedDataParallel(module, broadcast_buffers=False)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

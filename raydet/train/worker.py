@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import torch
@@ -19,15 +19,16 @@ from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
 from raydet.train.rundir import RunFolder
 
-SourceFactory = Callable[[RunConfig, Group], LabelSource]
+SourceFactory = Callable[[RunConfig, Group, int], LabelSource]
+"""Makes this rank's label source; the number is the attempt's, larger than that of every attempt before it."""
 
 
-def train_rank(config: RunConfig, group: Group, make_source: SourceFactory, *, attempt: int = 0) -> None:
+def train_rank(config: RunConfig, group: Group, make_source: SourceFactory) -> None:
     """Train as one rank, from the newest complete checkpoint where there is one. Returns when training is done."""
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     folder = RunFolder(config.run.dir)
     data = open_prepared(folder.data)
-    trainer = _build(config, group, data, make_source, attempt=attempt)
+    trainer = _build(config, group, data, make_source)
     reason = "failed"
     try:
         trainer.run()
@@ -37,11 +38,11 @@ def train_rank(config: RunConfig, group: Group, make_source: SourceFactory, *, a
         raise
     finally:
         trainer.journal.end(trainer.state.step, reason)
-        with suppress(Exception) if reason == "failed" else suppress():  # the first error is the one to show
+        with suppress(Exception) if reason == "failed" else nullcontext():  # the first error is the one to show
             trainer.source.close()
 
 
-def _build(config: RunConfig, group: Group, data: PreparedData, make_source: SourceFactory, *, attempt: int) -> Trainer:
+def _build(config: RunConfig, group: Group, data: PreparedData, make_source: SourceFactory) -> Trainer:
     folder = RunFolder(config.run.dir)
     if group.is_lead:
         clean_checkpoints(folder.checkpoints, keep=1_000_000)  # unfinished writes of a killed attempt
@@ -53,9 +54,10 @@ def _build(config: RunConfig, group: Group, data: PreparedData, make_source: Sou
     start = checkpoint.step if checkpoint else fork.step if fork else 0
     if group.is_lead:
         truncate_after(folder.metrics, start)
+    attempt = group.all_gather(folder.next_attempt() if group.is_lead else 0)[0]
     journal = Journal(config, group, data.class_names)
     method = build_method(config)
-    trainer = Trainer(config, method, data, make_source(config, group), group, journal)
+    trainer = Trainer(config, method, data, make_source(config, group, attempt), group, journal)
     num_params = sum(p.numel() for p in trainer.state.student.parameters())
     journal.start(start, method.loss_weights, attempt=attempt, num_params=num_params)
     trainer.start_from(checkpoint, fork)
