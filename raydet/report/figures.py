@@ -1,0 +1,143 @@
+"""Plots as PNG bytes. Transparent, with ink that reads on a light and on a dark page; needs matplotlib."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+INK = "#7d8590"
+COLORS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#ca8a04", "#06b6d4", "#ec4899", "#84cc16", "#64748b")
+SIZE_INCHES, DPI = (5.6, 3.3), 150
+NOISY = 120  # curves of more points are drawn faintly, with a moving average on top
+
+Series = Mapping[str, tuple[Sequence[float], Sequence[float | None]]]  # name -> (x, y); None leaves a gap
+
+
+def lines(
+    series: Series,
+    *,
+    y_label: str,
+    x_label: str = "step",
+    burn_in: float | None = None,
+    level: tuple[str, float] | None = None,
+    top: float | None = None,
+    strong: str = "",
+    smooth: bool = True,
+) -> bytes:
+    """Draw curves. `burn_in` marks a step, `level` a named height, `top` the highest value the axis must show.
+
+    The curve named `strong` stands out. Noisy curves get a moving average, unless `smooth` is off; it does not reach
+    across `burn_in`, where curves may jump.
+    """
+    figure, axes = _axes(x_label, y_label)
+    for color, (name, (steps, values)) in zip(_colors(len(series)), series.items(), strict=True):
+        x, y = _arrays(steps, values)
+        if name == strong:
+            axes.plot(x, y, color=INK, linewidth=3, label=name)
+        elif smooth and len(y) > NOISY:
+            axes.plot(x, y, color=color, alpha=0.22, linewidth=0.7)
+            axes.plot(x, _smooth(x, y, burn_in), color=color, linewidth=1.6, label=name)
+        else:
+            axes.plot(x, y, color=color, linewidth=1.6, marker="o", markersize=3 if len(y) < 40 else 0, label=name)
+    if level is not None:
+        axes.axhline(level[1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label=level[0])
+    if burn_in is not None:
+        axes.axvline(burn_in, color=INK, linewidth=1, linestyle=":")
+    low, high = axes.dataLim.intervaly
+    axes.set_ylim(min(low, 0.0), 1.03 * max(high, top or 0.0) or 1.0)
+    _legend(axes, len(series) + (level is not None))
+    return _png(figure)
+
+
+def stacked(
+    x: Sequence[float], parts: Mapping[str, Sequence[float | None]], *, y_label: str, burn_in: float | None = None
+) -> bytes:
+    """Draw parts of a whole on top of each other over `x`, smoothed like `lines`."""
+    figure, axes = _axes("step", y_label)
+    heights = []
+    for values in parts.values():
+        steps, y = _arrays(x, values)
+        heights.append(np.nan_to_num(_smooth(steps, y, burn_in) if len(y) > NOISY else y))
+    axes.stackplot(x, *heights, labels=list(parts), colors=_colors(len(parts)), alpha=0.85, linewidth=0)
+    axes.set_ylim(0, None)
+    if len(x) > 1:
+        axes.set_xlim(x[0], x[-1])
+    _legend(axes, len(parts))
+    return _png(figure)
+
+
+def heatmap(x: Sequence[float], columns: Sequence[np.ndarray], *, y_label: str, color_label: str) -> bytes:
+    """Draw one column of 10 IoU bins per entry of `x`; each column is shown as shares of its sum."""
+    figure, axes = _axes("step", y_label)
+    counts = np.stack(columns, axis=1).astype(np.float64)  # [10, len(x)]
+    shares = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
+    # Columns of equal width, named by their step: windows need not be equally long.
+    image = axes.imshow(shares, origin="lower", aspect="auto", cmap="viridis", extent=(-0.5, len(x) - 0.5, 0, 1))
+    every = max(1, len(x) // 6)
+    axes.set_xticks(range(0, len(x), every), [f"{value:g}" for value in x[::every]])
+    axes.grid(False)
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label(color_label, color=INK)
+    bar.ax.tick_params(colors=INK, length=0)
+    bar.outline.set_visible(False)
+    return _png(figure)
+
+
+def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
+    figure.patch.set_alpha(0)
+    axes = figure.add_subplot()
+    axes.patch.set_alpha(0)
+    axes.set_xlabel(x_label, color=INK)
+    axes.set_ylabel(y_label, color=INK)
+    axes.tick_params(colors=INK, length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(INK)
+    axes.grid(axis="y", color=INK, alpha=0.25, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    return figure, axes
+
+
+def _legend(axes: Axes, entries: int) -> None:
+    if entries:
+        columns = min(entries, 3)
+        options = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns, "fontsize": 9}
+        axes.legend(frameon=False, labelcolor=INK, handlelength=1.4, columnspacing=1.2, **options)
+
+
+def _colors(number: int) -> list[str]:
+    return [COLORS[i % len(COLORS)] for i in range(number)]
+
+
+def _arrays(x: Sequence[float], values: Sequence[float | None]) -> tuple[np.ndarray, np.ndarray]:
+    return np.array(x, dtype=np.float64), np.array([np.nan if v is None else v for v in values], dtype=np.float64)
+
+
+def _smooth(x: np.ndarray, y: np.ndarray, jump: float | None) -> np.ndarray:
+    """Return the moving average of `y`, apart for the values up to the step `jump` and beyond."""
+    smooth = np.empty_like(y)
+    for part in (x <= (jump or 0.0), x > (jump or 0.0)):
+        smooth[part] = _moving_average(y[part], max(1, len(y) // 40))
+    return smooth
+
+
+def _moving_average(y: np.ndarray, width: int) -> np.ndarray:
+    """Return the mean of the `2 * width + 1` neighbours of each value, fewer at the ends; gaps do not count."""
+    kernel = np.ones(2 * width + 1)
+    known = np.isfinite(y)
+    total = np.convolve(np.where(known, y, 0.0), kernel)[width : width + len(y)]
+    number = np.convolve(known.astype(np.float64), kernel)[width : width + len(y)]
+    return np.where(number > 0, total / np.maximum(number, 1), np.nan)
+
+
+def _png(figure: Figure) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", transparent=True)
+    return stream.getvalue()

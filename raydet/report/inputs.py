@@ -1,0 +1,68 @@
+"""Everything a report is made from; what is missing comes with the reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from raydet.config.run import RunConfig
+from raydet.data.index import DatasetIndex
+from raydet.data.prepare import open_hidden, open_prepared
+from raydet.errors import UserError
+from raydet.metrics import Record, read_metrics
+from raydet.report.history import LabelHistory, Select, read_history
+from raydet.train.rundir import RunFolder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs:
+    """One run, read."""
+
+    folder: Path
+    config: RunConfig
+    records: list[Record]
+    class_names: tuple[str, ...]
+    unlabeled: DatasetIndex | None
+    hidden: DatasetIndex | None
+    no_truth: str  # why `hidden` is None; empty where it is not
+    history: LabelHistory
+    no_labels: str  # why the history is empty; empty where it is not
+
+    def kind(self, kind: str) -> list[Record]:
+        """Return the records of one kind, in order."""
+        return [record for record in self.records if record["kind"] == kind]
+
+    @property
+    def burn_in(self) -> float | None:
+        """Return the step at which the teacher appears, for plots; None where it is the first one."""
+        return self.config.method.burn_in_steps or None
+
+
+def read_inputs(run_dir: Path, select: Select) -> Inputs:
+    """Read a run folder. Raises ConfigError where it is none, and ValueError where its metrics are damaged."""
+    folder = RunFolder(run_dir)
+    config = folder.load_config()
+    records = read_metrics(folder.metrics)
+    unlabeled, hidden, no_truth = None, None, ""
+    class_names: tuple[str, ...] = ()
+    try:
+        prepared = open_prepared(folder.data)
+        unlabeled, class_names = prepared.unlabeled, prepared.class_names
+        hidden = open_hidden(folder.data)
+        if hidden is None:
+            no_truth = (
+                "The unlabelled images came without boxes, so nothing can be said about pseudo-labels being right."
+            )
+    except UserError as error:
+        no_truth = f"The run's data cannot be read: {error}"
+    history, no_labels = LabelHistory([], []), ""
+    if not config.uses_labels:
+        no_labels = "A supervised run has no pseudo-labels."
+    else:
+        try:
+            history = read_history(folder.labels, hidden, select)
+        except UserError as error:
+            no_labels = f"The stored pseudo-labels cannot be read: {error}"
+        if not history.windows and not no_labels:
+            no_labels = "No pseudo-labels are stored yet: the burn-in is not over, or nothing has been flushed."
+    return Inputs(folder.path, config, records, class_names, unlabeled, hidden, no_truth, history, no_labels)
