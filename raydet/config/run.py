@@ -221,6 +221,11 @@ def _contradictions(config: RunConfig) -> list[str]:
             f"method.name={method.name} needs unlabelled images: set data.unlabeled, or data.labeled_count or "
             f"data.labeled_fraction (< 1) to leave some of data.labeled unlabelled"
         )
+    if config.model.backbone != "small_gn" and config.model.weights is None and cluster.workers > 1:
+        found.append(
+            f"model.backbone={config.model.backbone} without model.weights trains its batch norm, whose statistics would "
+            f"differ between the {cluster.workers} workers; set model.weights, use model.backbone=small_gn, or one worker"
+        )
     smallest = optim.labeled_batch if not config.uses_labels else min(optim.labeled_batch, optim.unlabeled_batch)
     if cluster.workers * optim.accumulate > smallest:
         found.append(

@@ -139,6 +139,10 @@ class LabelDesk:
         """Return those of the ids whose label does not exist (yet)."""
         return [image_id for image_id in image_ids if not self.is_ready((version, image_id))]
 
+    def assignable(self) -> int:
+        """Return how many keys wait for an actor, and for nothing else."""
+        return sum(len(ids) for version, ids in self._wanted.items() if version in self._published)
+
     def unpublished(self) -> list[int]:
         """Return the versions that labels are wanted of but whose teacher has not been published, ascending."""
         return sorted(version for version in self._wanted if version not in self._published)

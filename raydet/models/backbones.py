@@ -45,7 +45,10 @@ def pooled_strides(config: ModelConfig) -> tuple[int, ...]:
 
 
 class SmallBackbone(nn.Module):
-    """A stem and four residual blocks, each halving the resolution, with group norm; pyramid at strides 8, 16, 32."""
+    """A stem and four residual blocks, each halving the resolution, with group norm; pyramid at strides 8, 16, 32.
+
+    Group norm sees one image at a time, but its padding too: an image's features depend on the size of its frame.
+    """
 
     def __init__(self, channels: tuple[int, ...], fpn_channels: int) -> None:
         super().__init__()

@@ -17,7 +17,6 @@ from __future__ import annotations
 import time
 
 import torch
-from torch.nn.parallel import DistributedDataParallel
 
 from raydet.config.run import RunConfig
 from raydet.data.loader import StepLoader
@@ -34,7 +33,7 @@ from raydet.train.optim import autocast_dtype, build_optimizer, lr_at, set_lr
 from raydet.train.predict import evaluate_sharded
 from raydet.train.rundir import RunFolder
 from raydet.train.state import TrainState
-from raydet.train.step import StepModule, backward
+from raydet.train.step import StepModule, backward, wrap
 
 
 class Trainer:

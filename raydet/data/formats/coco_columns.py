@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -85,7 +85,7 @@ class CocoColumns:
             self._log.error("image-file-name", self._file, where, f"file_name must be text, got {name!r:.40}")
             return
         self._image_codes.append(self._code_of.setdefault(key, len(self._code_of)))
-        self.files.append(name if "\\" in name else PurePosixPath(name).as_posix())
+        self.files.append(name.removeprefix("./"))
         self._sizes.extend((self._side(where, entry, "height"), self._side(where, entry, "width")))
 
     def _side(self, where: str, entry: dict[str, Any], key: str) -> int:

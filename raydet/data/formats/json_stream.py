@@ -121,8 +121,9 @@ class _Scanner:
             try:
                 value, end = self._parse(self._text, self._at)
             except json.JSONDecodeError as error:
+                inside = error.pos - self._at  # growing moves the window
                 if len(self._text) - self._at > _MAX_ELEMENT or not self._grow():
-                    raise self._error(error.msg, error.pos) from None
+                    raise self._error(error.msg, self._at + inside) from None
                 continue
             except ValueError as error:  # a number of thousands of digits
                 raise self._error(str(error)) from None
