@@ -1,0 +1,50 @@
+"""Starting and ending the pool, from the driver."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import ray
+from ray import cloudpickle
+from ray.actor import ActorHandle
+
+from raydet.config.run import PoolConfig
+from raydet.labels.source import Annotator
+from raydet.pool.broker import LabelBroker
+from raydet.pool.scaling import PoolTiming
+
+
+def start_broker(
+    config: PoolConfig,
+    factory: Callable[[], Annotator],
+    folder: str | Path,
+    *,
+    keep_versions: int | None = None,
+    timing: PoolTiming | None = None,
+) -> ActorHandle:
+    """Create the broker, which creates the teachers. Returns at once; the handle can be sent to other processes.
+
+    The broker lives as long as this process, unless `stop_broker` ends it, and is restarted whenever it dies before.
+    `folder` is the label store and must be the same folder wherever the broker may be placed.
+    """
+    broker = (
+        ray.remote(LabelBroker)
+        .options(
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,  # the training processes repeat what has to be repeated
+            scheduling_strategy="DEFAULT",  # not inside a placement group that ends before this process does
+        )
+        .remote(config, cloudpickle.dumps(factory), str(folder), keep_versions, timing or PoolTiming())
+    )
+    broker.teachers.remote()  # the first call starts the teachers
+    return broker
+
+
+def stop_broker(broker: ActorHandle, *, timeout_s: float = 60.0) -> None:
+    """Wait until all labels are on disk, then end broker and teachers."""
+    try:
+        ray.get(broker.close.remote(), timeout=timeout_s)
+    finally:
+        ray.kill(broker)

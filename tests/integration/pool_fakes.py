@@ -1,0 +1,88 @@
+"""A cheap teacher for the pool's tests, with delays, faults and a log of what it did."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raydet.pool.source import PoolSource
+from raydet.records import PseudoBoxes
+from tests.unit.labels.fakes import FakeAnnotator, fake_label, ref_of, same, weights_of
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Builds a teacher that notes each label it makes in `log` and works for `delay_s` (varied by image) on it."""
+
+    log: Path
+    delay_s: float = 0.0
+    bad: tuple[str, ...] = ()
+    deadly: tuple[str, ...] = ()
+
+    def __call__(self) -> LoggingAnnotator:
+        return LoggingAnnotator(self)
+
+    def made(self) -> list[tuple[int, str, int]]:
+        """Return (version, image id, process id) of every label made so far."""
+        lines = self.log.read_text().split("\n")[:-1] if self.log.exists() else []
+        return [(int(version), image_id, int(pid)) for version, image_id, pid in map(str.split, lines)]
+
+
+@dataclass(frozen=True)
+class CannotBeBuilt:
+    def __call__(self) -> FakeAnnotator:
+        raise FileNotFoundError("no such data folder")
+
+
+@dataclass(frozen=True)
+class DiesAtStart:
+    def __call__(self) -> FakeAnnotator:
+        os.kill(os.getpid(), signal.SIGKILL)
+        raise AssertionError
+
+
+class LoggingAnnotator(FakeAnnotator):
+    def __init__(self, factory: Factory) -> None:
+        super().__init__(factory.bad)
+        self.factory = factory
+
+    def label(self, image_ids: Sequence[str]) -> list[PseudoBoxes]:
+        assert self.ref is not None
+        labels = []
+        for image_id in image_ids:
+            if image_id in self.factory.deadly:
+                os.kill(os.getpid(), signal.SIGKILL)
+            labels += super().label([image_id])
+            time.sleep(self.factory.delay_s * (sum(map(ord, image_id)) % 5) / 2)  # 0 to twice delay_s
+            with self.factory.log.open("a") as log:
+                log.write(f"{self.ref.version} {image_id} {os.getpid()}\n")
+        return labels
+
+
+def publish(source, *versions):
+    for version in versions:
+        source.publish(ref_of(version), weights_of(version))
+
+
+def assert_right(labels, image_ids, version):
+    expected = [fake_label(image_id, ref_of(version), 8.0 * version) for image_id in image_ids]
+    assert all(same(a, b) for a, b in zip(labels, expected, strict=True))
+
+
+class Rank:
+    """A training process; the tests make it a Ray actor."""
+
+    def __init__(self, broker, rank):
+        self.source = PoolSource(broker, rank=rank, attempt=1, timeout_s=40, poll_s=0.5)
+        self.source.rewind(0)
+
+    def publish(self, *versions):
+        publish(self.source, *versions)
+
+    def take(self, image_ids, version):
+        assert_right(self.source.take(image_ids, version), image_ids, version)
+        return self.source.stats()
