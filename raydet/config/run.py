@@ -223,8 +223,9 @@ def _contradictions(config: RunConfig) -> list[str]:
         )
     if config.model.backbone != "small_gn" and config.model.weights is None and cluster.workers > 1:
         found.append(
-            f"model.backbone={config.model.backbone} without model.weights trains its batch norm, whose statistics would "
-            f"differ between the {cluster.workers} workers; set model.weights, use model.backbone=small_gn, or one worker"
+            f"model.backbone={config.model.backbone} without model.weights trains its batch norm, whose statistics "
+            f"would differ between the {cluster.workers} workers; set model.weights, use model.backbone=small_gn, or "
+            f"one worker"
         )
     smallest = optim.labeled_batch if not config.uses_labels else min(optim.labeled_batch, optim.unlabeled_batch)
     if cluster.workers * optim.accumulate > smallest:

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 INK = "#7d8590"
 COLORS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#ca8a04", "#06b6d4", "#ec4899", "#84cc16", "#64748b")
 SIZE_INCHES, DPI = (5.6, 3.3), 150
-NOISY = 120  # curves of more points are drawn faintly, with a moving average on top
+NOISY = 60  # curves of more points are drawn faintly, with a moving average on top
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float | None]]]  # name -> (x, y); None leaves a gap
 

@@ -89,7 +89,7 @@ def precision_and_recall(run: Inputs, pictures: Pictures) -> Section:
     ]
     lead = "A pseudo-box is right if it covers a true box of its class, not yet taken by a better one, with IoU >= 0.5."
     columns = ("class", "true boxes", "pseudo-boxes", "precision", "recall")
-    last = heading(f"Sample of the newest labels (steps {judged[-1][0].first} to {judged[-1][0].last})")
+    last = heading(f"Sample of the newest labels (steps {judged[-1][0].first} to {judged[-1][0].last}), in percent")
     return Section(title, [paragraph(lead), grid(figures), last, table(columns, rows)])
 
 
