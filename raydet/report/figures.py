@@ -79,7 +79,7 @@ def heatmap(x: Sequence[float], columns: Sequence[np.ndarray], *, y_label: str, 
     # Columns of equal width, named by their step: windows need not be equally long.
     image = axes.imshow(shares, origin="lower", aspect="auto", cmap="viridis", extent=(-0.5, len(x) - 0.5, 0, 1))
     every = max(1, len(x) // 6)
-    axes.set_xticks(range(0, len(x), every), [f"{value:g}" for value in x[::every]])
+    axes.set_xticks(range(0, len(x), every), [f"{value:.0f}" for value in x[::every]])
     axes.grid(False)
     bar = figure.colorbar(image, ax=axes, pad=0.02)
     bar.set_label(color_label, color=INK)

@@ -31,7 +31,7 @@ def localisation(run: Inputs, pictures: Pictures) -> Section:
     histogram = heatmap(steps, [q.iou_histogram for _, q in judged], y_label="IoU with the truth", color_label=shares)
     errors = heatmap(steps, [q.class_errors for _, q in judged], y_label="IoU with the truth", color_label=shares)
     chosen = [judged[round(i * (len(judged) - 1) / (CURVES - 1))] for i in range(CURVES)]
-    by_bin = {f"step {w.middle:g}": (IOU_BINS, [int(count) for count in q.class_errors]) for w, q in chosen}
+    by_bin = {f"step {w.middle:.0f}": (IOU_BINS, [int(count) for count in q.class_errors]) for w, q in chosen}
     overall = {
         "mean IoU": (steps, [_percent(q.mean_iou) for _, q in judged]),
         "wrong class": (steps, [_percent(q.class_error_rate) for _, q in judged]),

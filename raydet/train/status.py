@@ -123,7 +123,7 @@ def _training(status: Status) -> Iterator[str]:
         yield f"burn-in until {status.burn_in_steps}"
     if step.get("loss") is not None:
         parts = [(source, _sum(step, source)) for source in ("sup", "unsup")]
-        detail = " + ".join(f"{source} {value:.3g}" for source, value in parts if value is not None)
+        detail = " + ".join(f"{source} {value:.3g}" for source, value in parts if value)  # unsup is 0 in the burn-in
         yield f"loss {step['loss']:.3g}" + (f" ({detail})" if detail else "")
     if step.get("images_per_s") is not None:
         yield f"{step['images_per_s']:.3g} images/s"
@@ -142,7 +142,7 @@ def _labels(step: Record) -> Iterator[str]:
         yield f"label age {step['labels/age_mean']:.2g} (max {step['labels/age_max']:g})"
     for name, title in (("label_wait_s", "wait for labels"), ("data_wait_s", "for images")):
         if step.get(name) is not None:
-            yield f"{title} {step[name]:.2g} s"
+            yield f"{title} {step[name]:.2f} s"
 
 
 def _loss_table(step: Record) -> Table:
