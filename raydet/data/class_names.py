@@ -14,7 +14,7 @@ from raydet.data.source import Table
 def renumbered(table: Table, class_names: tuple[str, ...], file: str, log: ProblemLog) -> Table:
     """Return `table` with the class numbers of `class_names`, matched by exact name.
 
-    Classes that `class_names` lacks are errors where boxes use them, and forgotten where none does.
+    Classes that `class_names` lacks are errors where boxes use them (those are left out), else forgotten.
     """
     number_of = {name: number for number, name in enumerate(class_names)}
     new_numbers = np.array([number_of.get(name, -1) for name in table.class_names] or [-1], dtype=np.int64)
@@ -24,8 +24,8 @@ def renumbered(table: Table, class_names: tuple[str, ...], file: str, log: Probl
             message = f"class {name!r} ({used[old]:,} boxes) is not a class of the labelled set"
             fix = f"{_suggestion(name, class_names)}rename it, remove its boxes, or add it to the labelled set"
             log.error("class-unknown", file, "", message, fix)
-    classes = new_numbers[table.classes] if len(table.classes) else table.classes
-    return replace(table, class_names=class_names, classes=classes)
+    table = table.with_boxes(new_numbers[table.classes] >= 0)
+    return replace(table, class_names=class_names, classes=new_numbers[table.classes])
 
 
 def _suggestion(name: str, class_names: tuple[str, ...]) -> str:

@@ -132,17 +132,21 @@ class Table:
             areas=self.areas[picked],
         )
 
-    def without_boxes(self) -> Table:
-        """Return the same images with nothing known about them."""
-        none = slice(0, 0)
+    def with_boxes(self, kept: NDArray[np.bool_]) -> Table:
+        """Return the same images with only the boxes of a mask `[B]`."""
+        counts = np.bincount(self.box_rows()[kept], minlength=len(self))
         return replace(
             self,
-            first=np.zeros(len(self) + 1, dtype=np.int64),
-            boxes=self.boxes[none],
-            classes=self.classes[none],
-            crowd=self.crowd[none],
-            areas=self.areas[none],
+            first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            boxes=self.boxes[kept],
+            classes=self.classes[kept],
+            crowd=self.crowd[kept],
+            areas=self.areas[kept],
         )
+
+    def without_boxes(self) -> Table:
+        """Return the same images with nothing known about them."""
+        return self.with_boxes(np.zeros(len(self.classes), dtype=np.bool_))
 
     def usable_per_class(self) -> NDArray[np.int64]:
         """Return the number of boxes `[num_classes]` to train on (no crowd boxes)."""

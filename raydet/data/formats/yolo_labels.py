@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from pathlib import Path, PurePosixPath
 
+from raydet.data.paths import resolve_inside
 from raydet.data.problems import ProblemLog
 from raydet.data.source import SourceBuilder
+from raydet.errors import DataError
 
 Box = tuple[float, float, float, float]
 _ROUNDING = 1e-2  # values so little beyond 0 and 1 come from rounding; the box rules judge the pixels
@@ -24,6 +26,15 @@ class LabelReader:
         """Add the image of that name, relative to the root."""
         file = label_file(self._root, image)
         self._builder.add_image(image, image, str(file))
+        try:
+            resolve_inside(self._root, image)
+        except DataError:
+            return  # the common rules report it; labels beside a file outside the root are not read
+        try:
+            file = resolve_inside(self._root, file.relative_to(self._root).as_posix())
+        except DataError as error:
+            self._log.error("label-file", file, "", str(error))
+            return
         try:
             text = file.read_bytes().decode("utf-8-sig")
         except FileNotFoundError:

@@ -1,0 +1,421 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+
+from raydet.errors import DataError
+from tests.helpers import data_folder
+from tests.tiny_data import coco_content, codes, read_table, write_coco, write_image
+
+LARGE = 10**6
+
+
+def text_of(log: Any, code: str) -> str:
+    """The first message with that code."""
+    return str(next(problem for problem in log.problems if problem.code == code))
+
+
+def test_a_valid_file_is_read_as_it_stands(tmp_path: Path) -> None:
+    table, log = read_table(write_coco(tmp_path))
+    assert not log.problems
+    assert table.class_names == ("cat", "dog")  # category ids 3 and 7, in this order
+    assert table.ids == ["1", "2"] and table.files == ["a.jpg", "b.jpg"]
+    assert table.sizes.tolist() == [[80, 100], [80, 100]]
+    assert table.first.tolist() == [0, 2, 3]
+    # x, y, width, height -> x, y, x + width, y + height
+    assert table.boxes.tolist() == [[10, 20, 40, 60], [0, 0, 50, 60], [5.5, 6.5, 15.5, 16.5]]
+    assert table.classes.tolist() == [0, 1, 0]
+    assert table.areas.tolist() == [900.0, 3000.0, 100.0]
+
+
+@pytest.mark.parametrize("name", ["bccd", "cards", "coco_cc"])
+def test_real_files_agree_with_pycocotools(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    file = data_folder(name) / "annotations" / "train.json"
+    table, log = read_table(file)
+    coco = COCO(str(file))
+    capsys.readouterr()
+    assert not log.num_errors
+    assert table.class_names == tuple(coco.cats[key]["name"] for key in sorted(coco.cats))
+    numbers = {key: number for number, key in enumerate(sorted(coco.cats))}
+    for row, image_id in enumerate(table.ids):
+        own = slice(table.first[row], table.first[row + 1])
+        annotations = coco.loadAnns(coco.getAnnIds(int(image_id)))
+        expected = [
+            [x, y, min(x + w, table.sizes[row, 1]), min(y + h, table.sizes[row, 0])]
+            for x, y, w, h in (entry["bbox"] for entry in annotations)
+        ]
+        assert table.boxes[own].tolist() == expected
+        assert table.classes[own].tolist() == [numbers[entry["category_id"]] for entry in annotations]
+        assert table.crowd[own].tolist() == [bool(entry["iscrowd"]) for entry in annotations]
+        assert table.areas[own].tolist() == [entry["area"] for entry in annotations]
+
+
+# --- the file as a whole ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cut", [0.2, 0.5, 0.9, 0.99])
+def test_a_truncated_file_is_called_that(tmp_path: Path, cut: float) -> None:
+    text = json.dumps(coco_content())
+    with pytest.raises(DataError, match=r"data\.json: not valid JSON at line 1, character \d+.*cut off"):
+        read_table(write_coco(tmp_path, text[: int(len(text) * cut)]))
+
+
+def test_a_syntax_error_has_its_place(tmp_path: Path) -> None:
+    text = '{"images": [],\n "annotations": [{"id": 1,,}],\n "categories": []}'
+    with pytest.raises(DataError, match="line 2, character 41: Expecting property name"):
+        read_table(write_coco(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "the top level is empty"),
+        ("[]", "the top level is a list; expected a JSON object with images, annotations and categories"),
+        ("hello", "starts with 'h'"),
+        ("{}", "no key 'images'"),
+        ('{"annotations": [], "categories": []}', "no key 'images' .found: annotations, categories"),
+        ('{"images": {}}', "'images' must be a list"),
+        ('{"images": [], "images": []}', "the key 'images' is given twice"),
+        ('{"images": []} {}', "text after the end"),
+        ('{"info": ' + "[" * 10**5 + "}", "nested too deeply|not valid JSON"),
+        ('{"info": ' + "9" * 5000 + "}", "not valid JSON"),
+        ('{"images" []}', "expected ':'"),
+        ('{"images": [1 2]}', "expected ',' or ']'"),
+        ("{3: 4}", "expected a quoted key|Expecting"),
+    ],
+    ids=lambda value: value[:25],
+)  # fmt: skip
+def test_what_is_no_coco_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read_table(write_coco(tmp_path, text), format="coco")
+
+
+def test_a_utf8_bom_is_accepted_and_utf16_refused(tmp_path: Path) -> None:
+    file = write_coco(tmp_path)
+    text = file.read_text()
+    file.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    assert len(read_table(file)[0]) == 2
+    for encoding in ("utf-16", "utf-16-le", "utf-32"):
+        file.write_bytes(text.encode(encoding))
+        with pytest.raises(DataError, match="UTF-16 or UTF-32.*save it as UTF-8"):
+            read_table(file)
+    file.write_bytes(text.replace("cat", "caf\u00e9").encode("latin-1"))
+    with pytest.raises(DataError, match="not valid UTF-8"):
+        read_table(file)
+
+
+def test_entries_larger_than_the_reading_window_are_whole(tmp_path: Path) -> None:
+    content = coco_content()
+    content["annotations"][1]["segmentation"] = [[1.25] * 400_000]  # 2.4 MB, the window is 1 MiB
+    content["annotations"][2]["caption"] = "\u20ac" * LARGE  # characters of three bytes across window borders
+    file = write_coco(tmp_path)
+    file.write_text(json.dumps(content, ensure_ascii=False, indent=1), encoding="utf-8")
+    table, log = read_table(file)
+    assert table.boxes.shape == (3, 4) and not log.problems
+
+
+def test_missing_keys_besides_images_leave_images_without_boxes(tmp_path: Path) -> None:
+    content = {"images": coco_content()["images"]}
+    table, log = read_table(write_coco(tmp_path, content))
+    assert len(table) == 2 and len(table.boxes) == 0
+    assert codes(log, "warning") == ["key-missing", "key-missing"]
+
+
+# --- entries ----------------------------------------------------------------------------------------------------------
+
+
+def changed(section: str, number: int, **values: Any) -> dict[str, Any]:
+    """The valid content with one entry changed; None removes the key."""
+    content = coco_content()
+    entry = content[section][number]
+    entry.update(values)
+    content[section][number] = {key: value for key, value in entry.items() if value is not None}
+    return content
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "message"),
+    [
+        (changed("images", 1, id=1), "image-id-twice", "image id 1 is used twice"),
+        (changed("images", 1, id=None), "image-id", "images[1]: id must be a whole number or text, got None"),
+        (changed("images", 1, id=True), "image-id", "got True"),
+        (changed("images", 1, file_name=None), "image-file-name", "image id 2: file_name must be text"),
+        (changed("images", 1, file_name=5), "image-file-name", "got 5"),
+        (changed("annotations", 0, image_id=99), "annotation-image-unknown", "annotation id 1: image_id 99 is not"),
+        (changed("annotations", 0, image_id=None), "annotation-image-id", "annotation id 1: image_id must be"),
+        (changed("annotations", 0, category_id=4), "annotation-category-unknown", "category_id 4 is not among"),
+        (changed("annotations", 0, category_id="3"), "annotation-category-id", "must be a whole number, got '3'"),
+        (changed("annotations", 0, category_id=2**70), "annotation-category-id", "must be a whole number"),
+        (changed("annotations", 0, bbox=[1, 2, 3]), "box-malformed", "got [1, 2, 3]"),
+        (changed("annotations", 0, bbox=[1, 2, 3, 4, 5]), "box-malformed", "four numbers"),
+        (changed("annotations", 0, bbox=["1", "2", "3", "4"]), "box-malformed", "got ['1'"),
+        (changed("annotations", 0, bbox=[10**400, 2, 3, 4]), "box-malformed", "four numbers"),
+        (changed("annotations", 0, bbox=None), "box-malformed", "got None"),
+        (changed("annotations", 0, iscrowd=2), "annotation-iscrowd", "iscrowd must be 0 or 1, got 2"),
+        (changed("categories", 0, id="7"), "category-id", "categories[0]: id must be a whole number, got '7'"),
+        (changed("categories", 0, id=3), "category-id-twice", "category id 3 is used twice"),
+        (changed("categories", 0, name="cat"), "category-name-twice", "two categories are called 'cat'"),
+        (changed("categories", 0, name=" "), "category-name", "non-empty text"),
+        (changed("annotations", 0, bbox=[10, 20, 0, 5]), "box-degenerate", "annotation id 1 (image id 1)"),
+        (changed("annotations", 0, bbox=[10, 20, -5, 5]), "box-degenerate", "has no area"),
+        (changed("annotations", 0, bbox=[10, 20, float("nan"), 5]), "box-not-finite", "NaN or infinity"),
+        (changed("annotations", 0, bbox=[float("-inf"), 20, 5, 5]), "box-not-finite", "NaN or infinity"),
+        (changed("annotations", 0, bbox=[95, 20, 10, 5]), "box-outside", "x 95.0 to 105.0, y 20.0 to 25.0 leaves"),
+        (changed("annotations", 0, bbox=[200, 20, 10, 5]), "box-outside", "100 x 80 pixels"),
+        (changed("images", 0, width=80, height=100), "image-size", "annotated as 80 x 100 (width x height), but a.jpg"),
+        (changed("images", 0, file_name="none.jpg"), "image-missing", "no such image file"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)  # fmt: skip
+def test_a_broken_entry_is_one_error_with_its_place(
+    tmp_path: Path, content: dict[str, Any], code: str, message: str
+) -> None:
+    file = write_coco(tmp_path, content)
+    _, log = read_table(file, images=str(tmp_path))
+    assert code in codes(log)
+    assert len(set(codes(log))) <= 2  # an image without id also leaves its annotation without image
+    text = text_of(log, code)
+    assert message in text and str(file) in text
+    with pytest.raises(DataError):
+        log.raise_errors("data")
+
+
+@pytest.mark.parametrize("name", ["images", "annotations", "categories"])
+@pytest.mark.parametrize("entry", [None, 3, "x", []])
+def test_entries_that_are_no_objects_are_reported(tmp_path: Path, name: str, entry: object) -> None:
+    content = coco_content()
+    content[name].append(entry)
+    _, log = read_table(write_coco(tmp_path, content))
+    assert codes(log) == [
+        {"images": "image", "annotations": "annotation", "categories": "category"}[name] + "-malformed"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "code"),
+    [
+        (changed("annotations", 1, id=1), "annotation-id-twice"),
+        (changed("annotations", 1, id=None), "annotation-id"),
+        (changed("annotations", 1, id="two"), "annotation-id"),
+        (changed("annotations", 1, area=-3), "annotation-area"),
+        (changed("annotations", 1, area=float("nan")), "annotation-area"),
+        (changed("annotations", 1, area="big"), "annotation-area"),
+        (changed("images", 1, width="wide"), "image-size-field"),
+        (changed("images", 1, width=0), "image-size-field"),
+        (changed("images", 1, file_name="a.jpg"), "file-twice"),
+        (changed("categories", 0, name="Cat "), "category-name-similar"),
+        (changed("annotations", 1, bbox=[10, 20, 0.5, 40]), "box-tiny"),
+        (changed("annotations", 1, bbox=[10, 20, 30, 40], category_id=3), "box-twice"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_training_survives_is_a_warning_and_no_box_is_lost(
+    tmp_path: Path, content: dict[str, Any], code: str
+) -> None:
+    table, log = read_table(write_coco(tmp_path, content))
+    assert codes(log) == [] and codes(log, "warning") == [code]
+    assert len(table.boxes) == 3
+
+
+@pytest.mark.parametrize("ids", [(0, 90), (-5, 2**31), (2**40, 1)])
+def test_sparse_zero_negative_and_huge_category_ids_are_fine(tmp_path: Path, ids: tuple[int, int]) -> None:
+    content = coco_content()
+    names = {ids[0]: "cat", ids[1]: "dog"}
+    content["categories"] = [{"id": key, "name": name} for key, name in names.items()]
+    for entry in content["annotations"]:
+        entry["category_id"] = ids[0] if entry["category_id"] == 3 else ids[1]
+    table, log = read_table(write_coco(tmp_path, content))
+    assert not log.problems
+    assert table.class_names == tuple(names[key] for key in sorted(ids))
+    assert [table.class_names[number] for number in table.classes] == ["cat", "dog", "cat"]
+
+
+def test_area_and_iscrowd_are_filled_in_and_broken_masks_ignored(tmp_path: Path) -> None:
+    content = coco_content()
+    for entry in content["annotations"]:
+        del entry["area"], entry["iscrowd"]
+    content["annotations"][0]["segmentation"] = {"size": [3], "counts": "\\\u0001 no RLE"}
+    table, log = read_table(write_coco(tmp_path, content))
+    assert not log.problems
+    assert table.areas.tolist() == [1200.0, 3000.0, 100.0]  # 30 x 40, 50 x 60, 10 x 10
+    assert table.crowd.tolist() == [False] * 3
+
+
+def test_text_image_ids_work(tmp_path: Path) -> None:
+    content = coco_content()
+    content["images"][0]["id"] = content["annotations"][0]["image_id"] = content["annotations"][1]["image_id"] = "first"
+    table, log = read_table(write_coco(tmp_path, content))
+    assert not log.problems and table.ids == ["first", "2"]
+
+
+# --- boxes ------------------------------------------------------------------------------------------------------------
+
+
+def test_boxes_up_to_a_pixel_outside_are_rounded_in(tmp_path: Path) -> None:
+    content = changed("annotations", 0, bbox=[-1, -0.5, 102, 81.5])  # to x 101, y 81 in 100 x 80
+    table, log = read_table(write_coco(tmp_path, content))
+    assert not log.problems
+    assert table.boxes[0].tolist() == [0, 0, 100, 80]
+
+
+@pytest.mark.parametrize(
+    ("bbox", "clipped"),
+    [
+        ([90, 70, 30, 30], [90, 70, 100, 80]),
+        ([200, 20, 10, 5], None),
+        ([10, 20, 0, 5], None),
+        ([10, 10, float("nan"), 5], None),
+    ],
+)
+def test_bad_boxes_are_dropped_or_clipped_where_that_is_wanted(
+    tmp_path: Path, bbox: list[float], clipped: list[float] | None
+) -> None:
+    file = write_coco(tmp_path, changed("annotations", 0, bbox=bbox))
+    table, log = read_table(file, on_bad_box="drop")
+    assert len(table.boxes) == 2 and not log.num_errors and len(codes(log, "warning")) == 1
+    table, log = read_table(file, on_bad_box="clip")
+    assert not log.num_errors and len(codes(log, "warning")) == 1
+    assert len(table.boxes) == (3 if clipped else 2)
+    if clipped:
+        assert table.boxes[0].tolist() == clipped
+
+
+@pytest.mark.parametrize("on_bad_box", ["error", "drop", "clip"])
+def test_normalised_boxes_are_one_error_under_every_policy(tmp_path: Path, on_bad_box: Any) -> None:
+    content = coco_content()
+    for entry in content["annotations"]:
+        entry["bbox"] = [0.1, 0.2, 0.5, 0.5]
+    _, log = read_table(write_coco(tmp_path, content), on_bad_box)
+    assert codes(log) == ["boxes-normalised"]
+
+
+@pytest.mark.parametrize("on_bad_box", ["error", "drop", "clip"])
+def test_corner_boxes_are_one_error_under_every_policy(tmp_path: Path, on_bad_box: Any) -> None:
+    content = coco_content()
+    for entry, corners in zip(
+        content["annotations"], ([60, 20, 90, 60], [50, 50, 99, 79], [1, 2, 30, 40]), strict=True
+    ):
+        entry["bbox"] = corners
+    _, log = read_table(write_coco(tmp_path, content), on_bad_box)
+    assert codes(log) == ["boxes-corners"]
+    assert "[x, y, width, height]" in text_of(log, "boxes-corners")
+
+
+def test_a_thousand_boxes_in_one_image_are_mentioned(tmp_path: Path) -> None:
+    content = coco_content()
+    content["annotations"] = [
+        {"id": n, "image_id": 1, "category_id": 3, "bbox": [n % 50, n // 50, 5 + n % 7, 5]} for n in range(1001)
+    ]
+    table, log = read_table(write_coco(tmp_path, content))
+    assert len(table.boxes) == 1001 and codes(log, "warning") == ["image-crowded"]
+
+
+# --- image files ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("/etc/passwd", "is absolute"),
+        ("C:/data/a.jpg", "is absolute"),
+        ("../a.jpg", "contains '..'"),
+        ("x/../../a.jpg", "contains '..'"),
+        ("https://example.com/a.jpg", "is a URL"),
+        ("images\\a.jpg", "backslash; write /"),
+        ("a\0.jpg", "NUL"),
+        ("x" * 300 + ".jpg", "too long"),
+        ("d/" * 3000 + "a.jpg", "too long"),
+        ("\ud800.jpg", "not valid Unicode"),
+        ("link.jpg", "symlink out of the image root"),
+        ("linked/a.jpg", "symlink out of the image root"),
+        ("loop.jpg", "cannot be followed|no such image file|symlink"),
+    ],
+    ids=lambda value: ascii(value[:20]),
+)  # fmt: skip
+def test_names_that_leave_the_image_root_are_refused(tmp_path: Path, name: str, message: str) -> None:
+    write_image(tmp_path / "outside" / "a.jpg")
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "link.jpg").symlink_to(tmp_path / "outside" / "a.jpg")
+    (folder / "linked").symlink_to(tmp_path / "outside")
+    (folder / "loop.jpg").symlink_to(folder / "loop.jpg")
+    table, log = read_table(write_coco(folder, changed("images", 1, file_name=name)))
+    assert codes(log) in (["file-name"], ["image-missing"])
+    assert re.search(re.escape(message) if "|" not in message else message, str(log.problems[0]))
+    assert table.ids == ["1"]
+
+
+def test_symlinks_inside_the_root_are_fine(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, changed("images", 1, file_name="link.jpg"))
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "b.jpg")
+    assert not read_table(file)[1].problems
+
+
+def test_unreadable_images_are_errors_with_the_id(tmp_path: Path) -> None:
+    file = write_coco(tmp_path)
+    (tmp_path / "b.jpg").write_bytes(b"")
+    table, log = read_table(file)
+    assert codes(log) == ["image-unreadable"] and "image id 2" in str(log.problems[0])
+    assert "empty file" in str(log.problems[0])
+    assert table.ids == ["1"] and len(table.boxes) == 2
+
+
+@pytest.mark.parametrize(("orientation", "code"), [(6, "exif-rotated"), (3, "exif-ambiguous")])
+def test_boxes_drawn_before_exif_rotation_are_noticed(tmp_path: Path, orientation: int, code: str) -> None:
+    file = write_coco(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    write_image(tmp_path / "a.jpg", exif=exif)
+    _, log = read_table(file)
+    assert [problem.code for problem in log.problems] == [code]
+
+
+def test_boxes_drawn_after_exif_rotation_are_right(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, changed("images", 0, width=80, height=100))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    write_image(tmp_path / "a.jpg", exif=exif)
+    table, log = read_table(file)
+    assert not log.problems and table.sizes[0].tolist() == [100, 80]
+
+
+def test_sizes_may_be_left_to_the_images(tmp_path: Path) -> None:
+    table, log = read_table(write_coco(tmp_path, changed("images", 0, width=None, height=None)))
+    assert not log.problems and table.sizes.tolist() == [[80, 100], [80, 100]]
+
+
+# --- the image root ---------------------------------------------------------------------------------------------------
+
+
+def test_images_lie_beside_the_json_or_in_its_parent_or_where_told(tmp_path: Path) -> None:
+    file = write_coco(tmp_path)
+    (tmp_path / "annotations").mkdir()
+    moved = tmp_path / "annotations" / "data.json"
+    file.rename(moved)
+    assert read_table(moved)[0].root == tmp_path
+    assert read_table(tmp_path)[0].root == tmp_path  # the folder's only COCO file
+    (tmp_path / "pictures").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).rename(tmp_path / "pictures" / name)
+    with pytest.raises(DataError, match=r"neither in .* set `images: .*pictures`"):
+        read_table(moved)
+    assert read_table(moved, images=str(tmp_path / "pictures"))[0].root == tmp_path / "pictures"
+    with pytest.raises(DataError, match="is not a folder; correct `images`"):
+        read_table(moved, images=str(tmp_path / "nothing"))
+
+
+def test_unreadable_files_are_one_message(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no such file"):
+        read_table(tmp_path / "none.json")
+    if os.geteuid() != 0:
+        file = write_coco(tmp_path)
+        file.chmod(0)
+        with pytest.raises(DataError, match="cannot be read"):
+            read_table(file)
