@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raydet import __version__
-from raydet.errors import UserError
+from raydet.errors import RunError, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,6 +25,9 @@ def run_guarded(command: Callable[[], int | None]) -> int:
     except UserError as error:
         print(f"raydet: error: {error}", file=sys.stderr)
         return 2
+    except RunError as error:
+        print(f"raydet: failed: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\nraydet: interrupted; go on with --resume", file=sys.stderr)
         return 130

@@ -19,17 +19,21 @@ class CheckpointError(UserError):
     """A checkpoint is missing, damaged, or does not fit the configuration."""
 
 
-class StaleLabelError(RuntimeError):
+class RunError(RuntimeError):
+    """A run cannot go on, and starting it again from its last checkpoint would only repeat this."""
+
+
+class StaleLabelError(RunError):
     """A pseudo-label older than the schedule's derived bound was about to be consumed."""
 
 
-class LabelConflictError(RuntimeError):
+class LabelConflictError(RunError):
     """Two different contents claim the same identity (one version with two weight digests)."""
 
 
-class LabelTimeoutError(RuntimeError):
+class LabelTimeoutError(RunError):
     """Labels did not arrive within `labels.timeout_s`; the text names the missing keys."""
 
 
-class NonFiniteLossError(RuntimeError):
+class NonFiniteLossError(RunError):
     """A loss term is NaN or infinite; the text names the term, the step and the image ids."""

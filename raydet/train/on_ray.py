@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
+import traceback
 from typing import Any
 
 import ray
 import ray.train
 import torch
+from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer, get_device
 
 from raydet.config.run import ClusterConfig, PoolConfig, RunConfig
-from raydet.errors import ConfigError, UserError
+from raydet.errors import ConfigError, RunError, UserError
 from raydet.labels.source import LabelSource
 from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
@@ -114,16 +117,12 @@ def _fit(config: RunConfig) -> None:
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
         ),
     )
+    folder.verdict.unlink(missing_ok=True)
     try:
         trainer.fit()
+        _raise_verdict(folder)
         if broker is not None:
             stop_broker(broker)
-    except ray.train.WorkerGroupError as error:
-        for cause in error.worker_failures.values():
-            original = getattr(cause, "cause", None) or cause.__cause__ or cause
-            if isinstance(original, UserError):
-                raise original from None
-        raise
     finally:
         if broker is not None:
             ray.kill(broker)
@@ -141,7 +140,30 @@ def _worker(spec: dict[str, Any]) -> None:
             return local_source(config, group, attempt)
         return PoolSource(broker, rank=group.rank, attempt=attempt, timeout_s=config.labels.timeout_s)
 
-    train_rank(config, group, make_source)
+    verdict = RunFolder(config.run.dir).verdict
+    if group.all_gather(verdict.exists())[0]:
+        return  # an earlier attempt of this launch failed for good: end quietly, the driver raises what it said
+    try:
+        train_rank(config, group, make_source)
+    except Exception as error:
+        if not _is_worth_a_retry(error):
+            text = {"is_users": isinstance(error, UserError), "message": str(error), "trace": traceback.format_exc()}
+            verdict.write_text(json.dumps(text), encoding="utf-8")
+        raise
+
+
+def _is_worth_a_retry(error: Exception) -> bool:
+    """Whether a new worker group may get further: yes where a process, a node or the network failed."""
+    return isinstance(error, RuntimeError | OSError | RayError) and not isinstance(error, RunError)
+
+
+def _raise_verdict(folder: RunFolder) -> None:
+    if not folder.verdict.exists():
+        return
+    verdict = json.loads(folder.verdict.read_text(encoding="utf-8"))
+    if verdict["is_users"]:
+        raise UserError(verdict["message"])
+    raise RunError(f"{verdict['message']}\n\non a worker:\n{verdict['trace']}")
 
 
 def _device() -> torch.device:

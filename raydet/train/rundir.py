@@ -48,6 +48,7 @@ class RunFolder:
         self.labels = self.path / "labels"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
+        self.verdict = self.path / "failed.json"  # an error that a restart would only repeat
         self.config_json = self.path / "config.json"
         self.config_yaml = self.path / "config.yaml"
 

@@ -1,0 +1,192 @@
+"""Whole training runs: inline equals pool, resume equals straight, and nothing that dies changes the result."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from ray import cloudpickle
+
+from raydet.config.load import dump
+from raydet.labels.store import read_all
+from raydet.metrics import read_metrics
+from raydet.train import on_ray
+from raydet.train.annotator import AnnotatorFactory, DetectorAnnotator
+from raydet.train.checkpoint import latest_checkpoint
+from raydet.train.launch import launch
+from tests.helpers import tiny_config
+from tests.integration.processes import Killer, steps_done
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
+
+ASYNC = {"labels__lookahead": 2, "labels__publish_every": 2, "optim__steps": 16, "checkpoint__every": 4}
+POOL = {**ASYNC, "cluster__backend": "ray", "labels__source": "pool", "pool__cpus_per_actor": 0.5}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = latest_checkpoint(run / "checkpoints")
+    assert checkpoint is not None
+    return {
+        f"{role}.{name}": value for role in ("student", "teacher") for name, value in checkpoint.tensors(role).items()
+    }
+
+
+def assert_same_bits(run: Path, other: Path) -> None:
+    mine, theirs = weights(run), weights(other)
+    assert mine.keys() == theirs.keys()
+    different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
+    assert not different, f"{len(different)} of {len(mine)} tensors differ, e.g. {different[:3]}"
+
+
+def label_keys(run: Path) -> set[tuple[int, str]]:
+    return {
+        (version, image_id)
+        for table in read_all(run / "labels")
+        for version, image_id in zip(table["version"].to_pylist(), table["image_id"].to_pylist(), strict=True)
+    }
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+    return [{k: v for k, v in line.items() if k == "step" or k.endswith("/raw")} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed run in one process, without Ray."""
+    return launch(tiny_config(tmp_path_factory.mktemp("straight") / "run", **ASYNC)).path
+
+
+@pytest.fixture(scope="module")
+def straight_on_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The undisturbed run on two ranks, inline."""
+    config = tiny_config(tmp_path_factory.mktemp("two") / "run", **ASYNC, cluster__backend="ray", cluster__workers=2)
+    return launch(config).path
+
+
+class Slow(DetectorAnnotator):
+    """Takes its time for some images, so that answers come out of order."""
+
+    def label(self, image_ids):
+        time.sleep(0.15 * (sum(map(ord, image_ids[0])) % 3))
+        return super().label(image_ids)
+
+
+class SlowFactory(AnnotatorFactory):
+    def __call__(self) -> Slow:
+        from raydet.config.run import RunConfig
+
+        return Slow(RunConfig.model_validate_json(self._config_json), self._data_folder, self._device)
+
+
+@pytest.mark.parametrize("actors", [1, 2, 3])
+def test_pool_equals_inline_bit_for_bit(actors: int, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(on_ray, "AnnotatorFactory", SlowFactory)
+    try:
+        run = launch(tiny_config(tmp_path / "run", **POOL, pool__actors=actors, pool__images_per_call=1)).path
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    assert label_keys(run) == label_keys(straight)
+    assert losses(run) == losses(straight)
+    assert_same_bits(run, straight)
+
+
+def test_a_run_split_by_a_resume_equals_the_straight_one(straight: Path, tmp_path: Path):
+    run = launch(tiny_config(tmp_path / "run", **{**ASYNC, "optim__steps": 9})).path  # 9: not a publish step
+    launch(tiny_config(tmp_path / "run", **ASYNC), resume=True)
+    assert_same_bits(run, straight)
+    assert losses(run) == losses(straight)
+    assert label_keys(run) == label_keys(straight)
+
+
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_resume_on_another_number_of_workers_sees_the_same_labels(
+    before: int, after: int, straight: Path, tmp_path: Path
+):
+    sizes = {"cluster__backend": "ray", "cluster__workers": before}
+    run = launch(tiny_config(tmp_path / "run", **{**ASYNC, **sizes, "optim__steps": 8})).path
+    launch(tiny_config(tmp_path / "run", **{**ASYNC, **sizes, "cluster__workers": after}), resume=True)
+    assert label_keys(run) == label_keys(straight)  # the same images by the same teacher versions
+    for line, other in zip(losses(run), losses(straight), strict=True):  # the same samples and views
+        for name, value in other.items():
+            assert line[name] == pytest.approx(value, rel=2e-3, abs=1e-5), (line["step"], name)
+
+
+def test_a_killed_teacher_changes_nothing(straight: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    with Killer("ray::TeacherActor", lambda: steps_done(run) >= 5) as killer:
+        launch(tiny_config(run, **POOL, pool__actors=2, pool__images_per_call=1))
+    assert killer.killed
+    assert_same_bits(run, straight)
+    assert label_keys(run) == label_keys(straight)
+
+
+def test_a_killed_broker_changes_nothing(straight: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    with Killer("ray::LabelBroker", lambda: steps_done(run) >= 5) as killer:
+        launch(tiny_config(run, **POOL, pool__actors=1))
+    assert killer.killed
+    assert_same_bits(run, straight)
+    assert label_keys(run) == label_keys(straight)
+
+
+def test_a_worker_killed_in_a_step_resumes_to_the_same_weights(straight_on_two: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    with Killer("ray::RayTrainWorker", lambda: steps_done(run) >= 10) as killer:
+        launch(tiny_config(run, **POOL, cluster__workers=2))
+    assert killer.killed
+    starts = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "start"]
+    assert [line["attempt"] for line in starts] == [1, 2]
+    assert_same_bits(run, straight_on_two)
+    assert [line["step"] for line in losses(run)] == list(range(1, 17))  # every step once
+
+
+def test_a_worker_killed_while_it_saves_leaves_a_usable_run(straight: Path, tmp_path: Path):
+    run = tmp_path / "run"
+
+    def is_saving() -> bool:
+        return steps_done(run) >= 6 and any((run / "checkpoints").glob(".writing-*"))
+
+    with Killer("ray::RayTrainWorker", is_saving) as killer:
+        launch(tiny_config(run, **{**POOL, "checkpoint__every": 1}))
+    assert killer.killed
+    assert not any((run / "checkpoints").glob(".writing-*"))
+    assert_same_bits(run, straight)
+
+
+def test_a_killed_driver_is_resumed_to_the_same_weights(straight: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(tiny_config(run, **POOL)))
+    driver = subprocess.Popen(
+        [sys.executable, "-m", "raydet", "train", str(config)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "RAY_ADDRESS": ""},
+    )
+    deadline = time.monotonic() + 120
+    while steps_done(run) < 9 and driver.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    assert driver.poll() is None, driver.stderr.read().decode()
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    time.sleep(4)  # the workers outlive their driver by a moment
+    launch(tiny_config(run, **POOL), resume=True)
+    assert_same_bits(run, straight)
+    assert label_keys(run) == label_keys(straight)
+
+
+def test_a_run_folder_is_not_used_twice_by_accident(straight: Path):
+    from raydet.errors import ConfigError
+
+    with pytest.raises(ConfigError, match="already holds a run; add --resume"):
+        launch(tiny_config(straight, **ASYNC))
+    with pytest.raises(ConfigError, match=r"optim\.lr: 0\.001 -> 0\.002"):
+        launch(tiny_config(straight, **ASYNC, optim__lr=0.002), resume=True)
