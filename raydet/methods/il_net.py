@@ -62,7 +62,10 @@ class IlNet(Method):
             "unsup/roi_cls": alpha,
             "unsup/roi_reg": beta,
         }
-        return weights | ({"sup/iou": config.sup_iou_weight, "unsup/iou": gamma} if config.iou_branch_enabled else {})
+        if config.iou_branch_enabled:
+            weights |= {"sup/iou": config.sup_iou_weight, "unsup/iou": gamma}
+            weights |= {"sup/iou_positive": 0.0, "unsup/iou_positive": 0.0}
+        return weights
 
     def build_model(self, num_classes: int) -> Detector:
         """Return a Faster R-CNN with the IoU branch (unless it is switched off)."""

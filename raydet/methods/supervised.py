@@ -34,7 +34,7 @@ class Supervised(Method):
         """All 1, except that the IoU branch, where there is one, has its own weight."""
         weights = {f"sup/{name}": 1.0 for name in ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg")}
         if self.config.iou_branch is not None:
-            weights["sup/iou"] = self.config.sup_iou_weight
+            weights |= {"sup/iou": self.config.sup_iou_weight, "sup/iou_positive": 0.0}
         return weights
 
     def build_model(self, num_classes: int) -> Detector:

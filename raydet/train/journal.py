@@ -138,9 +138,9 @@ class Journal:
         """Write something a reader of the run should know."""
         self._write("note", step, message=message)
 
-    def end(self, step: int, reason: str) -> None:
+    def end(self, step: int, reason: str, *, message: str = "") -> None:
         """Write why training stopped, and close the files."""
-        self._write("end", step, reason=reason)
+        self._write("end", step, reason=reason, message=message)
         if self._writer is not None:
             self._writer.close()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -29,17 +29,16 @@ def train_rank(config: RunConfig, group: Group, make_source: SourceFactory) -> N
     folder = RunFolder(config.run.dir)
     data = open_prepared(folder.data)
     trainer = _build(config, group, data, make_source)
-    reason = "failed"
     try:
         trainer.run()
-        reason = "done"
-    except KeyboardInterrupt:
-        reason = "interrupted"
-        raise
-    finally:
-        trainer.journal.end(trainer.state.step, reason)
-        with suppress(Exception) if reason == "failed" else nullcontext():  # the first error is the one to show
+    except BaseException as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+        trainer.journal.end(trainer.state.step, reason, message=f"{type(error).__name__}: {error}")
+        with suppress(Exception):  # the first error is the one to show
             trainer.source.close()
+        raise
+    trainer.journal.end(trainer.state.step, "done")
+    trainer.source.close()
 
 
 def _build(config: RunConfig, group: Group, data: PreparedData, make_source: SourceFactory) -> Trainer:
