@@ -142,7 +142,7 @@ class PseudoLabelStore:
     def drop_newer(self, version: int) -> None:
         """Delete all labels above `version`, whoever wrote them, and read what the others have written until now.
 
-        Several processes may do so at once, while none appends.
+        Retired labels can be had again. Several processes may do so at once, while none appends.
         """
         self._write()
         for name in list_segments(self.folder):
@@ -150,7 +150,7 @@ class PseudoLabelStore:
                 trim_segment(name, version)
         self._versions = {v for v in self._versions if v <= version}
         self._needed_at_flush.clear()
-        self._oldest_needed = min(self._oldest_needed, version)
+        self._oldest_needed = 0  # the steps that are repeated may need what had been retired
         self._open()
 
     def retire(self, version: int) -> None:
@@ -192,9 +192,10 @@ class PseudoLabelStore:
 
     def _write(self) -> None:
         if self._growing.count:
-            rows, self._growing = self._growing, _Rows()
+            rows = self._growing
             name = write_segment(self.folder, rows.joined(), self._writer, self._number)
             self._number += 1
+            self._growing = _Rows()  # only now: if the disk is full, the rows stay and the next flush fails as well
             rows.replace_by(read_segment(name))  # the index stays valid; the memory is now the file's
 
     def _delete_old(self, keep_versions: int) -> None:

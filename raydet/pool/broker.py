@@ -12,8 +12,7 @@ import asyncio
 import time
 import traceback
 import uuid
-from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -27,7 +26,8 @@ from raydet.labels.store import PseudoLabelStore
 from raydet.pool.actors import Answer
 from raydet.pool.crew import ActorLostError, Crew, Teacher, WeightsLostError
 from raydet.pool.messages import Reply, TeacherError
-from raydet.pool.scaling import PoolTiming, next_size
+from raydet.pool.scaling import PoolTiming, Sizer
+from raydet.pool.tasks import Tasks
 
 
 class LabelBroker:
@@ -40,19 +40,16 @@ class LabelBroker:
         self._incarnation = uuid.uuid4().hex
         self._desk = LabelDesk()
         self._store = PseudoLabelStore(folder, "broker", keep_versions=keep_versions)
-        self._crew = Crew(config, factory)
-        self._size = config.actors  # how many teachers there should be
+        self._tasks = Tasks(self._fail)
+        self._crew = Crew(config, factory, timing, desk=self._desk, tasks=self._tasks, on_ready=self._dispatch)
         self._weights: dict[int, tuple[str, ObjectRef]] = {}  # version -> digest, weights
         self._attempt: int | None = None
         self._rewound: int | None = None  # the attempt that the store was last rewound for
         self._retired = 0  # versions below are not needed any more
         self._error: str | None = None
-        self._blame: Counter[Key] = Counter()
-        self._deaths_at_start = 0
-        self._late_since: float | None = None
         self._made = 0
         self._changed = asyncio.Event()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._has_begun = False
 
     async def rewind(self, attempt: int, version: int) -> Reply:
         """Begin an attempt: labels of teachers above `version` are gone when this returns. Once per attempt."""
@@ -65,12 +62,11 @@ class LabelBroker:
             self._desk.forgive()
             self._store.drop_newer(version)
             self._weights = {v: known for v, known in self._weights.items() if v <= version}
-            self._retired = min(self._retired, version)
+            self._retired = 0  # the steps that are repeated may need what had been retired
             self._error = None
-            self._deaths_at_start = 0
-            self._blame.clear()
             self._rewound = attempt
-            self._resize(self._size)  # teachers that could not be set up may be so now
+            self._crew.forgive()
+            self._crew.fill()  # teachers that could not be set up may be so now
             self._wake()
         return self._reply(attempt)
 
@@ -116,24 +112,18 @@ class LabelBroker:
             self._desk.retire(version)
             self._store.retire(version)
             self._weights = {v: known for v, known in self._weights.items() if v >= version}
-            self._blame = Counter({key: n for key, n in self._blame.items() if key[0] >= version})
+            self._crew.retire(version)
 
     async def close(self) -> None:
         """Write what is in memory and end the teachers."""
         self._store.flush()
-        self._size = 0
-        for teacher in self._crew.members():
-            self._crew.dismiss(teacher)
+        await self.resize(0)
 
-    async def add_actor(self) -> None:
-        """Have one teacher more."""
+    async def resize(self, size: int) -> None:
+        """Have so many teachers from now on; what a dismissed one was working on is done by the others."""
         self._begin()
-        self._resize(self._size + 1)
-
-    async def remove_actor(self) -> None:
-        """Have one teacher less; what it was working on is done by the others."""
-        self._begin()
-        self._resize(self._size - 1)
+        self._crew.size = size
+        self._crew.fill()
 
     async def teachers(self) -> dict[str, int | None]:
         """Return the process id of every teacher, None while it starts."""
@@ -157,9 +147,12 @@ class LabelBroker:
 
     def _begin(self) -> None:
         """Start the background work; a restarted broker gets here with its first call."""
-        if not self._tasks:
-            self._spawn(self._watch())
-            self._resize(self._size)
+        if self._has_begun:
+            return
+        self._has_begun = True
+        self._crew.fill()
+        if self._config.min_actors is not None and self._config.max_actors is not None:
+            self._tasks.spawn(self._watch(self._config.min_actors, self._config.max_actors))
 
     def _want(self, version: int, image_ids: Sequence[str]) -> None:
         stored = [i for i in self._desk.missing(version, image_ids) if self._store.has((version, i))]
@@ -206,9 +199,9 @@ class LabelBroker:
         )
 
     def _dispatch(self) -> None:
-        for teacher, call in self._crew.distribute(self._desk.assign):
+        for teacher, call in self._crew.distribute():
             keys = teacher.calls[call]
-            self._spawn(self._ask(teacher, call, keys, *self._weights[keys[0][0]]))
+            self._tasks.spawn(self._ask(teacher, call, keys, *self._weights[keys[0][0]]))
 
     async def _ask(self, teacher: Teacher, call: int, keys: list[Key], digest: str, weights: ObjectRef) -> None:
         """Wait for one call's answer and enter it."""
@@ -216,20 +209,26 @@ class LabelBroker:
         try:
             answer = await self._crew.ask(teacher, call, digest, weights)
         except ActorLostError as lost:
-            self._bury(teacher, str(lost))
+            self._crew.lost(teacher, str(lost))
         except WeightsLostError:
-            if self._weights.get(version, ("", None))[0] == digest:
+            if self._knows(version, digest):
                 del self._weights[version]
                 self._desk.unpublish(version)
             self._desk.give_back(keys)
         except TeacherError:
             if attempt == self._attempt:
                 raise
+            self._desk.give_back(keys)
         else:
-            if self._weights.get(version, ("", None))[0] == digest:  # else it was asked for before a rewind
+            if self._knows(version, digest):
                 self._enter(teacher, version, answer)
+            else:  # a teacher of before a rewind; or its weights were lost, which is rare enough to do it again
+                self._desk.give_back(keys)
         self._dispatch()
         self._wake()
+
+    def _knows(self, version: int, digest: str) -> bool:
+        return version in self._weights and self._weights[version][0] == digest
 
     def _enter(self, teacher: Teacher, version: int, answer: Answer) -> None:
         for image_id, reason in answer.failures.items():
@@ -239,81 +238,28 @@ class LabelBroker:
             for image_id in answer.table["image_id"].to_pylist():
                 self._made += self._desk.answer(teacher.name, (version, image_id))
 
-    async def _start(self, teacher: Teacher) -> None:
-        """Wait until a new teacher can work."""
-        try:
-            await self._crew.start(teacher)
-        except TeacherError:
-            self._crew.dismiss(teacher)
-            raise
-        except ActorLostError as lost:
-            self._deaths_at_start += 1
-            if self._deaths_at_start >= self._timing.deaths_at_start:
-                self._crew.dismiss(teacher)
-                raise TeacherError(f"{self._deaths_at_start} teacher actors in a row died at start: {lost}") from None
-            self._bury(teacher, str(lost))
-        else:
-            self._deaths_at_start = 0
-            self._dispatch()
-
-    def _bury(self, teacher: Teacher, reason: str) -> None:
-        """Give a dead teacher's work to the others and hire another one."""
-        if not self._crew.dismiss(teacher):
-            return  # it had several calls; the first of them told us
-        for key in next(iter(teacher.calls.values()), []):  # what it was working on when it died
-            self._blame[key] += 1
-            if self._blame[key] >= self._timing.deaths_per_key:
-                why = f"{self._blame[key]} teacher actors died while at work on it or a neighbour; the last: {reason}"
-                self._desk.fail(teacher.name, key, why)
-        self._desk.actor_died(teacher.name)
-        self._resize(self._size)
-
-    def _resize(self, size: int) -> None:
-        self._size = max(size, 0)
-        while len(self._crew) < self._size:
-            self._spawn(self._start(self._crew.hire()))
-        while len(self._crew) > self._size:
-            teacher = max(self._crew.members(), key=lambda member: (not member.has_started, member.idle_for_s))
-            self._crew.dismiss(teacher)
-            self._desk.actor_died(teacher.name)
-        self._dispatch()
-
-    async def _watch(self) -> None:
-        """Look at the queue for as long as the broker lives; let the pool grow and shrink."""
-        low, high = self._config.min_actors, self._config.max_actors
+    async def _watch(self, low: int, high: int) -> None:
+        """Let the pool grow and shrink for as long as the broker lives."""
+        sizer = Sizer(low, high, self._timing)
         while True:
             await asyncio.sleep(self._timing.tick_s)
-            if low is None or high is None or self._size == 0:
-                continue
-            members, now = self._crew.members(), time.monotonic()
-            is_late = self._desk.assignable() > 0  # what a teacher could take has been dispatched
-            self._late_since = (self._late_since or now) if is_late else None
-            size = next_size(
-                self._size,
-                low,
-                high,
-                late_for_s=now - self._late_since if self._late_since else 0.0,
-                idle_for_s=max(member.idle_for_s for member in members),
+            members = self._crew.members()
+            size = sizer.next_size(
+                self._crew.size,
+                now=time.monotonic(),
+                waiting=self._desk.assignable(),  # all that a teacher could take has been dispatched
+                idle_for_s=max((member.idle_for_s for member in members), default=0.0),
                 is_starting=not all(member.has_started for member in members),
-                timing=self._timing,
             )
-            if size != self._size:
-                self._late_since = None
-                self._resize(size)
+            if size != self._crew.size:
+                self._crew.size = size
+                self._crew.fill()
 
-    def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        """Run in the background; an error there becomes everyone's error."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-
-    def _done(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        error = None if task.cancelled() else task.exception()
-        if error is not None:
-            is_plain = isinstance(error, TeacherError | LabelConflictError)
-            self._error = str(error) if is_plain else "".join(traceback.format_exception(error))
-            self._wake()
+    def _fail(self, error: BaseException) -> None:
+        """An error in the background becomes everyone's error."""
+        is_plain = isinstance(error, TeacherError | LabelConflictError)
+        self._error = str(error) if is_plain else "".join(traceback.format_exception(error))
+        self._wake()
 
     def _wake(self) -> None:
         changed, self._changed = self._changed, asyncio.Event()

@@ -1,4 +1,4 @@
-"""Crew: the broker's teacher actors. Hires, watches and replaces them; one screen of Ray calls.
+"""Crew: the broker's teacher actors. Hires them, hands them work, replaces them when they die.
 
 The crew belongs to the broker's process: Ray ends the actors when that process dies, and the next one hires its own.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -16,9 +17,11 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from raydet.config.run import PoolConfig
-from raydet.labels.desk import Key
+from raydet.labels.desk import Key, LabelDesk
 from raydet.pool.actors import Answer, TeacherActor
 from raydet.pool.messages import TeacherError
+from raydet.pool.scaling import PoolTiming
+from raydet.pool.tasks import Tasks
 
 
 class ActorLostError(Exception):
@@ -51,17 +54,59 @@ class Teacher:
 
 
 class Crew:
-    """The teachers that are alive or starting."""
+    """The teachers that are alive or starting. Tells the desk when one of them is gone."""
 
-    def __init__(self, config: PoolConfig, factory: bytes) -> None:
-        self._config = config
-        self._factory = factory
+    def __init__(
+        self,
+        config: PoolConfig,
+        factory: bytes,
+        timing: PoolTiming,
+        *,
+        desk: LabelDesk,
+        tasks: Tasks,
+        on_ready: Callable[[], None],
+    ) -> None:
+        """`tasks` runs what waits, and reports what cannot be mended; `on_ready` hears of free places."""
+        self._config, self._factory, self._timing = config, factory, timing
+        self._desk, self._tasks, self._on_ready = desk, tasks, on_ready
+        self.size = config.actors  # how many there should be
         self._members: dict[str, Teacher] = {}
-        self._numbers = itertools.count()
+        self._names = itertools.count()
         self._call_numbers = itertools.count()
+        self._deaths_at_start = 0
+        self._blame: Counter[Key] = Counter()
 
-    def hire(self) -> Teacher:
-        """Create an actor; it has not started yet."""
+    def fill(self) -> None:
+        """Hire and dismiss until there are `size` teachers; the newcomers start in the background."""
+        while len(self._members) < self.size:
+            self._tasks.spawn(self._start(self._hire()))
+        while len(self._members) > self.size:
+            teacher = max(self.members(), key=lambda member: (not member.has_started, member.idle_for_s))
+            self._dismiss(teacher)
+        self._on_ready()
+
+    def lost(self, teacher: Teacher, reason: str) -> None:
+        """A call told that the teacher is dead: give its work to the others and hire another one."""
+        if teacher.name not in self._members:
+            return  # it had several calls; the first of them told us
+        for key in next(iter(teacher.calls.values()), []):  # what it was working on when it died
+            self._blame[key] += 1
+            if self._blame[key] >= self._timing.deaths_per_key:
+                why = f"{self._blame[key]} teacher actors died while at work on it or a neighbour; the last: {reason}"
+                self._desk.fail(teacher.name, key, why)
+        self._dismiss(teacher)
+        self.fill()
+
+    def forgive(self) -> None:
+        """Forget who died of what (a new attempt)."""
+        self._deaths_at_start = 0
+        self._blame.clear()
+
+    def retire(self, version: int) -> None:
+        """Forget what is known about older keys."""
+        self._blame = Counter({key: deaths for key, deaths in self._blame.items() if key[0] >= version})
+
+    def _hire(self) -> Teacher:
         threads = max(1, int(self._config.cpus_per_actor))
         handle = (
             ray.remote(TeacherActor)
@@ -74,29 +119,38 @@ class Crew:
             )
             .remote(self._factory, threads)
         )
-        teacher = Teacher(f"teacher-{next(self._numbers)}", handle)
+        teacher = Teacher(f"teacher-{next(self._names)}", handle)
         self._members[teacher.name] = teacher
         return teacher
 
-    def dismiss(self, teacher: Teacher) -> bool:
-        """Remove an actor, dead or alive. False where it was removed before."""
-        if self._members.pop(teacher.name, None) is None:
-            return False
-        ray.kill(teacher.handle)
-        return True
+    def _dismiss(self, teacher: Teacher) -> None:
+        """Remove a teacher, dead or alive; what it was working on is wanted again."""
+        if self._members.pop(teacher.name, None) is not None:
+            ray.kill(teacher.handle)
+            self._desk.actor_died(teacher.name)
 
-    async def start(self, teacher: Teacher) -> None:
-        """Wait until the actor can label. Raises ActorLostError, or TeacherError where its set-up fails."""
+    async def _start(self, teacher: Teacher) -> None:
+        """Wait until the teacher can label. Raises TeacherError where its set-up fails, or it dies again and again."""
         try:
             teacher.pid = await teacher.handle.start.remote()
-        except RayActorError as error:
-            raise ActorLostError(str(error)) from None
         except RayTaskError as error:
+            self._dismiss(teacher)
             raise TeacherError(f"a teacher actor could not be set up: {error}") from None
-        teacher.idle_since = time.monotonic()
+        except RayActorError as error:
+            if teacher.name not in self._members:
+                return  # dismissed before it had started
+            self._dismiss(teacher)
+            self._deaths_at_start += 1
+            if self._deaths_at_start >= self._timing.deaths_at_start:
+                raise TeacherError(f"{self._deaths_at_start} teacher actors in a row died at start: {error}") from None
+            self.fill()
+        else:
+            self._deaths_at_start = 0
+            teacher.idle_since = time.monotonic()
+            self._on_ready()
 
-    def distribute(self, assign: Callable[[str, int], list[Key]]) -> list[tuple[Teacher, int]]:
-        """Fill all free places with calls drawn from `assign(name, number)`; returns the new calls, to be asked.
+    def distribute(self) -> list[tuple[Teacher, int]]:
+        """Fill all free places with calls from the desk; returns the new calls, to be asked.
 
         The least busy teacher first, then the longest-serving one, so that under a light load the last ones stay idle.
         """
@@ -104,7 +158,7 @@ class Crew:
         for place in range(self._config.calls_in_flight):
             for teacher in self._members.values():
                 if teacher.has_started and len(teacher.calls) <= place:
-                    keys = assign(teacher.name, self._config.images_per_call)
+                    keys = self._desk.assign(teacher.name, self._config.images_per_call)
                     if not keys:
                         return new
                     number = next(self._call_numbers)
@@ -133,6 +187,3 @@ class Crew:
     def members(self) -> list[Teacher]:
         """Return all teachers, the longest-serving first."""
         return list(self._members.values())
-
-    def __len__(self) -> int:
-        return len(self._members)

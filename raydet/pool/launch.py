@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
 import ray
 from ray import cloudpickle
 from ray.actor import ActorHandle
+from ray.exceptions import GetTimeoutError, RayActorError
 
 from raydet.config.run import PoolConfig
 from raydet.labels.source import Annotator
 from raydet.pool.broker import LabelBroker
 from raydet.pool.scaling import PoolTiming
+
+_log = logging.getLogger(__name__)
 
 
 def start_broker(
@@ -43,8 +47,13 @@ def start_broker(
 
 
 def stop_broker(broker: ActorHandle, *, timeout_s: float = 60.0) -> None:
-    """Wait until all labels are on disk, then end broker and teachers."""
+    """Wait until all labels are on disk, then end broker and teachers.
+
+    A broker that does not answer is only warned about: what a resume needs was written at the last checkpoint.
+    """
     try:
         ray.get(broker.close.remote(), timeout=timeout_s)
+    except (RayActorError, GetTimeoutError) as error:
+        _log.warning("the label broker ended without writing its last labels: %s", error)
     finally:
         ray.kill(broker)

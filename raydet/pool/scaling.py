@@ -16,16 +16,27 @@ class PoolTiming:
     deaths_at_start: int = 5  # so many teachers in a row that never started are an error
 
 
-def next_size(
-    size: int, low: int, high: int, *, late_for_s: float, idle_for_s: float, is_starting: bool, timing: PoolTiming
-) -> int:
-    """Return the number of actors to have next: at most one more or one less, within `low`..`high`.
+class Sizer:
+    """Looks at the pool now and then, and says how many teachers it should have: at most one more or one less."""
 
-    `late_for_s`: how long labels have been waiting although every teacher has all the calls it may have. `idle_for_s`:
-    how long the idlest teacher has had nothing to do. While a new teacher `is_starting` the pool does not grow further.
-    """
-    if late_for_s >= timing.late_s and not is_starting:
-        return min(size + 1, high) if size < high else size
-    if late_for_s == 0 and idle_for_s >= timing.idle_s:
-        return max(size - 1, low) if size > low else size
-    return size
+    def __init__(self, low: int, high: int, timing: PoolTiming) -> None:
+        self._low, self._high, self._timing = low, high, timing
+        self._late_since: float | None = None
+
+    def next_size(self, size: int, *, now: float, waiting: int, idle_for_s: float, is_starting: bool) -> int:
+        """Return the number of teachers to have next, within low..high.
+
+        `now`: a clock in seconds. `waiting`: labels that wait although every teacher has all the calls it may have.
+        `idle_for_s`: how long the idlest teacher has had nothing to do. While one `is_starting` the pool does not grow.
+        """
+        if not waiting:
+            self._late_since = None
+        elif self._late_since is None:
+            self._late_since = now
+        late_for_s = 0.0 if self._late_since is None else now - self._late_since
+        if size < self._high and waiting and late_for_s >= self._timing.late_s and not is_starting:
+            self._late_since = None
+            return size + 1
+        if size > self._low and not waiting and idle_for_s >= self._timing.idle_s:
+            return size - 1
+        return size

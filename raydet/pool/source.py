@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
 
 from raydet.errors import LabelTimeoutError
 from raydet.labels.convert import from_table
@@ -143,6 +143,8 @@ class PoolSource:
                 if now >= deadline or (dead_since is not None and now - dead_since > _GONE_S):
                     raise LabelTimeoutError(f"the label broker does not answer, asked {purpose}: {error}") from error
                 time.sleep(_RETRY_S)
+            except RayTaskError as error:
+                raise error.cause from error  # what the broker raised, as if it had been raised here
         assert isinstance(reply, Reply)
         if reply.is_superseded:
             raise RuntimeError(f"attempt {self._attempt} of this run has been replaced by a newer worker group")
@@ -177,6 +179,8 @@ class PoolSource:
                 ray.get(sent)
             except RayActorError:
                 continue
+            except RayTaskError as error:
+                raise error.cause from error
 
     def _by_version(self) -> dict[int, list[str]]:
         found: dict[int, list[str]] = {}

@@ -11,6 +11,7 @@ import ray
 from raydet.config.run import PoolConfig
 from raydet.errors import LabelConflictError, LabelTimeoutError
 from raydet.labels.schedule import LabelSchedule
+from raydet.labels.segment import LabelStoreError
 from raydet.labels.source import InlineSource
 from raydet.labels.store import PseudoLabelStore, read_all
 from raydet.pool.launch import start_broker, stop_broker
@@ -70,12 +71,14 @@ def broker_pid(broker):
     return ray.get(broker.__ray_call__.remote(lambda _: os.getpid()), timeout=30)
 
 
-def train(source, schedule, steps, images=4):
-    """The training loop's use of a source; returns every label taken."""
-    source.rewind(0)
-    asked, taken = 0, {}
-    for step in range(steps):
-        if step and step % 10 == 0:
+def train(source, schedule, last, *, first=0, images=4):
+    """The training loop's use of a source, with a checkpoint every 10 steps; returns every label taken."""
+    source.rewind(first)
+    published = [step for step in range(first) if schedule.is_publish_step(step)]
+    publish(source, *published[-1:])
+    asked, taken = first, {}
+    for step in range(first, last):
+        if step > first and step % 10 == 0:
             source.flush()
         if schedule.is_publish_step(step):
             publish(source, step)
@@ -104,6 +107,18 @@ def test_the_pool_gives_the_labels_that_the_inline_source_gives(tmp_path, actors
         pooled = train(PoolSource(broker, rank=0, attempt=1, timeout_s=40), SCHEDULE, 25)
     assert inline.keys() == pooled.keys() == set(range(3, 25))
     assert all(same(a, b) for s in inline for a, b in zip(inline[s], pooled[s], strict=True))
+
+
+@pytest.mark.parametrize("fault", ["workers only", "workers and broker"])
+def test_a_worker_group_that_is_restarted_takes_the_same_labels(tmp_path, fault):
+    inline = train(InlineSource(FakeAnnotator(), PseudoLabelStore(tmp_path / "inline", "rank0")), SCHEDULE, 25)
+    with pool(tmp_path, Factory(tmp_path / "log", delay_s=0.002), actors=1) as broker:
+        train(PoolSource(broker, rank=0, attempt=1, timeout_s=40), SCHEDULE, 18)
+        if fault == "workers and broker":
+            os.kill(broker_pid(broker), signal.SIGKILL)
+        again = train(PoolSource(broker, rank=0, attempt=2, timeout_s=40), SCHEDULE, 25, first=10)
+    assert again.keys() == set(range(10, 25))
+    assert all(same(a, b) for s in again for a, b in zip(inline[s], again[s], strict=True))
 
 
 def test_labels_are_shared_made_once_and_on_disk_after_a_flush(tmp_path):
@@ -176,7 +191,7 @@ def start_ranks(broker, number):
 
 
 def test_any_rank_repairs_a_restarted_broker_while_rank_0_is_busy_elsewhere(tmp_path):
-    with pool(tmp_path, Factory(tmp_path / "log", delay_s=0.02), actors=2) as broker:
+    with pool(tmp_path, Factory(tmp_path / "log", delay_s=0.02), actors=1) as broker:
         ranks = start_ranks(broker, 2)
         ray.get([rank.publish.remote(1) for rank in ranks], timeout=40)
         ray.get(ranks[0].take.remote(names(4, "a"), 1), timeout=40)
@@ -289,6 +304,44 @@ def test_too_few_resources_are_named_as_the_cause(tmp_path):
             source.take(["a"], 1)
 
 
+def test_a_broker_that_is_gone_for_good_is_an_error_long_before_the_timeout(tmp_path, monkeypatch):
+    monkeypatch.setattr("raydet.pool.source._GONE_S", 1.0)
+    with pool(tmp_path, Factory(tmp_path / "log"), actors=1) as broker:
+        source = client(broker, timeout_s=80)
+        source.request(["a"], 1)
+        ray.kill(broker)
+        with pytest.raises(LabelTimeoutError, match=r"broker does not answer, asked for \(1, 'a'\)"):
+            source.take(["a"], 1)
+
+
+def test_weights_that_the_object_store_lost_are_sent_again(tmp_path):
+    def lose(broker):
+        from ray._private.internal_api import free
+
+        free([weights for _, weights in broker._weights.values()])
+
+    with pool(tmp_path, Factory(tmp_path / "log"), actors=1) as broker:
+        source = client(broker)
+        publish(source, 1, 2)
+        assert_right(source.take(["a"], 1), ["a"], 1)
+        ray.get(broker.__ray_call__.remote(lose), timeout=30)
+        assert_right(source.take(["a"], 2), ["a"], 2)
+
+
+def test_a_damaged_store_is_an_error_that_names_the_file(tmp_path):
+    with pool(tmp_path, Factory(tmp_path / "log"), actors=1) as broker:
+        source = client(broker)
+        publish(source, 1)
+        source.take(["a"], 1)
+        source.flush()
+    (file,) = (tmp_path / "labels").glob("*.arrow")
+    file.write_bytes(file.read_bytes()[:-1])
+    with pool(tmp_path, Factory(tmp_path / "log"), actors=1) as broker:
+        source = client(broker, version=1)
+        with pytest.raises(LabelStoreError, match=file.name):
+            source.take(["a"], 1)
+
+
 def test_one_version_with_two_weights_is_an_error(tmp_path):
     with pool(tmp_path, Factory(tmp_path / "log"), actors=1) as broker:
         source = client(broker)
@@ -320,9 +373,9 @@ def test_actors_can_be_added_and_removed_while_they_work(tmp_path):
         source = client(broker)
         publish(source, 1)
         source.request(names(60), 1)
-        ray.get(broker.add_actor.remote(), timeout=30)
+        ray.get(broker.resize.remote(2), timeout=30)
         wait_until(lambda: len(teachers(broker)) == 2)
-        ray.get(broker.remove_actor.remote(), timeout=30)
+        ray.get(broker.resize.remote(1), timeout=30)
         assert_right(source.take(names(60), 1), names(60), 1)
         assert len(teachers(broker)) == 1
 

@@ -129,14 +129,22 @@ def test_a_run_killed_and_resumed_from_a_checkpoint_takes_the_same_labels(tmp_pa
     straight, resumed = {}, {}
     run(source_at(tmp_path / "straight"), schedule, 0, 20, straight)
     run(source_at(tmp_path / "resumed"), schedule, 0, 13, resumed)  # killed at step 13, checkpoint of step 8
-    again = source_at_step(tmp_path / "resumed", 8, schedule)
-    run(again, schedule, 8, 20, resumed)
+    run(source_at_step(tmp_path / "resumed", 8, schedule), schedule, 8, 20, resumed)
     assert resumed.keys() == straight.keys() == set(range(2, 20))
     assert all(same(a, b) for s in straight for a, b in zip(straight[s], resumed[s], strict=True))
 
 
-def source_at_step(folder, step, schedule):
-    source = InlineSource(FakeAnnotator(), PseudoLabelStore(folder, "rank0"))
+def test_a_source_that_lives_on_can_be_rewound_and_takes_the_same_labels(tmp_path):
+    schedule, taken, again = LabelSchedule.moving(2, publish_every=3, lookahead=4), {}, {}
+    source = source_at(tmp_path)
+    run(source, schedule, 0, 18, taken)
+    run(source_at_step(tmp_path, 8, schedule, source), schedule, 8, 18, again)
+    assert again.keys() == set(range(8, 18))
+    assert all(same(a, b) for s in again for a, b in zip(taken[s], again[s], strict=True))
+
+
+def source_at_step(folder, step, schedule, source=None):
+    source = source or InlineSource(FakeAnnotator(), PseudoLabelStore(folder, "rank0"))
     source.rewind(step)
     published = max(s for s in range(step) if schedule.is_publish_step(s))
     source.publish(ref_of(published), weights_of(published))

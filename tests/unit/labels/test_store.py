@@ -220,6 +220,31 @@ def test_retired_labels_leave_the_memory_but_not_the_disk(tmp_path):
     assert sum(table.num_rows for table in read_all(tmp_path)) == 5
 
 
+def test_a_rewind_brings_back_what_was_retired(tmp_path):
+    store = PseudoLabelStore(tmp_path, "w")
+    for version in range(1, 10):
+        store.append(rows((version, "a")))
+    store.retire(9)
+    store.drop_newer(7)  # back to step 7, whose labels are of version 6
+    assert [v for v in range(10) if store.has((v, "a"))] == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_rows_that_could_not_be_written_are_not_taken_for_written(tmp_path, monkeypatch):
+    def disk_is_full(*_):
+        raise OSError(28, "No space left on device")
+
+    store = PseudoLabelStore(tmp_path, "w")
+    store.append(rows((1, "a")))
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", disk_is_full)
+        for _ in range(2):  # not only the first time
+            with pytest.raises(OSError, match="No space"):
+                store.flush()
+    assert PseudoLabelStore(tmp_path, "w").has((1, "a")) is False
+    store.flush()
+    assert said(PseudoLabelStore(tmp_path, "w"), (1, "a")) == [1097]
+
+
 def test_keep_versions_never_deletes_what_the_last_two_checkpoints_need(tmp_path):
     store = PseudoLabelStore(tmp_path, "w", keep_versions=1)
     for step in range(1, 7):  # a checkpoint after each; it needs the version itself and the one before
