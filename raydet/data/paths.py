@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from raydet.data.text import is_plain
 from raydet.errors import DataError
 
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095  # what Linux file systems allow
@@ -16,7 +17,7 @@ def resolve_inside(root: Path, name: object) -> Path:
     The file need not exist. Raises DataError for anything that leaves `root` or cannot be a file name.
     """
     if not isinstance(name, str) or not name:
-        raise DataError(f"file name {name!r}: expected text such as images/0001.jpg")
+        raise DataError(f"file name {name!r:.40}: expected text such as images/0001.jpg")
     shown = name if len(name) <= 80 else f"{name[:77]}..."
     if complaint := _complaint(name):
         raise DataError(f"file name {shown!r} {complaint}")
@@ -33,8 +34,8 @@ def resolve_inside(root: Path, name: object) -> Path:
 
 
 def _complaint(name: str) -> str | None:
-    if "\0" in name:
-        return "contains a NUL character; correct the name"
+    if not is_plain(name):
+        return "contains a control character, or is not valid Unicode; rename the file"
     if re.match(r"[a-zA-Z][a-zA-Z0-9+.-]*://", name):
         return "is a URL; download the image and name the local file"
     if "\\" in name:
@@ -44,10 +45,7 @@ def _complaint(name: str) -> str | None:
     parts = name.split("/")
     if ".." in parts:
         return "contains '..'; names must stay inside the image root"
-    try:
-        sizes = [len(part.encode()) for part in parts]
-    except UnicodeEncodeError:
-        return "is not valid Unicode; rename the file"
+    sizes = [len(part.encode()) for part in parts]
     if max(sizes) > _MAX_NAME_BYTES or sum(sizes) + len(parts) > _MAX_PATH_BYTES:
         return f"is too long (at most {_MAX_NAME_BYTES} bytes a name, {_MAX_PATH_BYTES} in all); rename the file"
     return None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from raydet.data.problems import ProblemLog
 from raydet.data.source import Source, box_place
+from raydet.data.text import is_plain
 
 _INT64 = range(-(2**63), 2**63)
 
@@ -41,8 +42,8 @@ class CocoColumns:
         key, name = entry.get("id"), entry.get("name")
         if not _is_int(key):
             self._log.error("category-id", self._file, where, f"id must be a whole number, got {key!r:.40}")
-        elif not isinstance(name, str) or not name.strip():
-            self._log.error("category-name", self._file, where, f"name must be non-empty text, got {name!r:.40}")
+        elif not isinstance(name, str) or not name.strip() or not is_plain(name):
+            self._log.error("category-name", self._file, where, f"name must be readable text, got {name!r:.40}")
         elif key in self._names:
             message = f"category id {key} is used twice ({self._names[key]!r} and {name!r})"
             self._log.error("category-id-twice", self._file, where, message, "give every category its own id")
@@ -111,6 +112,7 @@ class CocoColumns:
         where = box_place(tag, "annotation id")
         key = _image_id(entry.get("image_id"))
         category = entry.get("category_id")
+        crowd = entry.get("iscrowd") or 0
         box = _numbers(entry.get("bbox"))
         if key is None:
             message = f"image_id must be a whole number or text, got {entry.get('image_id')!r:.40}"
@@ -121,6 +123,8 @@ class CocoColumns:
         elif box is None:
             message = f"bbox must be [x, y, width, height] as four numbers, got {entry.get('bbox')!r:.60}"
             self._log.error("box-malformed", self._file, where, message, "correct or remove the annotation")
+        elif crowd not in (0, 1):  # True and False count as 1 and 0
+            self._log.error("annotation-iscrowd", self._file, where, f"iscrowd must be 0 or 1, got {crowd!r:.40}")
         else:
             x, y, width, height = box
             self._box_codes.append(self._code_of.setdefault(key, len(self._code_of)))
@@ -130,14 +134,8 @@ class CocoColumns:
             if tag < 0:
                 message = f"id must be a whole number, 0 or above, got {entry.get('id')!r:.40}"
                 self._log.warn("annotation-id", self._file, where, message, "the box is used all the same")
-            self._crowd.append(self._is_crowd(where, entry.get("iscrowd", 0)))
+            self._crowd.append(crowd == 1)
             self._areas.append(self._area(where, entry.get("area")))
-
-    def _is_crowd(self, where: str, value: Any) -> bool:
-        if value not in (0, 1):  # True and False count as 1 and 0
-            message = f"iscrowd must be 0 or 1, got {value!r:.40}"
-            self._log.error("annotation-iscrowd", self._file, where, message)
-        return bool(value == 1)
 
     def _area(self, where: str, value: Any) -> float:
         if value is None:
@@ -233,7 +231,7 @@ def _image_id(value: Any) -> str | None:
     """Return the id as text; ids of both kinds occur, `7` and `"7"` are the same image."""
     if _is_int(value):
         return str(value)
-    if isinstance(value, str) and value and value.isprintable():  # also keeps out what is not valid Unicode
+    if isinstance(value, str) and value and is_plain(value):
         return value
     return None
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from raydet.data.problems import ProblemLog
 from raydet.data.source import Source, SourceBuilder
+from raydet.data.text import is_plain
 from raydet.errors import DataError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
@@ -37,8 +38,9 @@ def image_names(root: Path, log: ProblemLog) -> list[str]:
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() not in SUFFIXES:
             other += 1
-        elif not _is_unicode(name):
-            log.error("file-name-encoding", root, ascii(name), "the file name is not valid UTF-8", "rename the file")
+        elif not is_plain(name):
+            message = "the file name is not valid UTF-8 or contains a control character"
+            log.error("file-name", root, ascii(name), message, "rename the file")
         else:
             names.append(name)
     if other:
@@ -77,12 +79,4 @@ def _from_glob(pattern: str) -> tuple[str, list[str]]:
         raise DataError(f"{pattern}: {root} is not a folder")
     matches = glob.glob(os.path.join(*parts[fixed:]), root_dir=root, recursive=True)
     images = (name for name in matches if name.lower().endswith(SUFFIXES) and (root / name).is_file())
-    return str(root), sorted(Path(name).as_posix() for name in images if _is_unicode(name))
-
-
-def _is_unicode(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    return str(root), sorted(Path(name).as_posix() for name in images if is_plain(name))

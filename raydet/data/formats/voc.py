@@ -19,6 +19,7 @@ from defusedxml import DefusedXmlException
 from raydet.data.formats.folder import SUFFIXES
 from raydet.data.problems import ProblemLog
 from raydet.data.source import Source, SourceBuilder
+from raydet.data.text import is_plain
 from raydet.errors import DataError
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
@@ -124,8 +125,8 @@ class _Reader:
         difficult = entry.findtext("difficult", "0").strip() or "0"
         texts = [entry.findtext(f"bndbox/{corner}", "").strip() for corner in _CORNERS]
         corners = [_number(text) for text in texts]
-        if not name:
-            self._log.error("object-name", file, where, "no class name", "add <name> or remove the object")
+        if not name or not is_plain(name):
+            self._log.error("object-name", file, where, "no readable class name", "add <name> or remove the object")
         elif difficult not in ("0", "1"):
             self._log.error("object-difficult", file, where, f"difficult must be 0 or 1, got {difficult[:40]!r}")
         elif any(corner is None for corner in corners):

@@ -15,6 +15,7 @@ from raydet.data.formats.folder import SUFFIXES, image_names
 from raydet.data.formats.yolo_labels import LabelReader
 from raydet.data.problems import ProblemLog
 from raydet.data.source import Source, SourceBuilder
+from raydet.data.text import is_plain
 from raydet.errors import ConfigError, DataError
 
 _SUBSETS = ("train", "val", "test")
@@ -72,6 +73,8 @@ def _from_yaml(file: Path, subset: str | None, images: Path | None) -> tuple[tup
         content = read_yaml(_text(file), str(file))
     except ConfigError as error:
         raise DataError(str(error)) from None
+    except RecursionError:
+        raise DataError(f"{file}: nested too deeply; this is not a data.yaml") from None
     if not isinstance(content, dict) or "names" not in content:
         raise DataError(f"{file}: expected a mapping with `names` and train, val or test")
     names = _names(file, content)
@@ -99,8 +102,8 @@ def _names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
 
 def _checked_names(file: Path, names: list[Any]) -> tuple[str, ...]:
     texts = [str(name).strip() for name in names]
-    if not texts or "" in texts:
-        raise DataError(f"{file}: class names must not be empty")
+    if not all(text and is_plain(text) for text in texts) or not texts:
+        raise DataError(f"{file}: class names must be readable text, and not empty")
     double = next((name for name in texts if texts.count(name) > 1), None)
     if double is not None:
         raise DataError(f"{file}: two classes are called {double!r}; rename or merge them")

@@ -89,7 +89,7 @@ def test_an_image_without_objects_is_kept(tmp_path: Path) -> None:
         (f"<object><name>dog</name>{BOX.replace('40', '40,5')}</object>", "box-malformed", "xmax='40,5'"),
         ("<object><name>dog</name></object>", "box-malformed", "xmin=''"),
         (f"<object><name>dog</name><part>{BOX}</part></object>", "box-malformed", "xmin=''"),
-        (f"<object>{BOX}</object>", "object-name", "no class name"),
+        (f"<object>{BOX}</object>", "object-name", "no readable class name"),
         (f"<object><name>dog</name><difficult>yes</difficult>{BOX}</object>", "object-difficult", "got 'yes'"),
     ],
     ids=lambda value: value if "<" not in value else "",

@@ -136,7 +136,7 @@ def test_without_a_yaml_classes_txt_names_the_classes(tmp_path: Path) -> None:
         ("- a\n", "expected a mapping"),
         ("names: [cat]\n", "several sets|no .*there: none|there: none"),
         ("train: images/train\nnames: [cat, cat]\n", "two classes are called 'cat'"),
-        ("train: images/train\nnames: [cat, '']\n", "must not be empty"),
+        ("train: images/train\nnames: [cat, '']\n", "and not empty"),
         ("train: images/train\nnames: {0: cat, 2: dog}\n", "numbered 0 to 1 without gaps"),
         ("train: images/train\nnames: cat\n", "must be a list of class names"),
         ("train: images/train\nnames: [cat, dog]\nnc: 3\n", "nc is 3, but there are 2 names"),
@@ -148,6 +148,7 @@ def test_without_a_yaml_classes_txt_names_the_classes(tmp_path: Path) -> None:
         ("train: &a images/train\nval: *a\nnames: [cat]\n", "aliases"),
         ("train: !!python/object:os.system x\nnames: [cat]\n", "not valid YAML"),
         ("train: [\n", "not valid YAML"),
+        ("train: " + "[" * 5000, "nested too deeply|not valid YAML"),
     ],
 )
 def test_a_broken_yaml_is_one_message_with_its_file(tmp_path: Path, yaml: str, message: str) -> None:
