@@ -10,9 +10,10 @@ import numpy as np
 from PIL import Image
 
 from raydet.config.data import DatasetConfig
+from raydet.data.box_rules import OnBadBox
 from raydet.data.formats.detect import read_source
 from raydet.data.problems import ProblemLog
-from raydet.data.rules import OnBadBox, usable
+from raydet.data.rules import usable
 from raydet.data.source import Table
 
 Entry = dict[str, Any]

@@ -11,11 +11,12 @@ from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 from raydet.config.data import DataConfig, DatasetConfig
+from raydet.data.box_rules import OnBadBox
 from raydet.data.files import replacing
 from raydet.data.formats.detect import read_source
 from raydet.data.leaks import report_repeated_images
 from raydet.data.problems import Problem, ProblemLog, Severity, capped
-from raydet.data.rules import OnBadBox, usable
+from raydet.data.rules import usable
 from raydet.data.sets import given_sets, report_relations, with_common_classes, with_split
 from raydet.data.source import Table
 from raydet.data.splits import choose_rows

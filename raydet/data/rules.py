@@ -5,20 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.box_rules import OnBadBox, judge_boxes
 from raydet.data.decode import decode, stored_size
 from raydet.data.paths import resolve_inside
 from raydet.data.problems import ProblemLog
 from raydet.data.source import Source, Table
 from raydet.errors import DataError
 
-OnBadBox = Literal["error", "drop", "clip"]
-ROUNDING_PX = 1.0  # annotators round outwards: so far outside, a box is clipped without a word
-CROWDED = 1_000  # boxes in one image
 _THREADS = 8
 _CHUNK = 4_096
 _Mask = NDArray[np.bool_]
@@ -32,12 +29,9 @@ def usable(source: Source, on_bad_box: OnBadBox, log: ProblemLog, *, decode_imag
     if not source.ids:
         log.error("no-images", source.file, "", "no images", "add images or correct the path")
     sizes = _measure(source, log, decode_images)
-    has_file = sizes[:, 0] > 0
     _report_shared_files(source, log)
-    in_pixels = source.boxes * sizes[source.rows][:, [1, 0, 1, 0]] if source.relative else source.boxes
-    boxes, kept = _judge_boxes(source, in_pixels, sizes, on_bad_box, log)
-    _report_odd_boxes(source, boxes, kept, log)
-    return _table(source, sizes, boxes, has_file, kept)
+    boxes, kept = judge_boxes(source, sizes, on_bad_box, log)
+    return _table(source, sizes, boxes, sizes[:, 0] > 0, kept)
 
 
 def _table(source: Source, sizes: NDArray[np.int64], boxes: NDArray[np.float64], images: _Mask, kept: _Mask) -> Table:
@@ -149,106 +143,3 @@ def _report_shared_files(source: Source, log: ProblemLog) -> None:
         if other != row:
             message = f"{name} is also image id {source.ids[other]}; the boxes of one are background in the other"
             log.warn("file-twice", source.file, f"image id {source.ids[row]}", message, "merge the two entries")
-
-
-# --- boxes ------------------------------------------------------------------------------------------------------------
-
-
-def _judge_boxes(
-    source: Source, boxes: NDArray[np.float64], sizes: NDArray[np.int64], on_bad_box: OnBadBox, log: ProblemLog
-) -> tuple[NDArray[np.float64], _Mask]:
-    """Return the boxes `[B, 4]`, clipped to their images, and which of them `[B]` are usable."""
-    limits = sizes[source.rows][:, [1, 0, 1, 0]].astype(np.float64)
-    measurable = limits[:, 0] > 0  # boxes of images that were refused go with them
-    clipped = np.clip(boxes, 0.0, limits)
-    finite: _Mask = np.all(np.isfinite(boxes), axis=1)
-    positive: _Mask = np.all(boxes[:, 2:] > boxes[:, :2], axis=1)
-    overlap: _Mask = np.all(clipped[:, 2:] > clipped[:, :2], axis=1)
-    near = np.abs(np.where(finite[:, None], boxes - clipped, 0.0)) <= ROUNDING_PX
-    inside: _Mask = np.all(near, axis=1) & overlap
-    if _is_misread(source, boxes, limits, measurable & finite, measurable & positive & ~inside, log):
-        return clipped, np.zeros_like(finite)
-    kinds = {
-        "box-not-finite": (~finite, "has NaN or infinity in its bbox"),
-        "box-degenerate": (finite & ~positive, "has no area: width and height must be above 0"),
-        "box-outside": (finite & positive & ~inside, "leaves its image"),
-    }
-    kept = measurable.copy()
-    for code, (bad, complaint) in kinds.items():
-        can_clip = overlap if code == "box-outside" else np.zeros_like(overlap)
-        for box in np.flatnonzero(bad & measurable):
-            kept[box] = on_bad_box == "clip" and can_clip[box]
-            _report_bad_box(source, int(box), code, complaint, boxes, limits, on_bad_box, bool(kept[box]), log)
-    return clipped, kept
-
-
-def _report_bad_box(
-    source: Source,
-    box: int,
-    code: str,
-    complaint: str,
-    boxes: NDArray[np.float64],
-    limits: NDArray[np.float64],
-    on_bad_box: OnBadBox,
-    was_clipped: bool,
-    log: ProblemLog,
-) -> None:
-    file, where = source.where(box)
-    x1, y1, x2, y2 = (float(f"{side:.6g}") for side in boxes[box])
-    width, height = limits[box, 0], limits[box, 1]
-    message = f"the box x {x1} to {x2}, y {y1} to {y2} {complaint} ({width:.0f} x {height:.0f} pixels)"
-    if on_bad_box == "error":
-        fix = "correct it, or set on_bad_box: drop" + (" (or clip)" if code == "box-outside" else "")
-        log.error(code, file, where, message, fix)
-    else:
-        log.warn(code, file, where, message, "clipped to the image" if was_clipped else "dropped")
-
-
-def _is_misread(
-    source: Source,
-    boxes: NDArray[np.float64],
-    limits: NDArray[np.float64],
-    known: _Mask,
-    outside: _Mask,
-    log: ProblemLog,
-) -> bool:
-    """Report, once, boxes that are all in another convention; dropping or clipping them would hide the mistake."""
-    if source.relative or not known.any():
-        return False
-    if np.abs(boxes[known]).max() <= 1.01 and limits[known].min() > 2:
-        message = f"all {known.sum():,} boxes lie between 0 and 1: they look like fractions of the image"
-        log.error("boxes-normalised", source.file, "", message, "multiply by the image size: boxes are in pixels")
-        return True
-    if source.format != "coco" or known.sum() < 3 or outside.sum() < 0.2 * known.sum():
-        return False
-    # bbox as it stands in the file, read as two corners
-    x1, y1, x2, y2 = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]])[known].T
-    as_corners = (x2 > x1) & (y2 > y1) & (x2 <= limits[known, 0] + 1) & (y2 <= limits[known, 1] + 1)
-    if as_corners.mean() < 0.95:
-        return False
-    message = f"{outside.sum():,} of {known.sum():,} boxes leave their image, and nearly all fit as [x1, y1, x2, y2]"
-    log.error("boxes-corners", source.file, "", message, "write [x, y, width, height]")
-    return True
-
-
-def _report_odd_boxes(source: Source, boxes: NDArray[np.float64], kept: _Mask, log: ProblemLog) -> None:
-    sides = boxes[:, 2:] - boxes[:, :2]
-    for box in np.flatnonzero(kept & (sides < 1.0).any(axis=1)):
-        file, where = source.where(int(box))
-        message = f"a side of the box is below 1 pixel ({sides[box, 0]:.3g} x {sides[box, 1]:.3g})"
-        log.warn("box-tiny", file, where, message, "it may vanish when the image is resized")
-    counts = np.bincount(source.rows[kept], minlength=len(source.ids))
-    for row in np.flatnonzero(counts > CROWDED):
-        message = f"{counts[row]:,} boxes in one image"
-        log.warn("image-crowded", source.file, f"image id {source.ids[row]}", message, "memory grows with it")
-    _report_repeated_boxes(source, boxes, kept, log)
-
-
-def _report_repeated_boxes(source: Source, boxes: NDArray[np.float64], kept: _Mask, log: ProblemLog) -> None:
-    numbers = np.flatnonzero(kept)
-    table = np.column_stack([source.rows, source.classes, boxes])[numbers]
-    order = np.lexsort(table.T)
-    same = (table[order][1:] == table[order][:-1]).all(axis=1)
-    for place in np.flatnonzero(same):
-        file, where = source.where(int(numbers[order[place + 1]]))
-        log.warn("box-twice", file, where, "the same box of the same class again", "remove one of them")

@@ -104,16 +104,18 @@ class Journal:
         losses: StepLosses,
         stats: LabelStats,
         *,
-        images: int,
         lr: float,
         grad_norm: Tensor | None,
         times: Mapping[str, float],
         source: Mapping[str, float],
     ) -> None:
-        """Take in one step; at log steps merge all ranks' windows and write a line. `times` are seconds by name."""
+        """Take in one step; at log steps merge all ranks' windows and write a line.
+
+        `times` are seconds by name, `source` figures of the label source.
+        """
         self._window.steps += 1
         self._window.add(stats)
-        self._window.increase({"images_seen": images, **times})
+        self._window.increase(times)
         self._losses = losses.raw if self._losses is None else self._losses + losses.raw
         if step % self._config.log.every:
             return
@@ -149,7 +151,8 @@ class Journal:
         seconds = sums["step_s"] / ranks
         weighted = {name: self._weights[name] * value for name, value in losses.items()}
         total = sum(weighted.values())
-        values: dict[str, Any] = {"loss": total, "images_per_s": sums["images_seen"] / max(seconds, 1e-9)}
+        images = window.steps * self._config.optim.labeled_batch + sums["images"]
+        values: dict[str, Any] = {"loss": total, "images_per_s": images / max(seconds, 1e-9)}
         for name in ("step_s", "data_wait_s", "label_wait_s"):
             values[name] = sums[name] / ranks / window.steps
         for name, value in losses.items():

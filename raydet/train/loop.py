@@ -24,7 +24,7 @@ from raydet.data.prepare import PreparedData
 from raydet.labels.source import LabelSource
 from raydet.methods import Method
 from raydet.models.ema import EmaTeacher, digest
-from raydet.records import TeacherRef
+from raydet.records import PseudoBoxes, TeacherRef
 from raydet.train.batch import assemble
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, write_checkpoint
 from raydet.train.group import Group
@@ -81,7 +81,7 @@ class Trainer:
         loader = StepLoader(
             self.data, config, rank=self.group.rank, world=self.group.world, version_for=schedule.version_for
         )
-        asked = first = state.step
+        self.asked = first = state.step
         try:
             while state.step < config.optim.steps:
                 s = state.step
@@ -89,15 +89,7 @@ class Trainer:
                 if s != first and self._due(s, config.checkpoint.every):
                     self.checkpoint()  # 1
                 self.update_teacher_version(s)  # 2
-                while asked <= s + config.labels.lookahead:  # 3
-                    version = schedule.version_for(asked)
-                    if version is not None and version > s:
-                        break
-                    if version is not None:
-                        self.source.request(loader.unlabeled_ids(asked), version)
-                    asked += 1
-                version = schedule.version_for(s)
-                labels = [] if version is None else self.source.take(loader.unlabeled_ids(s), version)  # 4
+                labels = self.labels_of(s, loader)  # 3, 4
                 labeled_at = time.perf_counter()
                 views = loader.take(s)
                 loaded_at = time.perf_counter()
@@ -118,26 +110,36 @@ class Trainer:
                 if state.ema is not None:
                     state.ema.update(state.student)  # 8
                 state.step += 1
-                self.journal.step(  # 9
-                    state.step,
-                    losses,
-                    stats,
-                    images=len(views.labeled) // 2 + len(views.unlabeled),
-                    lr=lr_at(s, config.optim),
-                    grad_norm=grad_norm,
-                    times={
-                        "step_s": time.perf_counter() - clock,
-                        "label_wait_s": labeled_at - clock,
-                        "data_wait_s": loaded_at - labeled_at,
-                    },
-                    source=self.source.stats(),
-                )
+                times = {
+                    "step_s": time.perf_counter() - clock,
+                    "label_wait_s": labeled_at - clock,
+                    "data_wait_s": loaded_at - labeled_at,
+                }
+                lr, source = lr_at(s, config.optim), self.source.stats()
+                self.journal.step(
+                    state.step, losses, stats, lr=lr, grad_norm=grad_norm, times=times, source=source
+                )  # 9
                 if self._due(state.step, config.eval.every):
                     self.evaluate()
             if state.step != first:
                 self.checkpoint()
         finally:
             loader.close()
+
+    def labels_of(self, s: int, loader: StepLoader) -> list[PseudoBoxes]:
+        """Ask for the labels of every step up to s + lookahead that can be asked for; wait for those of step s.
+
+        The end of the run is no exception, so that a run can be made longer later.
+        """
+        while self.asked <= s + self.config.labels.lookahead:
+            version = self.schedule.version_for(self.asked)
+            if version is not None and version > s:
+                break  # by a teacher that does not exist yet
+            if version is not None:
+                self.source.request(loader.unlabeled_ids(self.asked), version)
+            self.asked += 1
+        version = self.schedule.version_for(s)
+        return [] if version is None else self.source.take(loader.unlabeled_ids(s), version)
 
     def update_teacher_version(self, s: int) -> None:
         """Create the teacher at the burn-in's end, and publish it at publish steps."""

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import ray
+
 from raydet.pool.source import PoolSource
 from raydet.records import PseudoBoxes
 from tests.unit.labels.fakes import FakeAnnotator, fake_label, ref_of, same, weights_of
@@ -86,3 +88,10 @@ class Rank:
     def take(self, image_ids, version):
         assert_right(self.source.take(image_ids, version), image_ids, version)
         return self.source.stats()
+
+
+class Owner:
+    """Owns an object; the tests make it a Ray actor."""
+
+    def put(self):
+        return [ray.put(weights_of(0))]

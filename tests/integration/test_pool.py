@@ -19,7 +19,7 @@ from raydet.pool.messages import TeacherError
 from raydet.pool.scaling import PoolTiming
 from raydet.pool.source import PoolSource
 from raydet.records import TeacherRef
-from tests.integration.pool_fakes import CannotBeBuilt, DiesAtStart, Factory, Rank, assert_right, publish
+from tests.integration.pool_fakes import CannotBeBuilt, DiesAtStart, Factory, Owner, Rank, assert_right, publish
 from tests.unit.labels.fakes import FakeAnnotator, fake_label, ref_of, same, weights_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(90)]
@@ -315,16 +315,18 @@ def test_a_broker_that_is_gone_for_good_is_an_error_long_before_the_timeout(tmp_
 
 
 def test_weights_that_the_object_store_lost_are_sent_again(tmp_path):
-    def lose(broker):
-        from ray._private.internal_api import free
+    owner = ray.remote(num_cpus=0)(Owner).remote()
+    lost = ray.get(owner.put.remote(), timeout=40)
+    ray.kill(owner)  # and with it the object
 
-        free([weights for _, weights in broker._weights.values()])
+    def lose(broker, lost):
+        broker._weights = {version: (digest, lost[0]) for version, (digest, _) in broker._weights.items()}
 
     with pool(tmp_path, Factory(tmp_path / "log"), actors=1) as broker:
         source = client(broker)
         publish(source, 1, 2)
         assert_right(source.take(["a"], 1), ["a"], 1)
-        ray.get(broker.__ray_call__.remote(lose), timeout=30)
+        ray.get(broker.__ray_call__.remote(lose, lost), timeout=30)
         assert_right(source.take(["a"], 2), ["a"], 2)
 
 

@@ -99,8 +99,8 @@ def test_the_report_reads_well_and_is_capped(tmp_path: Path) -> None:
         "  boxes: cat 2, dog 1",
         "322 errors:",
         *(
-            f"  [box-degenerate] {tmp_path}/data.json, annotation id {n} (image id 1): the box x 1.0 to 1.0, y 1.0 to "
-            "2.0 has no area: width and height must be above 0 (100 x 80 pixels); correct it, or set on_bad_box: drop"
+            f"  [box-degenerate] {tmp_path}/data.json, annotation id {n} (image id 1): the box x 1 to 1, y 1 to 2 "
+            "has no area: width and height must be above 0 (image: 100 x 80 pixels); correct it, or set on_bad_box: drop"
             for n in range(100, 110)
         ),
         "  [box-degenerate] ... and 312 more",

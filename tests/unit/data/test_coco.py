@@ -170,7 +170,7 @@ def changed(section: str, number: int, **values: Any) -> dict[str, Any]:
         (changed("annotations", 0, bbox=[10, 20, -5, 5]), "box-degenerate", "has no area"),
         (changed("annotations", 0, bbox=[10, 20, float("nan"), 5]), "box-not-finite", "NaN or infinity"),
         (changed("annotations", 0, bbox=[float("-inf"), 20, 5, 5]), "box-not-finite", "NaN or infinity"),
-        (changed("annotations", 0, bbox=[95, 20, 10, 5]), "box-outside", "x 95.0 to 105.0, y 20.0 to 25.0 leaves"),
+        (changed("annotations", 0, bbox=[95, 20, 10, 5]), "box-outside", "x 95 to 105, y 20 to 25 leaves"),
         (changed("annotations", 0, bbox=[200, 20, 10, 5]), "box-outside", "100 x 80 pixels"),
         (changed("images", 0, width=80, height=100), "image-size", "annotated as 80 x 100 (width x height), but a.jpg"),
         (changed("images", 0, file_name="none.jpg"), "image-missing", "no such image file"),
