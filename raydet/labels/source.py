@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
-from raydet.errors import LabelConflictError
+from raydet.errors import LabelConflictError, RunError
 from raydet.labels.convert import from_table, to_table
 from raydet.labels.store import PseudoLabelStore
 from raydet.records import PseudoBoxes, TeacherRef, Weights
@@ -95,7 +95,10 @@ class InlineSource:
             self._teacher = ref
 
     def request(self, image_ids: Sequence[str], version: int) -> None:
-        """Label what is neither in memory nor in the store. Takes as long as the teacher does."""
+        """Label what is neither in memory nor in the store. Takes as long as the teacher does.
+
+        Raises RunError where that needs a teacher that is no longer loaded, and what the annotator raises.
+        """
         ready = self._ready.setdefault(version, {})
         new = [image_id for image_id in dict.fromkeys(image_ids) if image_id not in ready]
         stored = [image_id for image_id in new if self._store.has((version, image_id))]
@@ -133,7 +136,7 @@ class InlineSource:
 
     def _label(self, image_ids: list[str], version: int) -> list[PseudoBoxes]:
         if self._teacher is None or self._teacher.version != version:
-            raise RuntimeError(
+            raise RunError(
                 f"labels of teacher version {version} are neither in {self._store.folder} nor can they be made: the "
                 f"teacher loaded now is {self._teacher}. Missing for images {image_ids[:10]}. If label files were "
                 f"deleted, start from an earlier checkpoint"
@@ -155,13 +158,13 @@ class InlineSource:
 def check_labels(labels: Sequence[PseudoBoxes], image_ids: Sequence[str], version: int, digest: str | None) -> None:
     """Raise where labels are not what was asked for; `digest` None: the version was published before a restart.
 
-    RuntimeError for other images or another version, LabelConflictError for other weights.
+    RunError for other images or another version, LabelConflictError for other weights.
     """
     if [label.image_id for label in labels] != list(image_ids):
-        raise RuntimeError(f"asked for labels of {list(image_ids)}, got {[label.image_id for label in labels]}")
+        raise RunError(f"asked for labels of {list(image_ids)}, got {[label.image_id for label in labels]}")
     for label in labels:
         if label.teacher.version != version:
-            raise RuntimeError(
+            raise RunError(
                 f"image {label.image_id!r}: asked for teacher version {version}, got {label.teacher.version}"
             )
         if digest is not None and label.teacher.digest != digest:

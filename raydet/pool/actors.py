@@ -15,6 +15,8 @@ import pyarrow as pa
 import ray
 from ray import cloudpickle
 
+from raydet.errors import UserError
+
 if TYPE_CHECKING:
     from raydet.labels.source import Annotator
 
@@ -24,7 +26,7 @@ class Answer:
     """What a teacher says to one call: labels of some images, reasons for the others."""
 
     table: pa.Table | None
-    failures: dict[str, str]  # image id -> traceback of the annotator's error
+    failures: dict[str, str]  # image id -> the annotator's error, with its traceback unless it is a user's mistake
 
 
 class TeacherActor:
@@ -58,6 +60,8 @@ class TeacherActor:
             for image_id in image_ids:
                 try:
                     tables.append(self._labels([image_id]))
+                except UserError as error:
+                    failures[image_id] = str(error)
                 except Exception:
                     failures[image_id] = traceback.format_exc(limit=-4)
             return Answer(pa.concat_tables(tables) if tables else None, failures)

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from raydet.errors import RunError
 from raydet.labels.desk import Key
 
 
-class TeacherError(RuntimeError):
+class TeacherError(RunError):
     """A teacher cannot do its work: it fails on an image, dies again and again, or does not start."""
 
 
