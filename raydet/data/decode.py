@@ -77,7 +77,7 @@ def _require_file(path: Path) -> None:
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
-        raise DataError(f"{path}: no such image file") from None
+        raise DataError(f"{path}: no such image file; copy it there or correct the name") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
     if not stat.S_ISREG(mode):  # a pipe or a device would block or never end

@@ -1,57 +1,80 @@
-"""The same picture in two sets: what was seen in training must not be measured, nor hidden labels be known."""
+"""The same picture twice: what was seen in training must not be measured, nor hidden labels be known."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from raydet.data.paths import resolve_inside
 from raydet.data.problems import ProblemLog
 from raydet.data.source import Table
 
+_HEAD = 4_096  # bytes; tells nearly all different pictures of equal file size apart
 
-def report_shared_images(first: tuple[str, Table], second: tuple[str, Table], log: ProblemLog) -> None:
-    """Report images of the second set that are also in the first, by path or by content; arguments are (name, set).
 
-    Only files of equal size are read.
-    """
-    (name, table), (other_name, other_table) = first, second
-    known = _by_size(table)
-    digests: dict[Path, bytes] = {}
-    for size, files in _by_size(other_table).items():
-        if size not in known:
-            continue
-        by_digest = {_digest(path, digests): image_id for path, image_id in known[size]}
-        for path, image_id in files:
-            if (twin := by_digest.get(_digest(path, digests))) is not None:
-                message = f"the same picture is image id {twin} of the {name} set"
-                fix = f"remove it from one of the sets {name} and {other_name}"
-                log.warn("image-in-two-sets", path, f"image id {image_id} of the {other_name} set", message, fix)
+@dataclass(frozen=True, slots=True)
+class _Picture:
+    set_name: str
+    image_id: str
+    path: Path
+
+
+def report_shared_images(tables: Mapping[str, Table], log: ProblemLog) -> None:
+    """Report pictures that are in several sets, by path or by content; the earlier set in `tables` is the one named."""
+    for group in _identical(_pictures(tables), lambda group: len({picture.set_name for picture in group}) > 1):
+        first = group[0]
+        for other in group:
+            if other.set_name != first.set_name:
+                where = f"image id {other.image_id} of the {other.set_name} set"
+                message = f"the same picture is image id {first.image_id} of the {first.set_name} set"
+                fix = f"remove it from one of the sets {first.set_name} and {other.set_name}"
+                log.warn("image-in-two-sets", other.path, where, message, fix)
 
 
 def report_repeated_images(name: str, table: Table, log: ProblemLog) -> None:
-    """Report images of one set whose files have the same content under different names."""
-    digests: dict[Path, bytes] = {}
-    for files in _by_size(table).values():
-        first: dict[bytes, tuple[Path, str]] = {}
-        for path, image_id in files if len(files) > 1 else []:
-            other, other_id = first.setdefault(_digest(path, digests), (path, image_id))
-            if other != path:
-                message = f"the same picture is image id {other_id}, {other.name}"
-                log.warn("image-twice", path, f"image id {image_id} of the {name} set", message, "remove one of them")
+    """Report files of one set that have the same content under different names."""
+    for group in _identical(_pictures({name: table}), lambda group: len({picture.path for picture in group}) > 1):
+        first = group[0]
+        for other in group:
+            if other.path != first.path:  # two entries for one file are reported elsewhere
+                message = f"the same picture is image id {first.image_id}, {first.path.name}"
+                log.warn("image-twice", other.path, f"image id {other.image_id}", message, "remove one of them")
 
 
-def _by_size(table: Table) -> dict[int, list[tuple[Path, str]]]:
-    groups: dict[int, list[tuple[Path, str]]] = {}
-    for name, image_id in zip(table.files, table.ids, strict=True):
-        path = resolve_inside(table.root, name)
-        groups.setdefault(os.stat(path).st_size, []).append((path, image_id))
+def _pictures(tables: Mapping[str, Table]) -> list[_Picture]:
+    return [
+        _Picture(set_name, image_id, resolve_inside(table.root, file))
+        for set_name, table in tables.items()
+        for image_id, file in zip(table.ids, table.files, strict=True)
+    ]
+
+
+def _identical(pictures: list[_Picture], matters: Callable[[list[_Picture]], bool]) -> Iterable[list[_Picture]]:
+    """Return the groups of equal files that matter; few files are opened, fewer are read to the end."""
+    groups: Iterable[list[_Picture]] = [pictures]
+    for trait in (_size, _head, _digest):
+        groups = [part for group in groups for part in _parts(group, trait) if matters(part)]
     return groups
 
 
-def _digest(path: Path, known: dict[Path, bytes]) -> bytes:
-    if path not in known:
-        with path.open("rb") as stream:
-            known[path] = hashlib.file_digest(stream, "blake2b").digest()
-    return known[path]
+def _parts(pictures: list[_Picture], trait: Callable[[Path], int | bytes]) -> Iterator[list[_Picture]]:
+    parts: dict[int | bytes, list[_Picture]] = {}
+    for picture in pictures:
+        parts.setdefault(trait(picture.path), []).append(picture)
+    yield from parts.values()
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _head(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(_HEAD)
+
+
+def _digest(path: Path) -> bytes:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "blake2b").digest()

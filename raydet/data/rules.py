@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -91,16 +92,12 @@ def _inspect_all(source: Source, decode_images: bool) -> Iterator[_Image]:
             path = resolve_inside(source.root, name)
         except DataError as error:
             return _Image(code="file-name", message=str(error))
-        if not path.exists():
-            return _Image(
-                code="image-missing", message=f"{path}: no such image file; copy it there or correct the name"
-            )
         try:
             size, orientation = stored_size(path)
             if decode_images:
                 decode(path)
         except DataError as error:
-            return _Image(code="image-unreadable", message=str(error))
+            return _Image(code="image-unreadable" if os.path.exists(path) else "image-missing", message=str(error))
         return _Image(size, orientation)
 
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -114,26 +111,27 @@ def _size_is_honest(
     """Compare the annotated size with the file's: where they differ, the boxes belong to another picture."""
     declared = (int(source.sizes[row, 0]), int(source.sizes[row, 1]))
     where, name = f"image id {source.ids[row]}", source.files[row]
-    shown = f"{declared[1]} x {declared[0]} (width x height)"
+    said, is_really = f"{declared[1]} x {declared[0]} (width x height)", f"{upright[1]} x {upright[0]}"
+    if 0 in declared:
+        return True
     if declared == upright:
         if has_boxes and image.orientation != 1 and upright == image.size:
-            message = f"{name} has EXIF orientation {image.orientation}; boxes are read in the rotated picture"
+            message = f"{name} has EXIF orientation {image.orientation}; boxes are read in the turned picture"
             log.warn("exif-ambiguous", source.file, where, message, "if they are off, remove the EXIF tag of the file")
-    elif not has_boxes or 0 in declared:
-        if 0 not in declared and declared != image.size:
-            message = f"listed as {shown}, but {name} is {upright[1]} x {upright[0]}"
+        return True
+    if not has_boxes:
+        if declared != image.size:
+            message = f"listed as {said}, but {name} is {is_really}"
             log.warn("image-size", source.file, where, message, "is it the right file? Its own size is used")
-    elif declared == image.size:
-        message = f"{name} is turned by its EXIF orientation {image.orientation}, but annotated as {shown} before that"
+        return True
+    if declared == image.size:
+        message = f"{name} is turned by its EXIF orientation {image.orientation}, but annotated as {said} before that"
         fix = "remove the EXIF orientation from the file, or annotate the turned picture"
         log.error("exif-rotated", source.file, where, message, fix)
         return False
-    else:
-        message = f"annotated as {shown}, but {name} is {upright[1]} x {upright[0]}"
-        fix = "the boxes belong to another size of the picture; use the original image or correct size and boxes"
-        log.error("image-size", source.file, where, message, fix)
-        return False
-    return True
+    message = f"annotated as {said}, but {name} is {is_really}: the boxes belong to another size of the picture"
+    log.error("image-size", source.file, where, message, "use the original image, or correct the size and the boxes")
+    return False
 
 
 def _report_shared_files(source: Source, log: ProblemLog) -> None:

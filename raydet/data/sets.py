@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -46,7 +44,4 @@ def report_relations(tables: dict[str, Table], config: DataConfig, log: ProblemL
     for name, table in tables.items():
         if name != "unlabeled":
             report_empty_classes(table, name, given[name].path, log)
-    for first, second in combinations(tables, 2):
-        of_one_set = {first, second} == {"labeled", "unlabeled"} and "unlabeled" not in given
-        if not of_one_set:
-            report_shared_images((first, tables[first]), (second, tables[second]), log)
+    report_shared_images(tables, log)

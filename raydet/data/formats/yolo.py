@@ -60,10 +60,12 @@ def _plain_folder(path: Path, subset: str | None, images: Path | None) -> tuple[
     listing = next((file for file in (path / "classes.txt", path / "labels" / "classes.txt") if file.is_file()), None)
     if listing is None:
         raise DataError(f"{path}: no data.yaml and no classes.txt; add one of them with the names of the classes")
-    names = tuple(line.strip() for line in _text(listing).splitlines() if line.strip())
+    names = [line.strip() for line in _text(listing).splitlines() if line.strip()]
     root = (images or path).resolve()
-    place = root / "images" / subset if subset else root / "images"
-    return _checked_names(listing, list(names)), root, [place]
+    place = (root / "images" / (subset or "")).resolve()
+    if not place.is_dir() or not place.is_relative_to(root):
+        raise DataError(f"{place}: no such folder inside {root}; correct `subset` or `images`")
+    return _checked_names(listing, names), root, [place]
 
 
 def _from_yaml(file: Path, subset: str | None, images: Path | None) -> tuple[tuple[str, ...], Path, list[Path]]:

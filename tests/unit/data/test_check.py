@@ -99,8 +99,9 @@ def test_the_report_reads_well_and_is_capped(tmp_path: Path) -> None:
         "  boxes: cat 2, dog 1",
         "322 errors:",
         *(
-            f"  [box-degenerate] {tmp_path}/data.json, annotation id {n} (image id 1): the box x 1 to 1, y 1 to 2 "
-            "has no area: width and height must be above 0 (image: 100 x 80 pixels); correct it, or set on_bad_box: drop"
+            f"  [box-degenerate] {tmp_path}/data.json, annotation id {n} (image id 1): "
+            "the box x 1 to 1, y 1 to 2 has no area: width and height must be above 0 (image: 100 x 80 pixels); "
+            "correct it, or set on_bad_box: drop"
             for n in range(100, 110)
         ),
         "  [box-degenerate] ... and 312 more",
@@ -138,6 +139,16 @@ def test_the_same_picture_twice_in_one_set_is_mentioned(tmp_path: Path) -> None:
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
     report = check_dataset(dataset(file))
     assert codes(report) == {"image-twice": 1}
+
+
+def test_pictures_of_equal_size_and_beginning_are_told_apart(tmp_path: Path) -> None:
+    file = write_coco(tmp_path, {**coco_content(), "images": [{"id": n, "file_name": f"{n}.bmp"} for n in range(1, 5)]})
+    whole = write_image(tmp_path / "1.bmp").read_bytes()  # 24 kB without compression
+    for n, last in ((2, b"x"), (3, b"y"), (4, b"x")):
+        (tmp_path / f"{n}.bmp").write_bytes(whole[:-1] + last)
+    report = check_dataset(dataset(file))
+    assert [problem.where for problem in report.problems] == ["image id 4"]
+    assert "the same picture is image id 2, 2.bmp" in str(report.problems[0])
 
 
 # --- fix --------------------------------------------------------------------------------------------------------------

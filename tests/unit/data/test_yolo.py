@@ -127,6 +127,9 @@ def test_without_a_yaml_classes_txt_names_the_classes(tmp_path: Path) -> None:
     table, log = read_table(folder, subset="train")
     assert not log.problems and table.class_names == ("cat", "dog") and len(table) == 2
     assert len(read_table(folder)[0]) == 3
+    for subset in ("nothing", "../../.."):
+        with pytest.raises(DataError, match="no such folder inside .*correct `subset`"):
+            read_table(folder, subset=subset)
 
 
 @pytest.mark.parametrize(
