@@ -100,16 +100,18 @@ class LabelDesk:
     def actor_died(self, actor: str) -> list[Key]:
         """Take back everything assigned to an actor; it is wanted again, before newer requests of its version."""
         keys = [key for key, holder in self._assigned.items() if holder == actor]
-        self.give_back(keys)
+        self.give_back(actor, keys)
         return keys
 
-    def give_back(self, keys: Sequence[Key]) -> None:
-        """Return assigned keys to the front of what is wanted, in the given order; others are left alone."""
-        for version in dict.fromkeys(version for version, _ in keys):
-            ids = [i for v, i in keys if v == version and self._assigned.pop((v, i), None) is not None]
-            if ids:
-                self._wanted[version] = dict.fromkeys(ids) | self._wanted.get(version, {})
-                self._returned += len(ids)
+    def give_back(self, actor: str, keys: Sequence[Key]) -> None:
+        """Return keys that this actor holds to the front of what is wanted, in the given order; leave others alone."""
+        held = [key for key in keys if self._assigned.get(key) == actor]
+        for version in dict.fromkeys(version for version, _ in held):
+            ids = [image_id for v, image_id in held if v == version]
+            self._wanted[version] = dict.fromkeys(ids) | self._wanted.get(version, {})
+        for key in held:
+            del self._assigned[key]
+        self._returned += len(held)
 
     def drop_newer(self, version: int) -> None:
         """Forget every request and publication of versions above `version` (a restart from an older state)."""

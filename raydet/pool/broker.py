@@ -214,16 +214,16 @@ class LabelBroker:
             if self._knows(version, digest):
                 del self._weights[version]
                 self._desk.unpublish(version)
-            self._desk.give_back(keys)
+            self._desk.give_back(teacher.name, keys)
         except TeacherError:
             if attempt == self._attempt:
                 raise
-            self._desk.give_back(keys)
+            self._desk.give_back(teacher.name, keys)
         else:
             if self._knows(version, digest):
                 self._enter(teacher, version, answer)
             else:  # a teacher of before a rewind; or its weights were lost, which is rare enough to do it again
-                self._desk.give_back(keys)
+                self._desk.give_back(teacher.name, keys)
         self._dispatch()
         self._wake()
 

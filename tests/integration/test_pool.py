@@ -244,7 +244,7 @@ def test_after_a_rewind_newer_labels_are_made_again_and_the_old_group_is_ignored
             old.take(["i0"], 2)
         new.flush()
     made = [key[:2] for key in factory.made()]
-    assert made.count((1, "i0")) == 1 and made.count((2, "i1")) == 2 and (2, "late") not in made
+    assert made.count((1, "i0")) == 1 and made.count((2, "i1")) >= 2 and (2, "late") not in made
     stored = [row for table in read_all(tmp_path / "labels") for row in table.to_pylist() if row["version"] == 2]
     assert len(stored) == 20 and len({row["digest"] for row in stored}) == 1
 

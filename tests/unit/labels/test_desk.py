@@ -40,7 +40,7 @@ def test_asking_again_changes_nothing_in_any_state():
     assert desk.assign("x", 4) == [(1, "wanted"), (1, "assigned"), (1, "ready"), (1, "failed")]
     desk.answer("x", (1, "ready"))
     desk.fail("x", (1, "failed"), "why")
-    desk.give_back([(1, "wanted")])
+    desk.give_back("x", [(1, "wanted")])
     assert desk.request(1, ["failed", "ready", "assigned", "wanted", "wanted"]) == []
     counts = desk.counts()
     assert (counts.wanted, counts.assigned, counts.ready, counts.failed, counts.requested) == (1, 1, 1, 1, 4)
@@ -64,6 +64,15 @@ def test_a_dead_actors_keys_come_before_newer_requests():
     desk.assign("x", 2)
     assert desk.actor_died("x") == [(1, "a"), (1, "b")]
     assert desk.assign("y", 4) == [(1, "a"), (1, "b"), (1, "c"), (1, "d")]
+
+
+def test_an_actor_gives_back_only_what_it_holds():
+    desk = desk_with(1, "a", "b")
+    desk.assign("x", 1)
+    desk.assign("y", 1)
+    desk.give_back("x", [(1, "a"), (1, "b"), (2, "never asked for")])
+    assert desk.assign("z", 4) == [(1, "a")]
+    assert desk.answer("y", (1, "b"))
 
 
 def test_answers_for_dropped_keys_are_ignored():
