@@ -1,0 +1,239 @@
+"""What one training step costs, and what of it is raydet's.
+
+    python benchmarks/step.py                  # all variants, one step of each per round
+    python benchmarks/step.py --profile        # where the time of one mutual step goes
+
+Variants, interleaved step by step in one process (CPU seconds of the whole process are compared; loader_threads is 0 so
+that nothing runs beside the measured step):
+
+  burn-in      raydet's loop on labelled images only
+  mutual       raydet's loop, labels inline, lookahead 0, publish_every 1: the papers' algorithm
+  plain        the same arithmetic as one straight line: no label source, store, records, journal, schedule
+  raydet-sup   one supervised step of raydet's detector on a fixed batch: forward, backward, clip, AdamW
+  torchvision  the same of torchvision's FasterRCNN: same shape, same weights, same batch, same losses
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from sections import profile
+from torch import nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.rpn import RPNHead
+from torchvision.ops import MultiScaleRoIAlign
+
+from common import SteppedTrainer, arguments, base_config, burned_in, error_of_mean, in_turn, machine, ratio
+from common import spread
+from raydet.config.run import RunConfig
+from raydet.data.decode import decode
+from raydet.data.loader import StepLoader
+from raydet.data.order import BatchOrder
+from raydet.data.prepare import PreparedData, open_prepared
+from raydet.data.views import strong_view, weak_view
+from raydet.gates import after_nms, by_quality, by_score
+from raydet.geometry import clip_boxes, is_usable
+from raydet.methods import build_method
+from raydet.models.backbones import build_backbone
+from raydet.models.detector import Detector
+from raydet.models.images import collate
+from raydet.randomness import stream
+from raydet.records import StudentBatch, Target
+from raydet.train.checkpoint import open_checkpoint
+from raydet.train.group import Group
+from raydet.train.optim import build_optimizer, lr_at, set_lr
+from raydet.train.rundir import RunFolder
+from raydet.train.state import TrainState
+from raydet.train.step import StepModule, backward
+
+CPU = torch.device("cpu")
+
+
+class Plain:
+    """IL-net's mutual learning written down as one loop body; one student forward per step, as raydet does it."""
+
+    def __init__(self, config: RunConfig, data: PreparedData, fork: Path) -> None:
+        self.config, self.data = config, data
+        self.student = build_method(config).build_model(len(data.class_names)).train()
+        state = TrainState(self.student, build_optimizer(self.student, config.optim), torch.amp.GradScaler("cpu"))
+        state.fork(open_checkpoint(fork))
+        self.optimizer, self.step = state.optimizer, state.step
+        self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
+        batches = {"labeled": config.optim.labeled_batch, "unlabeled": config.optim.unlabeled_batch}
+        self.orders = {
+            name: BatchOrder(len(getattr(data, name)), batch, config.seed, name) for name, batch in batches.items()
+        }
+        self.loss = math.nan
+
+    def __call__(self) -> None:
+        config, data, step, seed = self.config, self.data, self.step, self.config.seed
+        views, method, model = config.data.views, config.method, config.model
+        weak, strong, truth, names = [], [], [], []
+        for slot, i in enumerate(self.orders["labeled"].positions(step)):
+            name, target = data.labeled.id_at(int(i)), data.labeled.target_at(int(i))
+            rng = stream(seed, "labeled-weak", name, step, slot)
+            pixels, view = weak_view(decode(data.labeled.file_at(int(i))), views, rng)
+            boxes = clip_boxes(view.to_view(target.boxes), view.height, view.width)
+            usable = is_usable(boxes, views.min_box_px)
+            weak.append(pixels)
+            strong.append(strong_view(pixels, views, stream(seed, "labeled-strong", name, step, slot)))
+            truth.append(Target(boxes[usable], target.classes[usable]))
+            names.append(name)
+        unlabeled, pseudo, unlabeled_names = [], [], []
+        for slot, i in enumerate(self.orders["unlabeled"].positions(step)):
+            name = data.unlabeled.id_at(int(i))
+            pixels, _ = weak_view(decode(data.unlabeled.file_at(int(i))), views, stream(seed, "weak", name, step))
+            (said,) = self.teacher.candidates(
+                collate([pixels], CPU),
+                proposals="train",
+                score_floor=config.labels.score_floor,
+                top_k=config.labels.top_k,
+            )
+            said = after_nms(by_quality(said, method.iou_filter_threshold), model.test_nms, model.test_detections)
+            said = by_score(said, method.score_threshold)
+            usable = is_usable(said.boxes, views.min_box_px)
+            pseudo.append(Target(said.boxes[usable], said.classes[usable]))
+            unlabeled.append(strong_view(pixels, views, stream(seed, "strong", name, step, slot)))
+            unlabeled_names.append(name)
+        roles = ["labeled-strong"] * len(names) + ["labeled-weak"] * len(names) + ["unlabeled"] * len(unlabeled)
+        rngs = [
+            stream(seed, "sampling", role, name, step)
+            for role, name in zip(roles, names + names + unlabeled_names, strict=True)
+        ]
+        found = self.student.losses(collate(strong + weak + unlabeled, CPU), truth + truth + pseudo, rngs)
+        loss = torch.zeros(())
+        weights = (
+            (1.0, 1.0, method.sup_iou_weight),
+            (
+                method.unsup_cls_weight,
+                method.unsup_reg_weight,
+                method.unsup_iou_weight,
+            ),
+        )
+        for part, (cls, reg, iou) in zip((slice(2 * len(names)), slice(2 * len(names), None)), weights, strict=True):
+            anchors, rois = found.anchors[part].sum(), found.rois[part].sum()
+            loss = loss + cls * (found.rpn_cls[part].sum() / anchors + found.roi_cls[part].sum() / rois)
+            loss = loss + reg * (found.rpn_reg[part].sum() / anchors + found.roi_reg[part].sum() / rois)
+            loss = loss + iou * found.iou[part].sum() / rois
+        loss.backward()
+        optimise(self.student, self.optimizer, config, step)
+        with torch.no_grad():
+            for old, new in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
+                old.lerp_(new, 1 - method.ema_keep_rate)
+        self.loss = float(loss.detach())
+        self.step += 1
+
+
+def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, step: int) -> None:
+    set_lr(optimizer, lr_at(step, config.optim))
+    nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+
+
+def supervised_pair(config: RunConfig, data: PreparedData, fork: Path) -> dict[str, Callable[[], float]]:
+    """One supervised step of raydet's detector and of torchvision's, from the burn-in's weights on a fixed batch."""
+    loader = StepLoader(data, config, rank=0, world=1, version_for=lambda _: None)
+    views = loader.take(0).labeled
+    batch = StudentBatch(0, views, tuple(view.target for view in views), num_labeled=len(views))
+    method = build_method(config)
+    ours = method.build_model(len(data.class_names)).train()
+    weights = open_checkpoint(fork).tensors("student")
+    ours.load_state_dict({name: weights[name] for name in ours.state_dict()})
+    module = StepModule(ours, method, device=CPU, dtype=None)
+    names = tuple(method.loss_weights)
+    loss_weights, group = torch.tensor(list(method.loss_weights.values())), Group()
+    our_optimizer = build_optimizer(ours, config.optim)
+
+    def raydet_step() -> float:
+        losses = backward(module, batch, loss_weights, group, names=names)
+        losses.check_finite(batch, group)
+        optimise(ours, our_optimizer, config, 1000)
+        return float(losses.raw.sum())
+
+    theirs = torchvision_twin(config, ours, tuple(views[0].pixels.shape[1:])).train()
+    their_optimizer = build_optimizer(theirs, config.optim)
+    labels = [{"boxes": view.target.boxes, "labels": view.target.classes + 1} for view in views]
+
+    def torchvision_step() -> float:
+        losses = theirs([view.pixels.float() / 255 for view in views], labels)
+        loss = sum(losses.values())
+        loss.backward()
+        optimise(theirs, their_optimizer, config, 1000)
+        return float(loss.detach())
+
+    return {"raydet-sup": raydet_step, "torchvision": torchvision_step}
+
+
+def torchvision_twin(config: RunConfig, ours: Detector, size: tuple[int, int]) -> FasterRCNN:
+    """torchvision's detector with our shape and weights; images of `size` are not resized."""
+    model = config.model
+    twin = FasterRCNN(
+        build_backbone(model),
+        min_size=size[0],
+        max_size=size[1],
+        rpn_anchor_generator=AnchorGenerator(model.anchor_sizes, (model.anchor_ratios,) * len(model.anchor_sizes)),
+        rpn_head=RPNHead(model.fpn_channels, ours.rpn.anchor_generator.num_anchors_per_location()[0]),
+        rpn_pre_nms_top_n_train=model.rpn_pre_nms_train,
+        rpn_post_nms_top_n_train=model.rpn_post_nms_train,
+        rpn_batch_size_per_image=model.rpn_batch,
+        rpn_positive_fraction=model.rpn_positive_fraction,
+        box_batch_size_per_image=model.roi_batch,
+        box_roi_pool=MultiScaleRoIAlign(["0", "1", "2"], model.roi_pool_size, model.roi_sampling_ratio),
+        box_head=TwoMLPHead(model.fpn_channels * model.roi_pool_size**2, model.box_head_dim),
+        box_predictor=FastRCNNPredictor(model.box_head_dim, ours.num_classes + 1),
+        _skip_resize=True,
+    )
+    twin.load_state_dict(ours.state_dict(), strict=True)
+    return twin
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--warm-up", type=int, default=4)
+    parser.add_argument("--profile", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    fork = burned_in(options)
+    burn_in = open_checkpoint(fork).step
+    config = base_config(options, "mutual", method__burn_in_steps=burn_in)
+    print(machine(), f"seed {config.seed}, {options.threads} torch thread(s)", sep=", ", flush=True)
+    mutual = SteppedTrainer(config, fork=fork)
+    if options.profile:
+        print(profile(mutual, options.rounds, options.warm_up))
+        return
+    data = open_prepared(RunFolder(config.run.dir).data)
+    plain = Plain(config, data, fork)
+    # What torchvision's detector can do too: its losses, its RoIAlign, no IoU branch.
+    like = {"model__roi_align_aligned": False, "model__roi_cls_loss": "cross_entropy", "model__box_loss": "smooth_l1"}
+    supervised = base_config(options, "sup", **like, method={"name": "supervised", "burn_in_steps": 0})
+    pair = supervised_pair(supervised, data, fork)
+    first = {name: step() for name, step in pair.items()}
+    burning = base_config(options, "burn-in", method__burn_in_steps=10**8)
+    variants = {"burn-in": SteppedTrainer(burning, fork=fork), "mutual": mutual, "plain": plain, **pair}
+    clocks = in_turn(variants, options.rounds, options.warm_up)
+    print(f"\n| variant | CPU ms per step: median (quartiles), {options.rounds} rounds | wall ms |\n|---|---|---|")
+    for name, clock in clocks.items():
+        print(f"| {name} | {spread(clock.cpu, 1e3)} | {spread(clock.wall, 1e3)} |")
+    print(
+        "\n| ratio of CPU time | of the totals | per round: median (quartiles) | error of the mean |\n|---|---|---|---|"
+    )
+    for a, b in (("mutual", "plain"), ("raydet-sup", "torchvision")):
+        print(f"| {a} / {b} | {ratio(clocks[a], clocks[b])} | {error_of_mean(clocks[a], clocks[b]):.3f} |")
+    state = mutual.trainer.state
+    worst = max(
+        float((a - b).abs().max()) for a, b in zip(state.student.parameters(), plain.student.parameters(), strict=True)
+    )
+    print(f"\nafter {state.step - burn_in} steps the students of mutual and plain differ by at most {worst:.1e}")
+    print(f"first supervised losses: {first}")
+
+
+if __name__ == "__main__":
+    main()
