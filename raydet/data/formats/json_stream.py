@@ -13,6 +13,7 @@ from raydet.errors import DataError
 _CHUNK = 1 << 20
 _MAX_ELEMENT = 1 << 26  # one array element, or one other value, in characters
 _SPACE = " \t\n\r"
+_AFTER_VALUE = tuple(_SPACE + ",]}:")
 
 Handler = Callable[[int, Any], None]
 
@@ -121,14 +122,15 @@ class _Scanner:
             try:
                 value, end = self._parse(self._text, self._at)
             except json.JSONDecodeError as error:
-                inside = error.pos - self._at  # growing moves the window
+                inside = error.pos - self._at  # see below
                 if len(self._text) - self._at > _MAX_ELEMENT or not self._grow():
                     raise self._error(error.msg, self._at + inside) from None
                 continue
             except ValueError as error:  # a number of thousands of digits
                 raise self._error(str(error)) from None
-            if end < len(self._text) or not self._grow():  # a number may go on in the next chunk
-                self._at = end
+            length = end - self._at  # growing moves the window
+            if self._text[end : end + 1] in _AFTER_VALUE or not self._grow():  # "1." parses as 1, and may become 1.5
+                self._at += length
                 return value
 
     def _grow(self) -> bool:
