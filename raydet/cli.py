@@ -91,11 +91,17 @@ def _train(arguments: argparse.Namespace) -> None:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from raydet.config.data import DatasetConfig
-    from raydet.train.saved import evaluate_saved
+    from raydet.train.saved import evaluate_model, load_saved
 
     data = DatasetConfig(path=arguments.data, images=arguments.images) if arguments.data else None
-    result = evaluate_saved(Path(arguments.run_or_checkpoint), data=data, split=arguments.split, role=arguments.model)
-    print(json.dumps(result.as_json(), indent=1) if arguments.json else result.as_text())
+    saved = load_saved(Path(arguments.run_or_checkpoint), role=arguments.model)
+    result = evaluate_model(saved, data=data, split=arguments.split)
+    # Which model it was: a damaged newest checkpoint is passed over, and figures look alike.
+    if arguments.json:
+        about = {"checkpoint": str(saved.checkpoint.path), "model": saved.role, "step": saved.checkpoint.step}
+        print(json.dumps(about | result.as_json(), indent=1))
+    else:
+        print(f"{saved.role} of {saved.checkpoint.path}\n{result.as_text()}")
 
 
 def _check_data(arguments: argparse.Namespace) -> int:

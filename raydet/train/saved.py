@@ -39,7 +39,11 @@ class SavedModel:
 
 
 def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
-    """Load the newest model of a run folder, or the one of a checkpoint folder; the teacher where there is one."""
+    """Load the newest model of a run folder, or the one of a checkpoint folder; the teacher where there is one.
+
+    Raises CheckpointError where there is none, or not of this role.
+    """
+    path = path.absolute()
     if (path / "config.json").is_file():
         folder = RunFolder(path)
         checkpoint = latest_checkpoint(folder.checkpoints)
@@ -47,7 +51,7 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
             raise CheckpointError(f"{path}: no checkpoint yet")
     elif path.is_dir():
         checkpoint = open_checkpoint(path)
-        folder = RunFolder(path.absolute().parents[1])
+        folder = RunFolder(path.parent.parent)
     else:
         raise CheckpointError(f"{path}: neither a run folder (with config.json) nor a checkpoint folder")
     config = folder.load_config()
@@ -64,7 +68,11 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
 
 def evaluate_saved(path: Path, *, data: DatasetConfig | None, split: str, role: str | None) -> EvalResult:
     """Return the COCO figures of a saved model on its run's own val or test set, or on any other data set."""
-    saved = load_saved(path, role=role)
+    return evaluate_model(load_saved(path, role=role), data=data, split=split)
+
+
+def evaluate_model(saved: SavedModel, *, data: DatasetConfig | None, split: str) -> EvalResult:
+    """Do the same for a model already loaded."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     index = _index_for(saved, data, split)
     result = evaluate_sharded(saved.method, saved.model.to(device), index, Group(device=device))
@@ -73,7 +81,7 @@ def evaluate_saved(path: Path, *, data: DatasetConfig | None, split: str, role: 
 
 
 def _index_for(saved: SavedModel, data: DatasetConfig | None, split: str) -> DatasetIndex:
-    folder = saved.checkpoint.path.parents[1]
+    folder = saved.checkpoint.path.parent.parent
     if data is not None:
         return prepare_one(data, folder / "data" / "evaluate", class_names=saved.class_names)
     prepared = open_prepared(folder / "data")
@@ -85,10 +93,13 @@ def _index_for(saved: SavedModel, data: DatasetConfig | None, split: str) -> Dat
 
 def export(path: Path, out: Path, *, role: str | None = None) -> str:
     """Write a model file: .safetensors that plain torchvision loads, or .onnx checked against PyTorch."""
-    saved = load_saved(path, role=role)
     if out.suffix not in (".safetensors", ".onnx"):
         raise UserError(f"--out {out}: expected a name that ends in .safetensors or .onnx")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    saved = load_saved(path, role=role)
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--out {out}: its folder cannot be created: {error.strerror}") from None
     if out.suffix == ".onnx":
         from raydet.train.onnx_export import export_onnx
 
@@ -102,7 +113,9 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
     weights: dict[str, Tensor] = {key: value.contiguous() for key, value in saved.model.state_dict().items()}
     branch = [key for key in weights if key.startswith("iou_branch.")]
     plain = {key: value for key, value in weights.items() if key not in branch}
-    save_file(plain, out, metadata=notes)
+    aside = out.with_name(f".writing-{out.name}")
+    save_file(plain, aside, metadata=notes)
+    aside.rename(out)
     left_out = f" ({len(branch)} tensors of the IoU branch left out)" if branch else ""
     return f"{out}: {saved.role} at step {saved.checkpoint.step}, {len(plain)} tensors{left_out}"
 
