@@ -137,7 +137,8 @@ class SteppedTrainer:
         make_source: Callable[[RunConfig, Group, int], LabelSource] = local_source,
     ) -> None:
         folder, group = RunFolder(config.run.dir), Group()
-        shutil.rmtree(folder.path, ignore_errors=True)  # labels of an earlier benchmark
+        if folder.config_json.exists():
+            shutil.rmtree(folder.path)  # an earlier benchmark
         folder.prepare(config, resume=False)
         data = prepare(config.data, folder.data)
         journal = _PausingJournal(config, group, data.class_names)
@@ -222,10 +223,9 @@ def error_of_mean(over: Clock, under: Clock) -> float:
 
 def machine() -> str:
     """One line about what this ran on."""
-    try:
-        names = [line.split(":")[1].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")]
-    except OSError:
-        names = []
+    cpus = Path("/proc/cpuinfo")
+    lines = cpus.read_text().splitlines() if cpus.is_file() else []
+    names = [line.split(":")[1].strip() for line in lines if line.startswith("model name")]
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=CHECKOUT, capture_output=True, text=True)
     load_1, _, load_15 = os.getloadavg()
     return (

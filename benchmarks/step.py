@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from common import SteppedTrainer, arguments, base_config, burned_in, error_of_mean, in_turn, machine, ratio, spread
 from sections import profile
 from torch import nn
 from torchvision.models.detection import FasterRCNN
@@ -29,8 +30,6 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from common import SteppedTrainer, arguments, base_config, burned_in, error_of_mean, in_turn, machine, ratio
-from common import spread
 from raydet.config.run import RunConfig
 from raydet.data.decode import decode
 from raydet.data.loader import StepLoader

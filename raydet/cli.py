@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check-data", help="list all problems of a data set at once")
     check.add_argument("config_or_dataset", help="raydet YAML config, or a data set path")
     check.add_argument("--images", help="image root of a COCO JSON")
+    check.add_argument("--subset", help="VOC list or YOLO train, val, test")
     check.add_argument("--no-decode", action="store_true", help="do not decode every image (faster)")
     check.add_argument("--fix", choices=("drop", "clip"), help="write a cleaned COCO JSON to --out")
     check.add_argument("--out", help="where --fix writes")
@@ -113,7 +114,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
     if arguments.fix:
         if not arguments.out or is_config:
             raise UserError("--fix works on one data set and writes to --out FILE.json")
-        dataset = DatasetConfig(path=str(target), images=arguments.images)
+        dataset = DatasetConfig(path=str(target), images=arguments.images, subset=arguments.subset)
         fixed = fix_dataset(dataset, arguments.fix, Path(arguments.out))
         print(format_report(fixed.report))
         print(f"written: {fixed.file}; use it with images: {fixed.images}")
@@ -123,7 +124,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
 
         report = check_config(load(target).data, decode_images=not arguments.no_decode)
     else:
-        dataset = DatasetConfig(path=str(target), images=arguments.images)
+        dataset = DatasetConfig(path=str(target), images=arguments.images, subset=arguments.subset)
         report = check_dataset(dataset, decode_images=not arguments.no_decode)
     print(format_report(report))
     return 1 if report.num_errors else 0

@@ -118,7 +118,8 @@ class DataConfig(Section):
     labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Use only this fraction of the labelled images (see `labeled_count`)."""
     labeled_ids: str | None = None
-    """File that lists the labelled image ids: a JSON list, one id a line, or Unbiased Teacher's seed file."""
+    """File that lists the labelled image ids: a JSON list, one id a line, or Unbiased Teacher's seed file with percent
+    and seed behind it, as in `COCO_supervision.txt#10/1`."""
     split_seed: int = 0
     """Seed of the labelled split, apart from `seed`, so that runs with several seeds can share one split."""
     on_bad_box: Literal["error", "drop", "clip"] = "error"

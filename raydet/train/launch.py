@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from raydet.config.run import RunConfig
-from raydet.data.prepare import PreparedData, prepare
+from raydet.data.prepare import PreparedData, open_prepared, prepare
 from raydet.labels.none import NoLabels
 from raydet.labels.source import InlineSource, LabelSource
 from raydet.labels.store import PseudoLabelStore
@@ -22,7 +22,7 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
     folder = RunFolder(config.run.dir)
     with folder.lock():
         folder.prepare(config, resume=resume)
-        data = prepare(config.data, folder.data)
+        data = open_prepared(folder.data) if resume else prepare(config.data, folder.data)
         print(describe(config, data), flush=True)
         with ProgressView(folder.path, config):
             if config.cluster.backend == "ray":

@@ -22,7 +22,7 @@ from raydet.records import TeacherRef
 from tests.integration.pool_fakes import CannotBeBuilt, DiesAtStart, Factory, Owner, Rank, assert_right, publish
 from tests.unit.labels.fakes import FakeAnnotator, fake_label, ref_of, same, weights_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(90)]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(180)]
 
 QUICK = PoolTiming(tick_s=0.05, late_s=0.1, idle_s=0.3)
 
@@ -288,9 +288,9 @@ def test_teachers_that_die_at_start_are_an_error_and_not_an_endless_loop(tmp_pat
 def test_timeouts_name_the_keys_and_the_cause(tmp_path):
     with pool(tmp_path, Factory(tmp_path / "log", delay_s=30), actors=1) as broker:
         wait_until(lambda: teachers(broker))
-        source = client(broker, timeout_s=1)
+        source = client(broker, timeout_s=3)
         publish(source, 1)
-        with pytest.raises(LabelTimeoutError, match=r"timeout_s=1 s for \(1, 'b'\). 1 teacher actors are at work"):
+        with pytest.raises(LabelTimeoutError, match=r"timeout_s=3 s for \(1, 'b'\). 1 teacher actors are at work"):
             source.take(["b"], 1)
         with pytest.raises(LabelTimeoutError, match=r"\(7, 'a'\). The weights of version 7 are not there"):
             source.take(["a"], 7)
@@ -298,7 +298,8 @@ def test_timeouts_name_the_keys_and_the_cause(tmp_path):
 
 def test_too_few_resources_are_named_as_the_cause(tmp_path):
     with pool(tmp_path, Factory(tmp_path / "log"), actors=1, resources={"teacher": 1}) as broker:
-        source = client(broker, timeout_s=1)
+        assert teachers(broker) == {}  # the broker itself is up
+        source = client(broker, timeout_s=3)
         publish(source, 1)
         with pytest.raises(LabelTimeoutError, match="No teacher actor has started"):
             source.take(["a"], 1)
