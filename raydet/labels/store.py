@@ -1,7 +1,7 @@
 """PseudoLabelStore: what teachers said, append-only on disk, looked up by (version, image id).
 
-Rows are kept in memory until a segment is full or `flush()` is called; then they are one immutable Arrow file that any
-process may read. Each writer has a name of its own, so several can share a folder. Any Arrow schema will do that
+Rows are kept in memory, and in a file that outlives the process (`raydet.labels.spill`), until a segment is full or
+`flush()` is called; then they are one immutable Arrow file that any process may read. Each writer has a name of its own, so several can share a folder. Any Arrow schema will do that
 starts with the key columns of `raydet.labels.schema`. Within one store a version has exactly one digest.
 
 Damage is never passed over: reading a file that is not what was written raises LabelStoreError with its name. Files
@@ -21,6 +21,7 @@ import pyarrow as pa
 from raydet.errors import LabelConflictError
 from raydet.labels.desk import Key
 from raydet.labels.schema import KEY_FIELDS
+from raydet.labels.spill import Spill
 from raydet.labels.segment import (
     SegmentName,
     clean_asides,
@@ -86,14 +87,26 @@ class PseudoLabelStore:
         self._unread: list[SegmentName] = []
         self._index: dict[int, dict[str, tuple[_Rows, int]]] = {}
         self._digests: dict[int, str] = {}
+        self._spill = Spill(self.folder, writer)
         clean_asides(self.folder, writer)
         self._open()
+        for table in self._spill.recover():
+            self._take_in(table)
+        self._write()
 
     def append(self, table: pa.Table) -> None:
         """Add labels. What is there already is left as it is.
 
         Raises LabelConflictError, and adds nothing, where a version comes with a second digest.
         """
+        new = self._take_in(table)
+        if new.num_rows:
+            self._spill.add(new)
+        if self._growing.count >= ROWS_PER_SEGMENT or self._growing.bytes >= BYTES_PER_SEGMENT:
+            self._write()
+
+    def _take_in(self, table: pa.Table) -> pa.Table:
+        """Add labels in memory; return those that were new."""
         if not table.schema.names[: len(KEY_FIELDS)] == [key.name for key in KEY_FIELDS]:
             raise ValueError(f"label tables start with the columns image_id, version, digest; got {table.schema.names}")
         versions, ids, digests = (table[name].to_pylist() for name in ("version", "image_id", "digest"))
@@ -103,13 +116,13 @@ class PseudoLabelStore:
         new = [row for row, key in enumerate(zip(versions, ids, strict=True)) if not self.has(key)]
         new = list({(versions[row], ids[row]): row for row in reversed(new)}.values())[::-1]  # once each
         if not new:
-            return
+            return table.slice(0, 0)
         for row, number in zip(new, range(self._growing.count, self._growing.count + len(new)), strict=True):
             self._index.setdefault(versions[row], {})[ids[row]] = (self._growing, number)
         self._versions.update(versions[row] for row in new)
-        self._growing.add(table if len(new) == table.num_rows else table.take(new))
-        if self._growing.count >= ROWS_PER_SEGMENT or self._growing.bytes >= BYTES_PER_SEGMENT:
-            self._write()
+        added = table if len(new) == table.num_rows else table.take(new)
+        self._growing.add(added)
+        return added
 
     def has(self, key: Key) -> bool:
         """Whether there is a label for (version, image id)."""
@@ -196,6 +209,7 @@ class PseudoLabelStore:
             name = write_segment(self.folder, rows.joined(), self._writer, self._number)
             self._number += 1
             self._growing = _Rows()  # only now: if the disk is full, the rows stay and the next flush fails as well
+            self._spill.clear()
             rows.replace_by(read_segment(name))  # the index stays valid; the memory is now the file's
 
     def _delete_old(self, keep_versions: int) -> None:
