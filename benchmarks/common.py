@@ -135,8 +135,9 @@ class SteppedTrainer:
         *,
         fork: Path | None = None,
         make_source: Callable[[RunConfig, Group, int], LabelSource] = local_source,
+        device: str = "cpu",
     ) -> None:
-        folder, group = RunFolder(config.run.dir), Group()
+        folder, group = RunFolder(config.run.dir), Group(device=torch.device(device))
         if folder.config_json.exists():
             shutil.rmtree(folder.path)  # an earlier benchmark
         folder.prepare(config, resume=False)

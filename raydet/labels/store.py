@@ -1,8 +1,9 @@
 """PseudoLabelStore: what teachers said, append-only on disk, looked up by (version, image id).
 
 Rows are kept in memory, and in a file that outlives the process (`raydet.labels.spill`), until a segment is full or
-`flush()` is called; then they are one immutable Arrow file that any process may read. Each writer has a name of its own, so several can share a folder. Any Arrow schema will do that
-starts with the key columns of `raydet.labels.schema`. Within one store a version has exactly one digest.
+`flush()` is called; then they are one immutable Arrow file that any process may read. Each writer has a name of its own,
+so several can share a folder. Any Arrow schema will do that starts with the key columns of `raydet.labels.schema`.
+Within one store a version has exactly one digest.
 
 Damage is never passed over: reading a file that is not what was written raises LabelStoreError with its name. Files
 that a killed writer did not finish are not damage; they never got their final name.
@@ -21,7 +22,6 @@ import pyarrow as pa
 from raydet.errors import LabelConflictError
 from raydet.labels.desk import Key
 from raydet.labels.schema import KEY_FIELDS
-from raydet.labels.spill import Spill
 from raydet.labels.segment import (
     SegmentName,
     clean_asides,
@@ -30,6 +30,7 @@ from raydet.labels.segment import (
     trim_segment,
     write_segment,
 )
+from raydet.labels.spill import Spill
 
 ROWS_PER_SEGMENT = 4096
 BYTES_PER_SEGMENT = 32 * 2**20

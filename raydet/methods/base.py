@@ -77,8 +77,8 @@ class Method(ABC):
 def loss_terms(losses: DetectionLosses, part: slice, source: str, *, with_iou: bool) -> dict[str, LossTerm]:
     """Sum the per-image losses of a part of the batch into named terms `source/rpn_cls`, ...
 
-    The counts are the papers' normalisers: sampled anchors for the RPN, all sampled RoIs for the RoI head. With a branch
-    `source/iou_positive` is the fraction of foreground RoIs whose target is 1: a figure for the log, of weight 0.
+    The counts are the papers' normalisers: sampled anchors for the RPN, all sampled RoIs for the RoI head. With a
+    branch `source/iou_positive` is the fraction of foreground RoIs whose target is 1: for the log, of weight 0.
     """
     anchors, rois = losses.anchors[part].sum(), losses.rois[part].sum()
 

@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from raydet.data.prepare import PreparedData, open_prepared
-from raydet.models.detector import Detector
 
 from raydet.config.run import RunConfig
 from raydet.data.decode import decode
 from raydet.data.order import BatchOrder
+from raydet.data.prepare import PreparedData, open_prepared
 from raydet.data.views import strong_view, weak_view
 from raydet.gates import after_nms
 from raydet.geometry import clip_boxes, is_usable
+from raydet.models.detector import Detector
 from raydet.models.images import collate
 from raydet.randomness import stream
 from raydet.records import Target
