@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raydet.errors import ConfigError
+from raydet.train.rundir import RunFolder
+from tests.helpers import tiny_config
+
+
+def started(path: Path, **changes: object) -> RunFolder:
+    folder = RunFolder(path)
+    folder.prepare(tiny_config(path, **changes), resume=False)
+    return folder
+
+
+def test_a_new_run_keeps_its_configuration(tmp_path: Path):
+    folder = started(tmp_path / "a" / "run")
+    assert folder.load_config() == tiny_config(tmp_path / "a" / "run")
+    assert folder.checkpoints.is_dir()
+    assert "name: il_net" in folder.config_yaml.read_text()
+
+
+@pytest.mark.parametrize("name", ["with spaces and (brackets)", "slashes/in/it", "ünïcode-日本", "-dash", "a=b,c'd\"e"])
+def test_any_name_works(name: str, tmp_path: Path):
+    folder = started(tmp_path / name)
+    with folder.lock():
+        assert folder.next_attempt() == 1
+    assert RunFolder(tmp_path / name).load_config() == tiny_config(tmp_path / name)
+
+
+def test_a_relative_name_means_the_working_directory_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    folder = RunFolder("run")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert folder.path == tmp_path / "run"
+
+
+@pytest.mark.parametrize("name", ["a" * 256, "é" * 128, "x\0y"])
+def test_names_that_no_file_system_takes_are_refused(name: str, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"run\.dir"):
+        RunFolder(tmp_path / name)
+    RunFolder(tmp_path / ("a" * 255))
+
+
+def test_a_file_or_a_folder_below_a_file_is_refused(tmp_path: Path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file; choose a folder"):
+        started(tmp_path / "file")
+    with pytest.raises(ConfigError, match="cannot be created: Not a directory"):
+        started(tmp_path / "file" / "run")
+
+
+def test_an_existing_run_is_only_touched_by_resume(tmp_path: Path):
+    folder = started(tmp_path)
+    with pytest.raises(ConfigError, match=f"run.dir={tmp_path} already holds a run; add --resume"):
+        folder.prepare(tiny_config(tmp_path), resume=False)
+    folder.prepare(tiny_config(tmp_path), resume=True)
+
+
+def test_there_must_be_a_run_to_resume(tmp_path: Path):
+    with pytest.raises(ConfigError, match=f"--resume: there is no run at {tmp_path}"):
+        RunFolder(tmp_path).prepare(tiny_config(tmp_path), resume=True)
+    assert not RunFolder(tmp_path).config_json.exists()
+
+
+def test_a_changed_configuration_is_listed_key_by_key(tmp_path: Path):
+    folder = started(tmp_path)
+    changed = tiny_config(tmp_path, optim__lr=0.002, method__score_threshold=0.5, data__views__short_side=[32, 64])
+    with pytest.raises(ConfigError) as caught:
+        folder.prepare(changed, resume=True)
+    assert str(caught.value).splitlines() == [
+        f"--resume: the configuration differs from the one {tmp_path} was started with:",
+        "  data.views.short_side: [64] -> [32, 64]",
+        "  method.score_threshold: 0.16 -> 0.5",
+        "  optim.lr: 0.001 -> 0.002",
+        "set these back, or start a new run in another run.dir",
+    ]
+    assert folder.load_config() == tiny_config(tmp_path)  # the run still knows what it is
+
+
+def test_another_method_lists_the_keys_that_came_and_went(tmp_path: Path):
+    folder = started(tmp_path)
+    ut = {"name": "unbiased_teacher", "burn_in_steps": 3, "ema_keep_rate": 0.5, "score_threshold": 0.16}
+    with pytest.raises(ConfigError, match="method.name: 'il_net' -> 'unbiased_teacher'") as caught:
+        folder.prepare(tiny_config(tmp_path, method=ut), resume=True)
+    assert "method.unsup_reg_weight: 1.0 -> None" in str(caught.value)
+
+
+def test_what_alters_no_sample_may_change(tmp_path: Path):
+    folder = started(tmp_path)
+    changed = tiny_config(
+        tmp_path,
+        optim__steps=100,
+        log__every=7,
+        checkpoint__keep=9,
+        eval__every=50,
+        labels__timeout_s=5.0,
+        cluster__max_failures=1,
+    )
+    folder.prepare(changed, resume=True)
+    assert folder.load_config() == changed
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seed": 4},
+        {"optim__steps": 100, "optim__warmup_steps": 1},
+        {"labels__lookahead": 1},
+        {"labels__top_k": 10},
+        {"model__roi_batch": 8},
+        {"data__split_seed": 1},
+    ],
+)
+def test_what_alters_samples_or_labels_may_not_change(change: dict[str, object], tmp_path: Path):
+    folder = started(tmp_path)
+    with pytest.raises(ConfigError, match=list(change)[-1].replace("__", r"\.")):
+        folder.prepare(tiny_config(tmp_path, **change), resume=True)
+
+
+def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path):
+    folder = started(tmp_path)
+    folder.config_json.write_text('{"run": {}}')
+    with pytest.raises(ConfigError, match=r"config\.json: not a configuration of this raydet version"):
+        folder.load_config()
+
+
+def test_attempts_are_numbered(tmp_path: Path):
+    folder = started(tmp_path)
+    assert [folder.next_attempt() for _ in range(3)] == [1, 2, 3]
+    assert RunFolder(tmp_path).next_attempt() == 4
+
+
+LOCK = """
+import sys
+from raydet.errors import ConfigError
+from raydet.train.rundir import RunFolder
+try:
+    with RunFolder(sys.argv[1]).lock():
+        print("locked", flush=True)
+        sys.stdin.read()
+except ConfigError as error:
+    print(error)
+"""
+
+
+def test_one_process_holds_a_folder_until_it_ends(tmp_path: Path):
+    def other() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", LOCK, str(tmp_path)]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with other() as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        with (
+            pytest.raises(ConfigError, match=f"run.dir={tmp_path} is in use by another process"),
+            RunFolder(tmp_path).lock(),
+        ):
+            pass
+        os.kill(holder.pid, 9)  # no chance to clean up
+        holder.wait()
+    with RunFolder(tmp_path).lock(), other() as late:
+        assert "is in use by another process" in late.communicate()[0]
