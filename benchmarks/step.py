@@ -228,7 +228,8 @@ def main() -> None:
         print(f"| {a} / {b} | {ratio(clocks[a], clocks[b])} | {error_of_mean(clocks[a], clocks[b]):.3f} |")
     state = mutual.trainer.state
     worst = max(
-        float((a - b).abs().max()) for a, b in zip(state.student.parameters(), plain.student.parameters(), strict=True)
+        float((a - b).detach().abs().max())
+        for a, b in zip(state.student.parameters(), plain.student.parameters(), strict=True)
     )
     print(f"\nafter {state.step - burn_in} steps the students of mutual and plain differ by at most {worst:.1e}")
     print(f"first supervised losses: {first}")

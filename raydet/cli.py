@@ -14,7 +14,13 @@ from raydet.errors import RunError, UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    # argparse takes no overrides behind an option: `raydet train config.yaml --resume optim.steps=9` leaves them over.
+    if any(word.startswith("-") for word in rest) or (rest and arguments.run is not _train):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
     return run_guarded(lambda: arguments.run(arguments))
 
 

@@ -1,7 +1,7 @@
 """PseudoLabelStore: what teachers said, append-only on disk, looked up by (version, image id).
 
 Rows are kept in memory, and in a file that outlives the process (`raydet.labels.spill`), until a segment is full or
-`flush()` is called; then they are one immutable Arrow file that any process may read. Each writer has a name of its own,
+`flush()` is called; then they are one immutable Arrow file that any process may read. Each writer has its own name,
 so several can share a folder. Any Arrow schema will do that starts with the key columns of `raydet.labels.schema`.
 Within one store a version has exactly one digest.
 
