@@ -48,7 +48,7 @@ class DatasetConfig(Section):
     path: str
     """COCO JSON file, VOC folder, YOLO folder or data.yaml, image folder, glob of images, or `shapes`."""
     format: Literal["auto", "coco", "voc", "yolo", "folder", "shapes"] = "auto"
-    """How to read `path`; `auto` decides from what lies there and says what it chose."""
+    """How to read `path`; `auto` decides from what lies there (`raydet check-data` says what it chose)."""
     images: str | None = None
     """Image root of a COCO JSON; by default the JSON's folder, or its parent where the first image lies there."""
     subset: str | None = None
@@ -108,11 +108,11 @@ class DataConfig(Section):
     """Images with boxes."""
     unlabeled: DatasetConfig | None = None
     """More images; boxes found there are hidden from training and used for diagnostics only. Default: what
-    `labeled_count` or `labeled_fraction` leaves over of `labeled`."""
+    `labeled_count`, `labeled_fraction` or `labeled_ids` leaves over of `labeled`."""
     val: DatasetConfig | None = None
     """Images for evaluation during training."""
     test: DatasetConfig | None = None
-    """Images for `raydet evaluate --split test`; never read while training."""
+    """Images for `raydet evaluate --split test`; checked with the others, never trained or evaluated on before."""
     labeled_count: PositiveInt | None = None
     """Use only so many labelled images; the rest becomes unlabelled unless `unlabeled` is given."""
     labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = None

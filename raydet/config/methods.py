@@ -54,6 +54,8 @@ class _MutualConfig(_Base):
     """Class confidence a pseudo-box must exceed, strictly."""
     unsup_cls_weight: Weight = 4.0
     """Weight of the unsupervised RPN and RoI classification losses (alpha)."""
+    teacher_proposals: Literal["train", "test"] = "train"
+    """Whose proposal counts the teacher labels with: training's (Unbiased Teacher's code) or evaluation's."""
     alarm_after_steps: PositiveInt = 200
     """Warn, with the likely cause, when no pseudo-box survives for so many steps in a row."""
 

@@ -35,7 +35,7 @@ class OptimConfig(Section):
     momentum: Fraction = 0.9
     """SGD momentum."""
     weight_decay: Weight = 1e-4
-    """Weight decay; norm layers and biases of norm layers are exempt."""
+    """Weight decay; biases and norm layers are exempt."""
     steps: PositiveInt = 180_000
     """Optimiser steps in all, burn-in included."""
     warmup_steps: NonNegativeInt = 1000

@@ -25,6 +25,7 @@ class Selection:
 
     kept: PseudoBoxes
     dropped: Mapping[str, int] = field(default_factory=dict)  # gate name -> rows removed by it
+    is_complete: bool = True  # whether the stored rows reach down to the lowest score that could be kept
 
 
 class Method(ABC):

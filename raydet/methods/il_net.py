@@ -82,8 +82,8 @@ class IlNet(Method):
 
     def annotate(self, teacher: Detector, images: ImageBatch) -> list[Candidates]:
         """Return candidates BEFORE NMS: the gate acts there, and theta must stay free until the label is read."""
-        labels = self.run.labels
-        return teacher.candidates(images, proposals="train", score_floor=labels.score_floor, top_k=labels.top_k)
+        labels, proposals = self.run.labels, self.config.teacher_proposals
+        return teacher.candidates(images, proposals=proposals, score_floor=labels.score_floor, top_k=labels.top_k)
 
     def select(self, labels: PseudoBoxes) -> Selection:
         """Gate by quality, then class-wise NMS and best 100, then the score threshold (spec 3.1, steps 3 to 5)."""
@@ -96,7 +96,7 @@ class IlNet(Method):
             "nms": len(gated) - len(distinct),
             "score": len(distinct) - len(kept),
         }
-        return Selection(kept, dropped)
+        return Selection(kept, dropped, labels.complete_above <= self.config.score_threshold)
 
     def gate(self, candidates: Candidates) -> Candidates:
         """Apply the quality gate at evaluation too, for student and teacher."""

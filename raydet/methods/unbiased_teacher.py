@@ -71,13 +71,16 @@ class UnbiasedTeacher(Method):
     def annotate(self, teacher: Detector, images: ImageBatch) -> list[Candidates]:
         """Return the teacher's detections. A score threshold commutes with NMS and top-k, so they are stored after."""
         model, labels = self.run.model, self.run.labels
-        found = teacher.candidates(images, proposals="train", score_floor=labels.score_floor, top_k=UNLIMITED)
+        found = teacher.candidates(
+            images, proposals=self.config.teacher_proposals, score_floor=labels.score_floor, top_k=UNLIMITED
+        )
         return [after_nms(each, model.test_nms, model.test_detections) for each in found]
 
     def select(self, labels: PseudoBoxes) -> Selection:
         """Keep boxes whose class confidence exceeds the threshold."""
         kept = by_score(labels, self.config.score_threshold)
-        return Selection(kept, {"score": len(labels) - len(kept)})
+        is_complete = labels.complete_above <= self.config.score_threshold
+        return Selection(kept, {"score": len(labels) - len(kept)}, is_complete)
 
     def losses(
         self, student: Detector, batch: StudentBatch, images: ImageBatch, rngs: Sequence[torch.Generator]

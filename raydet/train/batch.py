@@ -34,6 +34,7 @@ class LabelStats:
         """Count one image's label."""
         kept = selection.kept
         self.images += 1
+        self.incomplete += not selection.is_complete
         self.candidates += len(label)
         self.kept += len(kept)
         if len(label):

@@ -41,6 +41,7 @@ def connect(config: RunConfig) -> None:
         ray.init(address=address, namespace=NAMESPACE, log_to_driver=config.log.workers)
         return
     wanted = cpus_needed(config.cluster, config.pool if config.labels.source == "pool" else None)
+    named = config.pool.resources.items()  # a local Ray has whatever the teachers ask for
     cpus = config.cluster.local_cpus or max(
         int(wanted + 0.999), os.cpu_count() or 1
     )  # logical: more than cores is fine
@@ -49,7 +50,7 @@ def connect(config: RunConfig) -> None:
         num_cpus=cpus,
         namespace=NAMESPACE,
         include_dashboard=config.cluster.dashboard,
-        resources=dict(config.pool.resources) or None,
+        resources={name: amount * (config.pool.max_actors or config.pool.actors) for name, amount in named} or None,
         log_to_driver=config.log.workers,
         logging_level="ERROR",
     )

@@ -98,6 +98,52 @@ def test_pool_equals_inline_bit_for_bit(actors: int, straight: Path, tmp_path: P
     assert_same_bits(run, straight)
 
 
+def test_a_pool_that_grows_and_shrinks_while_it_works_changes_nothing(straight: Path, tmp_path: Path):
+    size = {"pool__actors": 1, "pool__min_actors": 1, "pool__max_actors": 3, "pool__images_per_call": 1}
+    run = launch(tiny_config(tmp_path / "run", **POOL, **size)).path
+    assert label_keys(run) == label_keys(straight)
+    assert_same_bits(run, straight)
+
+
+def test_an_elastic_range_of_workers_trains_to_the_end(straight_on_two: Path, tmp_path: Path):
+    size = {"cluster__backend": "ray", "cluster__workers": 2, "cluster__min_workers": 1}
+    run = launch(tiny_config(tmp_path / "run", **ASYNC, **size)).path
+    (start,) = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "start"]
+    assert start["world"] == 2  # both fit, so both are used
+    assert_same_bits(run, straight_on_two)
+
+
+def test_a_mistake_on_a_worker_ends_the_run_at_once_with_one_message(tmp_path: Path):
+    from raydet.errors import DataError, UserError
+
+    first = launch(tiny_config(tmp_path / "first", optim__steps=4)).path
+    images = sorted((first / "data").rglob("*.png"))
+    run = tmp_path / "run"
+    config = tiny_config(run, **POOL, data__labeled=str(next((first / "data").rglob("annotations.json"))))
+    begun = time.monotonic()
+    with Vandal(run, images[0].parent), pytest.raises(UserError) as error:
+        launch(config)
+    assert not isinstance(error.value, DataError) or str(error.value)
+    assert ".png" in str(error.value)
+    assert time.monotonic() - begun < 200  # no endless retries
+    starts = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "start"]
+    assert len(starts) == 1
+
+
+class Vandal(Killer):
+    """Spoils all images of a folder once training has begun."""
+
+    def __init__(self, run: Path, folder: Path) -> None:
+        super().__init__("", lambda: steps_done(run) >= 2)
+        self.folder = folder
+
+    def run(self) -> None:
+        while not self.when():
+            time.sleep(0.005)
+        for image in self.folder.glob("*.png"):
+            image.write_bytes(b"<html>not an image</html>")
+
+
 def test_a_run_split_by_a_resume_equals_the_straight_one(straight: Path, tmp_path: Path):
     run = launch(tiny_config(tmp_path / "run", **{**ASYNC, "optim__steps": 9})).path  # 9: not a publish step
     launch(tiny_config(tmp_path / "run", **ASYNC), resume=True)

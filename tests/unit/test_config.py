@@ -9,6 +9,7 @@ import pytest
 from raydet.config.load import dump, load, read_yaml, resolve
 from raydet.errors import ConfigError
 
+CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 BASE = {
     "run": {"dir": "runs/x"},
     "data": {"labeled": "a.json", "labeled_count": 3, "val": "b.json"},
@@ -108,8 +109,24 @@ def test_overrides_without_equals_are_explained(tmp_path: Path):
         load(file, ["method.score_threshold"])
 
 
-@pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[2] / "jobs" / "configs").glob("*.yaml")), ids=lambda p: p.name
-)
+def test_the_coco_config_is_row_4_of_table_5():
+    config = load(CONFIGS / "il_net_coco10.yaml")
+    method, optim, model = config.method, config.optim, config.model
+    assert method.name == "il_net" and method.iou_branch_enabled and method.iou_filter_enabled
+    assert (method.iou_target_threshold, method.iou_filter_threshold) == (0.75, 0.4)
+    assert (method.unsup_cls_weight, method.unsup_reg_weight, method.unsup_iou_weight) == (4, 1, 4)
+    assert method.iou_branch.inputs == ("roi_features", "class_logits")  # x_sh and scores, no deltas
+    assert (method.score_threshold, method.burn_in_steps, method.ema_keep_rate) == (0.7, 2000, 0.9996)
+    assert (optim.name, optim.lr, optim.momentum, optim.weight_decay) == ("sgd", 0.0075, 0.9, 1e-4)
+    assert (optim.steps, optim.decay_at) == (180_000, (179_990, 179_995))
+    assert (optim.labeled_batch, optim.unlabeled_batch, config.cluster.workers) == (12, 12, 6)  # 2 + 2 per GPU
+    assert (model.backbone, model.trainable_stages) == ("resnet50_fpn", 3)
+    assert (model.box_loss, model.roi_cls_loss) == ("l1", "focal")
+    assert (model.rpn_positive_fraction, model.rpn_post_nms_train, model.roi_align_aligned) == (0.25, 1000, True)
+    assert config.data.labeled_ids.endswith("#10/1")
+    assert (config.labels.lookahead, config.labels.publish_every) == (0, 1)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_config_loads(path: Path):
     load(path)

@@ -91,7 +91,7 @@ def _mentions_images(file: Path) -> bool:
         head = stream.read(1 << 16)
         stream.seek(max(0, file.stat().st_size - (1 << 16)))
         tail = stream.read()
-    keys = (json.dumps(key).encode() for key in ("images", "annotations", "categories", "file_name"))
+    keys = (json.dumps(key).encode() for key in ("annotations", "categories", "file_name"))
     return any(key in head or key in tail for key in keys)
 
 
