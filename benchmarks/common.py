@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import random
 import shutil
 import statistics
 import subprocess
@@ -188,13 +189,12 @@ class SteppedTrainer:
             self._done.release()
 
 
-def in_turn(variants: Mapping[str, Callable[[], object]], rounds: int, warm_up: int) -> dict[str, Clock]:
-    """Run every variant once per round, in an order that rotates; the first `warm_up` rounds are not counted."""
+def in_turn(variants: Mapping[str, Callable[[], object]], rounds: int, warm_up: int, seed: int = 0) -> dict[str, Clock]:
+    """Run every variant once per round, in an order drawn each time; the first `warm_up` rounds do not count."""
     clocks = {name: Clock() for name in variants}
-    names = list(variants)
+    draw = random.Random(seed)
     for number in range(warm_up + rounds):
-        shift = number % len(names)
-        for name in names[shift:] + names[:shift]:
+        for name in draw.sample(list(variants), len(variants)):
             (clocks[name] if number >= warm_up else Clock()).measure(variants[name])
     return clocks
 

@@ -3,25 +3,32 @@
     python benchmarks/step.py                  # all variants, one step of each per round
     python benchmarks/step.py --profile        # where the time of one mutual step goes
 
-Variants, interleaved step by step in one process (CPU seconds of the whole process are compared; loader_threads is 0 so
-that nothing runs beside the measured step):
+Variants, interleaved step by step in an order drawn for each round, in several fresh processes. CPU seconds of the
+whole process are compared; loader_threads is 0 so that nothing runs beside the measured step:
 
   burn-in      raydet's loop on labelled images only
   mutual       raydet's loop, labels inline, lookahead 0, publish_every 1: the papers' algorithm
   plain        the same arithmetic as one straight line: no label source, store, records, journal, schedule
+  plain again  a second one, for the error of the method: its ratio to the first should be 1
   raydet-sup   one supervised step of raydet's detector on a fixed batch: forward, backward, clip, AdamW
   torchvision  the same of torchvision's FasterRCNN: same shape, same weights, same batch, same losses
 """
 
 from __future__ import annotations
 
+import argparse
 import copy
+import json
 import math
+import os
+import statistics
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from common import SteppedTrainer, arguments, base_config, burned_in, error_of_mean, in_turn, machine, ratio, spread
+from common import Clock, SteppedTrainer, arguments, base_config, burned_in, in_turn, machine, spread
 from sections import profile
 from torch import nn
 from torchvision.models.detection import FasterRCNN
@@ -193,46 +200,71 @@ def torchvision_twin(config: RunConfig, ours: Detector, size: tuple[int, int]) -
     return twin
 
 
-def main() -> None:
-    parser = arguments(__doc__)
-    parser.add_argument("--rounds", type=int, default=60)
-    parser.add_argument("--warm-up", type=int, default=4)
-    parser.add_argument("--profile", action="store_true")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    fork = burned_in(options)
-    burn_in = open_checkpoint(fork).step
-    config = base_config(options, "mutual", method__burn_in_steps=burn_in)
-    print(machine(), f"seed {config.seed}, {options.threads} torch thread(s)", sep=", ", flush=True)
+def measure(options: argparse.Namespace, fork: Path) -> dict[str, Clock]:
+    """Run all variants in this process."""
+    config = base_config(options, "mutual", method__burn_in_steps=open_checkpoint(fork).step)
     mutual = SteppedTrainer(config, fork=fork)
-    if options.profile:
-        print(profile(mutual, options.rounds, options.warm_up))
-        return
     data = open_prepared(RunFolder(config.run.dir).data)
-    plain = Plain(config, data, fork)
     # What torchvision's detector can do too: its losses, its RoIAlign, no IoU branch.
     like = {"model__roi_align_aligned": False, "model__roi_cls_loss": "cross_entropy", "model__box_loss": "smooth_l1"}
     supervised = base_config(options, "sup", **like, method={"name": "supervised", "burn_in_steps": 0})
-    pair = supervised_pair(supervised, data, fork)
-    first = {name: step() for name, step in pair.items()}
     burning = base_config(options, "burn-in", method__burn_in_steps=10**8)
-    variants = {"burn-in": SteppedTrainer(burning, fork=fork), "mutual": mutual, "plain": plain, **pair}
-    clocks = in_turn(variants, options.rounds, options.warm_up)
-    print(f"\n| variant | CPU ms per step: median (quartiles), {options.rounds} rounds | wall ms |\n|---|---|---|")
-    for name, clock in clocks.items():
-        print(f"| {name} | {spread(clock.cpu, 1e3)} | {spread(clock.wall, 1e3)} |")
-    print(
-        "\n| ratio of CPU time | of the totals | per round: median (quartiles) | error of the mean |\n|---|---|---|---|"
-    )
-    for a, b in (("mutual", "plain"), ("raydet-sup", "torchvision")):
-        print(f"| {a} / {b} | {ratio(clocks[a], clocks[b])} | {error_of_mean(clocks[a], clocks[b]):.3f} |")
-    state = mutual.trainer.state
-    worst = max(
-        float((a - b).detach().abs().max())
-        for a, b in zip(state.student.parameters(), plain.student.parameters(), strict=True)
-    )
-    print(f"\nafter {state.step - burn_in} steps the students of mutual and plain differ by at most {worst:.1e}")
-    print(f"first supervised losses: {first}")
+    variants = {
+        "burn-in": SteppedTrainer(burning, fork=fork),
+        "mutual": mutual,
+        "plain": Plain(config, data, fork),
+        "plain again": Plain(config, data, fork),
+        **supervised_pair(supervised, data, fork),
+    }
+    return in_turn(variants, options.rounds, options.warm_up, seed=options.child)
+
+
+def measure_in_fresh_processes(options: argparse.Namespace) -> list[dict[str, Clock]]:
+    """One process after another: how memory happens to be laid out stays the same for as long as a process lives."""
+    found = []
+    for number in range(options.repeats):
+        command = [sys.executable, *sys.argv, "--child", str(number)]
+        # One malloc arena: raydet's loop has a thread of its own here, and must not get a heap of its own by that.
+        env = {**os.environ, "MALLOC_ARENA_MAX": "1"}
+        output = subprocess.run(command, env=env, check=True, capture_output=True, text=True).stdout
+        clocks = json.loads(output.splitlines()[-1])
+        found.append({name: Clock(**clock) for name, clock in clocks.items()})
+        print(f"{number + 1} of {options.repeats} processes", file=sys.stderr, flush=True)
+    return found
+
+
+def show(found: list[dict[str, Clock]]) -> None:
+    print("\n| variant | CPU ms per step: median (quartiles) | wall ms |\n|---|---|---|")
+    for name in found[0]:
+        cpu, wall = ([t for clocks in found for t in getattr(clocks[name], kind)] for kind in ("cpu", "wall"))
+        print(f"| {name} | {spread(cpu, 1e3)} | {spread(wall, 1e3)} |")
+    print("\n| ratio of CPU time | mean of the processes | its standard error | each process |\n|---|---|---|---|")
+    for a, b in (("mutual", "plain"), ("plain again", "plain"), ("raydet-sup", "torchvision")):
+        each = [sum(clocks[a].cpu) / sum(clocks[b].cpu) for clocks in found]
+        error = statistics.stdev(each) / len(each) ** 0.5 if len(each) > 1 else math.nan
+        listed = ", ".join(f"{value:.3f}" for value in each)
+        print(f"| {a} / {b} | {statistics.mean(each):.3f} | {error:.3f} | {listed} |")
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--repeats", type=int, default=6, help="fresh processes")
+    parser.add_argument("--rounds", type=int, default=10, help="per process")
+    parser.add_argument("--warm-up", type=int, default=2)
+    parser.add_argument("--profile", action="store_true", help="60 rounds are a good number here")
+    parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    fork = burned_in(options)
+    if options.child is not None:
+        print(json.dumps({name: vars(clock) for name, clock in measure(options, fork).items()}))
+        return
+    config = base_config(options, "profile", method__burn_in_steps=open_checkpoint(fork).step)
+    print(machine(), f"seed {config.seed}, {options.threads} torch thread(s)", sep=", ", flush=True)
+    if options.profile:
+        print(profile(SteppedTrainer(config, fork=fork), options.rounds, options.warm_up))
+    else:
+        show(measure_in_fresh_processes(options))
 
 
 if __name__ == "__main__":
