@@ -57,7 +57,8 @@ class FixResult:
 def check_dataset(config: DatasetConfig, *, decode_images: bool = True) -> CheckReport:
     """Check one data set; `decode_images` also finds images that are damaged behind their header."""
     log = ProblemLog()
-    found = _read("data", config, "error", log, decode_images)
+    with TemporaryDirectory(prefix="raydet-") as generated:
+        found = _read("data", config, "error", log, decode_images, Path(generated))
     return _report([found[1]] if found else [], log)
 
 
@@ -66,12 +67,13 @@ def check_config(config: DataConfig, *, decode_images: bool = True) -> CheckRepo
     log = ProblemLog()
     tables: dict[str, Table] = {}
     summaries: list[SetSummary] = []
-    for name, one in given_sets(config).items():
-        if found := _read(name, one, config.on_bad_box, log, decode_images):
-            tables[name] = found[0]
-            summaries.append(found[1])
-    if "labeled" in tables:
-        _check_relations(tables, config, log)
+    with TemporaryDirectory(prefix="raydet-") as generated:
+        for name, one in given_sets(config).items():
+            if found := _read(name, one, config.on_bad_box, log, decode_images, Path(generated) / name):
+                tables[name] = found[0]
+                summaries.append(found[1])
+        if "labeled" in tables:
+            _check_relations(tables, config, log)  # reads the images again
     return _report(summaries, log)
 
 
@@ -111,17 +113,16 @@ def format_report(report: CheckReport, per_code: int = 10) -> str:
 
 
 def _read(
-    name: str, config: DatasetConfig, on_bad_box: OnBadBox, log: ProblemLog, decode_images: bool
+    name: str, config: DatasetConfig, on_bad_box: OnBadBox, log: ProblemLog, decode_images: bool, generated: Path
 ) -> tuple[Table, SetSummary] | None:
-    """Read one set, or report why it cannot be read."""
-    with TemporaryDirectory(prefix="raydet-") as generated:
-        try:
-            source = read_source(config, log, Path(generated))
-        except DataError as error:
-            log.error("data-set", name, "", str(error))
-            return None
-        table = usable(source, on_bad_box, log, decode_images=decode_images)
-        report_repeated_images(name, table, log)
+    """Read one set, or report why it cannot be read; `generated` is for the images of `shapes`."""
+    try:
+        source = read_source(config, log, generated)
+    except DataError as error:
+        log.error("data-set", name, "", str(error))
+        return None
+    table = usable(source, on_bad_box, log, decode_images=decode_images)
+    report_repeated_images(name, table, log)
     return table, summarise(name, config.path, source.format, table)
 
 

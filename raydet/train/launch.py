@@ -6,6 +6,7 @@ import torch
 
 from raydet.config.run import RunConfig
 from raydet.data.prepare import PreparedData, open_prepared, prepare
+from raydet.errors import DataError
 from raydet.labels.none import NoLabels
 from raydet.labels.source import InlineSource, LabelSource
 from raydet.labels.store import PseudoLabelStore
@@ -21,8 +22,16 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
     """Train to the end and return the run's folder. Raises UserError for what the user can mend."""
     folder = RunFolder(config.run.dir)
     with folder.lock():
-        folder.prepare(config, resume=resume)
+        folder.check(config, resume=resume)
+        if not resume:
+            folder.split.unlink(missing_ok=True)  # left by a start that was refused
         data = open_prepared(folder.data) if resume else prepare(config.data, folder.data)
+        if config.uses_labels and data.unlabeled is None:
+            raise DataError(
+                f"method.name={config.method.name} needs unlabelled images, but all {len(data.labeled)} images are "
+                f"labelled; lower data.labeled_count or data.labeled_fraction, or set data.unlabeled"
+            )
+        folder.prepare(config, resume=resume)  # last: a run whose data is refused has not begun
         print(describe(config, data), flush=True)
         with ProgressView(folder.path, config):
             if config.cluster.backend == "ray":

@@ -45,6 +45,7 @@ class RunFolder:
         if any(len(part.encode()) > 255 or "\0" in part for part in self.path.parts):
             raise ConfigError(f"run.dir: a part of {str(self.path)[:80]}... is longer than 255 bytes; shorten it")
         self.data = self.path / "data"
+        self.split = self.data / "split.json"  # written by raydet.data.prepare
         self.labels = self.path / "labels"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
@@ -53,7 +54,16 @@ class RunFolder:
         self.config_yaml = self.path / "config.yaml"
 
     def prepare(self, config: RunConfig, *, resume: bool) -> None:
-        """Create the folder, or check that the existing one is this run's. Raises ConfigError otherwise."""
+        """Create the folder, or take the existing one where it is this run's. Raises ConfigError otherwise."""
+        self.check(config, resume=resume)
+        self._create(self.checkpoints)
+        self.config_yaml.write_text(dump(config), encoding="utf-8")
+        aside = self.config_json.with_suffix(".aside")
+        aside.write_text(config.model_dump_json(indent=1), encoding="utf-8")
+        aside.rename(self.config_json)
+
+    def check(self, config: RunConfig, *, resume: bool) -> None:
+        """Raise ConfigError unless this run may be started, or resumed, here; writes nothing."""
         if self.config_json.exists():
             if not resume:
                 raise ConfigError(
@@ -64,14 +74,6 @@ class RunFolder:
             raise ConfigError(f"--resume: there is no run at {self.path}; start it without --resume")
         elif self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run.dir={self.path} is a file; choose a folder")
-        try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ConfigError(f"run.dir={self.path} cannot be created: {error.strerror}") from None
-        self.config_yaml.write_text(dump(config), encoding="utf-8")
-        aside = self.config_json.with_suffix(".aside")
-        aside.write_text(config.model_dump_json(indent=1), encoding="utf-8")
-        aside.rename(self.config_json)
 
     def next_attempt(self) -> int:
         """Return 1, 2, ...: a larger number at every start of the training processes."""
@@ -85,7 +87,7 @@ class RunFolder:
     @contextmanager
     def lock(self) -> Iterator[None]:
         """Hold the folder for this process; released by the system even when the process is killed."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        self._create(self.path)
         with (self.path / ".lock").open("w") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -103,6 +105,14 @@ class RunFolder:
             return RunConfig.model_validate_json(self.config_json.read_text(encoding="utf-8"), strict=True)
         except ValueError as error:
             raise ConfigError(f"{self.config_json}: not a configuration of this raydet version: {error}") from None
+
+    def _create(self, folder: Path) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except FileExistsError:
+            raise ConfigError(f"run.dir={self.path} is a file; choose a folder") from None
+        except OSError as error:
+            raise ConfigError(f"run.dir={self.path} cannot be created: {error.strerror}") from None
 
     def _check_same(self, config: RunConfig) -> None:
         before, now = (_flat(json.loads(c.model_dump_json())) for c in (self.load_config(), config))

@@ -169,7 +169,6 @@ def test_one_process_holds_a_folder_until_it_ends(tmp_path: Path):
         assert "is in use by another process" in late.communicate()[0]
 
 
-@pytest.mark.xfail(strict=True, reason="the lock's mkdir raises FileExistsError, before `prepare` can say it better")
 def test_a_folder_that_cannot_be_made_is_refused_by_the_lock_too(tmp_path: Path):
     # `launch` locks first.
     (tmp_path / "file").touch()
