@@ -217,12 +217,14 @@ def test_a_killed_driver_is_resumed_to_the_same_weights(straight: Path, tmp_path
         stderr=subprocess.PIPE,
         env={**os.environ, "RAY_ADDRESS": ""},
     )
-    deadline = time.monotonic() + 120
-    while steps_done(run) < 9 and driver.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    assert driver.poll() is None, driver.stderr.read().decode()
-    driver.send_signal(signal.SIGKILL)
-    driver.wait()
+    try:
+        deadline = time.monotonic() + 120
+        while steps_done(run) < 9 and driver.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.005)
+        assert driver.poll() is None, driver.stderr.read().decode()
+    finally:
+        driver.send_signal(signal.SIGKILL)
+        driver.wait()
     time.sleep(4)  # the workers outlive their driver by a moment
     launch(tiny_config(run, **POOL), resume=True)
     assert_same_bits(run, straight)
