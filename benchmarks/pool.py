@@ -7,7 +7,8 @@
   trainer  CPU time of the training process per mutual step: labels inline, from the pool, and for free
   labels   labels per second of 1..3 actors against the same annotator in a bare loop
   wait     share of the step that the trainer waits for labels, next to the sizing rule
-           actors >= images per step x label time / step time
+           actors >= images per step x label time / step time. Next to it what an empty call to the broker takes: no
+           sizing makes the waiting shorter than that
 
 The trainer is raydet's loop in this process, which is a client of the broker exactly as a Ray Train worker is. Teachers
 and broker are Ray actors. CPU seconds come from the processes themselves; wall clocks of a shared machine say little.
@@ -210,8 +211,8 @@ def labels_part(options: argparse.Namespace, fork: Path) -> None:
 def wait_part(options: argparse.Namespace, fork: Path) -> None:
     burn_in = open_checkpoint(fork).step
     print("\n### wait: the trainer alone with its pool\n")
-    print("| actors | A | step: CPU ms | step: wall ms | label: CPU ms | rule: actors >= | waited, of the wall time |")
-    print("|---|---|---|---|---|---|---|")
+    print("| actors | A | step: CPU ms | step: wall ms | label: CPU ms | actors >= | waited | an empty call |")
+    print("|---|---|---|---|---|---|---|---|")
     for actors, lookahead in options.pools * options.wait_rounds:
         keys = {"method__burn_in_steps": burn_in, "labels__lookahead": lookahead, "pool__actors": actors}
         config = base_config(options, "wait", **keys, **POOL, log__every=1, data__loader_threads=options.loader_threads)
@@ -224,14 +225,18 @@ def wait_part(options: argparse.Namespace, fork: Path) -> None:
                 trainer()
             waited, cpu = source.stats()["labels/take_wait_s"], cpu_by_role()["teacher"]
             clock = Clock()
+            empty = Clock()
             for _ in range(options.wait_steps):
                 clock.measure(trainer)
+                empty.measure(lambda b=broker: ray.get(b.stats.remote()))
             share = (source.stats()["labels/take_wait_s"] - waited) / sum(clock.wall)
+            call_share = sum(empty.wall) / sum(clock.wall)
             label_s = (cpu_by_role()["teacher"] - cpu) / (options.wait_steps * config.optim.unlabeled_batch)
             trainer.end()
         rule = config.optim.unlabeled_batch * label_s / statistics.mean(clock.cpu)
         cells = (f"{1e3 * statistics.mean(clock.cpu):.0f}", spread(clock.wall, 1e3, 0), f"{1e3 * label_s:.1f}")
-        print(f"| {actors} | {lookahead} | {' | '.join(cells)} | {rule:.2f} | {100 * share:.1f} % |", flush=True)
+        shares = f"{100 * share:.1f} % | {100 * call_share:.1f} %"
+        print(f"| {actors} | {lookahead} | {' | '.join(cells)} | {rule:.2f} | {shares} |", flush=True)
 
 
 def main() -> None:
