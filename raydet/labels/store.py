@@ -159,6 +159,8 @@ class PseudoLabelStore:
         Retired labels can be had again. Several processes may do so at once, while none appends.
         """
         self._write()
+        for leftover in self.folder.glob(".unflushed.*"):  # of ranks that are gone: made again, maybe by other weights
+            leftover.unlink(missing_ok=True)
         for name in list_segments(self.folder):
             if name.last > version:
                 trim_segment(name, version)

@@ -36,6 +36,7 @@ class Checkpoint:
 
     path: Path
     state: dict[str, Any]
+    files: frozenset[str]  # verified
 
     @property
     def step(self) -> int:
@@ -44,7 +45,7 @@ class Checkpoint:
 
     def has(self, name: str) -> bool:
         """Whether it holds the tensors called `name`."""
-        return (self.path / f"{name}.safetensors").is_file()
+        return f"{name}.safetensors" in self.files
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """Load the tensors called `name` to the CPU."""
@@ -101,7 +102,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"{file}: {size} bytes, COMMIT says {expected['bytes']}: truncated or replaced")
         if _sha256(file) != expected["sha256"]:
             raise CheckpointError(f"{file}: checksum differs from COMMIT: damaged; use another checkpoint")
-    return Checkpoint(path, _read_json(path / "state.json"))
+    return Checkpoint(path, _read_json(path / "state.json"), frozenset(commit.get("files", {})))
 
 
 def latest_checkpoint(root: Path) -> Checkpoint | None:
@@ -110,7 +111,7 @@ def latest_checkpoint(root: Path) -> Checkpoint | None:
     Raises CheckpointError where checkpoints exist but none is usable: starting afresh must be the user's decision.
     """
     problems = []
-    for path in sorted(root.glob(f"{_PREFIX}*"), reverse=True):
+    for path in reversed(_folders(root)):
         try:
             return open_checkpoint(path)
         except CheckpointError as error:
@@ -124,10 +125,22 @@ def clean_checkpoints(root: Path, *, keep: int, also: frozenset[int] = frozenset
     """Delete unfinished writes, and complete checkpoints beyond the newest `keep`, except the steps in `also`."""
     for orphan in root.glob(f"{_ASIDE}*"):
         shutil.rmtree(orphan, ignore_errors=True)
-    for path in sorted(root.glob(f"{_PREFIX}*"))[:-keep]:
-        if int(path.name.removeprefix(_PREFIX)) not in also:
+    for path in _folders(root)[:-keep]:
+        if _step(path) not in also:
             (path / "COMMIT").unlink(missing_ok=True)  # first: a half-deleted checkpoint must not look complete
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _folders(root: Path) -> list[Path]:
+    """Return the checkpoint folders by step; whatever else a user has put beside them is left alone."""
+    return sorted(
+        (path for path in root.glob(f"{_PREFIX}*") if _step(path) is not None), key=lambda path: _step(path) or 0
+    )
+
+
+def _step(path: Path) -> int | None:
+    number = path.name.removeprefix(_PREFIX)
+    return int(number) if number.isdecimal() else None
 
 
 def _sha256(file: Path) -> str:

@@ -79,6 +79,8 @@ class Journal:
         self._writer = MetricsWriter(RunFolder(config.run.dir).path, config.log.tensorboard) if group.is_lead else None
         self._window = _Window()
         self._losses: Tensor | None = None  # [T] sums on the device: read only when a line is written
+        self._names: tuple[str, ...] = ()
+        self._last: dict[str, float | Tensor] = {}
         self._barren_steps = 0
 
     def start(self, step: int, weights: Mapping[str, float], *, attempt: int, num_params: int) -> None:
@@ -117,15 +119,24 @@ class Journal:
         self._window.add(stats)
         self._window.increase(times)
         self._losses = losses.raw if self._losses is None else self._losses + losses.raw
-        if step % self._config.log.every:
+        self._last = {"lr": lr, **{f"source/{name}": value for name, value in source.items()}}
+        if grad_norm is not None:
+            self._last["grad_norm"] = grad_norm
+        self._names = losses.names
+        if step % self._config.log.every == 0:
+            self.flush(step)
+
+    def flush(self, step: int) -> None:
+        """Write the figures since the last line, if there are any; waits for all ranks.
+
+        Called at checkpoints too, so that a resumed run writes the lines that an uninterrupted one would.
+        """
+        if self._losses is None:
             return
         window = self._window.merged(self._group.all_gather(self._window))
-        mean_losses = dict(zip(losses.names, (self._losses / window.steps).tolist(), strict=True))
+        mean_losses = dict(zip(self._names, (self._losses / window.steps).tolist(), strict=True))
         self._window, self._losses = _Window(), None
-        values = self._figures(window, mean_losses) | {"lr": lr} | {f"source/{k}": v for k, v in source.items()}
-        if grad_norm is not None:
-            values["grad_norm"] = float(grad_norm)
-        self._write("step", step, **values)
+        self._write("step", step, **self._figures(window, mean_losses), **{k: float(v) for k, v in self._last.items()})
         self._watch(step, window)
 
     def evaluation(self, step: int, split: str, role: str, result: EvalResult) -> None:
@@ -153,7 +164,7 @@ class Journal:
         total = sum(weighted.values())
         images = window.steps * self._config.optim.labeled_batch + sums["images"]
         values: dict[str, Any] = {"loss": total, "images_per_s": images / max(seconds, 1e-9)}
-        for name in ("step_s", "data_wait_s", "label_wait_s"):
+        for name in ("step_s", "upkeep_s", "data_wait_s", "label_wait_s"):
             values[name] = sums[name] / ranks / window.steps
         for name, value in losses.items():
             values[f"loss/{name}/raw"] = value

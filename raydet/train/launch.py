@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from raydet.config.run import RunConfig
@@ -20,6 +22,7 @@ from raydet.train.worker import train_rank
 
 def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
     """Train to the end and return the run's folder. Raises UserError for what the user can mend."""
+    config = with_absolute_paths(config)
     folder = RunFolder(config.run.dir)
     with folder.lock():
         folder.check(config, resume=resume)
@@ -42,6 +45,17 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
                 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
                 train_rank(config, Group(device=device), local_source)
     return folder
+
+
+def with_absolute_paths(config: RunConfig) -> RunConfig:
+    """Return the configuration as another process, with another working directory, understands it."""
+
+    def absolute(path: str | None) -> str | None:
+        return None if path is None else str(Path(path).absolute())
+
+    paths = {"dir": absolute(config.run.dir), "fork_from": absolute(config.run.fork_from)}
+    model = config.model.model_copy(update={"weights": absolute(config.model.weights)})
+    return config.model_copy(update={"run": config.run.model_copy(update=paths), "model": model})
 
 
 def local_source(config: RunConfig, group: Group, attempt: int) -> LabelSource:

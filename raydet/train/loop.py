@@ -69,6 +69,7 @@ class Trainer:
             left_out = self.state.fork(fork)
             if left_out:
                 self.journal.note(self.state.step, f"forked from {fork.path}; left out: {', '.join(left_out)}")
+        self.group.barrier()  # every rank has opened its store
         self.source.rewind(self.state.step)
         self.group.barrier()  # nobody asks before everybody's newer labels are gone
         if self.state.published is not None:
@@ -86,9 +87,10 @@ class Trainer:
             while state.step < config.optim.steps:
                 s = state.step
                 clock = time.perf_counter()
-                if s != first and self._due(s, config.checkpoint.every):
+                if s != first and (self._due(s, config.checkpoint.every) or state.best.get("step") == s):
                     self.checkpoint()  # 1
                 self.update_teacher_version(s)  # 2
+                asked_at = time.perf_counter()
                 labels = self.labels_of(s, loader)  # 3, 4
                 labeled_at = time.perf_counter()
                 views = loader.take(s)
@@ -102,17 +104,19 @@ class Trainer:
                     self.weights,
                     self.group,
                     names=self.names,
+                    scaler=self.scaler,
                     accumulate=config.optim.accumulate,
-                    scale=self.scaler.get_scale(),
                 )
-                losses.check_finite(batch, self.group)
-                grad_norm = self.optimizer_step(s)  # 7
+                grad_norm = self.grad_norm()
+                losses.check_finite(None if self.scaler.is_enabled() else grad_norm, batch, self.group)
+                self.optimizer_step(s, grad_norm)  # 7
                 if state.ema is not None:
                     state.ema.update(state.student)  # 8
                 state.step += 1
                 times = {
                     "step_s": time.perf_counter() - clock,
-                    "label_wait_s": labeled_at - clock,
+                    "upkeep_s": asked_at - clock,  # checkpoint and publishing
+                    "label_wait_s": labeled_at - asked_at,
                     "data_wait_s": loaded_at - labeled_at,
                 }
                 lr, source = lr_at(s, config.optim), self.source.stats()
@@ -155,30 +159,36 @@ class Trainer:
             assert oldest_needed is not None
             self.source.retire(oldest_needed)  # every rank has consumed step s - 1: the gradients were reduced
 
-    def optimizer_step(self, s: int) -> torch.Tensor | None:
-        """Clip, step and clear; return the gradient norm where it was computed."""
-        optim, state, norm = self.config.optim, self.state, None
+    def grad_norm(self) -> torch.Tensor:
+        """Return the norm of the reduced gradients, unscaled; the same on every rank."""
+        self.scaler.unscale_(self.state.optimizer)
+        return torch.nn.utils.get_total_norm([p.grad for p in self.state.student.parameters() if p.grad is not None])
+
+    def optimizer_step(self, s: int, grad_norm: torch.Tensor) -> None:
+        """Clip, step and clear."""
+        optim, state = self.config.optim, self.state
         set_lr(state.optimizer, lr_at(s, optim))
         if optim.clip_norm is not None:
-            self.scaler.unscale_(state.optimizer)
-            norm = torch.nn.utils.clip_grad_norm_(state.student.parameters(), optim.clip_norm)
+            torch.nn.utils.clip_grads_with_norm_(state.student.parameters(), optim.clip_norm, grad_norm)
         self.scaler.step(state.optimizer)
         self.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
-        return norm
 
     def checkpoint(self) -> None:
         """Drain the label source, then save. After the drain no label of an older teacher is ever needed again."""
         state = self.state
         self.source.flush()
+        self.group.barrier()  # every rank's labels are on disk before the checkpoint says that they are
+        self.journal.flush(state.step)
         if state.ema is not None:
             digests = self.group.all_gather(digest(state.ema.snapshot()))
             if len(set(digests)) != 1:
                 raise RuntimeError(f"step {state.step}: the ranks' teachers differ: {digests}; please report this")
         if self.group.is_lead:
             names = list(self.data.class_names)
+            tensors = state.tensors(is_publish_step=self.schedule.is_publish_step(state.step))
             record = {**state.record(), "class_names": names, "method": self.config.method.name}
-            path = write_checkpoint(self.folder.checkpoints, state.step, state.tensors(), record)
+            path = write_checkpoint(self.folder.checkpoints, state.step, tensors, record)
             pinned = {self.config.method.burn_in_steps, int(state.best.get("step", 0))}
             clean_checkpoints(self.folder.checkpoints, keep=self.config.checkpoint.keep, also=frozenset(pinned))
             self.journal.checkpoint(state.step, path, is_best=state.best.get("step") == state.step)
@@ -201,6 +211,7 @@ class Trainer:
             is_last_role = role == list(models)[-1]
             if is_last_role and result.AP is not None and self.state.best.get("AP", -1.0) <= result.AP:
                 self.state.best = {"step": self.state.step, "AP": result.AP, "model": role}
+        self.state.best = self.group.all_gather(self.state.best)[0]  # ranks save together
 
     def _due(self, step: int, every: int) -> bool:
         """Due at multiples of `every` counted from the burn-in's end, and at that end; never before the first step."""

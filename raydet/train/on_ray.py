@@ -101,7 +101,8 @@ def _fit(config: RunConfig) -> None:
         factory = AnnotatorFactory(config, str(folder.data), device)
         broker = start_broker(config.pool, factory, folder.labels, keep_versions=config.labels.keep_versions)
     cluster = config.cluster
-    attempt = 1 + sum(1 for _ in (folder.path / "ray").glob("attempt-*"))
+    earlier = (path.name.removeprefix("attempt-") for path in (folder.path / "ray").glob("attempt-*"))
+    attempt = 1 + max((int(number) for number in earlier if number.isdecimal()), default=0)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"config": config.model_dump_json(), "broker": broker},
@@ -120,7 +121,11 @@ def _fit(config: RunConfig) -> None:
     )
     folder.verdict.unlink(missing_ok=True)
     try:
-        trainer.fit()
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError:
+            _raise_verdict(folder)  # what a worker said is better than what Ray Train says about it
+            raise
         _raise_verdict(folder)
         if broker is not None:
             stop_broker(broker)
@@ -149,7 +154,9 @@ def _worker(spec: dict[str, Any]) -> None:
     except Exception as error:
         if not _is_worth_a_retry(error):
             text = {"is_users": isinstance(error, UserError), "message": str(error), "trace": traceback.format_exc()}
-            verdict.write_text(json.dumps(text), encoding="utf-8")
+            aside = verdict.with_suffix(f".rank{group.rank}")
+            aside.write_text(json.dumps(text), encoding="utf-8")
+            aside.replace(verdict)  # two ranks may fail at once
         raise
 
 

@@ -23,17 +23,24 @@ from raydet.config.load import dump
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError
 
-# Sections and keys that may change between attempts: they alter speed, volume or length, never a sample or a label.
+# Sections and keys that may change between attempts: they alter speed, volume or length, never a sample or a label; and
+# what a run that diverged is mended with.
 FREE_TO_CHANGE = (
     "cluster",
     "pool",
     "log",
     "checkpoint",
-    "run",
     "eval",
-    "optim.steps",
+    "run.dir",
+    "data.loader_threads",
+    "data.prefetch_steps",
     "labels.timeout_s",
     "labels.source",
+    "labels.keep_versions",
+    "optim.steps",
+    "optim.lr",
+    "optim.clip_norm",
+    "optim.decay_at",
 )
 
 

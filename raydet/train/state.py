@@ -29,12 +29,12 @@ class TrainState:
     step: int = 0  # optimiser steps completed
     best: dict[str, Any] = field(default_factory=dict)  # {"step": ..., "AP": ...} of the best evaluation
 
-    def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return what goes to disk as tensors, by file name."""
+    def tensors(self, *, is_publish_step: bool) -> dict[str, dict[str, Tensor]]:
+        """Return what goes to disk as tensors, by file name; at a publish step the EMA is what will be published."""
         found = {"student": dict(self.student.state_dict()), "optimizer": dict(_optimizer_tensors(self))}
         if self.ema is not None:
             found["teacher"] = _from_numpy(self.ema.snapshot())
-        if self.published is not None and self.published[0].version != self.step:
+        if self.published is not None and not is_publish_step:
             found["published"] = _from_numpy(self.published[1])
         return found
 
@@ -44,7 +44,8 @@ class TrainState:
         return {
             "published": {"version": ref.version, "digest": ref.digest} if ref else None,
             "best": self.best,
-            "scaler": {key: value for key, value in self.scaler.state_dict().items() if key != "_growth_tracker"},
+            "optimizer": type(self.optimizer).__name__,
+            "scaler": self.scaler.state_dict(),
         }
 
     def restore(self, checkpoint: Checkpoint, *, keep_rate: float) -> None:
@@ -58,10 +59,13 @@ class TrainState:
             self.published = (TeacherRef(ref["version"], ref["digest"]), _to_numpy(checkpoint.tensors("published")))
         self.best = dict(checkpoint.state.get("best") or {})
         if self.scaler.is_enabled() and checkpoint.state.get("scaler"):
-            self.scaler.load_state_dict({**checkpoint.state["scaler"], "_growth_tracker": 0})
+            self.scaler.load_state_dict(checkpoint.state["scaler"])
 
     def fork(self, checkpoint: Checkpoint) -> list[str]:
-        """Take over student, optimiser and step of another run's burn-in. Returns the names of weights left out."""
+        """Take over student, optimiser and step of another run's burn-in. Returns the names of weights left out.
+
+        Raises CheckpointError where the two do not fit; `check_fork` compares their settings.
+        """
         if checkpoint.has("teacher"):
             raise CheckpointError(
                 f"{checkpoint.path}: this checkpoint already has a teacher; fork from the one at the burn-in's end"

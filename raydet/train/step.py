@@ -69,15 +69,21 @@ class StepLosses:
     names: tuple[str, ...]
     raw: Tensor  # [T] float32 on the device: normalised, unweighted
 
-    def check_finite(self, batch: StudentBatch, group: Group) -> None:
-        """Raise NonFiniteLossError, on every rank, naming the terms and the images of the step."""
-        if bool(torch.isfinite(self.raw).all()):
+    def check_finite(self, grad_norm: Tensor | None, batch: StudentBatch, group: Group) -> None:
+        """Raise NonFiniteLossError, on every rank and before any weight changes, naming terms and images of the step.
+
+        `grad_norm` of the reduced gradients, or None where a gradient scaler deals with overflow itself.
+        """
+        values = self.raw if grad_norm is None else torch.cat([self.raw, grad_norm.reshape(1).to(self.raw)])
+        if bool(torch.isfinite(values).all()):
             return
-        bad = [name for name, ok in zip(self.names, torch.isfinite(self.raw).tolist(), strict=True) if not ok]
+        names = (*self.names, "the gradient")
+        bad = [name for name, ok in zip(names, torch.isfinite(values).tolist(), strict=False) if not ok]
         images = group.all_gather(sorted({view.image_id for view in batch.views}))
         raise NonFiniteLossError(
             f"step {batch.step}: {', '.join(bad)} not finite; images of the step by rank: {images}. "
-            f"Lower optim.lr, set optim.clip_norm, or look at these images' boxes (raydet check-data)."
+            f"Look at these images' boxes (raydet check-data), or go on with --resume and a lower optim.lr or an "
+            f"optim.clip_norm."
         )
 
 
@@ -89,7 +95,7 @@ def backward(
     *,
     names: tuple[str, ...],
     accumulate: int = 1,
-    scale: float = 1.0,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> StepLosses:
     """Run forward and backward of one step; gradients are those of the whole global batch on every rank.
 
@@ -109,8 +115,8 @@ def backward(
             total_all, count_all = summed.chunk(2)
             share = torch.tensor([sizes[i][0 if n.startswith("sup/") else 1] for n in names], device=totals.device)
             factor = share / count_all.clamp(min=1)
-            loss = (weights * totals * factor).sum() * (group.world * scale)
-            loss.backward()
+            loss = (weights * totals * factor).sum() * group.world
+            (loss if scaler is None else scaler.scale(loss)).backward()
         raw += total_all * factor
     return StepLosses(names, raw)
 

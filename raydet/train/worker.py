@@ -10,10 +10,11 @@ import torch
 
 from raydet.config.run import RunConfig
 from raydet.data.prepare import PreparedData, open_prepared
+from raydet.errors import CheckpointError
 from raydet.labels.source import LabelSource
 from raydet.methods import build_method
 from raydet.metrics import truncate_after
-from raydet.train.checkpoint import clean_checkpoints, latest_checkpoint, open_checkpoint
+from raydet.train.checkpoint import Checkpoint, clean_checkpoints, latest_checkpoint, open_checkpoint
 from raydet.train.group import Group
 from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
@@ -41,6 +42,24 @@ def train_rank(config: RunConfig, group: Group, make_source: SourceFactory) -> N
     trainer.source.close()
 
 
+def check_fork(fork: Checkpoint, config: RunConfig, class_names: tuple[str, ...]) -> None:
+    """Raise CheckpointError unless a run of this configuration can start from that checkpoint."""
+    where = f"run.fork_from={fork.path}"
+    theirs, burn_in = list(fork.state.get("class_names", [])), config.method.burn_in_steps
+    if theirs != list(class_names):
+        raise CheckpointError(f"{where}: its classes are {theirs}, this run's are {list(class_names)}; they must agree")
+    if fork.step > burn_in:
+        raise CheckpointError(
+            f"{where} is at step {fork.step}, method.burn_in_steps is {burn_in}: the teacher starts at the burn-in's "
+            f"end, so fork from a checkpoint at or before it, or raise method.burn_in_steps"
+        )
+    optimizer = {"sgd": "SGD", "adamw": "AdamW"}[config.optim.name]
+    if fork.state.get("optimizer") not in (None, optimizer):
+        raise CheckpointError(
+            f"{where} was trained with {fork.state['optimizer']}, optim.name is {config.optim.name}; use the same"
+        )
+
+
 def _build(config: RunConfig, group: Group, data: PreparedData, make_source: SourceFactory) -> Trainer:
     folder = RunFolder(config.run.dir)
     if group.is_lead:
@@ -50,6 +69,8 @@ def _build(config: RunConfig, group: Group, data: PreparedData, make_source: Sou
     path = group.all_gather(found.path if found else None)[0]
     checkpoint = open_checkpoint(path) if path else None
     fork = open_checkpoint(Path(config.run.fork_from)) if config.run.fork_from and checkpoint is None else None
+    if fork is not None:
+        check_fork(fork, config, data.class_names)
     start = checkpoint.step if checkpoint else fork.step if fork else 0
     if group.is_lead:
         truncate_after(folder.metrics, start)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,8 @@ from ray import cloudpickle
 from raydet.config.load import dump
 from raydet.labels.store import read_all
 from raydet.metrics import read_metrics
+from raydet.pool.launch import start_broker
+from raydet.pool.scaling import PoolTiming
 from raydet.train import on_ray
 from raydet.train.annotator import AnnotatorFactory, DetectorAnnotator
 from raydet.train.checkpoint import latest_checkpoint
@@ -98,9 +101,21 @@ def test_pool_equals_inline_bit_for_bit(actors: int, straight: Path, tmp_path: P
     assert_same_bits(run, straight)
 
 
-def test_a_pool_that_grows_and_shrinks_while_it_works_changes_nothing(straight: Path, tmp_path: Path):
+def test_a_pool_that_grows_while_it_works_changes_nothing(
+    straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    eager = PoolTiming(tick_s=0.05, late_s=0.05, idle_s=0.2)
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(on_ray, "AnnotatorFactory", SlowFactory)
+    monkeypatch.setattr(on_ray, "start_broker", partial(start_broker, timing=eager))
     size = {"pool__actors": 1, "pool__min_actors": 1, "pool__max_actors": 3, "pool__images_per_call": 1}
-    run = launch(tiny_config(tmp_path / "run", **POOL, **size)).path
+    try:
+        run = launch(tiny_config(tmp_path / "run", **POOL, **size, pool__calls_in_flight=1)).path
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+    sizes = [line.get("source/pool/actors", 0) + line.get("source/pool/actors_starting", 0) for line in lines]
+    assert max(sizes) > 1, sizes
     assert label_keys(run) == label_keys(straight)
     assert_same_bits(run, straight)
 
@@ -114,7 +129,7 @@ def test_an_elastic_range_of_workers_trains_to_the_end(straight_on_two: Path, tm
 
 
 def test_a_mistake_on_a_worker_ends_the_run_at_once_with_one_message(tmp_path: Path):
-    from raydet.errors import DataError, UserError
+    from raydet.errors import UserError
 
     first = launch(tiny_config(tmp_path / "first", optim__steps=4)).path
     images = sorted((first / "data").rglob("*.png"))
@@ -123,7 +138,6 @@ def test_a_mistake_on_a_worker_ends_the_run_at_once_with_one_message(tmp_path: P
     begun = time.monotonic()
     with Vandal(run, images[0].parent), pytest.raises(UserError) as error:
         launch(config)
-    assert not isinstance(error.value, DataError) or str(error.value)
     assert ".png" in str(error.value)
     assert time.monotonic() - begun < 200  # no endless retries
     starts = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "start"]
@@ -152,13 +166,14 @@ def test_a_run_split_by_a_resume_equals_the_straight_one(straight: Path, tmp_pat
     assert label_keys(run) == label_keys(straight)
 
 
-@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+@pytest.mark.parametrize("sizes", [(1, 2), (2, 1, 2)])
 def test_a_resume_on_another_number_of_workers_sees_the_same_labels(
-    before: int, after: int, straight: Path, tmp_path: Path
+    sizes: tuple[int, ...], straight: Path, tmp_path: Path
 ):
-    sizes = {"cluster__backend": "ray", "cluster__workers": before}
-    run = launch(tiny_config(tmp_path / "run", **{**ASYNC, **sizes, "optim__steps": 8})).path
-    launch(tiny_config(tmp_path / "run", **{**ASYNC, **sizes, "cluster__workers": after}), resume=True)
+    run = tmp_path / "run"
+    for part, workers in enumerate(sizes, start=1):
+        settings = {"cluster__backend": "ray", "cluster__workers": workers, "optim__steps": 16 * part // len(sizes)}
+        launch(tiny_config(run, **{**ASYNC, **settings}), resume=part > 1)
     assert label_keys(run) == label_keys(straight)  # the same images by the same teacher versions
     for line, other in zip(losses(run), losses(straight), strict=True):  # the same samples and views
         for name, value in other.items():
@@ -236,5 +251,5 @@ def test_a_run_folder_is_not_used_twice_by_accident(straight: Path):
 
     with pytest.raises(ConfigError, match="already holds a run; add --resume"):
         launch(tiny_config(straight, **ASYNC))
-    with pytest.raises(ConfigError, match=r"optim\.lr: 0\.001 -> 0\.002"):
-        launch(tiny_config(straight, **ASYNC, optim__lr=0.002), resume=True)
+    with pytest.raises(ConfigError, match=r"optim\.weight_decay: 0\.01 -> 0\.02"):
+        launch(tiny_config(straight, **ASYNC, optim__weight_decay=0.02), resume=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import pickle
 from pathlib import Path
@@ -11,6 +12,13 @@ import torch
 
 from raydet.errors import CheckpointError
 from raydet.train.checkpoint import clean_checkpoints, latest_checkpoint, open_checkpoint, write_checkpoint
+
+
+def _list_in_commit(path: Path, name: str) -> None:
+    """Do what a forger would: make COMMIT agree with the file."""
+    commit, content = json.loads((path / "COMMIT").read_text()), (path / name).read_bytes()
+    commit["files"][name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (path / "COMMIT").write_text(json.dumps(commit))
 
 
 def save(root: Path, step: int) -> Path:
@@ -62,6 +70,7 @@ def test_a_pickle_posing_as_safetensors_is_never_executed(tmp_path: Path):
 
     path = save(tmp_path, 10)
     (path / "teacher.safetensors").write_bytes(pickle.dumps(Bomb()))
+    _list_in_commit(path, "teacher.safetensors")
     with pytest.raises(CheckpointError, match="cannot be read as safetensors"):
         open_checkpoint(path).tensors("teacher")
     assert not (tmp_path / "executed").exists()
@@ -80,6 +89,20 @@ def test_writing_the_same_step_again_replaces_it(tmp_path: Path):
     save(tmp_path, 10)
     write_checkpoint(tmp_path, 10, {"student": {"w": torch.zeros(1)}}, {})
     assert latest_checkpoint(tmp_path).tensors("student")["w"].tolist() == [0.0]
+
+
+def test_what_a_user_puts_beside_the_checkpoints_is_left_alone(tmp_path: Path):
+    save(tmp_path, 10)
+    (tmp_path / "step_00000099_good").mkdir()
+    assert latest_checkpoint(tmp_path).step == 10
+    clean_checkpoints(tmp_path, keep=1)
+    assert (tmp_path / "step_00000099_good").is_dir()
+
+
+def test_a_file_that_commit_does_not_list_is_not_part_of_the_checkpoint(tmp_path: Path):
+    path = save(tmp_path, 10)
+    (path / "teacher.safetensors").write_bytes(b"slipped in")
+    assert not open_checkpoint(path).has("teacher")
 
 
 def test_cleaning_keeps_the_newest_and_the_pinned_and_removes_orphans(tmp_path: Path):

@@ -71,14 +71,16 @@ def test_there_must_be_a_run_to_resume(tmp_path: Path):
 
 def test_a_changed_configuration_is_listed_key_by_key(tmp_path: Path):
     folder = started(tmp_path)
-    changed = tiny_config(tmp_path, optim__lr=0.002, method__score_threshold=0.5, data__views__short_side=[32, 64])
+    changed = tiny_config(
+        tmp_path, optim__weight_decay=0.02, method__score_threshold=0.5, data__views__short_side=[32, 64]
+    )
     with pytest.raises(ConfigError) as caught:
         folder.prepare(changed, resume=True)
     assert str(caught.value).splitlines() == [
         f"--resume: the configuration differs from the one {tmp_path} was started with:",
         "  data.views.short_side: [64] -> [32, 64]",
         "  method.score_threshold: 0.16 -> 0.5",
-        "  optim.lr: 0.001 -> 0.002",
+        "  optim.weight_decay: 0.01 -> 0.02",
         "set these back, or start a new run in another run.dir",
     ]
     assert folder.load_config() == tiny_config(tmp_path)  # the run still knows what it is

@@ -124,10 +124,10 @@ def test_a_batch_is_split_without_unlabelled_images_too():
 def test_a_loss_that_is_not_finite_names_term_step_and_images():
     losses = StepLosses(("sup/rpn_cls", "unsup/roi_cls", "sup/iou"), torch.tensor([float("nan"), 1.0, float("inf")]))
     with pytest.raises(NonFiniteLossError) as caught:
-        losses.check_finite(batch(1, 1), Group())
+        losses.check_finite(None, batch(1, 1), Group())
     assert "step 5: sup/rpn_cls, sup/iou not finite" in str(caught.value)
     assert "[['s0', 'u0', 'w0']]" in str(caught.value)
-    StepLosses(("sup/rpn_cls",), torch.tensor([1.0])).check_finite(batch(1, 1), Group())
+    StepLosses(("sup/rpn_cls",), torch.tensor([1.0])).check_finite(torch.tensor(2.0), batch(1, 1), Group())
 
 
 def test_a_student_gone_wrong_ends_the_step_with_that_error(tmp_path: Path):
@@ -140,7 +140,7 @@ def test_a_student_gone_wrong_ends_the_step_with_that_error(tmp_path: Path):
     weights = torch.tensor(list(method.loss_weights.values()))
     losses = backward(module, batch(1, 1), weights, Group(), names=tuple(method.loss_weights))
     with pytest.raises(NonFiniteLossError, match="step 5: sup/roi_cls, unsup/roi_cls not finite"):
-        losses.check_finite(batch(1, 1), Group())
+        losses.check_finite(None, batch(1, 1), Group())
 
 
 def test_samples_of_a_view_do_not_depend_on_the_views_around_it(tmp_path: Path):

@@ -46,3 +46,12 @@ def test_a_flush_leaves_no_spill_and_nothing_twice(tmp_path: Path):
 def test_a_file_that_is_no_stream_at_all_counts_as_cut_off(tmp_path: Path):
     (tmp_path / ".unflushed.broker.arrows").write_bytes(b"\x00\x01")
     assert not PseudoLabelStore(tmp_path, "broker").has((0, "a"))
+
+
+def test_a_rewind_forgets_what_ranks_left_that_are_gone(tmp_path: Path):
+    PseudoLabelStore(tmp_path, "rank1").append(rows(9, "a"))  # killed before a flush
+    alone = PseudoLabelStore(tmp_path, "rank0")
+    alone.drop_newer(8)
+    alone.append(rows(9, "b").set_column(2, "digest", pa.array(["other"])))  # one rank's version 9 has other last bits
+    alone.flush()
+    assert not PseudoLabelStore(tmp_path, "rank1").has((9, "a"))  # and no conflict of two digests

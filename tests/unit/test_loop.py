@@ -1,0 +1,126 @@
+"""What the loop guards against: gradients that are not finite, forks that do not fit, best models that get lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydet.errors import CheckpointError, NonFiniteLossError
+from raydet.metrics import read_metrics
+from raydet.train import loop
+from raydet.train.checkpoint import latest_checkpoint
+from raydet.train.launch import launch
+from raydet.train.loop import Trainer
+from raydet.train.rundir import RunFolder
+from tests.helpers import tiny_config
+
+
+def checkpoints(run: Path) -> list[int]:
+    return sorted(int(path.name.removeprefix("step_")) for path in (run / "checkpoints").iterdir())
+
+
+@pytest.fixture(scope="module")
+def burn_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose burn-in ends at step 3."""
+    return launch(tiny_config(tmp_path_factory.mktemp("burn_in") / "run", optim__steps=4)).path
+
+
+def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    real = loop.backward
+
+    def spoiled(module, batch, *rest, **options):
+        losses = real(module, batch, *rest, **options)
+        if batch.step == 5:
+            next(p for p in module.parameters() if p.grad is not None).grad.view(-1)[0] = float("nan")
+        return losses
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "backward", spoiled)
+        with pytest.raises(NonFiniteLossError, match="step 5: the gradient not finite"):
+            launch(tiny_config(run, checkpoint__every=1))
+    last = latest_checkpoint(run / "checkpoints")
+    assert last.step == 5
+    assert all(torch.isfinite(value).all() for value in last.tensors("student").values())
+    launch(tiny_config(run, checkpoint__every=1, optim__lr=5e-4), resume=True)  # as the message advises
+    assert checkpoints(run)[-1] == 8
+
+
+def test_gradient_scaling_leaves_the_step_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """A gradient scaler, as fp16 needs it, runs on a CPU too: scaling up and down must not change the step."""
+    plain = launch(tiny_config(tmp_path / "plain", optim__clip_norm=1.0)).path
+    real = torch.amp.GradScaler
+    monkeypatch.setattr(torch.amp, "GradScaler", lambda device, enabled: real(device, enabled=True))
+    scaled = launch(tiny_config(tmp_path / "scaled", optim__clip_norm=1.0)).path
+    one, other = (latest_checkpoint(run / "checkpoints") for run in (plain, scaled))
+    assert other.state["scaler"]["scale"] == 65536.0
+    assert other.state["scaler"]["_growth_tracker"] == 8  # steps without overflow; resumed with the rest
+    for name, value in one.tensors("student").items():
+        torch.testing.assert_close(other.tensors("student")[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_the_best_model_is_saved_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scores: Iterator[float] = iter([0.1, 0.3, 0.9, 0.3, 0.2])
+
+    def evaluated(self: Trainer) -> None:
+        ap = next(scores)
+        if ap >= self.state.best.get("AP", -1.0):
+            self.state.best = {"step": self.state.step, "AP": ap, "model": "teacher"}
+
+    monkeypatch.setattr(Trainer, "evaluate", evaluated)
+    run = launch(tiny_config(tmp_path / "run", eval__every=2, checkpoint__every=10, checkpoint__keep=1)).path
+    # evaluated at 1, 3, 5, 7 and 8, best at 5; checkpoints are due at 3 (the burn-in's end) and 8
+    assert checkpoints(run) == [3, 5, 8]
+    assert latest_checkpoint(run / "checkpoints").state["best"]["step"] == 5
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"method__burn_in_steps": 2}, "is at step 3, method.burn_in_steps is 2"),
+        ({"optim__name": "sgd"}, "was trained with AdamW, optim.name is sgd"),
+    ],
+)
+def test_a_fork_that_does_not_fit_is_refused(overrides: dict, message: str, burn_in: Path, tmp_path: Path):
+    fork = burn_in / "checkpoints" / "step_00000003"
+    with pytest.raises(CheckpointError, match=message):
+        launch(tiny_config(tmp_path / "run", run__fork_from=str(fork), **overrides))
+
+
+def test_a_fork_of_other_classes_is_refused(burn_in: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from raydet.train import worker
+
+    real = worker.open_checkpoint
+
+    def renamed(path):
+        found = real(path)
+        found.state["class_names"].reverse()
+        return found
+
+    monkeypatch.setattr(worker, "open_checkpoint", renamed)
+    fork = burn_in / "checkpoints" / "step_00000003"
+    with pytest.raises(CheckpointError, match="they must agree"):
+        launch(tiny_config(tmp_path / "run", run__fork_from=str(fork)))
+
+
+def test_a_forked_run_equals_the_one_it_was_forked_from(burn_in: Path, tmp_path: Path):
+    fork = burn_in / "checkpoints" / "step_00000003"
+    straight = launch(tiny_config(tmp_path / "straight")).path
+    forked = launch(tiny_config(tmp_path / "forked", run__fork_from=str(fork))).path
+    one, other = (latest_checkpoint(run / "checkpoints").tensors("teacher") for run in (straight, forked))
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_the_log_of_a_split_run_is_that_of_a_straight_one(tmp_path: Path):
+    settings = {"log__every": 3, "checkpoint__every": 2, "method__burn_in_steps": 2}
+    straight = launch(tiny_config(tmp_path / "straight", **settings)).path
+    run = launch(tiny_config(tmp_path / "run", **settings, optim__steps=4)).path
+    launch(tiny_config(run, **settings), resume=True)
+
+    def lines(folder: Path) -> list[tuple[int, float]]:
+        return [(m["step"], m["loss"]) for m in read_metrics(RunFolder(folder).metrics) if m["kind"] == "step"]
+
+    assert lines(run) == lines(straight)
