@@ -21,7 +21,9 @@ def weights_of(module: nn.Module) -> Weights:
 def load_weights(module: nn.Module, weights: Weights) -> None:
     """Overwrite the module's state in place. Raises CheckpointError unless names and shapes fit exactly."""
     # torch.tensor copies: arrays that come out of shared memory are read-only.
-    load_tensors(module, {name: torch.tensor(array) for name, array in weights.items()}, "these weights")
+    # Arrays from Ray's object store are read-only, which torch cannot express: those are copied first.
+    tensors = {n: torch.from_numpy(a) if a.flags.writeable else torch.tensor(a) for n, a in weights.items()}
+    load_tensors(module, tensors, "these weights")
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
