@@ -34,8 +34,9 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
                 f"method.name={config.method.name} needs unlabelled images, but all {len(data.labeled)} images are "
                 f"labelled; lower data.labeled_count or data.labeled_fraction, or set data.unlabeled"
             )
+        changes = folder.changes(config)
         folder.prepare(config, resume=resume)  # last: a run whose data is refused has not begun
-        print(describe(config, data), flush=True)
+        print("\n".join([describe(config, data), *(f"  changed: {line}" for line in changes)]), flush=True)
         with ProgressView(folder.path, config):
             if config.cluster.backend == "ray":
                 from raydet.train.on_ray import train_on_ray  # a process run needs no Ray

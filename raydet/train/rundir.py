@@ -121,20 +121,26 @@ class RunFolder:
         except OSError as error:
             raise ConfigError(f"run.dir={self.path} cannot be created: {error.strerror}") from None
 
-    def _check_same(self, config: RunConfig) -> None:
+    def changes(self, config: RunConfig) -> list[str]:
+        """Return what differs from the configuration of the run as it is, a line per key; see `FREE_TO_CHANGE`."""
+        if not self.config_json.exists():
+            return []
         before, now = (_flat(json.loads(c.model_dump_json())) for c in (self.load_config(), config))
-        changed = sorted(
-            key
-            for key in before.keys() | now.keys()
-            if before.get(key) != now.get(key) and not key.startswith(FREE_TO_CHANGE)
-        )
-        if changed:
-            lines = [f"  {key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed]
+        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
+        return [f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed]
+
+    def _check_same(self, config: RunConfig) -> None:
+        locked = [line for line in self.changes(config) if not _is_free(line.split(":")[0])]
+        if locked:
             raise ConfigError(
-                f"--resume: the configuration differs from the one {self.path} was started with:\n"
-                + "\n".join(lines)
+                f"--resume: the configuration differs from the one {self.path} was started with:\n  "
+                + "\n  ".join(locked)
                 + "\nset these back, or start a new run in another run.dir"
             )
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

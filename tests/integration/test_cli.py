@@ -127,8 +127,20 @@ def test_an_existing_run_is_not_written_over(run: Path, capsys: pytest.CaptureFi
     config = str(run.parent / "config.yaml")
     before = (run / "metrics.jsonl").read_bytes()
     assert "already holds a run; add --resume" in refused(capsys, "train", config)
-    assert "optim.lr: 0.001 -> 0.5" in refused(capsys, "train", config, "--resume", "optim.lr=0.5")
+    assert "optim.lr_scaling: 'none' -> 'linear'" in refused(
+        capsys, "train", config, "--resume", "optim.lr_scaling=linear"
+    )
     assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_what_a_diverged_run_is_mended_with_may_change_and_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = written(tmp_path, tmp_path / "run", optim__steps=4)
+    assert main(["train", config]) == 0
+    capsys.readouterr()
+    assert main(["train", config, "--resume", "optim.lr=0.0005", "optim.steps=6"]) == 0
+    said = capsys.readouterr().out
+    assert "changed: optim.lr: 0.001 -> 0.0005" in said
+    assert "changed: optim.steps: 4 -> 6" in said
 
 
 def test_there_must_be_something_to_resume(config: str, capsys: pytest.CaptureFixture[str]):
