@@ -57,6 +57,16 @@ class View:
         )
 
 
+def carry(boxes: Tensor, view: View, min_side_px: float) -> tuple[Tensor, Tensor]:
+    """Carry boxes `[N, 4]` from original pixels into a view and clip them there; boxes that vanish are dropped.
+
+    Returns the boxes `[M, 4]` in view pixels and the mask `[N]` of those that are left.
+    """
+    inside = clip_boxes(view.to_view(boxes), view.height, view.width)
+    usable = is_usable(inside, min_side_px)
+    return inside[usable], usable
+
+
 def _affine(boxes: Tensor, sx: float, tx: float, sy: float, ty: float) -> Tensor:
     # float64: a box that travels original -> view -> original must come back to within 1e-3 px at any image size.
     x = boxes[:, 0::2].double() * sx + tx

@@ -21,7 +21,7 @@ from raydet.data.order import BatchOrder
 from raydet.data.prepare import PreparedData
 from raydet.data.views import strong_view, weak_view
 from raydet.errors import DataError
-from raydet.geometry import View, clip_boxes, is_usable
+from raydet.geometry import carry
 from raydet.randomness import stream
 from raydet.records import Target, ViewedImage
 
@@ -74,7 +74,8 @@ def labeled_views(index: DatasetIndex, position: int, step: int, slot: int, conf
     pixels, view = weak_view(_pixels(index, position), views, stream(config.seed, "labeled-weak", image_id, step, slot))
     strong = strong_view(pixels, views, stream(config.seed, "labeled-strong", image_id, step, slot))
     truth = index.target_at(position)
-    target = _carried(truth, view, views.min_box_px)
+    boxes, usable = carry(truth.boxes, view, views.min_box_px)
+    target = Target(boxes, truth.classes[usable])
     return LabeledPair(
         ViewedImage(image_id, strong, view, target),
         ViewedImage(image_id, pixels, view, target),
@@ -93,12 +94,6 @@ def _pixels(index: DatasetIndex, position: int) -> Tensor:
             f"when the data set was prepared; restore the file, or prepare again in a new run folder"
         )
     return pixels
-
-
-def _carried(target: Target, view: View, min_box_px: float) -> Target:
-    boxes = clip_boxes(view.to_view(target.boxes), view.height, view.width)
-    usable = is_usable(boxes, min_box_px)
-    return Target(boxes[usable], target.classes[usable])
 
 
 class StepLoader:

@@ -9,7 +9,7 @@ import torch
 
 from raydet.data.loader import StepViews
 from raydet.errors import StaleLabelError
-from raydet.geometry import clip_boxes, is_usable
+from raydet.geometry import carry
 from raydet.methods import Method, Selection
 from raydet.records import PseudoBoxes, StudentBatch, Target, ViewedImage
 
@@ -80,6 +80,5 @@ def assemble(
 
 def to_target(kept: PseudoBoxes, view: ViewedImage, *, min_side_px: float) -> Target:
     """Carry boxes from original pixels into a view; boxes that vanish there are dropped."""
-    boxes = clip_boxes(view.view.to_view(kept.boxes), view.view.height, view.view.width)
-    usable = is_usable(boxes, min_side_px)
-    return Target(boxes[usable], kept.classes[usable])
+    boxes, usable = carry(kept.boxes, view.view, min_side_px)
+    return Target(boxes, kept.classes[usable])
