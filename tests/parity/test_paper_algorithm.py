@@ -109,7 +109,7 @@ def reference(config: RunConfig, data: PreparedData) -> tuple[list[dict[str, flo
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        history.append({name: float(value) for name, value in terms.items()})
+        history.append({name: float(value.detach()) for name, value in terms.items()})
     return history, student, teacher
 
 
