@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import traceback
 from typing import Any
 
@@ -13,8 +12,10 @@ import torch
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer, get_device
 
-from raydet.config.run import ClusterConfig, PoolConfig, RunConfig
-from raydet.errors import ConfigError, RunError, UserError
+from raydet.cluster.connect import connected
+from raydet.cluster.needs import check_fits, claims_of, total
+from raydet.config.run import RunConfig
+from raydet.errors import RunError, UserError
 from raydet.labels.source import LabelSource
 from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
@@ -24,73 +25,14 @@ from raydet.train.launch import local_source
 from raydet.train.rundir import RunFolder
 from raydet.train.worker import train_rank
 
-NAMESPACE = "raydet"
-
-
-def connect(config: RunConfig) -> None:
-    """Join the Ray that is there, or start a local one of this run's own. The only place that initialises Ray.
-
-    In this order: a Ray this process already has; `cluster.address`; RAY_ADDRESS (set inside a submitted job, where
-    resources must not be given); else a fresh local Ray, never another one that happens to run on this host.
-    """
-    if ray.is_initialized():
-        return
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how often reports and failures are looked at
-    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
-    if address:
-        ray.init(address=address, namespace=NAMESPACE, log_to_driver=config.log.workers)
-        return
-    wanted = cpus_needed(config.cluster, config.pool if config.labels.source == "pool" else None)
-    named = config.pool.resources.items()  # a local Ray has whatever the teachers ask for
-    cpus = config.cluster.local_cpus or max(
-        int(wanted + 0.999), os.cpu_count() or 1
-    )  # logical: more than cores is fine
-    ray.init(
-        address="local",
-        num_cpus=cpus,
-        namespace=NAMESPACE,
-        include_dashboard=config.cluster.dashboard,
-        resources={name: amount * (config.pool.max_actors or config.pool.actors) for name, amount in named} or None,
-        log_to_driver=config.log.workers,
-        logging_level="ERROR",
-    )
-
-
-def cpus_needed(cluster: ClusterConfig, pool: PoolConfig | None) -> float:
-    """Return the Ray CPUs that workers and teachers claim together."""
-    teachers = 0.0 if pool is None else (pool.max_actors or pool.actors) * pool.cpus_per_actor
-    return cluster.workers * cluster.cpus_per_worker + teachers
-
-
-def check_fits(config: RunConfig) -> None:
-    """Raise ConfigError, with the arithmetic, where the cluster can never hold the run."""
-    have = ray.cluster_resources()
-    cluster, pool = config.cluster, config.pool
-    workers = cluster.min_workers or cluster.workers
-    actors = (pool.min_actors or pool.actors) if config.labels.source == "pool" else 0
-    needs = {
-        "CPU": (workers * cluster.cpus_per_worker, actors * pool.cpus_per_actor),
-        "GPU": (float(workers * cluster.gpus_per_worker), actors * pool.gpus_per_actor),
-        **{name: (0.0, actors * amount) for name, amount in pool.resources.items()},
-    }
-    for name, (for_workers, for_teachers) in needs.items():
-        if for_workers + for_teachers > have.get(name, 0.0):
-            raise ConfigError(
-                f"the run needs {for_workers:g} {name} for {workers} workers + {for_teachers:g} for {actors} teachers, "
-                f"the cluster has {have.get(name, 0.0):g}: lower cluster.workers, pool.actors or their shares"
-            )
-
 
 def train_on_ray(config: RunConfig) -> None:
     """Train on Ray to the end. Raises the workers' own error where they fail for good."""
-    started_here = not ray.is_initialized()
-    connect(config)
-    try:
-        check_fits(config)
+    wanted = total(claims_of(config))
+    own = {name: amount for name, amount in wanted.items() if name not in ("CPU", "GPU")}  # a local Ray has them
+    with connected(config.cluster, cpus=wanted["CPU"], resources=own, show_workers=config.log.workers):
+        check_fits(claims_of(config, least=True), [node["Resources"] for node in ray.nodes() if node["Alive"]])
         _fit(config)
-    finally:
-        if started_here:
-            ray.shutdown()
 
 
 def _fit(config: RunConfig) -> None:

@@ -24,15 +24,17 @@ LAYERS = {
     "raydet.methods": 2,
     "raydet.labels": 2,
     "raydet.data": 2,
+    "raydet.cluster": 3,
     "raydet.pool": 3,
     "raydet.train": 3,
     "raydet.evaluate": 3,
     "raydet.report": 3,
-    "raydet.cli": 4,
-    "raydet.__main__": 4,
+    "raydet.commands": 4,
+    "raydet.cli": 5,
+    "raydet.__main__": 5,
 }
 SIBLINGS = ("raydet.methods", "raydet.labels", "raydet.data")  # layer 2: none imports another
-MAY_IMPORT_RAY = ("raydet.pool", "raydet.train", "raydet.evaluate", "raydet.cli")
+MAY_IMPORT_RAY = ("raydet.cluster", "raydet.pool", "raydet.train", "raydet.evaluate", "raydet.commands")
 
 
 def modules() -> Iterator[tuple[str, set[str]]]:

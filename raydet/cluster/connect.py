@@ -1,0 +1,62 @@
+"""Joining a Ray, or starting one. The only place that initialises Ray."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import ray
+
+from raydet.config.run import ClusterConfig
+from raydet.errors import ConfigError
+
+NAMESPACE = "raydet"
+
+
+@contextmanager
+def connected(
+    cluster: ClusterConfig,
+    *,
+    cpus: float,
+    resources: Mapping[str, float] | None = None,
+    dashboard: bool | None = None,
+    show_workers: bool = False,
+) -> Iterator[None]:
+    """Join the Ray that is there, or start a local one of our own; leave it behind as it was found.
+
+    In this order: a Ray this process already has; `cluster.address`; RAY_ADDRESS (set inside a submitted job, where
+    resources must not be given); else a fresh local Ray with at least `cpus` logical CPUs and the custom `resources`,
+    never another Ray that happens to run on this host. `dashboard` overrides `cluster.dashboard` for a local Ray.
+    Raises ConfigError where the address does not answer.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how often reports and failures are looked at
+    address = cluster.address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        try:
+            ray.init(address=address, namespace=NAMESPACE, log_to_driver=show_workers)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            name = "cluster.address" if cluster.address else "RAY_ADDRESS"
+            reason = str(error).splitlines()[0]
+            raise ConfigError(
+                f"{name}={address}: no Ray answers there ({reason}); start one with `ray start --head`, mend the "
+                f"address, or leave it out for a local Ray"
+            ) from None
+    else:
+        ray.init(
+            address="local",
+            # Logical CPUs: more than cores is fine.
+            num_cpus=cluster.local_cpus or max(int(cpus + 0.999), os.cpu_count() or 1),
+            namespace=NAMESPACE,
+            include_dashboard=cluster.dashboard if dashboard is None else dashboard,
+            resources=dict(resources or {}) or None,
+            log_to_driver=show_workers,
+            logging_level="ERROR",
+        )
+    try:
+        yield
+    finally:
+        ray.shutdown()

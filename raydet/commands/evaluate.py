@@ -1,0 +1,35 @@
+"""`raydet evaluate`: COCO figures of a saved model."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("evaluate", help="COCO AP of a run or a checkpoint")
+    parser.add_argument("run_or_checkpoint", help="run folder or checkpoint folder")
+    parser.add_argument("--data", help="data set instead of the run's own (COCO JSON, VOC or YOLO folder)")
+    parser.add_argument("--images", help="image root of a COCO JSON given with --data")
+    parser.add_argument("--split", choices=("val", "test"), default="val", help="which of the run's own data sets")
+    parser.add_argument("--model", choices=("teacher", "student"), help="default: the teacher where there is one")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Evaluate and print."""
+    from raydet.config.data import DatasetConfig
+    from raydet.train.saved import evaluate_model, load_saved
+
+    data = DatasetConfig(path=arguments.data, images=arguments.images) if arguments.data else None
+    saved = load_saved(Path(arguments.run_or_checkpoint), role=arguments.model)
+    result = evaluate_model(saved, data=data, split=arguments.split)
+    # Which model it was: a damaged newest checkpoint is passed over, and figures look alike.
+    if arguments.json:
+        about = {"checkpoint": str(saved.checkpoint.path), "model": saved.role, "step": saved.checkpoint.step}
+        print(json.dumps(about | result.as_json(), indent=1))
+    else:
+        print(f"{saved.role} of {saved.checkpoint.path}\n{result.as_text()}")

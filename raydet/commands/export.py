@@ -1,0 +1,22 @@
+"""`raydet export`: a plain model file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("export", help="write a plain model file")
+    parser.add_argument("run_or_checkpoint", help="run folder or checkpoint folder")
+    parser.add_argument("--out", required=True, help="FILE.safetensors or FILE.onnx")
+    parser.add_argument("--model", choices=("teacher", "student"), help="default: the teacher where there is one")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Write the file and say what is in it."""
+    from raydet.train.saved import export
+
+    print(export(Path(arguments.run_or_checkpoint), Path(arguments.out), role=arguments.model))
