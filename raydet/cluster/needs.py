@@ -33,7 +33,7 @@ def claims_of(config: RunConfig, *, least: bool = False) -> list[Claim]:
     if cluster.backend == "process":
         return []
     workers = (cluster.min_workers if least else None) or cluster.workers
-    worker = {"CPU": cluster.cpus_per_worker, "GPU": float(cluster.gpus_per_worker)}
+    worker = {"CPU": cluster.cpus_per_worker, "GPU": float(cluster.gpus_per_worker), **cluster.resources}
     claims = [Claim("workers", workers, _without_zeros(worker))]
     if config.uses_labels and config.labels.source == "pool":
         teachers = (pool.min_actors if least else pool.max_actors) or pool.actors

@@ -10,6 +10,7 @@ import ray
 from ray import cloudpickle
 from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayActorError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from raydet.config.run import PoolConfig
 from raydet.labels.source import Annotator
@@ -29,8 +30,8 @@ def start_broker(
 ) -> ActorHandle:
     """Create the broker, which creates the teachers. Returns at once; the handle can be sent to other processes.
 
-    The broker lives as long as this process, unless `stop_broker` ends it, and is restarted whenever it dies before.
-    `folder` is the label store and must be the same folder wherever the broker may be placed.
+    The broker lives as long as this process and on its node, so that the loss of another node cannot take it along; it
+    is restarted whenever it dies before `stop_broker` ends it. `folder` is the label store.
     """
     broker = (
         ray.remote(LabelBroker)
@@ -38,7 +39,7 @@ def start_broker(
             num_cpus=0,
             max_restarts=-1,
             max_task_retries=0,  # the training processes repeat what has to be repeated
-            scheduling_strategy="DEFAULT",  # not inside a placement group that ends before this process does
+            scheduling_strategy=NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False),
         )
         .remote(config, cloudpickle.dumps(factory), str(folder), keep_versions, timing or PoolTiming())
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import traceback
 from typing import Any
 
@@ -51,9 +52,10 @@ def _fit(config: RunConfig) -> None:
         scaling_config=ray.train.ScalingConfig(
             num_workers=(cluster.min_workers, cluster.workers) if cluster.min_workers else cluster.workers,
             use_gpu=bool(cluster.gpus_per_worker),
-            resources_per_worker={"CPU": cluster.cpus_per_worker}
+            resources_per_worker={"CPU": cluster.cpus_per_worker, **cluster.resources}
             | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}),
         ),
+            elastic_resize_monitor_interval_s=cluster.resize_every_s,
         # Ray Train would silently resume a name that it has seen; raydet resumes from its own checkpoints.
         run_config=ray.train.RunConfig(
             name=f"attempt-{attempt}",
@@ -62,6 +64,8 @@ def _fit(config: RunConfig) -> None:
         ),
     )
     folder.verdict.unlink(missing_ok=True)
+    # Ray Train reads it here, and has no argument for it.
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_s)
     try:
         try:
             trainer.fit()
