@@ -20,8 +20,8 @@ import torch
 
 from raydet.config.load import load, resolve
 from raydet.config.run import RunConfig
+from raydet.data.loader import views_for_training
 from raydet.data.prepare import prepare
-from raydet.labels.source import LabelSource
 from raydet.methods import build_method
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.group import Group
@@ -29,6 +29,7 @@ from raydet.train.journal import Journal
 from raydet.train.launch import launch, local_source
 from raydet.train.loop import Trainer
 from raydet.train.rundir import RunFolder
+from raydet.train.worker import SourceFactory
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CONFIG = CHECKOUT / "jobs" / "configs" / "il_net_bccd.yaml"
@@ -135,7 +136,7 @@ class SteppedTrainer:
         config: RunConfig,
         *,
         fork: Path | None = None,
-        make_source: Callable[[RunConfig, Group, int], LabelSource] = local_source,
+        make_source: SourceFactory = local_source,
         device: str = "cpu",
     ) -> None:
         folder, group = RunFolder(config.run.dir), Group(device=torch.device(device))
@@ -146,8 +147,9 @@ class SteppedTrainer:
         journal = _PausingJournal(config, group, data.class_names)
         journal.turn = self
         method = build_method(config)
-        source = make_source(config, group, folder.next_attempt())
-        self.trainer = Trainer(config, method, data, source, group, journal)
+        views = views_for_training(data, config, group.world)
+        source = make_source(config, group, folder.next_attempt(), views)
+        self.trainer = Trainer(config, method, data, source, group, journal, views)
         checkpoint = open_checkpoint(fork) if fork else None
         journal.start(checkpoint.step if checkpoint else 0, method.loss_weights, attempt=1, num_params=0)
         self.trainer.start_from(None, checkpoint)

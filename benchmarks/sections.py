@@ -33,11 +33,10 @@ LOOP, ANNOTATOR, SOURCE, LOADER = (
 )
 # (owner, attribute, section). Time inside a nested section counts for the inner one only.
 PLACES: tuple[tuple[Any, str, str], ...] = (
-    (LOADER, "decode", "decode: student's views"),
-    (LOADER, "weak_view", "weak view: student's views"),
+    (LOADER, "decode", "decode"),
+    (LOADER, "weak_view", "weak view"),
     (LOADER, "strong_view", "strong view"),
     (StepLoader, "take", "loader: order, targets, records"),
-    (ANNOTATOR, "teacher_view", "decode and weak view again, for the teacher"),
     (ANNOTATOR, "collate", "teacher forward"),
     (IlNet, "annotate", "teacher forward"),
     (DetectorAnnotator, "label", "teacher: records in original pixels"),
@@ -67,15 +66,12 @@ class Sections:
         self.steps: dict[str, list[float]] = defaultdict(list)
         self._now: dict[str, float] = defaultdict(float)
         self._inner = [0.0]  # seconds spent in nested sections, per open section
-        self._in_teacher_view = 0
 
     def watch(self, owner: Any, name: str, section: str) -> None:
         function = getattr(owner, name)
 
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            inside = name == "teacher_view"
-            self._in_teacher_view += inside
             self._inner.append(0.0)
             began = time.process_time()
             try:
@@ -84,9 +80,7 @@ class Sections:
                 took = time.process_time() - began
                 own = took - self._inner.pop()
                 self._inner[-1] += took
-                again = self._in_teacher_view > 0
-                self._now["decode and weak view again, for the teacher" if again else section] += own
-                self._in_teacher_view -= inside
+                self._now[section] += own
 
         setattr(owner, name, timed)
 

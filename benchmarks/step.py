@@ -39,7 +39,7 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from raydet.config.run import RunConfig
 from raydet.data.decode import decode
-from raydet.data.loader import StepLoader
+from raydet.data.loader import StepLoader, TeacherViews
 from raydet.data.order import BatchOrder
 from raydet.data.prepare import PreparedData, open_prepared
 from raydet.data.views import strong_view, weak_view
@@ -145,7 +145,7 @@ def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConf
 
 def supervised_pair(config: RunConfig, data: PreparedData, fork: Path) -> dict[str, Callable[[], float]]:
     """One supervised step of raydet's detector and of torchvision's, from the burn-in's weights on a fixed batch."""
-    loader = StepLoader(data, config, rank=0, world=1, version_for=lambda _: None)
+    loader = StepLoader(data, config, TeacherViews(data, config), rank=0, world=1, version_for=lambda _: None)
     views = loader.take(0).labeled
     batch = StudentBatch(0, views, tuple(view.target for view in views), num_labeled=len(views))
     method = build_method(config)

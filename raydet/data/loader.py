@@ -6,6 +6,8 @@ the number of ranks change what a step trains on, and a resumed run sees the ver
 
 from __future__ import annotations
 
+import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -58,14 +60,10 @@ def teacher_view(index: DatasetIndex, image_id: str, version: int, config: RunCo
     return ViewedImage(image_id, pixels, view, Target.empty())
 
 
-def student_view(
-    index: DatasetIndex, position: int, step: int, slot: int, config: RunConfig, *, version: int
-) -> ViewedImage:
-    """Return the strong view of an unlabelled image: the geometry of `teacher_view`, colours drawn for this step."""
-    image_id = index.id_at(position)
-    weak = teacher_view(index, image_id, version, config)
-    rng = stream(config.seed, "strong", image_id, step, slot)
-    return ViewedImage(image_id, strong_view(weak.pixels, config.data.views, rng), weak.view, weak.target)
+def student_view(weak: ViewedImage, step: int, slot: int, config: RunConfig) -> ViewedImage:
+    """Return the strong view of an unlabelled image: the geometry of its weak view, colours drawn for this step."""
+    rng = stream(config.seed, "strong", weak.image_id, step, slot)
+    return ViewedImage(weak.image_id, strong_view(weak.pixels, config.data.views, rng), weak.view, weak.target)
 
 
 def labeled_views(index: DatasetIndex, position: int, step: int, slot: int, config: RunConfig) -> LabeledPair:
@@ -81,6 +79,55 @@ def labeled_views(index: DatasetIndex, position: int, step: int, slot: int, conf
         ViewedImage(image_id, pixels, view, target),
         dropped_boxes=len(truth.classes) - len(target.classes),
     )
+
+
+class TeacherViews:
+    """The weak views of unlabelled images, shared by the two that need each of them once: the teacher, which labels it,
+    and the loader, which makes the strong view from it.
+
+    Which of them comes first depends on `labels.lookahead` and `data.prefetch_steps`. The first one makes the view and
+    leaves it here, the second one takes it away. At most `keep` views wait; then the oldest is dropped, and made again
+    should it be wanted after all. A view is a pure function of its key, so none of this changes a bit. Thread-safe.
+    """
+
+    def __init__(self, data: PreparedData, config: RunConfig, *, keep: int = 0) -> None:
+        """With `keep` 0, for a process that has only one of the two, every view is made when it is asked for."""
+        self._index, self._config, self._keep = data.unlabeled, config, keep
+        self._waiting: OrderedDict[tuple[str, int], Future[ViewedImage]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, image_id: str, version: int) -> ViewedImage:
+        """Return `teacher_view(image_id, version)`; its pixels may be shared and must not be changed.
+
+        Waits where another thread is making it. Raises what goes wrong, to both users.
+        """
+        assert self._index is not None, "this run has no unlabelled images"
+        key, mine = (image_id, version), Future[ViewedImage]()
+        with self._lock:
+            made = self._waiting.pop(key, None)
+            if made is None:
+                self._waiting[key] = mine
+                while len(self._waiting) > self._keep:
+                    self._waiting.popitem(last=False)
+        if made is not None:
+            return made.result()
+        try:
+            mine.set_result(teacher_view(self._index, image_id, version, self._config))
+        except BaseException as error:
+            mine.set_exception(error)
+        return mine.result()
+
+
+def views_for_training(data: PreparedData, config: RunConfig, world: int) -> TeacherViews:
+    """Return the views of one of `world` ranks; they are kept for the teacher only where it works in this process.
+
+    What waits for its second user: the images of the steps by which the labels or the loader may be ahead, and of the
+    step at hand.
+    """
+    if not config.uses_labels or config.labels.source != "inline":
+        return TeacherViews(data, config)
+    steps = max(config.labels.lookahead, config.data.prefetch_steps) + 1
+    return TeacherViews(data, config, keep=steps * -(-config.optim.unlabeled_batch // world))
 
 
 def _pixels(index: DatasetIndex, position: int) -> Tensor:
@@ -100,11 +147,19 @@ class StepLoader:
     """Serves one rank's share of every step, `data.prefetch_steps` ahead of the training loop."""
 
     def __init__(
-        self, data: PreparedData, config: RunConfig, *, rank: int, world: int, version_for: Callable[[int], int | None]
+        self,
+        data: PreparedData,
+        config: RunConfig,
+        views: TeacherViews,
+        *,
+        rank: int,
+        world: int,
+        version_for: Callable[[int], int | None],
     ) -> None:
         """Serve rank `rank` of `world`; `version_for(step)` says which teacher labels a step, None: no unlabelled."""
         optim = config.optim
         self._config = config
+        self._views = views
         self._version_for = version_for
         self._labeled = _Share(data.labeled, optim.labeled_batch, config.seed, "labeled", rank, world)
         self._unlabeled = (
@@ -153,12 +208,16 @@ class StepLoader:
         if version is None:
             return pairs, []
         assert unlabeled is not None, f"step {step} has a teacher, but this run has no unlabelled images"
-        view = partial(student_view, unlabeled.index, config=config, version=version)
         views = [
-            self._submit(partial(view, position, step, slot), unlabeled.index, position)
+            self._submit(partial(self._strong, position, version, step, slot), unlabeled.index, position)
             for slot, position in unlabeled.slots(step)
         ]
         return pairs, views
+
+    def _strong(self, position: int, version: int, step: int, slot: int) -> ViewedImage:
+        assert self._unlabeled is not None
+        weak = self._views.take(self._unlabeled.index.id_at(position), version)
+        return student_view(weak, step, slot, self._config)
 
     def _submit(self, job: Callable[[], T], index: DatasetIndex, position: int) -> Future[T]:
         if self._threads is not None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 from raydet.config.run import RunConfig
-from raydet.data.loader import teacher_view
+from raydet.data.loader import TeacherViews
 from raydet.data.prepare import open_prepared
 from raydet.geometry import clip_boxes, is_usable
 from raydet.methods import build_method
@@ -23,9 +23,11 @@ from raydet.train.optim import autocast_dtype
 class DetectorAnnotator:
     """Holds a teacher; labels images one forward of `labels.forward_images` at a time."""
 
-    def __init__(self, config: RunConfig, data_folder: str, device: str) -> None:
+    def __init__(self, config: RunConfig, data_folder: str, device: str, views: TeacherViews | None = None) -> None:
+        """`views`: those of the loader, where the student is trained in this very process."""
         data = open_prepared(data_folder)
         assert data.unlabeled is not None
+        self._views = views or TeacherViews(data, config)
         self._index = data.unlabeled
         self._config = config
         self._method = build_method(config)
@@ -47,10 +49,7 @@ class DetectorAnnotator:
         size = self._config.labels.forward_images
         found: list[PseudoBoxes] = []
         for start in range(0, len(image_ids), size):
-            views = [
-                teacher_view(self._index, image_id, self._ref.version, self._config)
-                for image_id in image_ids[start : start + size]
-            ]
+            views = [self._views.take(image_id, self._ref.version) for image_id in image_ids[start : start + size]]
             images = collate([view.pixels for view in views], self._device)
             with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
                 said = self._method.annotate(self._teacher, images)

@@ -7,12 +7,13 @@ from pathlib import Path
 import torch
 
 from raydet.config.run import RunConfig
+from raydet.data.loader import TeacherViews
 from raydet.data.prepare import PreparedData, open_prepared, prepare
 from raydet.errors import DataError
 from raydet.labels.none import NoLabels
 from raydet.labels.source import InlineSource, LabelSource
 from raydet.labels.store import PseudoLabelStore
-from raydet.train.annotator import AnnotatorFactory
+from raydet.train.annotator import DetectorAnnotator
 from raydet.train.group import Group
 from raydet.train.optim import autocast_dtype, base_lr
 from raydet.train.progress import ProgressView
@@ -59,12 +60,12 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"run": config.run.model_copy(update=paths), "model": model})
 
 
-def local_source(config: RunConfig, group: Group, attempt: int) -> LabelSource:
+def local_source(config: RunConfig, group: Group, attempt: int, views: TeacherViews) -> LabelSource:
     """Return the label source of a training process that runs the teacher itself, or needs no labels."""
     if not config.uses_labels:
         return NoLabels()
     folder = RunFolder(config.run.dir)
-    annotator = AnnotatorFactory(config, str(folder.data), str(group.device))()
+    annotator = DetectorAnnotator(config, str(folder.data), str(group.device), views)
     store = PseudoLabelStore(folder.labels, writer=f"rank{group.rank}", keep_versions=config.labels.keep_versions)
     return InlineSource(annotator, store)
 

@@ -19,7 +19,7 @@ import time
 import torch
 
 from raydet.config.run import RunConfig
-from raydet.data.loader import StepLoader
+from raydet.data.loader import StepLoader, TeacherViews
 from raydet.data.prepare import PreparedData
 from raydet.labels.source import LabelSource
 from raydet.methods import Method
@@ -47,8 +47,9 @@ class Trainer:
         source: LabelSource,
         group: Group,
         journal: Journal,
+        views: TeacherViews,
     ) -> None:
-        self.config, self.method, self.data, self.source = config, method, data, source
+        self.config, self.method, self.data, self.source, self.views = config, method, data, source, views
         self.group, self.journal = group, journal
         self.folder = RunFolder(config.run.dir)
         self.schedule = method.schedule()
@@ -79,9 +80,8 @@ class Trainer:
         """Train to the end. Waits for labels, other ranks and the disk."""
         config, state, schedule = self.config, self.state, self.schedule
         module = wrap(self.module) if self.group.world > 1 else self.module
-        loader = StepLoader(
-            self.data, config, rank=self.group.rank, world=self.group.world, version_for=schedule.version_for
-        )
+        rank, world = self.group.rank, self.group.world
+        loader = StepLoader(self.data, config, self.views, rank=rank, world=world, version_for=schedule.version_for)
         self.asked = first = state.step
         try:
             while state.step < config.optim.steps:

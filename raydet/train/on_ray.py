@@ -16,6 +16,7 @@ from ray.train.torch import TorchTrainer, get_device
 from raydet.cluster.connect import connected
 from raydet.cluster.needs import check_fits, claims_of, total
 from raydet.config.run import RunConfig
+from raydet.data.loader import TeacherViews
 from raydet.errors import RunError, UserError
 from raydet.labels.source import LabelSource
 from raydet.pool.launch import start_broker, stop_broker
@@ -54,8 +55,8 @@ def _fit(config: RunConfig) -> None:
             use_gpu=bool(cluster.gpus_per_worker),
             resources_per_worker={"CPU": cluster.cpus_per_worker, **cluster.resources}
             | ({"GPU": cluster.gpus_per_worker} if cluster.gpus_per_worker else {}),
-        ),
             elastic_resize_monitor_interval_s=cluster.resize_every_s,
+        ),
         # Ray Train would silently resume a name that it has seen; raydet resumes from its own checkpoints.
         run_config=ray.train.RunConfig(
             name=f"attempt-{attempt}",
@@ -63,9 +64,9 @@ def _fit(config: RunConfig) -> None:
             failure_config=ray.train.FailureConfig(max_failures=cluster.max_failures),
         ),
     )
-    folder.verdict.unlink(missing_ok=True)
     # Ray Train reads it here, and has no argument for it.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(cluster.start_timeout_s)
+    folder.verdict.unlink(missing_ok=True)
     try:
         try:
             trainer.fit()
@@ -87,9 +88,9 @@ def _worker(spec: dict[str, Any]) -> None:
     group = Group(context.get_world_rank(), context.get_world_size(), _device())
     broker = spec["broker"]
 
-    def make_source(config: RunConfig, group: Group, attempt: int) -> LabelSource:
+    def make_source(config: RunConfig, group: Group, attempt: int, views: TeacherViews) -> LabelSource:
         if broker is None:
-            return local_source(config, group, attempt)
+            return local_source(config, group, attempt, views)
         return PoolSource(broker, rank=group.rank, attempt=attempt, timeout_s=config.labels.timeout_s)
 
     verdict = RunFolder(config.run.dir).verdict

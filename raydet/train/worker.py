@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from raydet.config.run import RunConfig
+from raydet.data.loader import TeacherViews, views_for_training
 from raydet.data.prepare import PreparedData, open_prepared
 from raydet.errors import CheckpointError
 from raydet.labels.source import LabelSource
@@ -20,8 +21,9 @@ from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
 from raydet.train.rundir import RunFolder
 
-SourceFactory = Callable[[RunConfig, Group, int], LabelSource]
-"""Makes this rank's label source; the number is the attempt's, larger than that of every attempt before it."""
+SourceFactory = Callable[[RunConfig, Group, int, TeacherViews], LabelSource]
+"""Makes this rank's label source; the number is the attempt's, larger than that of every attempt before it. A source
+that labels in this process takes its views from where the loader takes them."""
 
 
 def train_rank(config: RunConfig, group: Group, make_source: SourceFactory) -> None:
@@ -77,7 +79,9 @@ def _build(config: RunConfig, group: Group, data: PreparedData, make_source: Sou
     attempt = group.all_gather(folder.next_attempt() if group.is_lead else 0)[0]
     journal = Journal(config, group, data.class_names)
     method = build_method(config)
-    trainer = Trainer(config, method, data, make_source(config, group, attempt), group, journal)
+    views = views_for_training(data, config, group.world)
+    source = make_source(config, group, attempt, views)
+    trainer = Trainer(config, method, data, source, group, journal, views)
     num_params = sum(p.numel() for p in trainer.state.student.parameters())
     journal.start(start, method.loss_weights, attempt=attempt, num_params=num_params)
     trainer.start_from(checkpoint, fork)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from raydet.data import loader
 from raydet.errors import CheckpointError, NonFiniteLossError
 from raydet.metrics import read_metrics
 from raydet.train import loop
@@ -136,3 +137,21 @@ def test_a_run_in_bf16_on_the_cpu_stays_close_to_fp32(tmp_path: Path):
     )
     assert rounded != exact  # it is on
     assert rounded[:3] == pytest.approx(exact[:3], rel=0.05)  # burn-in; later other pseudo-boxes pass the threshold
+
+
+@pytest.mark.parametrize(("lookahead", "threads"), [(0, 0), (0, 2), (3, 2)])
+def test_teacher_and_student_share_the_weak_view_of_an_image(
+    lookahead: int, threads: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The loader comes first at (0, 2), where it prepares two steps ahead, the teacher in the other cases."""
+    made, real = [], loader.teacher_view
+
+    def counted(index, image_id, version, config):
+        made.append((image_id, version))
+        return real(index, image_id, version, config)
+
+    monkeypatch.setattr(loader, "teacher_view", counted)
+    more = {"data__labeled__shapes__num_images": 60, "data__prefetch_steps": 2, "data__loader_threads": threads}
+    launch(tiny_config(tmp_path / "run", labels__lookahead=lookahead, **more))
+    # Labels of steps 3 to 7, four images each; with lookahead 3 also those of 8 to 10, for a run that may be prolonged.
+    assert len(made) == len(set(made)) == 4 * (5 + lookahead)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from PIL import Image
 from raydet.config.data import ShapesConfig
 from raydet.config.run import RunConfig
 from raydet.data import loader
-from raydet.data.loader import StepLoader, StepViews, teacher_view
+from raydet.data.loader import StepLoader, StepViews, TeacherViews, teacher_view
 from raydet.data.order import BatchOrder
 from raydet.data.prepare import prepare
 from raydet.data.shapes import render
@@ -102,7 +103,8 @@ def open_loader(data: FakeData) -> Iterator[Open]:
 
     def opener(settings: RunConfig, rank: int = 0, world: int = 1) -> StepLoader:
         each: Any = data
-        opened.append(StepLoader(each, settings, rank=rank, world=world, version_for=labels_from_2))
+        views = TeacherViews(each, settings)
+        opened.append(StepLoader(each, settings, views, rank=rank, world=world, version_for=labels_from_2))
         return opened[-1]
 
     yield opener
@@ -271,7 +273,9 @@ def test_prepared_shapes_are_served(tmp_path: Path) -> None:
         unlabeled=None,
         labeled_count=5,
     )
-    opened = StepLoader(prepare(settings.data, tmp_path), settings, rank=0, world=1, version_for=labels_from_2)
+    data = prepare(settings.data, tmp_path)
+    views = TeacherViews(data, settings)
+    opened = StepLoader(data, settings, views, rank=0, world=1, version_for=labels_from_2)
     try:
         taken = opened.take(2)
     finally:
@@ -279,3 +283,65 @@ def test_prepared_shapes_are_served(tmp_path: Path) -> None:
     assert len(taken.labeled) == 10 and len(taken.unlabeled) == 4
     assert all(len(view.target.classes) > 0 for view in taken.labeled)
     assert all(min(view.pixels.shape[1:]) in (32, 40, 48) for view in (*taken.labeled, *taken.unlabeled))
+
+
+def shared(data: FakeData, keep: int) -> TeacherViews:
+    each: Any = data
+    return TeacherViews(each, config(), keep=keep)
+
+
+def test_the_second_user_of_a_weak_view_gets_what_the_first_one_made(data: FakeData) -> None:
+    views = shared(data, keep=2)
+    assert data.unlabeled is not None
+    one, other = views.take("u1", 3), views.take("u1", 3)
+    assert one is other and data.unlabeled.read == ["u1"]
+    third = views.take("u1", 3)  # both have had theirs: nothing is kept
+    assert third is not one and data.unlabeled.read == ["u1", "u1"]
+    assert_same((third,), (one,))
+    assert views.take("u1", 4) is not third  # another teacher's view
+
+
+def test_views_that_nobody_comes_back_for_are_dropped_oldest_first(data: FakeData) -> None:
+    views = shared(data, keep=2)
+    assert data.unlabeled is not None
+    made = {name: views.take(name, 0) for name in ("u0", "u1", "u2")}
+    assert len(views._waiting) == 2
+    assert views.take("u2", 0) is made["u2"] and views.take("u1", 0) is made["u1"]
+    assert_same((views.take("u0", 0),), (made["u0"],))
+    assert data.unlabeled.read == ["u0", "u1", "u2", "u0"]
+    alone = shared(data, keep=0)
+    alone.take("u0", 0)
+    assert len(alone._waiting) == 0
+
+
+def test_a_view_in_the_making_is_waited_for_and_its_error_reaches_both(
+    data: FakeData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views, real = shared(data, keep=2), loader.decode
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(file: Path) -> torch.Tensor:
+        begun.set()
+        assert go_on.wait(30)
+        return real(file)
+
+    monkeypatch.setattr(loader, "decode", slow)
+    assert data.unlabeled is not None
+    with ThreadPoolExecutor(2) as threads:
+        for damaged in (False, True):
+            begun.clear(), go_on.clear()
+            data.unlabeled.read.clear()
+            first = threads.submit(views.take, "u5", 1)
+            assert begun.wait(30)
+            second = threads.submit(views.take, "u5", 1)
+            while views._waiting:  # until the second has found what the first is making
+                assert not second.done()
+            go_on.set()
+            assert data.unlabeled.read == ["u5"]
+            if damaged:
+                for each in (first, second):
+                    with pytest.raises(DataError, match=r"u5\.png.*was 2x1"):
+                        each.result()
+            else:
+                assert first.result() is second.result()
+            data.unlabeled.sizes = [(1, 2)] * 7
