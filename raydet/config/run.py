@@ -120,20 +120,20 @@ class ClusterConfig(Section):
     """Ray CPUs of one worker; also its torch threads (at least 1)."""
     gpus_per_worker: Literal[0, 1] = 0
     """One GPU per rank, or none."""
-    local_cpus: PositiveInt | None = None
-    """Logical CPUs of the run's own local Ray; default: what workers and teachers ask for, at least the machine's."""
     resources: dict[str, float] = Field(default_factory=dict)
     """Custom Ray resources of one worker, e.g. {trainer: 1}, to keep workers and teachers on nodes of their own. Needed
     with an elastic range beside a pool: Ray Train counts what nodes have, not what teachers have taken of it."""
+    local_cpus: PositiveInt | None = None
+    """Logical CPUs of the run's own local Ray; default: what workers and teachers ask for, at least the machine's."""
     max_failures: int = Field(default=3, ge=-1)
     """How often a failed worker group is restarted from its last checkpoint; -1: without limit."""
-    dashboard: bool = False
-    """Start Ray's dashboard with the run's own local Ray."""
     start_timeout_s: PositiveFloat = 60.0
     """Longest wait for the places of a worker group. An elastic group that has lost a node tries its old size for up to
     20 s more, and each try takes this long; too short, and a group never starts on a busy cluster."""
     resize_every_s: PositiveFloat = 60.0
     """How often an elastic group looks whether it could be larger or smaller; a change restarts it from its checkpoint."""
+    dashboard: bool = False
+    """Start Ray's dashboard with the run's own local Ray."""
 
     @model_validator(mode="after")
     def _elastic(self) -> ClusterConfig:
