@@ -81,7 +81,7 @@ def pseudo_label_quality(
         same = pair.classes[:, None] == pair.truth_classes[None, :]
         boxes += np.bincount(pair.classes, minlength=num_classes)
         truths += np.bincount(pair.truth_classes, minlength=num_classes)
-        hits += np.bincount(pair.classes[_hits(iou, same, iou_threshold)], minlength=num_classes)
+        hits += np.bincount(pair.classes[_own_iou(iou, same, iou_threshold) > 0], minlength=num_classes)
         image_best, image_wrong = _best(iou, same) if match_direction == "box" else _best(iou.T, same.T)
         best.append(image_best)
         wrong.append(image_wrong)
@@ -99,6 +99,15 @@ def pseudo_label_quality(
     )
 
 
+def own_truth_iou(pair: LabelPair, iou_threshold: float = 0.5) -> np.ndarray:
+    """Return the IoU `[N]` float64 of each pseudo-box with the true box of its own that it finds, 0 where it finds none.
+
+    Pseudo-boxes choose in their order, as in `pseudo_label_quality`, so that those behind a box do not concern it.
+    """
+    same = pair.classes[:, None] == pair.truth_classes[None, :]
+    return _own_iou(_iou(pair.boxes, pair.truth_boxes), same, iou_threshold)
+
+
 def _best(iou: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each row's highest IoU `[N]` and whether all columns that reach it have another class `[N]`."""
     if iou.shape[1] == 0:
@@ -108,15 +117,16 @@ def _best(iou: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return best, (best > 0) & ~agrees
 
 
-def _hits(iou: np.ndarray, same: np.ndarray, threshold: float) -> np.ndarray:
-    """Return the rows `[K]` that found a column of their own."""
+def _own_iou(iou: np.ndarray, same: np.ndarray, threshold: float) -> np.ndarray:
+    """Return the IoU `[N]` of each row with the column that it takes for its own; 0 where none is left for it."""
     free = np.where(same & (iou >= threshold), iou, 0.0)
-    rows = []
-    for row in range(len(free)):
-        if free.shape[1] and free[row].max() > 0:
-            free[:, free[row].argmax()] = 0.0  # taken
-            rows.append(row)
-    return np.array(rows, dtype=np.int64)
+    own = np.zeros(len(free))
+    for row in np.flatnonzero(free.any(axis=1)):
+        column = free[row].argmax()
+        own[row] = free[row, column]
+        if own[row] > 0:
+            free[:, column] = 0.0  # taken
+    return own
 
 
 def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:

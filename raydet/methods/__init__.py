@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from raydet.config.run import RunConfig
-from raydet.methods.base import Method, Selection
+from raydet.methods.base import Method, Selection, Thresholds
 from raydet.methods.il_net import IlNet
 from raydet.methods.supervised import Supervised
 from raydet.methods.unbiased_teacher import UnbiasedTeacher
 
-__all__ = ["METHODS", "Method", "Selection", "build_method"]
+__all__ = ["METHODS", "Method", "Selection", "Thresholds", "build_method"]
 
 METHODS: dict[str, type[Method]] = {
     "supervised": Supervised,

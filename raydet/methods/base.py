@@ -28,6 +28,17 @@ class Selection:
     is_complete: bool = True  # whether the stored rows reach down to the lowest score that could be kept
 
 
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Configuration keys of the thresholds that a method's `select` applies, so that others can try other values.
+
+    The score threshold comes last: raising it drops the lowest scores from what is kept, and changes nothing else.
+    """
+
+    score: str  # of the class confidence
+    quality: str | None = None  # of `PseudoBoxes.quality`, before NMS: each value is a selection of its own
+
+
 class Method(ABC):
     """One paper. Subclasses of `Method` are never subclassed."""
 
@@ -63,6 +74,11 @@ class Method(ABC):
     def select(self, labels: PseudoBoxes) -> Selection:
         """Apply the method's gates to a stored label; pure."""
         raise AssertionError(f"{type(self).__name__} uses no pseudo-labels")
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """Say which thresholds `select` applies; None where the method uses no pseudo-labels."""
+        return None
 
     def gate(self, candidates: Candidates) -> Candidates:
         """Drop predictions before NMS at evaluation; nothing by default."""

@@ -33,7 +33,7 @@ from raydet.config.methods import IlNetConfig
 from raydet.config.run import RunConfig
 from raydet.gates import after_nms, by_quality, by_score
 from raydet.labels.schedule import LabelSchedule
-from raydet.methods.base import Method, Selection, loss_terms
+from raydet.methods.base import Method, Selection, Thresholds, loss_terms
 from raydet.models.detector import Detector
 from raydet.models.images import ImageBatch
 from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
@@ -97,6 +97,11 @@ class IlNet(Method):
             "score": len(distinct) - len(kept),
         }
         return Selection(kept, dropped, labels.complete_above <= self.config.score_threshold)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """Score and theta; theta only where the gate is on."""
+        return Thresholds("method.score_threshold", "method.iou_filter_threshold" if self._filters else None)
 
     def gate(self, candidates: Candidates) -> Candidates:
         """Apply the quality gate at evaluation too, for student and teacher."""

@@ -28,7 +28,7 @@ from raydet.config.methods import UnbiasedTeacherConfig
 from raydet.config.run import RunConfig
 from raydet.gates import after_nms, by_score
 from raydet.labels.schedule import LabelSchedule
-from raydet.methods.base import UNLIMITED, Method, Selection, loss_terms
+from raydet.methods.base import UNLIMITED, Method, Selection, Thresholds, loss_terms
 from raydet.models.detector import Detector
 from raydet.models.images import ImageBatch
 from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
@@ -81,6 +81,11 @@ class UnbiasedTeacher(Method):
         kept = by_score(labels, self.config.score_threshold)
         is_complete = labels.complete_above <= self.config.score_threshold
         return Selection(kept, {"score": len(labels) - len(kept)}, is_complete)
+
+    @property
+    def thresholds(self) -> Thresholds:
+        """The class confidence alone."""
+        return Thresholds("method.score_threshold")
 
     def losses(
         self, student: Detector, batch: StudentBatch, images: ImageBatch, rngs: Sequence[torch.Generator]
