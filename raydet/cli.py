@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from types import FrameType
 
 from raydet import __version__
 from raydet.commands import check_data, evaluate, export, report, train
-from raydet.errors import RunError, UserError
+from raydet.errors import RunError, RunStopped, Terminated, UserError
 
 COMMANDS = (train, evaluate, check_data, export, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted."""
+    """Run one command and return the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted,
+    143 stopped by SIGTERM or through RUN/stop, with a checkpoint where there was time for one.
+    """
     parser = argparse.ArgumentParser(prog="raydet", description="Label-efficient detection on Ray.")
     parser.add_argument("--version", action="version", version=f"raydet {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -30,15 +36,39 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_guarded(command: Callable[[], int | None]) -> int:
-    """Run a command; a UserError becomes one message on stderr, Ctrl-C a hint. Returns the exit code."""
+    """Run a command; a UserError becomes one message on stderr, Ctrl-C and SIGTERM a hint. Returns the exit code."""
     try:
-        return int(command() or 0)
+        with _sigterm_raises():
+            return int(command() or 0)
     except UserError as error:
         print(f"raydet: error: {error}", file=sys.stderr)
         return 2
     except RunError as error:
         print(f"raydet: failed: {error}", file=sys.stderr)
         return 1
+    except RunStopped as stopped:
+        print(f"raydet: {stopped}; go on with --resume", file=sys.stderr)
+        return 143
+    except Terminated:
+        print("\nraydet: terminated; go on with --resume", file=sys.stderr)
+        return 143
     except KeyboardInterrupt:
         print("\nraydet: interrupted; go on with --resume", file=sys.stderr)
         return 130
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Within the block SIGTERM unwinds like Ctrl-C, so that nothing is left running. Only a main thread has signals."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

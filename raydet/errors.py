@@ -11,6 +11,10 @@ class ConfigError(UserError):
     """The configuration cannot be used."""
 
 
+class FolderInUseError(ConfigError):
+    """Another process is writing to this run folder."""
+
+
 class DataError(UserError):
     """A data set or an image cannot be used."""
 
@@ -37,3 +41,11 @@ class LabelTimeoutError(RunError):
 
 class NonFiniteLossError(RunError):
     """A loss term is NaN or infinite; the text names the term, the step and the image ids."""
+
+
+class RunStopped(Exception):
+    """A run was asked to stop and did, with a checkpoint; the text says at which step. The exit code is 143."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM where nothing can be saved any more: passes through everything that Ctrl-C passes through."""

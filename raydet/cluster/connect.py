@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import ray
 
 from raydet.config.run import ClusterConfig
-from raydet.errors import ConfigError
+from raydet.errors import ConfigError, Terminated
 
 NAMESPACE = "raydet"
 
@@ -37,7 +39,8 @@ def connected(
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     if address and address != "local":
         try:
-            ray.init(address=address, namespace=NAMESPACE, log_to_driver=show_workers)
+            with _signals_kept():
+                ray.init(address=address, namespace=NAMESPACE, log_to_driver=show_workers)
         except (ConnectionError, RuntimeError, ValueError) as error:
             name = "cluster.address" if cluster.address else "RAY_ADDRESS"
             reason = str(error).splitlines()[0]
@@ -46,17 +49,35 @@ def connected(
                 f"address, or leave it out for a local Ray"
             ) from None
     else:
-        ray.init(
-            address="local",
-            # Logical CPUs: more than cores is fine.
-            num_cpus=cluster.local_cpus or max(int(cpus + 0.999), os.cpu_count() or 1),
-            namespace=NAMESPACE,
-            include_dashboard=cluster.dashboard if dashboard is None else dashboard,
-            resources=dict(resources or {}) or None,
-            log_to_driver=show_workers,
-            logging_level="ERROR",
-        )
+        with _signals_kept():
+            ray.init(
+                address="local",
+                # Logical CPUs: more than cores is fine.
+                num_cpus=cluster.local_cpus or max(int(cpus + 0.999), os.cpu_count() or 1),
+                namespace=NAMESPACE,
+                include_dashboard=cluster.dashboard if dashboard is None else dashboard,
+                resources=dict(resources or {}) or None,
+                log_to_driver=show_workers,
+                logging_level="ERROR",
+            )
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Keep what SIGTERM does: Ray sets a handler of its own, with which the process would end without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as end:
+        if end.code == signal.SIGTERM:  # Ray's handler, while it was starting
+            raise Terminated from None
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -10,7 +10,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser("train", help="train from a YAML config")
     parser.add_argument("config", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the file's")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
+    start.add_argument(
+        "--start-or-resume", action="store_true", help="the same command for the first and every later start: for jobs"
+    )
     parser.add_argument("--print-config", action="store_true", help="show the resolved config and stop")
     parser.set_defaults(run=run)
 
@@ -24,5 +28,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(dump(config), end="")
         return
     from raydet.train.launch import launch
+    from raydet.train.rundir import RunFolder
 
-    launch(config, resume=arguments.resume)
+    is_started = arguments.start_or_resume and RunFolder(config.run.dir).is_started
+    launch(config, resume=arguments.resume or is_started)

@@ -19,6 +19,8 @@ class RunSection(Section):
     """Run folder. On a cluster: a path that every node sees."""
     fork_from: str | None = None
     """Checkpoint folder to start from: weights, optimiser and step are taken over, the method may differ."""
+    stop_at: PositiveInt | None = None
+    """Stop with a checkpoint after so many optimiser steps, to be resumed or forked later; default: `optim.steps`."""
 
 
 class OptimConfig(Section):
@@ -193,6 +195,11 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
+
+    @property
+    def last_step(self) -> int:
+        """Optimiser steps completed when the run ends."""
+        return min(self.optim.steps, self.run.stop_at or self.optim.steps)
 
     @property
     def uses_labels(self) -> bool:

@@ -93,7 +93,7 @@ class Journal:
             attempt=attempt,
             world=self._group.world,
             resumed_from=step or None,
-            steps=self._config.optim.steps,
+            steps=self._config.last_step,
             burn_in_steps=method.burn_in_steps,
             method=method.name,
             num_params=num_params,

@@ -9,20 +9,23 @@ import torch
 from raydet.config.run import RunConfig
 from raydet.data.loader import TeacherViews
 from raydet.data.prepare import PreparedData, open_prepared, prepare
-from raydet.errors import DataError
+from raydet.errors import DataError, RunStopped
 from raydet.labels.none import NoLabels
 from raydet.labels.source import InlineSource, LabelSource
 from raydet.labels.store import PseudoLabelStore
 from raydet.train.annotator import DetectorAnnotator
+from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.group import Group
 from raydet.train.optim import autocast_dtype, base_lr
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
+from raydet.train.stop import sigterm_asks
 from raydet.train.worker import train_rank
 
 
 def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
-    """Train to the end and return the run's folder. Raises UserError for what the user can mend."""
+    """Train to the end and return the run's folder. Raises UserError for what the user can mend, and RunStopped
+    where somebody asked the run to stop and it did."""
     config = with_absolute_paths(config)
     folder = RunFolder(config.run.dir)
     with folder.lock():
@@ -38,7 +41,7 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
         changes = folder.changes(config)
         folder.prepare(config, resume=resume)  # last: a run whose data is refused has not begun
         print("\n".join([describe(config, data), *(f"  changed: {line}" for line in changes)]), flush=True)
-        with ProgressView(folder.path, config):
+        with ProgressView(folder.path, config), sigterm_asks(folder.stop):
             if config.cluster.backend == "ray":
                 from raydet.train.on_ray import train_on_ray  # a process run needs no Ray
 
@@ -46,7 +49,16 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
             else:
                 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
                 train_rank(config, Group(device=device), local_source)
+        _check_reached(config, folder)
     return folder
+
+
+def _check_reached(config: RunConfig, folder: RunFolder) -> None:
+    """Raise RunStopped where training ended early, as somebody asked it to."""
+    newest = latest_checkpoint(folder.checkpoints)
+    step = newest.step if newest else 0
+    if step < config.last_step:
+        raise RunStopped(f"{folder.path} stopped as asked, with a checkpoint at step {step} of {config.last_step}")
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
@@ -79,7 +91,7 @@ def describe(config: RunConfig, data: PreparedData) -> str:
         f"raydet: {config.method.name} in {RunFolder(config.run.dir).path}",
         f"  data: {len(data.labeled)} labelled images with {data.labeled.num_boxes} boxes of "
         f"{len(data.class_names)} classes{unlabeled}{val}",
-        f"  steps: {optim.steps}, of which burn-in {config.method.burn_in_steps}; batch {optim.labeled_batch} labelled"
+        f"  steps: {config.last_step}, of which burn-in {config.method.burn_in_steps}; batch {optim.labeled_batch} labelled"
         + (f" + {optim.unlabeled_batch} unlabelled" if config.uses_labels else ""),
         f"  learning rate: {base_lr(optim):g}"
         + (

@@ -10,11 +10,13 @@ at step s (s optimiser steps done)
  7 optimiser; learning rate = f(s)
  8 teacher <- keep * teacher + (1 - keep) * student; s += 1
  9 log, evaluate
+10 leave, where the lead rank was asked to stop
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 import torch
 
@@ -76,15 +78,15 @@ class Trainer:
         if self.state.published is not None:
             self.source.publish(*self.state.published)
 
-    def run(self) -> None:
-        """Train to the end. Waits for labels, other ranks and the disk."""
+    def run(self, asked_to_stop: Callable[[], bool] = lambda: False) -> None:
+        """Train to the end, or until asked to stop. Waits for labels, other ranks and the disk."""
         config, state, schedule = self.config, self.state, self.schedule
         module = wrap(self.module) if self.group.world > 1 else self.module
         rank, world = self.group.rank, self.group.world
         loader = StepLoader(self.data, config, self.views, rank=rank, world=world, version_for=schedule.version_for)
         self.asked = first = state.step
         try:
-            while state.step < config.optim.steps:
+            while state.step < config.last_step:
                 s = state.step
                 clock = time.perf_counter()
                 if s != first and (self._due(s, config.checkpoint.every) or state.best.get("step") == s):
@@ -106,6 +108,7 @@ class Trainer:
                     names=self.names,
                     scaler=self.scaler,
                     accumulate=config.optim.accumulate,
+                    wants_stop=asked_to_stop(),
                 )
                 grad_norm = self.grad_norm()
                 losses.check_finite(None if self.scaler.is_enabled() else grad_norm, batch, self.group)
@@ -125,6 +128,8 @@ class Trainer:
                 )  # 9
                 if self._due(state.step, config.eval.every):
                     self.evaluate()
+                if losses.stop_votes > 0:  # 10
+                    break
             if state.step != first:
                 self.checkpoint()
         finally:
@@ -215,4 +220,4 @@ class Trainer:
 
     def _due(self, step: int, every: int) -> bool:
         """Due at multiples of `every` counted from the burn-in's end, and at that end; never before the first step."""
-        return step > 0 and (step - self.config.method.burn_in_steps) % every == 0 or step == self.config.optim.steps
+        return step > 0 and (step - self.config.method.burn_in_steps) % every == 0 or step == self.config.last_step

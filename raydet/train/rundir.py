@@ -6,6 +6,7 @@ RUN/labels/                   the pseudo-label store
 RUN/checkpoints/              see `raydet.train.checkpoint`
 RUN/metrics.jsonl             every figure; RUN/tensorboard/ the same for TensorBoard
 RUN/report.html plots/        written by `raydet report`
+RUN/stop                      write something into it and the run stops after its step, with a checkpoint
 RUN/ray/                      Ray Train's own bookkeeping
 """
 
@@ -21,7 +22,7 @@ from typing import Any
 
 from raydet.config.load import dump
 from raydet.config.run import RunConfig
-from raydet.errors import ConfigError
+from raydet.errors import ConfigError, FolderInUseError
 
 # Sections and keys that may change between attempts: they alter speed, volume or length, never a sample or a label; and
 # what a run that diverged is mended with.
@@ -32,6 +33,7 @@ FREE_TO_CHANGE = (
     "checkpoint",
     "eval",
     "run.dir",
+    "run.stop_at",
     "data.loader_threads",
     "data.prefetch_steps",
     "labels.timeout_s",
@@ -56,6 +58,7 @@ class RunFolder:
         self.labels = self.path / "labels"
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
+        self.stop = self.path / "stop"  # see `raydet.train.stop`
         self.verdict = self.path / "failed.json"  # an error that a restart would only repeat
         self.config_json = self.path / "config.json"
         self.config_yaml = self.path / "config.yaml"
@@ -64,6 +67,7 @@ class RunFolder:
         """Create the folder, or take the existing one where it is this run's. Raises ConfigError otherwise."""
         self.check(config, resume=resume)
         self._create(self.checkpoints)
+        self.stop.write_bytes(b"")
         self.config_yaml.write_text(dump(config), encoding="utf-8")
         aside = self.config_json.with_suffix(".aside")
         aside.write_text(config.model_dump_json(indent=1), encoding="utf-8")
@@ -82,6 +86,11 @@ class RunFolder:
         elif self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run.dir={self.path} is a file; choose a folder")
 
+    @property
+    def is_started(self) -> bool:
+        """Whether there is a run here, finished or not."""
+        return self.config_json.exists()
+
     def next_attempt(self) -> int:
         """Return 1, 2, ...: a larger number at every start of the training processes."""
         file = self.path / "attempt"
@@ -99,7 +108,9 @@ class RunFolder:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError:
-                raise ConfigError(f"run.dir={self.path} is in use by another process; wait for it or end it") from None
+                raise FolderInUseError(
+                    f"run.dir={self.path} is in use by another process; wait for it or end it"
+                ) from None
             file.write(str(os.getpid()))
             file.flush()
             yield

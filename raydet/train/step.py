@@ -68,6 +68,7 @@ class StepLosses:
 
     names: tuple[str, ...]
     raw: Tensor  # [T] float32 on the device: normalised, unweighted
+    stop_votes: Tensor  # [1] float32 on the device: how many ranks want to stop after this step
 
     def check_finite(self, grad_norm: Tensor | None, batch: StudentBatch, group: Group) -> None:
         """Raise NonFiniteLossError, on every rank and before any weight changes, naming terms and images of the step.
@@ -96,12 +97,14 @@ def backward(
     names: tuple[str, ...],
     accumulate: int = 1,
     scaler: torch.amp.GradScaler | None = None,
+    wants_stop: bool = False,
 ) -> StepLosses:
     """Run forward and backward of one step; gradients are those of the whole global batch on every rank.
 
     Each term is its sum over all ranks divided by its count over all ranks. DDP averages gradients over ranks, hence
     the factor `world`. With `accumulate` passes each pass is normalised by its own counts and weighted by its share of
-    the images: exact where every image yields its full number of samples (deviation D-3).
+    the images: exact where every image yields its full number of samples (deviation D-3). What a rank
+    `wants_stop` travels with the counts, so that all ranks know the same after the same step.
     """
     parts = split_batch(batch, accumulate)
     sizes = _global_sizes(parts, group)
@@ -111,14 +114,14 @@ def backward(
         sync = nullcontext() if is_last or not isinstance(module, DistributedDataParallel) else module.no_sync()
         with sync:
             totals, counts = module(part)
-            summed = group.sum(torch.cat([totals.detach(), counts]))
-            total_all, count_all = summed.chunk(2)
+            summed = group.sum(torch.cat([totals.detach(), counts, totals.new_full((1,), float(wants_stop))]))
+            total_all, count_all, stop_votes = summed[: len(totals)], summed[len(totals) : -1], summed[-1:]
             share = torch.tensor([sizes[i][0 if n.startswith("sup/") else 1] for n in names], device=totals.device)
             factor = share / count_all.clamp(min=1)
             loss = (weights * totals * factor).sum() * group.world
             (loss if scaler is None else scaler.scale(loss)).backward()
         raw += total_all * factor
-    return StepLosses(names, raw)
+    return StepLosses(names, raw, stop_votes)
 
 
 def split_batch(batch: StudentBatch, parts: int) -> list[StudentBatch]:

@@ -20,6 +20,7 @@ from raydet.train.group import Group
 from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
 from raydet.train.rundir import RunFolder
+from raydet.train.stop import watching
 
 SourceFactory = Callable[[RunConfig, Group, int, TeacherViews], LabelSource]
 """Makes this rank's label source; the number is the attempt's, larger than that of every attempt before it. A source
@@ -27,21 +28,30 @@ that labels in this process takes its views from where the loader takes them."""
 
 
 def train_rank(config: RunConfig, group: Group, make_source: SourceFactory) -> None:
-    """Train as one rank, from the newest complete checkpoint where there is one. Returns when training is done."""
+    """Train as one rank, from the newest complete checkpoint where there is one. Returns when training is done, or was
+    asked to stop and has saved a checkpoint."""
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     folder = RunFolder(config.run.dir)
     data = open_prepared(folder.data)
     trainer = _build(config, group, data, make_source)
     try:
-        trainer.run()
+        with watching(folder.stop if group.is_lead else None) as asked_to_stop:
+            trainer.run(asked_to_stop)
     except BaseException as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
         trainer.journal.end(trainer.state.step, reason, message=f"{type(error).__name__}: {error}")
         with suppress(Exception):  # the first error is the one to show
             trainer.source.close()
         raise
-    trainer.journal.end(trainer.state.step, "done")
+    trainer.journal.end(trainer.state.step, _reason(trainer.state.step, config))
     trainer.source.close()
+
+
+def _reason(step: int, config: RunConfig) -> str:
+    """Return why training ended without an error."""
+    if step < config.last_step:
+        return "stopped"  # as it was asked to
+    return "done" if step >= config.optim.steps else "reached run.stop_at"
 
 
 def check_fork(fork: Checkpoint, config: RunConfig, class_names: tuple[str, ...]) -> None:

@@ -40,7 +40,7 @@ def stats(**changes: Any) -> LabelStats:
 
 def step(of: Journal, number: int, given: LabelStats, raw: tuple[float, float] = (2.0, 0.5)) -> None:
     times = {"step_s": 0.5, "label_wait_s": 0.1, "data_wait_s": 0.2}
-    losses = StepLosses(NAMES, torch.tensor(raw))
+    losses = StepLosses(NAMES, torch.tensor(raw), torch.zeros(1))
     of.step(number, losses, given, lr=0.01, grad_norm=None, times=times, source={"queue": 3.0})
 
 

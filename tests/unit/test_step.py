@@ -26,6 +26,7 @@ from raydet.train.step import StepLosses, StepModule, backward, split_batch
 from tests.helpers import TINY
 
 CPU = torch.device("cpu")
+NO_VOTES = torch.zeros(1)
 UT = {"name": "unbiased_teacher", "burn_in_steps": 2, "ema_keep_rate": 0.5, "score_threshold": 0.16}
 
 
@@ -122,12 +123,12 @@ def test_a_batch_is_split_without_unlabelled_images_too():
 
 
 def test_a_loss_that_is_not_finite_names_term_step_and_images():
-    losses = StepLosses(("sup/rpn_cls", "unsup/roi_cls", "sup/iou"), torch.tensor([float("nan"), 1.0, float("inf")]))
+    losses = StepLosses(("sup/rpn_cls", "unsup/roi_cls", "sup/iou"), torch.tensor([float("nan"), 1.0, float("inf")]), NO_VOTES)
     with pytest.raises(NonFiniteLossError) as caught:
         losses.check_finite(None, batch(1, 1), Group())
     assert "step 5: sup/rpn_cls, sup/iou not finite" in str(caught.value)
     assert "[['s0', 'u0', 'w0']]" in str(caught.value)
-    StepLosses(("sup/rpn_cls",), torch.tensor([1.0])).check_finite(torch.tensor(2.0), batch(1, 1), Group())
+    StepLosses(("sup/rpn_cls",), torch.tensor([1.0]), NO_VOTES).check_finite(torch.tensor(2.0), batch(1, 1), Group())
 
 
 def test_a_student_gone_wrong_ends_the_step_with_that_error(tmp_path: Path):
