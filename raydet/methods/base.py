@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,6 +17,10 @@ from raydet.models.detector import DetectionLosses, Detector
 from raydet.models.images import ImageBatch
 from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
 
+# Settings of every teacher-student method that matter only once the teacher exists.
+MUTUAL_STAGE = frozenset(
+    {"ema_keep_rate", "score_threshold", "unsup_cls_weight", "teacher_proposals", "alarm_after_steps"}
+)
 UNLIMITED = 1_000_000  # candidates per image at evaluation: a softmax above the floor never yields as many
 
 
@@ -41,6 +46,10 @@ class Thresholds:
 
 class Method(ABC):
     """One paper. Subclasses of `Method` are never subclassed."""
+
+    unseen_by_burn_in: ClassVar[frozenset[str]] = frozenset()
+    """Keys of the method's configuration that change nothing before the burn-in's end, so that a search over them
+    trains the burn-in once."""
 
     def __init__(self, config: RunConfig) -> None:
         self.run = config

@@ -33,7 +33,7 @@ from raydet.config.methods import IlNetConfig
 from raydet.config.run import RunConfig
 from raydet.gates import after_nms, by_quality, by_score
 from raydet.labels.schedule import LabelSchedule
-from raydet.methods.base import Method, Selection, Thresholds, loss_terms
+from raydet.methods.base import MUTUAL_STAGE, Method, Selection, Thresholds, loss_terms
 from raydet.models.detector import Detector
 from raydet.models.images import ImageBatch
 from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
@@ -41,6 +41,13 @@ from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
 
 class IlNet(Method):
     """Pseudo-boxes are gated by predicted quality and train classification, regression and the gate itself."""
+
+    unseen_by_burn_in = MUTUAL_STAGE | {
+        "unsup_reg_weight",
+        "unsup_iou_weight",
+        "iou_filter_enabled",
+        "iou_filter_threshold",
+    }
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)

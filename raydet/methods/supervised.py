@@ -24,6 +24,8 @@ from raydet.records import LossTerm, StudentBatch
 class Supervised(Method):
     """Labelled images only."""
 
+    unseen_by_burn_in = frozenset({"ema_keep_rate"})
+
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)
         assert isinstance(config.method, SupervisedConfig)

@@ -28,7 +28,7 @@ from raydet.config.methods import UnbiasedTeacherConfig
 from raydet.config.run import RunConfig
 from raydet.gates import after_nms, by_score
 from raydet.labels.schedule import LabelSchedule
-from raydet.methods.base import UNLIMITED, Method, Selection, Thresholds, loss_terms
+from raydet.methods.base import MUTUAL_STAGE, UNLIMITED, Method, Selection, Thresholds, loss_terms
 from raydet.models.detector import Detector
 from raydet.models.images import ImageBatch
 from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
@@ -36,6 +36,8 @@ from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
 
 class UnbiasedTeacher(Method):
     """Pseudo-boxes train the classifiers only."""
+
+    unseen_by_burn_in = MUTUAL_STAGE
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__(config)

@@ -62,7 +62,7 @@ class ProgressView:
         self._console = console or Console(file=sys.stdout, highlight=False)
         self._title = str(run_dir)
         self._tail = Tail(run_dir / FILE_NAME)
-        self._status = Status(config.optim.steps, config.method.burn_in_steps)
+        self._status = Status(config.last_step, config.method.burn_in_steps)
         self._interval_s = config.log.plain_interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)

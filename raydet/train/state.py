@@ -58,8 +58,7 @@ class TrainState:
         if ref is not None and checkpoint.has("published"):
             self.published = (TeacherRef(ref["version"], ref["digest"]), _to_numpy(checkpoint.tensors("published")))
         self.best = dict(checkpoint.state.get("best") or {})
-        if self.scaler.is_enabled() and checkpoint.state.get("scaler"):
-            self.scaler.load_state_dict(checkpoint.state["scaler"])
+        self._restore_scaler(checkpoint)
 
     def fork(self, checkpoint: Checkpoint) -> list[str]:
         """Take over student, optimiser and step of another run's burn-in. Returns the names of weights left out.
@@ -70,7 +69,13 @@ class TrainState:
             raise CheckpointError(
                 f"{checkpoint.path}: this checkpoint already has a teacher; fork from the one at the burn-in's end"
             )
-        return self._restore_student(checkpoint, dropped_ok=True)
+        left_out = self._restore_student(checkpoint, dropped_ok=True)
+        self._restore_scaler(checkpoint)
+        return left_out
+
+    def _restore_scaler(self, checkpoint: Checkpoint) -> None:
+        if self.scaler.is_enabled() and checkpoint.state.get("scaler"):
+            self.scaler.load_state_dict(checkpoint.state["scaler"])
 
     def _restore_student(self, checkpoint: Checkpoint, *, dropped_ok: bool) -> list[str]:
         weights = checkpoint.tensors("student")

@@ -29,12 +29,13 @@ LAYERS = {
     "raydet.train": 3,
     "raydet.evaluate": 3,
     "raydet.report": 3,
-    "raydet.commands": 4,
-    "raydet.cli": 5,
-    "raydet.__main__": 5,
+    "raydet.sweep": 4,
+    "raydet.commands": 5,
+    "raydet.cli": 6,
+    "raydet.__main__": 6,
 }
 SIBLINGS = ("raydet.methods", "raydet.labels", "raydet.data")  # layer 2: none imports another
-MAY_IMPORT_RAY = ("raydet.cluster", "raydet.pool", "raydet.train", "raydet.evaluate", "raydet.commands")
+MAY_IMPORT_RAY = ("raydet.cluster", "raydet.pool", "raydet.train", "raydet.evaluate", "raydet.sweep", "raydet.commands")
 
 
 def modules() -> Iterator[tuple[str, set[str]]]:

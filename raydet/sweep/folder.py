@@ -1,0 +1,185 @@
+"""The folder of a search: plain JSON and run folders, so that every process, and a person, can read it.
+
+SWEEP/sweep.json        the question and the base configuration
+SWEEP/trials/ID/        one run folder per trial, with trial.json beside its config.json
+SWEEP/burn_in/KEY/      one run folder per shared burn-in
+SWEEP/results.csv, results.parquet, best.yaml, report.html, plots/
+SWEEP/tune/             Ray Tune's own bookkeeping; never read back
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from raydet import __version__
+from raydet.config.load import resolve
+from raydet.config.run import RunConfig
+from raydet.errors import ConfigError, FolderInUseError
+from raydet.sweep.space import Sweep
+
+FORMAT = 1
+State = Literal["waiting", "burn-in", "running", "done", "stopped", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One point with one seed. `stopped` is by the scheduler; a trial cut off by the end of its search is `running`."""
+
+    id: str
+    point: int
+    seed: int
+    values: dict[str, Any]  # what the search varies
+    overrides: dict[str, Any]  # all that differs from the base configuration
+    burn_in: str | None = None  # key of a shared burn-in; None: the trial trains its own
+    state: State = "waiting"
+    message: str = ""
+    began: float | None = None  # unix seconds
+    ended: float | None = None
+    attempts: int = 0
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it needs no more work, unless failed trials are tried again."""
+        return self.state in ("done", "stopped", "failed")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Header:
+    """sweep.json, read."""
+
+    name: str
+    metric: str
+    mode: str
+    search: str
+    scheduler: str
+    seeds: tuple[int, ...]
+    base: RunConfig
+
+
+class SweepFolder:
+    """Paths and records below one search's folder."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path).absolute()
+        self.header_file = self.path / "sweep.json"
+        self.trials = self.path / "trials"
+        self.burn_ins = self.path / "burn_in"
+        self.tune = self.path / "tune"
+
+    def begin(self, name: str, sweep: Sweep, base: RunConfig, seeds: tuple[int, ...], trials: list[Trial]) -> None:
+        """Write the search down. Raises ConfigError where the folder holds something already."""
+        if self.header_file.exists():
+            raise ConfigError(f"{self.path} already holds a search; add --resume to go on with it, or set run.dir")
+        if self.path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
+            raise ConfigError(f"{self.path} is not empty and holds no search; choose another run.dir")
+        for trial in trials:
+            self.save(trial)
+        published = sweep.published
+        header = {
+            "format": FORMAT,
+            "raydet": __version__,
+            "name": name,
+            "question": sweep.question,
+            "metric": sweep.metric,
+            "mode": sweep.mode,
+            "keys": list(sweep.keys),
+            "seeds": list(seeds),
+            "search": sweep.search,
+            "scheduler": "none" if sweep.scheduler is None else repr(sweep.scheduler),
+            "published": None
+            if published is None
+            else {
+                "source": published.source,
+                "metric": published.figure,
+                "points": [{"values": {sweep.keys[0]: v}, "AP": ap} for v, ap in published.values.items()],
+            },
+            "settings": dict(sweep.settings),
+            "base": base.model_dump(mode="json"),
+        }
+        _write(self.header_file, header)
+
+    def header(self) -> Header:
+        """Read sweep.json. Raises ConfigError where there is none or it is damaged."""
+        if not self.header_file.is_file():
+            raise ConfigError(f"--resume: there is no search at {self.path}; start it without --resume")
+        tree = _read(self.header_file)
+        if tree.get("format") != FORMAT:
+            raise ConfigError(f"{self.header_file}: format {tree.get('format')!r}, this raydet reads {FORMAT}")
+        base = resolve(tree["base"], {}, where=str(self.header_file))
+        seeds = tuple(int(seed) for seed in tree["seeds"])
+        return Header(tree["name"], tree["metric"], tree["mode"], tree["search"], tree["scheduler"], seeds, base)
+
+    def all_trials(self) -> list[Trial]:
+        """Return every trial, in order."""
+        return [self.trial(file.parent.name) for file in sorted(self.trials.glob("*/trial.json"))]
+
+    def trial(self, trial_id: str) -> Trial:
+        """Read one trial's record."""
+        return Trial(**_read(self.run_dir(trial_id) / "trial.json"))
+
+    def save(self, trial: Trial, **changes: Any) -> Trial:
+        """Write a trial's record, with changes; returns it."""
+        changed = replace(trial, **changes)
+        self.run_dir(trial.id).mkdir(parents=True, exist_ok=True)
+        _write(self.run_dir(trial.id) / "trial.json", asdict(changed))
+        return changed
+
+    def run_dir(self, trial_id: str) -> Path:
+        """Return a trial's run folder."""
+        return self.trials / trial_id
+
+    def config_of(self, trial: Trial, base: RunConfig) -> RunConfig:
+        """Return the configuration a trial trains with, apart from where it is forked from."""
+        own = {"run.dir": str(self.run_dir(trial.id)), "checkpoint.keep": 1}
+        return resolve(base.model_dump(mode="json"), {**trial.overrides, **own}, where=f"trial {trial.id}")
+
+    def prune(self, trial: Trial) -> None:
+        """Delete what only resuming a trial, or using its model, would need."""
+        for name in ("checkpoints", "labels", "data", "ray"):
+            shutil.rmtree(self.run_dir(trial.id) / name, ignore_errors=True)
+
+    def settings(self) -> dict[str, Any]:
+        """Return what all points share."""
+        return dict(_read(self.header_file)["settings"])
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Hold the list of trials while one is added; waits for others that do the same."""
+        with (self.path / ".count").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the search for this process. Raises FolderInUseError where another one does."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise FolderInUseError(f"{self.path}: another process runs this search; wait or end it") from None
+            yield
+
+
+def _write(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    aside = file.with_suffix(".aside")
+    aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    aside.replace(file)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: expected a JSON object")
+    return content

@@ -1,0 +1,91 @@
+"""The points of a search, all known and checked before anything starts: what is wrong with the last is told first."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raydet.config.load import resolve
+from raydet.config.run import RunConfig
+from raydet.errors import ConfigError
+from raydet.sweep.space import SpaceError, Sweep, is_grid
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One setting under test."""
+
+    number: int
+    values: Mapping[str, Any]  # what the search varies, for tables and plots
+    overrides: Mapping[str, Any]  # the same as settings of the configuration, with the search's fixed ones
+
+
+def points_of(sweep: Sweep, *, samples: int | None = None, seed: int = 0) -> list[Point]:
+    """Return the grid, the random draws or the variants, in order; equal draws are one point.
+
+    The same arguments give the same points. Raises SpaceError where a value is not plain data (JSON).
+    """
+    found: dict[str, Point] = {}
+    for values, overrides in _settings(sweep, samples or sweep.samples, seed):
+        try:
+            key = json.dumps(overrides, sort_keys=True, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise SpaceError(f"{values}: a value is not plain data (number, text, list, mapping): {error}") from None
+        plain = json.loads(json.dumps(values))
+        found.setdefault(key, Point(len(found), plain, {**sweep.settings, **json.loads(key)}))
+    return list(found.values())
+
+
+def check_points(base: Mapping[str, Any], points: Sequence[Point], *, where: str) -> None:
+    """Resolve every point's configuration. Raises ConfigError naming the point, the key and what is allowed."""
+    for point in points:
+        try:
+            resolve(base, point.overrides, where=where)
+        except ConfigError as error:
+            values = ", ".join(f"{key}={json.dumps(value)}" for key, value in point.values.items())
+            raise ConfigError(f"point {point.number} of the search ({values}): {error}") from None
+
+
+def draw_points(sweep: Sweep, number: int, *, seed: int = 0) -> list[Point]:
+    """Return points such as a searcher may suggest, to see whether the configuration takes them."""
+    rng = np.random.RandomState(seed)
+    draws = [draw(sweep, rng) for _ in range(number)]
+    return [Point(i, values, {**sweep.settings, **values}) for i, values in enumerate(draws)]
+
+
+def draw(sweep: Sweep, rng: np.random.RandomState) -> dict[str, Any]:
+    """Return one draw from every random domain, as plain numbers and text."""
+    return {key: _plain(domain.sample(random_state=rng)) for key, domain in sweep.space.items() if not is_grid(domain)}
+
+
+def seeded(point: Point, sweep: Sweep, seed: int, base: RunConfig) -> dict[str, Any]:
+    """Return a point's settings with a seed; the labelled split moves along with it, from the split of the config."""
+    moved = {key: seed for key in sweep.seed_keys}
+    if "data.split_seed" in moved:
+        moved["data.split_seed"] = max(0, base.data.split_seed + seed - base.seed)
+    return {**point.overrides, **moved}
+
+
+def _settings(sweep: Sweep, samples: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    if sweep.variants:
+        for name, settings in sweep.variants.items():
+            yield {"variant": name}, dict(settings)
+        return
+    rng = np.random.RandomState(seed)
+    grids = {key: domain["grid_search"] for key, domain in sweep.space.items() if is_grid(domain)}
+    is_random = len(grids) < len(sweep.space)
+    for _ in range(samples if is_random else 1):
+        for cell in itertools.product(*grids.values()):
+            chosen = dict(zip(grids, cell, strict=True)) | draw(sweep, rng)
+            values = {key: chosen[key] for key in sweep.space}
+            yield values, dict(values)
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return float(f"{value:.10g}") if isinstance(value, float) else value  # quniform's 0.7000000000000001

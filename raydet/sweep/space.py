@@ -1,0 +1,167 @@
+"""What a search asks: a small Python file that holds one `Sweep`, read and checked here.
+
+    from ray import tune
+    from raydet.sweep.space import Sweep
+
+    sweep = Sweep(
+        question="How strong should the unsupervised box regression be?",
+        space={"method.unsup_reg_weight": tune.grid_search([0.5, 1.0, 2.0, 4.0])},
+    )
+
+Keys are the dotted paths of the configuration; values are Ray Tune's `grid_search`, `choice`, `uniform`, `loguniform`,
+`randint` and their like. A space file is a program of the user's own, run as such.
+"""
+
+from __future__ import annotations
+
+import json
+import runpy
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search.sample import Domain, Function
+
+from raydet.errors import UserError
+
+METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+PBT_REFUSED = (
+    "population based training is not supported: it changes settings in the middle of a run, so its result is no "
+    "configuration that `raydet train` could repeat, and pseudo-labels would come from a teacher that no single run "
+    "has made; use scheduler=None or Asha(...)"
+)
+
+
+class SpaceError(UserError):
+    """A search space that cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asha:
+    """Stop weak trials early: asynchronous successive halving (Li et al., MLSys 2020) over optimiser steps.
+
+    A trial is compared first when it has trained `grace_steps` steps, burn-in included, then at `reduction` times as
+    many, and so on; the best 1 / `reduction` of the trials go on.
+    """
+
+    grace_steps: int
+    reduction: int = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A paper's figures for the same question, drawn beside the search's own."""
+
+    source: str
+    """E.g. `IL-net, Table 1`."""
+    figure: str
+    """What was measured there, e.g. `AP, COCO val, 10 % of the labels`."""
+    values: Mapping[Any, float]
+    """Swept value (or variant's name) -> figure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One question: what varies, what is fixed, what decides. Either `space` or `variants` is given."""
+
+    question: str
+    space: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted key -> Ray Tune domain or `grid_search`; grids are crossed."""
+    variants: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Name -> settings that change together, for the rows of an ablation table."""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted key -> value that all points share, where the question is asked at another setting than the config's."""
+    metric: str = "AP"
+    mode: Literal["max", "min"] = "max"
+    samples: int = 1
+    """Draws from the random domains (for each grid point)."""
+    search: Literal["random", "optuna"] = "random"
+    """Who chooses the points of random domains; Optuna learns from finished trials."""
+    scheduler: Asha | None = None
+    seed_keys: tuple[str, ...] = ("seed", "data.split_seed")
+    """What a seed sets when a search runs several seeds per point."""
+    published: Published | None = None
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Return the names of what varies, in order; `variant` for named variants."""
+        return tuple(self.space) if self.space else ("variant",)
+
+
+def load_sweep(path: str | Path) -> Sweep:
+    """Run a space file and return its `sweep`, checked. Raises SpaceError that names the file and what is wrong."""
+    file = Path(path)
+    if not file.is_file():
+        raise SpaceError(f"{file}: no such space file; tune_spaces/ holds examples")
+    try:
+        found = runpy.run_path(str(file)).get("sweep")
+    except Exception as error:
+        line = next(
+            (f.lineno for f in reversed(traceback.extract_tb(error.__traceback__)) if f.filename == str(file)), "?"
+        )
+        raise SpaceError(f"{file}, line {line}: {type(error).__name__}: {error}") from None
+    if not isinstance(found, Sweep):
+        raise SpaceError(f"{file}: defines no `sweep = Sweep(...)`; see the top of raydet/sweep/space.py")
+    for problem in problems_of(found):
+        raise SpaceError(f"{file}: {problem}")
+    return found
+
+
+def problems_of(sweep: Sweep) -> list[str]:
+    """Return what is wrong with a search, apart from its keys, which the configuration checks."""
+    found = []
+    if bool(sweep.space) == bool(sweep.variants):
+        found.append("the search is empty or ambiguous: give either space={...} or variants={...}")
+    for key, domain in sweep.space.items():
+        if isinstance(domain, Function):
+            found.append(f"{key}: sample_from depends on other values; write the points as variants instead")
+        elif not _is_domain(domain):
+            found.append(f"{key}={domain!r}: expected tune.grid_search([...]), tune.uniform(...) or another domain")
+        elif is_grid(domain) and not domain["grid_search"]:
+            found.append(f"{key}: the grid is empty")
+        elif is_grid(domain) and len(set(map(_text, domain["grid_search"]))) < len(domain["grid_search"]):
+            found.append(f"{key}: the grid {domain['grid_search']} holds a value twice")
+    if sweep.metric not in METRICS:
+        found.append(f"metric={sweep.metric!r} is never reported; choose one of {', '.join(METRICS)}")
+    if sweep.mode not in ("max", "min"):
+        found.append(f"mode={sweep.mode!r}: max or min")
+    if sweep.samples < 1:
+        found.append(f"samples={sweep.samples}: at least 1")
+    if sweep.search not in ("random", "optuna"):
+        found.append(f"search={sweep.search!r}: random or optuna (grids need no choice)")
+    if sweep.search == "optuna" and (sweep.variants or any(map(is_grid, sweep.space.values()))):
+        found.append("search='optuna' chooses from random domains; a grid or variants leave it nothing to choose")
+    found += _scheduler_problems(sweep.scheduler)
+    return found
+
+
+def is_grid(domain: Any) -> bool:
+    """Whether it is the result of `tune.grid_search`."""
+    return isinstance(domain, Mapping) and set(domain) == {"grid_search"}
+
+
+def _is_domain(domain: Any) -> bool:
+    return isinstance(domain, Domain) or is_grid(domain)
+
+
+def _scheduler_problems(scheduler: Any) -> list[str]:
+    if scheduler is None:
+        return []
+    if isinstance(scheduler, Asha):
+        low = scheduler.grace_steps < 1 or scheduler.reduction < 2
+        return ["Asha: grace_steps is at least 1, reduction at least 2"] if low else []
+    if "Population" in type(scheduler).__name__ or scheduler in ("pbt", "pb2"):
+        return [PBT_REFUSED]
+    is_rays = isinstance(scheduler, TrialScheduler) and not isinstance(scheduler, FIFOScheduler)
+    hint = "; raydet builds Ray's ASHAScheduler itself" if is_rays else ""
+    return [f"scheduler={scheduler!r}: None or Asha(grace_steps=...){hint}"]
+
+
+def _text(value: Any) -> str:
+    try:
+        return json.dumps(value, sort_keys=True)
+    except (TypeError, ValueError):
+        return repr(value)

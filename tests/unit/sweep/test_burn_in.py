@@ -1,0 +1,111 @@
+"""What a burn-in depends on, and that a trial forked from a shared one equals the trial run alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raydet.config.run import RunConfig
+from raydet.sweep.burn_in import burn_in_config, burn_in_key, is_whole, shared_burn_in
+from raydet.train.checkpoint import open_checkpoint
+from raydet.train.launch import launch
+from tests.helpers import tiny_config
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method__score_threshold": 0.5},
+        {"method__unsup_cls_weight": 2.0},
+        {"method__unsup_reg_weight": 2.0},
+        {"method__unsup_iou_weight": 2.0},
+        {"method__iou_filter_threshold": 0.5},
+        {"method__iou_filter_enabled": False},
+        {"method__ema_keep_rate": 0.9},
+        {"optim__steps": 20},
+        {"optim__unlabeled_batch": 2},
+        {"optim__decay_at": [5]},  # after the burn-in's 3 steps
+        {"labels__lookahead": 2},
+        {"eval__every": 1},
+        {"run__dir": "elsewhere"},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_settings_that_act_later_leave_the_burn_in_as_it_is(changes: dict[str, object]):
+    assert burn_in_key(tiny_config(Path("a"), **changes)) == burn_in_key(tiny_config(Path("a")))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"seed": 4},
+        {"data__split_seed": 1},
+        {"data__labeled_count": 9},
+        {"method__burn_in_steps": 2},
+        {"method__iou_target_threshold": 0.6},
+        {"method__sup_iou_weight": 0.5},
+        {"method__iou_branch__inputs": ["roi_features"]},
+        {"method__iou_branch_enabled": False},
+        {"optim__lr": 2e-3},
+        {"optim__decay_at": [2]},  # within the burn-in
+        {"optim__labeled_batch": 2},
+        {"model__roi_batch": 8},
+        {"data__views__blur": 0.0},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_settings_that_the_burn_in_sees_change_its_key(changes: dict[str, object]):
+    assert burn_in_key(tiny_config(Path("a"), **changes)) != burn_in_key(tiny_config(Path("a")))
+
+
+def test_with_linear_scaling_the_unlabelled_batch_is_part_of_the_learning_rate():
+    def key(batch: int) -> str:
+        return burn_in_key(tiny_config(Path("a"), optim__lr_scaling="linear", optim__unlabeled_batch=batch))
+
+    assert key(2) != key(4)
+
+
+def test_every_trial_of_a_group_means_the_same_burn_in(tmp_path: Path):
+    base = tiny_config(tmp_path / "base")
+    one = tiny_config(tmp_path / "one", method__unsup_reg_weight=2.0, optim__decay_at=[6], optim__unlabeled_batch=2)
+    other = tiny_config(tmp_path / "other", method__score_threshold=0.5, optim__steps=20)
+    folder = tmp_path / "shared"
+    made = burn_in_config(one, base, folder)
+    assert made == burn_in_config(other, base, folder)
+    assert made.last_step == 3 and made.run.dir == str(folder)
+    assert burn_in_key(made) == burn_in_key(one)
+
+
+def test_a_trial_forked_from_the_shared_burn_in_equals_the_trial_run_alone(tmp_path: Path):
+    # Every unseen setting at once, another batch ratio too: an image drawn elsewhere would change the weights.
+    changes = {"method__unsup_reg_weight": 2.0, "method__ema_keep_rate": 0.7, "optim__unlabeled_batch": 3}
+    alone = tiny_config(tmp_path / "alone", **changes)
+    launch(alone)
+    checkpoint = shared_burn_in(alone, tiny_config(tmp_path / "base"), tmp_path / "shared")
+    launch(tiny_config(tmp_path / "forked", **changes, run__fork_from=str(checkpoint)))
+    assert files(tmp_path / "alone", 8) == files(tmp_path / "forked", 8)
+
+
+def test_a_whole_burn_in_is_not_trained_again(tmp_path: Path):
+    config = tiny_config(tmp_path / "trial")
+    checkpoint = shared_burn_in(config, config, tmp_path / "shared")
+    before = (checkpoint / "COMMIT").stat().st_mtime_ns
+    assert shared_burn_in(config, config, tmp_path / "shared") == checkpoint
+    assert (checkpoint / "COMMIT").stat().st_mtime_ns == before
+
+
+def test_a_burn_in_that_was_cut_off_is_finished(tmp_path: Path):
+    config: RunConfig = tiny_config(tmp_path / "trial", checkpoint__every=1)
+    partial = burn_in_config(config, config, tmp_path / "shared")
+    launch(partial.model_copy(update={"run": partial.run.model_copy(update={"stop_at": 2})}))
+    checkpoint = shared_burn_in(config, config, tmp_path / "shared")
+    assert is_whole(checkpoint) and open_checkpoint(checkpoint).step == 3
+
+
+def files(run: Path, step: int) -> dict[str, str]:
+    """Return the checksums of a checkpoint's weights and optimiser state."""
+    import json
+
+    commit = json.loads((run / "checkpoints" / f"step_{step:08d}" / "COMMIT").read_text())
+    return {name: entry["sha256"] for name, entry in commit["files"].items() if name.endswith(".safetensors")}

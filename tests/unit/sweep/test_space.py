@@ -1,0 +1,127 @@
+"""Space files and the points they make."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ray import tune
+
+from raydet.config.load import load
+from raydet.errors import ConfigError
+from raydet.sweep.points import check_points, draw_points, points_of, seeded
+from raydet.sweep.space import Asha, SpaceError, Sweep, load_sweep, problems_of
+from tests.helpers import tiny_config
+
+ROOT = Path(__file__).parents[3]
+HEAD = "from ray import tune\nfrom raydet.sweep.space import Asha, Sweep\n"
+
+
+def space_file(folder: Path, text: str) -> Path:
+    file = folder / "mine.py"
+    file.write_text(HEAD + text)
+    return file
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "tune_spaces").glob("*.py")), ids=lambda file: file.stem)
+def test_every_shipped_space_suits_the_paper_config_and_the_small_one(file: Path, monkeypatch: pytest.MonkeyPatch):
+    sweep = load_sweep(file)
+    points = points_of(sweep)
+    for name in ("il_net_bccd", "il_net_coco10"):
+        base = load(ROOT / "jobs" / "configs" / f"{name}.yaml")
+        check_points(base.model_dump(mode="json"), points, where=name)
+
+
+def test_the_papers_tables_have_as_many_points_as_rows():
+    rows = {"beta": 4, "iou_filter": 3, "iou_target": 6, "iou_threshold": 5, "branch_inputs": 6}
+    for name, number in rows.items():
+        sweep = load_sweep(ROOT / "tune_spaces" / f"il_net_{name}.py")
+        assert len(points_of(sweep)) == number == len(sweep.published.values)
+
+
+def test_a_grid_is_crossed_in_the_order_of_the_keys():
+    space = {"optim.lr": tune.grid_search([1e-3, 2e-3]), "seed": tune.grid_search([0, 1])}
+    values = [point.values for point in points_of(Sweep("?", space))]
+    assert values == [
+        {"optim.lr": 1e-3, "seed": 0},
+        {"optim.lr": 1e-3, "seed": 1},
+        {"optim.lr": 2e-3, "seed": 0},
+        {"optim.lr": 2e-3, "seed": 1},
+    ]
+
+
+def test_draws_repeat_with_the_seed_and_equal_draws_are_one_point():
+    sweep = Sweep("?", {"method.score_threshold": tune.uniform(0.5, 0.9)}, samples=5)
+    assert points_of(sweep, seed=1) == points_of(sweep, seed=1) != points_of(sweep, seed=2)
+    coin = Sweep("?", {"method.unsup_reg_weight": tune.choice([0.0, 1.0])}, samples=50)
+    assert len(points_of(coin)) == 2
+
+
+def test_values_are_plain_numbers():
+    sweep = Sweep("?", {"method.burn_in_steps": tune.randint(1, 3), "optim.lr": tune.loguniform(1e-4, 1e-3)}, samples=3)
+    for point in [*points_of(sweep), *draw_points(sweep, 3)]:
+        assert type(point.values["method.burn_in_steps"]) is int and type(point.values["optim.lr"]) is float
+
+
+def test_a_seed_moves_the_labelled_split_along(tmp_path: Path):
+    base = tiny_config(tmp_path, seed=3, data__split_seed=10)
+    (point,) = points_of(Sweep("?", {"optim.lr": tune.grid_search([1e-3])}))
+    # seed 5 is 2 above the config's 3, so the split is 10 + 2
+    expected = {"optim.lr": 1e-3, "seed": 5, "data.split_seed": 12}
+    assert seeded(point, Sweep("?", {"optim.lr": tune.grid_search([1e-3])}), 5, base) == expected
+
+
+def test_an_unknown_key_is_named_with_the_nearest_known_one(tmp_path: Path):
+    base = tiny_config(tmp_path).model_dump(mode="json")
+    points = points_of(Sweep("?", {"method.iou_filter_treshold": tune.grid_search([0.4])}))
+    with pytest.raises(ConfigError, match="point 0.*iou_filter_treshold.*did you mean method.iou_filter_threshold"):
+        check_points(base, points, where="mine.yaml")
+
+
+def test_a_bad_value_in_the_last_point_is_found_before_the_first_one_runs(tmp_path: Path):
+    base = tiny_config(tmp_path).model_dump(mode="json")
+    points = points_of(Sweep("?", {"method.iou_filter_threshold": tune.grid_search([0.4, 0.5, 1.5])}))
+    with pytest.raises(ConfigError, match=r"point 2 of the search \(method.iou_filter_threshold=1.5\)"):
+        check_points(base, points, where="mine.yaml")
+
+
+@pytest.mark.parametrize(
+    ("sweep", "message"),
+    [
+        (Sweep("?"), "empty or ambiguous"),
+        (Sweep("?", {"seed": tune.grid_search([])}), "the grid is empty"),
+        (Sweep("?", {"seed": tune.grid_search([1, 1])}), "holds a value twice"),
+        (Sweep("?", {"seed": [1, 2]}), "expected tune.grid_search"),
+        (Sweep("?", {"seed": tune.sample_from(lambda spec: 1)}), "sample_from"),
+        (Sweep("?", {"seed": tune.randint(0, 9)}, metric="mAP"), "never reported; choose one of AP, AP50"),
+        (Sweep("?", {"seed": tune.randint(0, 9)}, samples=0), "at least 1"),
+        (Sweep("?", {"seed": tune.grid_search([1])}, search="optuna"), "nothing to choose"),
+        (Sweep("?", {"seed": tune.randint(0, 9)}, scheduler="pbt"), "population based training is not supported"),
+        (Sweep("?", {"seed": tune.randint(0, 9)}, scheduler=Asha(0)), "grace_steps"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_search_that_cannot_be_meant_is_refused(sweep: Sweep, message: str):
+    assert any(message in problem for problem in problems_of(sweep))
+
+
+def test_rays_own_population_based_training_is_refused_with_the_reason():
+    from ray.tune.schedulers import PopulationBasedTraining
+
+    scheduler = PopulationBasedTraining(hyperparam_mutations={"optim.lr": [1e-3]})
+    sweep = Sweep("?", {"optim.lr": tune.choice([1e-3])}, scheduler=scheduler)
+    assert any("no configuration that `raydet train` could repeat" in problem for problem in problems_of(sweep))
+
+
+def test_a_value_that_is_not_plain_data_is_refused():
+    with pytest.raises(SpaceError, match="not plain data"):
+        points_of(Sweep("?", {"run.dir": tune.grid_search([Path("x")])}))
+
+
+def test_a_broken_space_file_is_named_with_its_line(tmp_path: Path):
+    with pytest.raises(SpaceError, match=r"mine.py, line 3: NameError"):
+        load_sweep(space_file(tmp_path, "sweep = Sweeep()\n"))
+    with pytest.raises(SpaceError, match="defines no `sweep"):
+        load_sweep(space_file(tmp_path, "space = {}\n"))
+    with pytest.raises(SpaceError, match="no such space file"):
+        load_sweep(tmp_path / "absent.py")
