@@ -83,7 +83,7 @@ class Disk:
     at_the_end: int
 
 
-def disk_of(config: RunConfig, *, num_classes: int, num_trials: int, at_once: int, num_burn_ins: int) -> Disk:
+def disk_of(config: RunConfig, *, num_classes: int, at_once: int, num_burn_ins: int) -> Disk:
     """Estimate what a search writes: checkpoints and labels while trials run; afterwards burn-ins and the best trial.
 
     A checkpoint holds student, teacher and the optimiser's moments in float32; the newest, the best and the burn-in's

@@ -79,11 +79,11 @@ def describe(folder: SweepFolder, header: Header, trials: Sequence[Trial], count
     groups = {trial.burn_in for trial in trials if trial.burn_in is not None}
     num_classes = len(prepare(header.base.data, folder.path / "data").class_names)
     number = len(trials) or count
-    disk = disk_of(config, num_classes=num_classes, num_trials=number, at_once=at_once, num_burn_ins=len(groups))
+    disk = disk_of(config, num_classes=num_classes, at_once=at_once, num_burn_ins=len(groups))
     over = sum(trial.is_over for trial in trials)
     claims = ", ".join(f"{amount:g} {name}" for name, amount in total(claims_of_trial(config)).items())
     own = sum(trial.burn_in is None for trial in trials)
-    burn_in = f"{len(groups)} shared burn-ins" + (f", {own} trials train their own" if own else "")
+    burn_in = f"shared burn-ins: {len(groups)}" + (f"; {own} trials train their own" if own else "")
     return "\n".join(
         [
             f"raydet tune: {header.name} in {folder.path}",

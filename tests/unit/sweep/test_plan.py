@@ -1,0 +1,84 @@
+"""How a search is laid out before it starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from ray import tune
+
+from raydet.errors import ConfigError
+from raydet.sweep.folder import SweepFolder
+from raydet.sweep.plan import claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
+from raydet.sweep.points import points_of
+from raydet.sweep.space import Sweep
+from tests.helpers import tiny_config
+
+BETA = Sweep("?", {"method.unsup_reg_weight": tune.grid_search([0.5, 1.0])})
+RAY = {"cluster__backend": "ray", "cluster__workers": 2, "cluster__gpus_per_worker": 1}
+POOL = {"labels__source": "pool", "labels__lookahead": 1, "pool__gpus_per_actor": 0.5}
+
+
+def test_every_point_runs_with_every_seed(tmp_path: Path):
+    base = tiny_config(tmp_path)
+    trials = trials_of(points_of(BETA), BETA, base, [0, 1])
+    assert [trial.id for trial in trials] == ["0000-seed0", "0001-seed0", "0000-seed1", "0001-seed1"]
+    assert trials[3].overrides == {"method.unsup_reg_weight": 1.0, "seed": 1, "data.split_seed": 0}
+    (alone, _) = trials_of(points_of(BETA), BETA, base, [base.seed])
+    assert alone.id == "0000" and alone.overrides == {"method.unsup_reg_weight": 0.5}
+
+
+def test_sixteen_points_over_theta_beta_and_gamma_share_one_burn_in(tmp_path: Path):
+    space = {
+        "method.iou_filter_threshold": tune.grid_search([0.3, 0.4, 0.5, 0.6]),
+        "method.unsup_reg_weight": tune.grid_search([0.5, 1.0]),
+        "method.unsup_iou_weight": tune.grid_search([1.0, 4.0]),
+    }
+    base, sweep = tiny_config(tmp_path), Sweep("?", space)
+    trials = with_shared_burn_ins(trials_of(points_of(sweep), sweep, base, [3]), SweepFolder(tmp_path), base)
+    assert len(trials) == 16 and len({trial.burn_in for trial in trials}) == 1 and trials[0].burn_in
+
+
+def test_the_first_trial_of_each_burn_in_comes_first_and_lonely_ones_train_their_own(tmp_path: Path):
+    space = {
+        "method.iou_target_threshold": tune.grid_search([0.6, 0.7]),
+        "method.unsup_reg_weight": tune.grid_search([0.5, 1.0]),
+    }
+    base, sweep = tiny_config(tmp_path), Sweep("?", space)
+    trials = with_shared_burn_ins(trials_of(points_of(sweep), sweep, base, [3]), SweepFolder(tmp_path), base)
+    assert [trial.id for trial in trials] == ["0000", "0002", "0001", "0003"]
+    alone = Sweep("?", {"method.iou_target_threshold": tune.grid_search([0.6, 0.7])})
+    lonely = with_shared_burn_ins(trials_of(points_of(alone), alone, base, [3]), SweepFolder(tmp_path), base)
+    assert [trial.burn_in for trial in lonely] == [None, None]
+
+
+def test_a_trial_on_ray_claims_its_workers_teachers_and_a_share_for_its_driver(tmp_path: Path):
+    config = tiny_config(tmp_path, **RAY, **POOL)
+    # 0.1 driver + 2 workers + 1 teacher; 2 workers + 0.5 teacher
+    nodes = [{"CPU": 8.0, "GPU": 8.0}]
+    assert [claim.what for claim in claims_of_trial(config)] == ["trial drivers", "workers", "teachers"]
+    assert concurrency([config] * 9, nodes) == 2  # 8 / 3.1 CPU = 2.6; 8 / 2.5 GPU = 3.2
+    assert concurrency([config] * 9, nodes, limit=1) == 1
+    assert concurrency([config], nodes) == 1  # no more than there are trials
+
+
+def test_a_trial_in_one_process_claims_what_the_process_uses(tmp_path: Path):
+    config = tiny_config(tmp_path, cluster__cpus_per_worker=2.0)
+    assert concurrency([config] * 9, [{"CPU": 5.0}]) == 2  # 5 / 2
+
+
+def test_a_search_that_can_never_fit_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="GPU: 2 for 2 workers, together 2; the cluster has 1"):
+        concurrency([tiny_config(tmp_path, **RAY)], [{"CPU": 8.0, "GPU": 1.0}])
+
+
+def test_the_disk_estimate_counts_checkpoints_labels_and_burn_ins(tmp_path: Path):
+    config = tiny_config(tmp_path)
+    from raydet.methods import build_method
+
+    parameters = sum(p.numel() for p in build_method(config).build_model(4).parameters())
+    disk = disk_of(config, num_classes=4, at_once=2, num_burn_ins=1)
+    burn_in = 4 * parameters * 3  # student and AdamW's two moments
+    trial = 3 * 4 * parameters * 4 + 5 * 4 * 8000  # three checkpoints with a teacher; 5 steps x 4 images
+    assert disk.at_the_end == burn_in + trial
+    assert disk.at_once == burn_in + trial + 2 * trial
