@@ -11,53 +11,23 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-import torch
 from ray import cloudpickle
 
 from raydet.config.load import dump
-from raydet.labels.store import read_all
 from raydet.metrics import read_metrics
 from raydet.pool.launch import start_broker
 from raydet.pool.scaling import PoolTiming
 from raydet.train import on_ray
 from raydet.train.annotator import AnnotatorFactory, DetectorAnnotator
-from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import launch
 from tests.helpers import tiny_config
 from tests.integration.processes import Killer, steps_done
+from tests.integration.runs import assert_same_bits, label_keys, losses
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
 
 ASYNC = {"labels__lookahead": 2, "labels__publish_every": 2, "optim__steps": 16, "checkpoint__every": 4}
 POOL = {**ASYNC, "cluster__backend": "ray", "labels__source": "pool", "pool__cpus_per_actor": 0.5}
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    checkpoint = latest_checkpoint(run / "checkpoints")
-    assert checkpoint is not None
-    return {
-        f"{role}.{name}": value for role in ("student", "teacher") for name, value in checkpoint.tensors(role).items()
-    }
-
-
-def assert_same_bits(run: Path, other: Path) -> None:
-    mine, theirs = weights(run), weights(other)
-    assert mine.keys() == theirs.keys()
-    different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
-    assert not different, f"{len(different)} of {len(mine)} tensors differ, e.g. {different[:3]}"
-
-
-def label_keys(run: Path) -> set[tuple[int, str]]:
-    return {
-        (version, image_id)
-        for table in read_all(run / "labels")
-        for version, image_id in zip(table["version"].to_pylist(), table["image_id"].to_pylist(), strict=True)
-    }
-
-
-def losses(run: Path) -> list[dict[str, float]]:
-    lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
-    return [{k: v for k, v in line.items() if k == "step" or k.endswith("/raw")} for line in lines]
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,39 @@
+"""What two runs are compared by."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from raydet.labels.store import read_all
+from raydet.metrics import read_metrics
+from raydet.train.checkpoint import latest_checkpoint
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    checkpoint = latest_checkpoint(run / "checkpoints")
+    assert checkpoint is not None
+    return {
+        f"{role}.{name}": value for role in ("student", "teacher") for name, value in checkpoint.tensors(role).items()
+    }
+
+
+def assert_same_bits(run: Path, other: Path) -> None:
+    mine, theirs = weights(run), weights(other)
+    assert mine.keys() == theirs.keys()
+    different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
+    assert not different, f"{len(different)} of {len(mine)} tensors differ, e.g. {different[:3]}"
+
+
+def label_keys(run: Path) -> set[tuple[int, str]]:
+    return {
+        (version, image_id)
+        for table in read_all(run / "labels")
+        for version, image_id in zip(table["version"].to_pylist(), table["image_id"].to_pylist(), strict=True)
+    }
+
+
+def losses(run: Path) -> list[dict[str, float]]:
+    lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+    return [{k: v for k, v in line.items() if k == "step" or k.endswith("/raw")} for line in lines]
