@@ -1,4 +1,4 @@
-"""What a search has found, read from its folder: a row per trial, a summary per point, the best point.
+"""What a search has found, read from its folder and written down: a row per trial, a summary per point, the best one.
 
 Figures are shares as in metrics.jsonl (AP 0.25 is 25 %). A trial's figure is that of its last evaluation on val, by its
 teacher where the run has one; a point's is the mean over the seeds that are done. Missing, running and failed trials
@@ -9,59 +9,22 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydet.config.load import resolve
-from raydet.config.run import RunConfig
-from raydet.errors import ConfigError
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
+
+from raydet.config.load import dump, resolve
 from raydet.metrics import FILE_NAME
-from raydet.sweep.course import Course
-from raydet.sweep.folder import FORMAT, SweepFolder, Trial
-from raydet.sweep.results_files import write_best, write_tables
+from raydet.sweep.course import Course, newest_figure
+from raydet.sweep.folder import SweepFolder, Trial
+from raydet.sweep.question import Question, read_question, value_text
 
-
-@dataclass(frozen=True, slots=True)
-class PublishedCurve:
-    """A paper's figures for the points of a search."""
-
-    source: str
-    figure: str  # what was measured there
-    points: tuple[tuple[dict[str, Any], float], ...]  # values of the swept keys, figure in percent as papers print it
-
-    def at(self, values: Mapping[str, Any]) -> float | None:
-        """Return the figure of a point in percent, None where the paper has none."""
-        for known, figure in self.points:
-            if all(values.get(key) == value for key, value in known.items()):
-                return figure
-        return None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """What a search asks: sweep.json, as far as its results are concerned."""
-
-    folder: Path
-    name: str
-    text: str
-    metric: str
-    mode: str  # max or min
-    keys: tuple[str, ...]
-    seeds: tuple[int, ...]
-    scheduler: str
-    published: PublishedCurve | None
-    base: RunConfig
-
-    def is_better(self, value: float, than: float) -> bool:
-        """Whether a figure beats another one, strictly."""
-        return value > than if self.mode == "max" else value < than
-
-    def short_names(self) -> dict[str, str]:
-        """Return key -> its last part, the whole key where two end alike."""
-        last = [key.rsplit(".", 1)[-1] for key in self.keys]
-        return {key: short if last.count(short) == 1 else key for key, short in zip(self.keys, last, strict=True)}
+SHOWN = 20  # points that the terminal lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,31 +76,6 @@ class PointSummary:
         return self.num_done == len(self.rows)
 
 
-def read_question(folder: Path) -> Question:
-    """Read sweep.json. Raises ConfigError where there is none or it is damaged."""
-    file = folder / "sweep.json"
-    try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-        if tree["format"] != FORMAT:
-            raise ConfigError(f"{file}: format {tree['format']!r}, this raydet reads {FORMAT}")
-        said = tree["published"]
-        published = said and PublishedCurve(
-            str(said["source"]),
-            str(said["metric"]),
-            tuple((dict(each["values"]), float(each["AP"])) for each in said["points"]),
-        )
-        names = [str(tree[name]) for name in ("name", "question", "metric", "mode")]
-        keys, seeds = tuple(map(str, tree["keys"])), tuple(map(int, tree["seeds"]))
-        base = resolve(tree["base"], {}, where=f"{file}, base")
-        return Question(folder, *names, keys, seeds, str(tree["scheduler"]), published, base)
-    except FileNotFoundError:
-        raise ConfigError(f"{folder}: no sweep.json there; give the folder of a search") from None
-    except ConfigError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{file}: not the description of a search: {type(error).__name__}: {error}") from None
-
-
 def collect(folder: Path) -> list[TrialRow]:
     """Return a row per trial, in order of point and seed, whatever state it is in."""
     question, home = read_question(folder), SweepFolder(folder)
@@ -167,32 +105,75 @@ def best_point(points: Sequence[PointSummary], mode: str) -> PointSummary | None
 
 
 def best_trial(folder: Path) -> str | None:
-    """Return the id of the single trial with the best figure among those that are done, the first of equals."""
+    """Return the id of the single trial with the best figure among those that are done, the first of equals.
+
+    Another trial can only take its place by being better, so a model that is kept for it is never missed later.
+    """
     question = read_question(folder)
-    best: tuple[float, str] | None = None
-    for trial in SweepFolder(folder).all_trials():
-        figure = (
-            _last_figure(folder / "trials" / trial.id / FILE_NAME, question.metric) if trial.state == "done" else None
-        )
-        if figure is not None and (best is None or question.is_better(figure, best[0])):
-            best = figure, trial.id
-    return None if best is None else best[1]
+    found = [
+        (newest_figure(folder / "trials" / trial.id / FILE_NAME, question.metric), trial.id)
+        for trial in SweepFolder(folder).all_trials()
+        if trial.state == "done"
+    ]
+    known = [(figure, trial) for figure, trial in found if figure is not None]
+    return max(known, key=lambda each: question.sign * each[0])[1] if known else None
 
 
 def write_results(folder: Path) -> str:
-    """Write results.csv, results.parquet and best.yaml into a search's folder; return what to tell the user."""
+    """Write results.csv, results.parquet and best.yaml into a search's folder; return what to tell the user.
+
+    best.yaml is the base configuration with what the best point's seeds have in common, for a run in FOLDER/best. There
+    is none while no trial is done.
+    """
     question, rows = read_question(folder), collect(folder)
     points = summarise_points(rows)
     best = best_point(points, question.mode)
-    write_tables(question, rows)
-    write_best(question, best)
+    table = as_table(question, rows)
+    _replace(folder / "results.csv", lambda aside: pyarrow.csv.write_csv(table, aside))
+    _replace(folder / "results.parquet", lambda aside: pyarrow.parquet.write_table(table, aside))
+    if best is not None:
+        text = best_config(question, best)
+        _replace(folder / "best.yaml", lambda aside: aside.write_text(text, encoding="utf-8"))
     return "\n".join(describe(question, points, best))
+
+
+def as_table(question: Question, rows: Sequence[TrialRow]) -> pa.Table:
+    """Return a row per trial; figures are shares, lists and other values that are no plain column are JSON text."""
+    metric = question.metric
+    figures = dict.fromkeys((metric, "AP", "AP50", "AP75"))
+    lines = []
+    for row in rows:
+        newest, best = row.course.newest(), row.best
+        lines.append(
+            {"id": row.trial.id, "point": row.trial.point, "seed": row.trial.seed}
+            | {key: row.values.get(key) for key in question.keys}
+            | {"state": row.state, "step": row.course.step}
+            | {name: newest.get(name) for name in figures}
+            | {f"best_{metric}": best and best[1], "best_step": best and best[0]}
+            | {"seconds": row.course.seconds, "message": row.trial.message}
+        )
+    names = list(lines[0]) if lines else []
+    return pa.table({name: _column([line[name] for line in lines]) for name in names})
+
+
+def best_config(question: Question, best: PointSummary) -> str:
+    """Return the YAML of the best point, with a comment that says which it is."""
+    shared = dict(best.rows[0].trial.overrides)
+    for row in best.rows[1:]:  # without what sets the seed
+        shared = {key: value for key, value in shared.items() if row.trial.overrides.get(key) == value}
+    config = resolve(question.base.model_dump(mode="json"), {**shared, "run.dir": str(question.folder / "best")})
+    seeds = ", ".join(str(row.trial.seed) for row in best.rows if row.state == "done")
+    values = json.dumps(best.values)
+    comment = (
+        f"# raydet tune {json.dumps(question.name)}: point {best.number}, {values}\n"
+        f"# {question.metric} on val: {figure_text(best)}; seeds that are done: {seeds}\n"
+    )
+    return comment + dump(config)
 
 
 def describe(question: Question, points: Sequence[PointSummary], best: PointSummary | None) -> list[str]:
     """Return the summary of a search as lines for a terminal: the points best first, then what was written where."""
-    sign = -1 if question.mode == "max" else 1
-    ranked = sorted(points, key=lambda p: (p.mean is None, sign * (p.mean or 0.0), p.number))
+    ranked = sorted(points, key=lambda p: (p.mean is None, -question.sign * (p.mean or 0.0), p.number))
     lines = [f"{question.metric} on val, {question.mode} wanted:" if ranked else "no trials"]
     lines += [f"  {point_text(question, point)}: {figure_text(point)}" for point in ranked[:SHOWN]]
     if len(ranked) > SHOWN:
@@ -201,9 +182,6 @@ def describe(question: Question, points: Sequence[PointSummary], best: PointSumm
     if best is None:
         return [*lines, "no trial is done, so there is no best configuration"]
     return [*lines, f"the best point: raydet train {question.folder / 'best.yaml'}"]
-
-
-SHOWN = 20  # points that the terminal lists
 
 
 def point_text(question: Question, point: PointSummary) -> str:
@@ -223,15 +201,6 @@ def figure_text(point: PointSummary) -> str:
     return f"{100 * point.mean:.1f}{spread}{seeds}"
 
 
-def value_text(value: Any) -> str:
-    """Return a swept value for people: text as it is, lists with commas, numbers short."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list):
-        return ", ".join(map(value_text, value))
-    return f"{value:g}" if isinstance(value, float) else json.dumps(value)
-
-
 def _summarised(number: int, rows: Sequence[TrialRow]) -> PointSummary:
     done = [row.figure for row in rows if row.state == "done" and row.figure is not None]
     mean = statistics.fmean(done) if done else None
@@ -239,6 +208,17 @@ def _summarised(number: int, rows: Sequence[TrialRow]) -> PointSummary:
     return PointSummary(number, rows[0].values, tuple(rows), mean, sd, len(done))
 
 
-def _last_figure(metrics: Path, metric: str) -> float | None:
-    """Return what `Course` would, but look at the evaluations only: a search asks this whenever a trial ends."""
-    raise NotImplementedError
+def _column(values: list[Any]) -> pa.Array:
+    known = [value for value in values if value is not None]
+    if all(isinstance(value, bool) for value in known):
+        return pa.array(values, pa.bool_() if known else pa.null())
+    if all(isinstance(value, int | float) and not isinstance(value, bool) for value in known):
+        is_whole = all(isinstance(value, int) for value in known)
+        return pa.array(values, pa.int64() if is_whole else pa.float64())
+    return pa.array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])
+
+
+def _replace(file: Path, write: Callable[[Path], object]) -> None:
+    aside = file.with_name(f".writing-{file.name}")
+    write(aside)
+    aside.replace(file)
