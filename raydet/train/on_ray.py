@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -15,6 +16,8 @@ from ray.train.torch import TorchTrainer, get_device
 
 from raydet.cluster.connect import connected
 from raydet.cluster.needs import check_fits, claims_of, total
+from raydet.cluster.nodes import alive_nodes
+from raydet.cluster.storage import check_shared
 from raydet.config.run import RunConfig
 from raydet.data.loader import TeacherViews
 from raydet.errors import RunError, UserError
@@ -33,7 +36,8 @@ def train_on_ray(config: RunConfig) -> None:
     wanted = total(claims_of(config))
     own = {name: amount for name, amount in wanted.items() if name not in ("CPU", "GPU")}  # a local Ray has them
     with connected(config.cluster, cpus=wanted["CPU"], resources=own, show_workers=config.log.workers):
-        check_fits(claims_of(config, least=True), [node["Resources"] for node in ray.nodes() if node["Alive"]])
+        check_fits(claims_of(config, least=True), [node["Resources"] for node in alive_nodes()])
+        check_shared(Path(config.run.dir), "run.dir")
         _fit(config)
 
 
@@ -70,6 +74,8 @@ def _fit(config: RunConfig) -> None:
     try:
         try:
             trainer.fit()
+        except SystemExit:  # Ray Train's answer to Ctrl-C, once its workers have ended
+            raise KeyboardInterrupt from None
         except ray.train.TrainingFailedError:
             _raise_verdict(folder)  # what a worker said is better than what Ray Train says about it
             raise
