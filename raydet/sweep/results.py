@@ -174,7 +174,8 @@ def best_config(question: Question, best: PointSummary) -> str:
 def describe(question: Question, points: Sequence[PointSummary], best: PointSummary | None) -> list[str]:
     """Return the summary of a search as lines for a terminal: the points best first, then what was written where."""
     ranked = sorted(points, key=lambda p: (p.mean is None, -question.sign * (p.mean or 0.0), p.number))
-    lines = [f"{question.metric} on val, {question.mode} wanted:" if ranked else "no trials"]
+    spread = ", mean ± standard deviation of the seeds" if len(question.seeds) > 1 else ""
+    lines = [f"{question.metric} on val in percent ({question.mode} is best){spread}:"]
     lines += [f"  {point_text(question, point)}: {figure_text(point)}" for point in ranked[:SHOWN]]
     if len(ranked) > SHOWN:
         lines.append(f"  ... and {len(ranked) - SHOWN} more")
