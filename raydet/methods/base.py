@@ -31,6 +31,8 @@ class Selection:
     kept: PseudoBoxes
     dropped: Mapping[str, int] = field(default_factory=dict)  # gate name -> rows removed by it
     is_complete: bool = True  # whether the stored rows reach down to the lowest score that could be kept
+    dropped_quality: float = 0.0  # sum of `quality` over the rows that the gate "quality" removed
+    background: int | None = None  # rows that passed it because their RoI's best class is background; None: no gate
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from raydet.labels.schedule import LabelSchedule
 from raydet.methods.base import MUTUAL_STAGE, Method, Selection, Thresholds, loss_terms
 from raydet.models.detector import Detector
 from raydet.models.images import ImageBatch
+from raydet.models.iou_branch import BACKGROUND
 from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
 
 
@@ -103,7 +104,13 @@ class IlNet(Method):
             "nms": len(gated) - len(distinct),
             "score": len(distinct) - len(kept),
         }
-        return Selection(kept, dropped, labels.complete_above <= self.config.score_threshold)
+        return Selection(
+            kept,
+            dropped,
+            is_complete=labels.complete_above <= self.config.score_threshold,
+            dropped_quality=float(labels.quality.double().sum() - gated.quality.double().sum()),
+            background=int((gated.quality == BACKGROUND).sum()) if self._filters else None,
+        )
 
     @property
     def thresholds(self) -> Thresholds:

@@ -17,6 +17,10 @@ from raydet.config.methods import IoUBranchConfig
 from raydet.errors import ConfigError
 from raydet.geometry import paired_iou
 
+BACKGROUND = 1.0
+"""The quality of an RoI whose most probable class is background."""
+_BELOW_ONE = 1 - 2**-24  # the largest float32 below 1: above a logit of 17 a sigmoid is rounded to 1
+
 
 class IoUBranch(nn.Module):
     """The two layers of f, and the loss that they are trained with."""
@@ -64,13 +68,14 @@ class IoUBranch(nn.Module):
 
 
 def gate_quality(class_logits: Tensor, branch_logits: Tensor) -> Tensor:
-    """Return the quality `[R]` that the gate reads: q of the most probable class, or 1 where that is background.
+    """Return the quality `[R]` that the gate reads: q of the most probable class, or `BACKGROUND` where that is none.
 
-    An RoI whose best guess is background always passes (spec 3.1, step 3).
+    An RoI whose best guess is background always passes (spec 3.1, step 3). No q equals 1, so that these RoIs can be
+    told from the others in a stored label too.
     """
     best = class_logits.argmax(dim=1)
-    quality = branch_logits.sigmoid().gather(1, best[:, None])[:, 0]
-    return torch.where(best > 0, quality, torch.ones_like(quality))
+    quality = branch_logits.sigmoid().gather(1, best[:, None])[:, 0].clamp(max=_BELOW_ONE)
+    return torch.where(best > 0, quality, torch.full_like(quality, BACKGROUND))
 
 
 def placement(decoded: Tensor, matched: Tensor, truth: Tensor, *, best: bool) -> Tensor:

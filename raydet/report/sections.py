@@ -112,7 +112,7 @@ def loss_shares(run: Inputs, pictures: Pictures) -> Section:
 def gates(run: Inputs, pictures: Pictures) -> Section:
     """Show how many boxes each gate drops (Fig. 3d of the IL-net paper) and how many are left."""
     found = {key for record in run.kind("step") for key in record if key.startswith("gate/")}
-    dropped = curves(run, {key.split("/")[1]: key for key in sorted(found)})
+    dropped = curves(run, {key.split("/")[1]: key for key in sorted(found) if key.endswith("/dropped")})
     kept = curves(run, {"kept": "pseudo/boxes_per_image"})
     if not kept:
         reason = run.no_labels or "No step with pseudo-labels was written yet."
@@ -121,14 +121,31 @@ def gates(run: Inputs, pictures: Pictures) -> Section:
     if dropped:
         caption = "Boxes dropped per unlabelled image, by gate: quality (IoU branch), NMS, class confidence."
         figures.append(_plot(run, pictures, "gates.png", dropped, "dropped per image", caption))
+    background = curves(run, {"passed as background": "gate/quality/background"})
+    if background:
+        caption = (
+            "Boxes per unlabelled image that pass the quality gate only because the best class of their region is "
+            "background; of those above the score floor, for others are not stored."
+        )
+        figures.append(_plot(run, pictures, "gate_background.png", background, "passed per image", caption))
     level = None
     if run.hidden is not None and len(run.hidden):
         level = ("true boxes per image", run.hidden.num_boxes / len(run.hidden))
     caption = "Pseudo-boxes per unlabelled image."
     figures.append(_plot(run, pictures, "kept.png", kept, "kept per image", caption, level=level))
-    means = curves(run, {"class confidence": "pseudo/mean_score", "quality": "pseudo/mean_quality"})
+    means = curves(
+        run,
+        {
+            "class confidence, kept": "pseudo/mean_score",
+            "quality, kept": "pseudo/mean_quality",
+            "quality, dropped": "gate/quality/mean_dropped",
+        },
+    )
     if means:
-        caption = "Mean class confidence and mean localisation quality of the kept boxes."
+        caption = (
+            "Mean class confidence and mean localisation quality of the kept boxes; mean quality of the boxes that the "
+            "quality gate drops."
+        )
         figures.append(_plot(run, pictures, "kept_scores.png", means, "mean", caption, top=1.0))
     return Section("What the gates drop", [grid(figures)])
 

@@ -28,6 +28,8 @@ class LabelStats:
     quality_sum: float = 0.0
     ages: list[int] = field(default_factory=list)
     dropped: dict[str, int] = field(default_factory=dict)
+    dropped_quality: float = 0.0  # sum over what the quality gate dropped
+    background: int | None = None  # candidates that passed it as background; None: there is no such gate
     per_class: list[int] = field(default_factory=list)
 
     def add(self, label: PseudoBoxes, selection: Selection, num_classes: int) -> None:
@@ -43,6 +45,9 @@ class LabelStats:
         self.quality_sum += float(kept.quality.sum())
         for gate, number in selection.dropped.items():
             self.dropped[gate] = self.dropped.get(gate, 0) + number
+        self.dropped_quality += selection.dropped_quality
+        if selection.background is not None:
+            self.background = (self.background or 0) + selection.background
         counts = torch.bincount(kept.classes, minlength=num_classes).tolist()
         self.per_class = [a + b for a, b in zip(self.per_class or [0] * num_classes, counts, strict=True)]
 

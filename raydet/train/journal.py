@@ -47,8 +47,11 @@ class _Window:
                 "score": stats.score_sum,
                 "quality": stats.quality_sum,
                 "age": sum(stats.ages),
+                "dropped_quality": stats.dropped_quality,
             }
         )
+        if stats.background is not None:
+            self.increase({"background": stats.background})
         self.increase({f"dropped/{gate}": number for gate, number in stats.dropped.items()})
         self.raise_to("age_max", max(stats.ages, default=0))
         self.raise_to("best_score", stats.best_score)
@@ -184,6 +187,10 @@ class Journal:
         }
         if kept:
             values |= {"pseudo/mean_score": sums["score"] / kept, "pseudo/mean_quality": sums["quality"] / kept}
+        if by_quality := sums.get("dropped/quality"):
+            values["gate/quality/mean_dropped"] = sums["dropped_quality"] / by_quality
+        if "background" in sums:
+            values["gate/quality/background"] = sums["background"] / images
         prefix = "dropped/"
         return values | {
             f"gate/{name.removeprefix(prefix)}/dropped": number / images

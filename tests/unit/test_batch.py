@@ -78,6 +78,22 @@ def test_selected_boxes_become_targets_of_the_strong_view(method: Method):
     assert stats.ages == [1, 1]
 
 
+def test_what_the_quality_gate_drops_and_what_passes_it_as_background_is_counted(method: Method):
+    rows = [
+        ([10.0, 20, 30, 40], 1, 0.9, 0.8),
+        ([60.0, 20, 80, 40], 1, 0.7, 0.25),
+        ([60.0, 20, 80, 40], 2, 0.6, 0.375),
+        ([60.0, 50, 80, 70], 2, 0.3, 1.0),  # the best class of its RoI is background
+    ]
+    _, stats = assembled(method, [label(*rows), label(*rows[2:], name="u1")])
+    assert stats.dropped["quality"] == 3
+    assert stats.dropped_quality == pytest.approx(1.0)  # .25 + .375 + .375
+    assert stats.background == 2
+    off = build_method(tiny_config(Path("unused"), method__iou_filter_enabled=False))
+    _, stats = assembled(off, [label(*rows)])
+    assert (stats.dropped["quality"], stats.dropped_quality, stats.background) == (0, 0.0, None)
+
+
 def test_a_burn_in_step_has_labelled_views_only(method: Method):
     batch, stats = assembled(method, [])
     assert (batch.num_labeled, batch.num_unlabeled) == (2, 0)

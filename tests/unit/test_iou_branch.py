@@ -6,7 +6,7 @@ from torch import Tensor
 
 from raydet.config.methods import IoUBranchConfig
 from raydet.errors import ConfigError
-from raydet.models.iou_branch import IoUBranch, gate_quality, placement
+from raydet.models.iou_branch import BACKGROUND, IoUBranch, gate_quality, placement
 
 FEATURES, CLASSES = 6, 2
 
@@ -103,6 +103,14 @@ def test_the_gate_reads_the_best_class_and_lets_background_pass():
     class_logits = torch.tensor([[0.0, 1.0, 2.0], [3.0, 1.0, 2.0], [0.0, 5.0, 2.0]])
     branch_logits = torch.logit(torch.tensor([[0.1, 0.2, 0.3], [0.1, 0.2, 0.3], [0.9, 0.6, 0.3]]))
     assert gate_quality(class_logits, branch_logits).tolist() == pytest.approx([0.3, 1.0, 0.6])
+
+
+def test_a_quality_of_one_means_background():
+    class_logits = torch.tensor([[0.0, 3.0], [3.0, 0.0]])  # the best class is foreground, is background
+    branch_logits = torch.full((2, 2), 40.0)  # a sigmoid of 1 - 4e-18, in float32 1
+    quality = gate_quality(class_logits, branch_logits)
+    assert (quality == BACKGROUND).tolist() == [False, True]
+    assert quality[0].item() == 1 - 2**-24
 
 
 def test_placement_against_the_matched_or_the_best_box():

@@ -73,6 +73,21 @@ def test_a_line_holds_means_over_the_steps_since_the_last_one(tmp_path: Path):
     assert lines(tmp_path, "step")[1]["loss/sup/roi_cls/raw"] == 2.0  # nothing is left of the first line
 
 
+def test_figures_of_the_quality_gate_are_means_over_what_it_saw(tmp_path: Path):
+    one = journal(tmp_path, log__every=2)
+    step(one, 1, stats(dropped_quality=1.5, background=3))
+    step(one, 2, stats(dropped={"quality": 1}, dropped_quality=0.25, background=0))
+    (line,) = lines(tmp_path, "step")
+    assert line["gate/quality/dropped"] == 1.25  # (4 + 1) boxes / 4 images
+    assert line["gate/quality/mean_dropped"] == pytest.approx(0.35)  # (1.5 + .25) / 5 boxes
+    assert line["gate/quality/background"] == 0.75  # 3 / 4 images
+    assert line["pseudo/mean_quality"] == pytest.approx(0.5)  # (1.5 + 1.5) / (3 + 3)
+    step(one, 3, stats(dropped={"score": 4}))
+    step(one, 4, stats(dropped={"score": 4}))
+    line = lines(tmp_path, "step")[1]  # of a method without that gate
+    assert {name for name in line if name.startswith("gate/")} == {"gate/score/dropped"}
+
+
 def test_the_figures_of_all_ranks_are_joined(tmp_path: Path):
     two = journal(tmp_path, Told(world=2))
     step(two, 1, stats())

@@ -17,8 +17,10 @@ from raydet.labels.convert import to_table
 from raydet.labels.store import PseudoLabelStore
 from raydet.metrics import MetricsWriter
 from raydet.records import PseudoBoxes, TeacherRef
-from raydet.report import write_report
+from raydet.report import sections, write_report
 from raydet.report.history import read_history
+from raydet.report.inputs import read_inputs
+from raydet.report.page import Pictures
 from raydet.train.rundir import RunFolder
 
 BOX = [10.0, 10.0, 30.0, 40.0]
@@ -94,6 +96,7 @@ def add_metrics(folder):
         if step > 10:
             values |= {
                 "pseudo/boxes_per_image": 1.5, "gate/score/dropped": 1.0, "labels/age_max": 1, "labels/age_mean": 1.0,
+                "gate/quality/dropped": 4.0, "gate/quality/mean_dropped": 0.2, "gate/quality/background": 0.5,
                 "loss/unsup/roi_cls/raw": 0.1, "loss/unsup/roi_cls/weighted": 0.4, "loss/unsup/roi_cls/share": 0.4,
             }  # fmt: skip
         writer.write({"kind": "step", "step": step, "time": float(step), **values})
@@ -139,6 +142,24 @@ def test_a_whole_run_makes_a_page_with_every_section(run):
     # 3 versions x 4 hidden images = 12 labels; the true cat of each is found.
     table = shown["Precision and recall of the pseudo-labels"].split()
     assert table[table.index("cat") + 1 : table.index("cat") + 5] == ["12", "12", "100.0", "100.0"]
+
+
+def test_a_picture_of_the_gates_shows_what_they_drop_and_nothing_else(run, monkeypatch):
+    drawn = {}
+
+    def plot(run, pictures, name, series, *rest, **options):
+        drawn[name] = {label: values for label, (_, values) in series.items()}
+        return ""
+
+    monkeypatch.setattr(sections, "_plot", plot)
+    add_metrics(run)
+    sections.gates(read_inputs(run.path, above_half), Pictures())
+    assert drawn == {
+        "gates.png": {"quality": [4.0, 4.0], "score": [1.0, 1.0]},
+        "gate_background.png": {"passed as background": [0.5, 0.5]},
+        "kept.png": {"kept": [1.5, 1.5]},
+        "kept_scores.png": {"quality, dropped": [0.2, 0.2]},
+    }
 
 
 def test_the_page_needs_nothing_else_and_the_pictures_are_saved_beside_it(run):
