@@ -64,7 +64,7 @@ def write_metrics(run: Path, curve: dict[int, float], *, start: int, until: int 
     writer = MetricsWriter(run, tensorboard=False)
     writer.write(started(start))
     for step in range(start + 5, max(curve, default=until) + 1, 5):
-        writer.write({"kind": "step", "step": step, "time": float(step), "loss": 1.0, "step_s": 1.0})
+        writer.write({"kind": "step", "step": step, "time": 1000.0 + step, "loss": 1.0, "step_s": 1.0})
         if step in curve:
             writer.write(evaluated(step, curve[step] / 2, model="student"))
             writer.write(evaluated(step, curve[step]))
@@ -74,7 +74,7 @@ def write_metrics(run: Path, curve: dict[int, float], *, start: int, until: int 
 def started(step: int, *, at: float | None = None) -> dict[str, Any]:
     """Return the record a run begins with."""
     return {
-        "kind": "start", "step": step, "time": float(step) if at is None else at, "attempt": 1, "world": 1,
+        "kind": "start", "step": step, "time": 1000.0 + step if at is None else at, "attempt": 1, "world": 1,
         "steps": STEPS, "burn_in_steps": BURN_IN, "method": "il_net",
     }  # fmt: skip
 
@@ -82,6 +82,6 @@ def started(step: int, *, at: float | None = None) -> dict[str, Any]:
 def evaluated(step: int, ap: float, *, model: str = "teacher", at: float | None = None) -> dict[str, Any]:
     """Return the record of an evaluation on val; AP50 is twice the AP, AP75 does not exist."""
     return {
-        "kind": "eval", "step": step, "time": float(step) if at is None else at, "split": "val", "model": model,
+        "kind": "eval", "step": step, "time": 1000.0 + step if at is None else at, "split": "val", "model": model,
         "AP": ap, "AP50": 2 * ap, "AP75": None,
     }  # fmt: skip

@@ -17,7 +17,7 @@ class Course:
     steps: int = 0  # that the run is to make; 0 before its first record
     seconds: float = 0.0
     burn_in_seconds: float = 0.0  # the part of `seconds` up to the burn-in's end; 0 in a run forked from there
-    evals: dict[int, Record] = field(default_factory=dict)  # step -> val figures: the teacher's where there is one
+    evals: dict[int, Record] = field(default_factory=dict)  # step -> what the run is judged by
     _burn_in_steps: int = 0
     _since: float | None = None
 
@@ -31,6 +31,11 @@ class Course:
         for record in records:
             self._take(record)
         return self
+
+    def is_judged(self, record: Record) -> bool:
+        """Whether a record is what the run is judged by: its teacher on val; its student until there is a teacher."""
+        judged = "teacher" if record["step"] > self._burn_in_steps else "student"
+        return bool(record["kind"] == "eval" and record["split"] == "val" and record["model"] == judged)
 
     def newest(self) -> Record:
         """Return the newest val evaluation, an empty record before the first."""
@@ -50,10 +55,8 @@ class Course:
             if step <= self._burn_in_steps:
                 self.burn_in_seconds += now - self._since
         self.step, self._since = step, now
-        if record["kind"] == "eval" and record["split"] == "val":
-            known = self.evals.get(step)
-            if known is None or record["model"] == "teacher" or known["model"] == "student":
-                self.evals[step] = record
+        if self.is_judged(record):
+            self.evals[step] = {name: value for name, value in record.items() if name != "per_class"}  # it is large
 
 
 def newest_figure(metrics: Path, figure: str) -> float | None:
@@ -62,5 +65,5 @@ def newest_figure(metrics: Path, figure: str) -> float | None:
         lines = metrics.read_bytes().split(b"\n")[:-1]
     except FileNotFoundError:
         return None
-    course = Course().fed(parse_record(line, str(metrics)) for line in lines if b'"eval"' in line)
+    course = Course().fed(parse_record(line, str(metrics)) for line in lines if b'"eval"' in line or b'"start"' in line)
     return course.newest().get(figure)

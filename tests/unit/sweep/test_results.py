@@ -47,8 +47,8 @@ def test_a_run_with_a_burn_in_of_its_own_is_judged_by_its_student_until_there_is
 
 
 def test_time_between_two_attempts_does_not_count_and_what_is_measured_anew_replaces_the_old():
-    records = [started(10), evaluated(20, 0.2, at=20.0), evaluated(30, 0.9, at=30.0)]
-    course = Course().fed([*records, started(20, at=500.0), evaluated(30, 0.4, at=507.0)])
+    records = [started(10), evaluated(20, 0.2), evaluated(30, 0.9)]
+    course = Course().fed([*records, started(20, at=5000.0), evaluated(30, 0.4, at=5007.0)])
     assert course.curve("AP") == ((20, 0.2), (30, 0.4))
     assert course.seconds == 27.0  # 20 and 7
 

@@ -1,0 +1,137 @@
+"""A running search as its folder shows it: looks again and again, reads only what is new. No display, no clock."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from raydet.metrics import FILE_NAME, Record
+from raydet.sweep.course import Course
+from raydet.sweep.folder import SweepFolder, Trial
+from raydet.sweep.question import Question
+from raydet.train.progress import Tail
+from raydet.train.status import Status
+
+AT_WORK = ("burn-in", "running")
+
+
+class Run:
+    """One run folder, read along."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tail = Tail(folder / FILE_NAME)
+        self.course = Course()
+        self._status = Status(steps=0, burn_in_steps=0)
+
+    def poll(self) -> list[Record]:
+        """Take in and return what was written since the last call."""
+        records = self._tail.poll()
+        for record in records:
+            self._status.take(record)
+        self.course.fed(records)
+        return records
+
+    @property
+    def eta_s(self) -> float | None:
+        """Return the seconds to go at the recent pace, None where it is not known yet."""
+        return self._status.eta_s
+
+
+@dataclass(slots=True)
+class WatchedTrial:
+    """A trial and its run."""
+
+    trial: Trial
+    run: Run
+    stamp: tuple[int, int]  # of trial.json as it was read
+
+    def figure(self, metric: str) -> float | None:
+        """Return the newest figure."""
+        return self.run.course.newest().get(metric)
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that deserves a line: a trial has a new state (`record` is None), or a record was written."""
+
+    watched: WatchedTrial
+    record: Record | None = None
+
+
+@dataclass(slots=True)
+class Watch:
+    """All trials of a search. `poll()` before looking at anything."""
+
+    question: Question
+    trials: dict[str, WatchedTrial] = field(default_factory=dict)
+    burn_ins: dict[str, Run] = field(default_factory=dict)
+
+    def poll(self) -> Iterator[Event]:
+        """Look at the folder once and yield what is new. Waiting and finished trials cost one `stat` each."""
+        home = SweepFolder(self.question.folder)
+        for file in sorted(home.trials.glob("*/trial.json")):
+            name, stamp = file.parent.name, _stamp(file)
+            known = self.trials.get(name)
+            before = None if known is None else known.trial.state
+            if known is None:
+                known = self.trials[name] = WatchedTrial(home.trial(name), Run(home.run_dir(name)), stamp)
+            elif known.stamp != stamp:
+                known.trial, known.stamp = home.trial(name), stamp
+            state = known.trial.state
+            if state == "waiting" and before is not None:
+                continue
+            records = known.run.poll() if state in AT_WORK or before != state else []
+            ended = Event(known) if before != state and known.trial.is_over else None
+            if before != state and ended is None and state != "waiting":
+                yield Event(known)
+            yield from (Event(known, record) for record in records)
+            if ended is not None:
+                yield ended
+        self._poll_burn_ins(home)
+
+    def run_at_work(self, watched: WatchedTrial) -> Run:
+        """Return the run whose steps count now: the trial's own, or the burn-in that it waits for."""
+        trial = watched.trial
+        return self.burn_ins.get(trial.burn_in or "", watched.run) if trial.state == "burn-in" else watched.run
+
+    def states(self) -> Counter[str]:
+        """Return how many trials are in which state."""
+        return Counter(watched.trial.state for watched in self.trials.values())
+
+    def best(self) -> WatchedTrial | None:
+        """Return the best of the trials that are done, the first of equals."""
+        metric, sign = self.question.metric, self.question.sign
+        done = [each for each in self.trials.values() if each.trial.state == "done" and each.figure(metric) is not None]
+        return max(done, key=lambda each: sign * (each.figure(metric) or 0.0), default=None)
+
+    def eta_s(self) -> float | None:
+        """Return about how many seconds the whole search still takes, with as many trials at once as now.
+
+        A waiting trial is taken to last as long as one that is done, or as one at work will have lasted; a scheduler
+        that stops trials early makes it less. None while nothing is known.
+        """
+        at_work = [each for each in self.trials.values() if each.trial.state in AT_WORK]
+        left = {each.trial.id: self.run_at_work(each).eta_s for each in at_work}
+        lasting = [each.run.course.seconds for each in self.trials.values() if each.trial.state == "done"]
+        for each in [] if lasting else at_work:
+            if (eta := left[each.trial.id]) is not None:
+                lasting.append(each.run.course.seconds + eta)
+        if not lasting:
+            return None
+        typical = sum(lasting) / len(lasting)
+        known = [typical if eta is None else eta for eta in left.values()]
+        work = sum(known) + typical * self.states()["waiting"]
+        return max([work / max(len(at_work), 1), *known])
+
+    def _poll_burn_ins(self, home: SweepFolder) -> None:
+        needed = {each.trial.burn_in for each in self.trials.values() if each.trial.state == "burn-in"}
+        for key in sorted(key for key in needed if key is not None):
+            self.burn_ins.setdefault(key, Run(home.burn_ins / key)).poll()
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    stat = os.stat(file)
+    return stat.st_mtime_ns, stat.st_ino
