@@ -1,0 +1,174 @@
+"""Jobs as a cluster runs them: submitted to a head on this host, followed, stopped, submitted again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from ray.job_submission import JobStatus, JobSubmissionClient
+
+from raydet.config.load import dump
+from raydet.metrics import read_metrics
+from tests.helpers import tiny_config
+from tests.integration.processes import steps_done
+
+ROOT = Path(__file__).parents[2]
+TOKEN = "raydet-test-token-0123456789abcdef"
+ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.STOPPED)
+ON_RAY = {
+    "cluster__backend": "ray",
+    "labels__source": "pool",
+    "labels__lookahead": 2,
+    "labels__publish_every": 2,
+    "pool__cpus_per_actor": 0.5,
+    "checkpoint__every": 10_000,  # none but that of the burn-in's end: what is resumed from is the stop's
+    "log__plain_interval_s": 0.1,
+}
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(290)]
+
+
+@dataclass(frozen=True)
+class Head:
+    client: JobSubmissionClient
+    env: dict[str, str]
+    address: str
+
+    def submit(self, *words: str) -> str:
+        """Submit with the repository as working directory, as `ray job submit --working-dir .` does."""
+        return self.client.submit_job(
+            entrypoint=" ".join((sys.executable, *words)),
+            runtime_env={
+                "working_dir": str(ROOT),
+                # Ray's default, 3 s, is short for a loaded machine.
+                "env_vars": {"OMP_NUM_THREADS": "1", "RAY_JOB_STOP_WAIT_TIME_S": "90"},
+            },
+        )
+
+    def wait(self, job: str, holds: Callable[[], bool] | None = None) -> JobStatus:
+        """Wait until `holds()`, or until the job has ended; fails where that takes too long."""
+        deadline = time.monotonic() + 200
+        while time.monotonic() < deadline:
+            status = self.client.get_job_status(job)
+            if status in ENDED or (holds is not None and holds()):
+                return status
+            time.sleep(0.2)
+        raise AssertionError(f"{job} takes too long; its log:\n{self.client.get_job_logs(job)}")
+
+    def exit_code(self, job: str) -> int | None:
+        return self.client.get_job_info(job).driver_exit_code
+
+    def follow(self, job: str) -> str:
+        """Read the log as it is written, to its end."""
+
+        async def lines() -> str:
+            return "".join([part async for part in self.client.tail_job_logs(job)])
+
+        return asyncio.run(lines())
+
+
+def free_ports(number: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(number)]
+    try:
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]
+    finally:
+        for each in sockets:
+            each.close()
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    """A Ray head with a token, ports and folders of its own; it ends with its process group."""
+    folder = Path(tempfile.mkdtemp(prefix="rj", dir="/tmp"))  # Ray's sockets need a short path
+    gcs, dashboard, client, agent = free_ports(4)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    env |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN, "RAY_USAGE_STATS_ENABLED": "0", "HOME": str(folder)}
+    url = f"http://127.0.0.1:{dashboard}"
+    with (folder / "head.log").open("w") as log:
+        process = subprocess.Popen(
+            [
+                str(Path(sys.executable).with_name("ray")),
+                *("start", "--head", "--block", f"--temp-dir={folder}", "--num-cpus=4", f"--port={gcs}"),
+                *("--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
+                *(f"--dashboard-agent-listen-port={agent}", f"--object-store-memory={200 * 2**20}"),
+            ],
+            stdout=log,
+            stderr=log,
+            env=env,
+            start_new_session=True,
+        )
+        try:
+            yield Head(connected_client(url, process), {**env, "RAY_API_SERVER_ADDRESS": url}, f"127.0.0.1:{gcs}")
+        except BaseException:
+            print((folder / "head.log").read_text())
+            raise
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(20)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def connected_client(url: str, process: subprocess.Popen[bytes]) -> JobSubmissionClient:
+    deadline = time.monotonic() + 120
+    while True:
+        try:
+            return JobSubmissionClient(url, headers={"Authorization": f"Bearer {TOKEN}"})
+        except (ConnectionError, RuntimeError):
+            assert process.poll() is None, "the head ended"
+            assert time.monotonic() < deadline, "the head does not answer"
+            time.sleep(0.5)
+
+
+def test_a_stopped_training_job_goes_on_when_it_is_submitted_again(head: Head, tmp_path: Path):
+    run, config = tmp_path / "run", tmp_path / "config.yaml"
+    config.write_text(dump(tiny_config(run, **{**ON_RAY, "optim__steps": 3000})))
+    command = ("jobs/train.py", "--config", str(config), "--start-or-resume")
+
+    first = head.submit(*command)
+    head.wait(first, lambda: steps_done(run) >= 5)
+    assert head.client.stop_job(first)
+    assert head.wait(first) == JobStatus.STOPPED, head.client.get_job_logs(first)
+    end = read_metrics(run / "metrics.jsonl")[-1]
+    assert (end["kind"], end["reason"]) == ("end", "stopped")
+    said = head.client.get_job_logs(first)
+    assert f"with a checkpoint at step {end['step']} of 3000; go on with --resume" in said
+
+    second = head.submit(*command, f"optim.steps={end['step'] + 3}")
+    said = head.follow(second)
+    assert head.wait(second) == JobStatus.SUCCEEDED, said
+    assert head.exit_code(second) == 0
+    assert f"goes on from step {end['step']}" in said
+    lines = read_metrics(run / "metrics.jsonl")
+    assert [line["resumed_from"] for line in lines if line["kind"] == "start"] == [None, end["step"]]
+    assert [line["step"] for line in lines if line["kind"] == "step"] == list(range(1, end["step"] + 4))
+
+
+def test_a_mistake_in_a_job_is_one_message_and_exit_code_2(head: Head, tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        dump(tiny_config(tmp_path / "run", **{**ON_RAY, "cluster__workers": 4, "pool__cpus_per_actor": 9.0}))
+    )
+    job = head.submit("jobs/train.py", "--config", str(config))
+    assert head.wait(job) == JobStatus.FAILED
+    assert head.exit_code(job) == 2
+    said = head.client.get_job_logs(job)
+    assert "CPU: 4 for 4 workers + 9 for 1 teachers, together 13; the cluster has 4" in said
+    assert "Traceback" not in said
