@@ -44,12 +44,16 @@ def decode(path: str | Path) -> Tensor:
     Of an animation the first frame counts; transparency is dropped; 16-bit gray is scaled to 8 bits. Raises DataError
     for files that are missing, of another format, damaged, truncated, or larger than `MAX_PIXELS`.
     """
-    data = _read(Path(path))
-    image = _open(Path(path), io.BytesIO(data), data[:512])
+    return decode_bytes(_read(Path(path)), str(path))
+
+
+def decode_bytes(data: bytes, name: str) -> Tensor:
+    """Do the same for a file's content; `name` is what messages call it."""
+    image = _open(name, io.BytesIO(data), data[:512])
     orientation = _orientation(image)
     pixels = _fast(image, data) if orientation == 1 else None
     if pixels is None:
-        pixels = _reference(Path(path), image, orientation)
+        pixels = _reference(name, image, orientation)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -92,7 +96,7 @@ def _read(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _open(path: Path, stream: IO[bytes], head: bytes) -> Image.Image:
+def _open(path: Path | str, stream: IO[bytes], head: bytes) -> Image.Image:
     """Open an image without decoding it; `head` is the beginning of the file, for the message."""
     try:
         image = Image.open(stream, formats=FORMATS)
@@ -144,7 +148,7 @@ def _fast(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
     return pixels if pixels.shape[:2] == (image.height, image.width) else None
 
 
-def _reference(path: Path, image: Image.Image, orientation: int) -> NDArray[np.uint8]:
+def _reference(path: Path | str, image: Image.Image, orientation: int) -> NDArray[np.uint8]:
     """Decode with Pillow to `[H, W, 3]`."""
     try:
         image.seek(0)

@@ -16,11 +16,8 @@ def resolve_inside(root: Path, name: object) -> Path:
 
     The file need not exist. Raises DataError for anything that leaves `root` or cannot be a file name.
     """
-    if not isinstance(name, str) or not name:
-        raise DataError(f"file name {name!r:.40}: expected text such as images/0001.jpg")
-    shown = name if len(name) <= 80 else f"{name[:77]}..."
-    if complaint := _complaint(name):
-        raise DataError(f"file name {shown!r} {complaint}")
+    name = checked_name(name)
+    shown = _shown(name)
     try:
         path = (root / name).resolve()
     except (OSError, RuntimeError, ValueError) as error:  # a symlink loop
@@ -31,6 +28,19 @@ def resolve_inside(root: Path, name: object) -> Path:
             "set the image root to a folder that holds the target too, or copy the file"
         )
     return path
+
+
+def checked_name(name: object) -> str:
+    """Return a relative file name as it is. Raises DataError where it leads out of its root or cannot be one."""
+    if not isinstance(name, str) or not name:
+        raise DataError(f"file name {name!r:.40}: expected text such as images/0001.jpg")
+    if complaint := _complaint(name):
+        raise DataError(f"file name {_shown(name)!r} {complaint}")
+    return name
+
+
+def _shown(name: str) -> str:
+    return name if len(name) <= 80 else f"{name[:77]}..."
 
 
 def _complaint(name: str) -> str | None:

@@ -27,6 +27,7 @@ LAYERS = {
     "raydet.cluster": 3,
     "raydet.pool": 3,
     "raydet.train": 3,
+    "raydet.bulk": 3,
     "raydet.evaluate": 3,
     "raydet.report": 3,
     "raydet.sweep": 4,
@@ -35,7 +36,15 @@ LAYERS = {
     "raydet.__main__": 6,
 }
 SIBLINGS = ("raydet.methods", "raydet.labels", "raydet.data")  # layer 2: none imports another
-MAY_IMPORT_RAY = ("raydet.cluster", "raydet.pool", "raydet.train", "raydet.evaluate", "raydet.sweep", "raydet.commands")
+MAY_IMPORT_RAY = (
+    "raydet.bulk.crew",
+    "raydet.cluster",
+    "raydet.pool",
+    "raydet.train",
+    "raydet.evaluate",
+    "raydet.sweep",
+    "raydet.commands",
+)
 
 
 def modules() -> Iterator[tuple[str, set[str]]]:

@@ -1,0 +1,212 @@
+"""One labelling from its beginning, or from where it was left, to coco.json."""
+
+from __future__ import annotations
+
+import fcntl
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+
+from raydet.bulk.coco import Exported, export_coco, export_skipped
+from raydet.bulk.desk import Desk
+from raydet.bulk.labeller import Job, Labeller
+from raydet.bulk.listing import Images, Listing, open_images, write_listing
+from raydet.bulk.manifest import Manifest, check_same, check_same_images, read_manifest, settings_of
+from raydet.bulk.progress import Progress
+from raydet.bulk.shards import Chunk, chunks, finished, shard_path, write_shard
+from raydet.data.formats.folder import SUFFIXES
+from raydet.errors import ConfigError, DataError, RunError
+from raydet.train.saved import SavedModel, load_saved
+
+Finished = Callable[[Chunk, pa.Table], None]
+
+PIECE_IMAGES = 16  # labelled by one call, at least
+
+
+@dataclass(frozen=True, slots=True)
+class LabelOptions:
+    """What `raydet label` was asked to do."""
+
+    checkpoint: Path  # run or checkpoint folder
+    images: str  # folder, glob, image, list file or URI
+    out: Path
+    root: str | None = None  # of the paths in a list file
+    role: str | None = None  # teacher or student
+    score_threshold: float | None = None  # None: the method's
+    actors: int = 1  # 0: in this process
+    cpus_per_actor: float = 1.0
+    gpus_per_actor: float = 0.0
+    address: str | None = None
+    batch: int = 1
+    precision: str = "fp32"
+    shard_images: int = 512
+    retry_skipped: bool = False
+
+
+def label(options: LabelOptions) -> Exported:
+    """Label what is not labelled yet, then write coco.json and skipped.csv.
+
+    Raises UserErrors for what was asked for wrongly, RunError where nothing could be labelled or actors keep dying.
+    """
+    _check(options)
+    saved = load_saved(options.checkpoint, role=options.role)
+    above = score_threshold(saved, options.score_threshold)
+    images = open_images(options.images, options.root)
+    folder = options.out.absolute()
+    with _locked(folder):
+        listing, manifest = _begin(folder, saved, images, options)
+        print(f"{saved.role} of {saved.checkpoint.path}: {listing.count:,} images of {images.given} -> {folder}")
+        _label_rest(folder, saved, images, listing, manifest, options)
+        return _export(folder, saved, listing, options, above)
+
+
+def score_threshold(saved: SavedModel, given: float | None) -> float:
+    """Return the class confidence that a label must exceed: the one given, else the one the method trains with."""
+    if given is not None:
+        return given
+    keys = saved.method.thresholds
+    if keys is None:
+        name = saved.config.method.name
+        raise ConfigError(
+            f"--score-threshold is missing: the model was trained with method.name={name}, which has no threshold "
+            f"for pseudo-boxes; give one, e.g. --score-threshold 0.7"
+        )
+    section, _, key = keys.score.partition(".")
+    return float(saved.config.model_dump(mode="json")[section][key])
+
+
+def _check(options: LabelOptions) -> None:
+    if options.actors < 0 or options.batch < 1 or options.shard_images < 1:
+        raise ConfigError("--actors must be 0 or more, --batch and --shard-images 1 or more")
+    if options.cpus_per_actor < 0 or options.gpus_per_actor < 0:
+        raise ConfigError("--cpus-per-actor and --gpus-per-actor must be 0 or more")
+    if options.score_threshold is not None and not 0 <= options.score_threshold < 1:
+        raise ConfigError(f"--score-threshold {options.score_threshold:g}: expected a number in [0, 1)")
+    if options.out.parts[:1] and options.out.parts[0].endswith(":"):
+        raise ConfigError(f"--out {options.out}: must be a folder this process can write to, not a URI")
+    if options.actors == 0 and options.gpus_per_actor and not torch.cuda.is_available():
+        raise ConfigError("--gpus-per-actor with --actors 0: no GPU here")
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder for this process; released by the system even when the process is killed."""
+    try:
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        lock = (folder / ".lock").open("w")
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"--out {folder} is a file, or lies below one; choose a folder") from None
+    except OSError as error:
+        raise ConfigError(f"--out {folder} cannot be written to: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise ConfigError(f"--out {folder} is in use by another process; wait for it or end it") from None
+        yield
+
+
+def _begin(folder: Path, saved: SavedModel, images: Images, options: LabelOptions) -> tuple[Listing, Manifest]:
+    """List the images and write label.json; or make sure that both are as they were."""
+    for aside in (*folder.glob(".listing*"), *(folder / "shards").glob(".part-*")):  # of a killed call
+        aside.unlink()
+    file = folder / "listing.jsonl"
+    settings = settings_of(saved, images, shard_images=options.shard_images, precision=options.precision)
+    before = read_manifest(folder / "label.json")
+    if before is None:
+        if any((folder / "shards").iterdir()):
+            raise ConfigError(f"--out {folder} holds shards but no label.json; choose another folder")
+        listing = write_listing(images.names(), file)
+        if listing.count == 0:
+            what = "no path in it" if images.list_file else f"no images there (looked for {', '.join(SUFFIXES)})"
+            raise DataError(f"{images.given}: {what}")
+        manifest = Manifest(settings, listing.count, listing.digest)
+        manifest.write(folder / "label.json")
+        return listing, manifest
+    check_same(folder, before, Manifest(settings, before.count, before.listing))
+    aside = folder / ".listing-now.jsonl"
+    check_same_images(folder, images, Listing(file, before.count, before.listing), write_listing(images.names(), aside))
+    aside.unlink()
+    return Listing(file, before.count, before.listing), before
+
+
+def _label_rest(
+    folder: Path, saved: SavedModel, images: Images, listing: Listing, manifest: Manifest, options: LabelOptions
+) -> None:
+    """Label the chunks that have no shard."""
+    shards, settings = folder / "shards", manifest.digest
+    done: set[int] = set()
+    num_done = 0
+    for chunk in chunks(listing, options.shard_images):
+        note = finished(shards, chunk, settings)
+        if note is not None and not (options.retry_skipped and note.skipped):
+            done.add(chunk.shard)
+            num_done += note.images
+    if num_done:
+        print(f"{num_done:,} of them were labelled by an earlier call")
+    left = listing.count - num_done
+    if not left:
+        return
+    piece = math.ceil(PIECE_IMAGES / options.batch) * options.batch
+    desk = Desk((each for each in chunks(listing, options.shard_images) if each.shard not in done), piece)
+    progress = Progress(listing.count, num_done, say=lambda text: print(text, flush=True))
+    job = _job(saved, images, options)
+
+    def keep(chunk: Chunk, table: pa.Table) -> None:
+        write_shard(shards, chunk, table, settings)
+
+    if options.actors == 0:
+        _label_here(job, desk, keep, progress)
+    else:
+        from raydet.bulk.crew import Share, label_with_actors
+
+        actors = min(options.actors, math.ceil(left / piece))
+        share = Share(actors, options.cpus_per_actor, options.gpus_per_actor, options.address)
+        label_with_actors(job, share, desk, keep, progress)
+    for line in progress.summary():
+        print(line)
+
+
+def _job(saved: SavedModel, images: Images, options: LabelOptions) -> Job:
+    device = "cuda" if options.gpus_per_actor else "cpu"
+    if device == "cpu" and torch.cuda.is_available():
+        print("note: there is a GPU here that will not be used; --gpus-per-actor 1 uses it")
+    threads = max(1, int(options.cpus_per_actor))
+    return Job(saved.method, saved.model, images.root, device, options.precision, options.batch, threads)
+
+
+def _label_here(job: Job, desk: Desk, keep: Finished, progress: Progress) -> None:
+    """Do what actors do in this process, one piece decoded ahead."""
+    labeller = Labeller(job)
+    progress.started("this process", "no Ray")
+    piece = desk.next()
+    loading = labeller.begin(piece.names) if piece else []
+    while piece is not None:
+        ahead = desk.next()
+        coming = labeller.begin(ahead.names) if ahead else []
+        table = labeller.finish(piece.names, loading)
+        progress.answered("this process", table)
+        if (complete := desk.done(piece, table)) is not None:
+            keep(*complete)
+        progress.tick()
+        piece, loading = ahead, coming
+
+
+def _export(folder: Path, saved: SavedModel, listing: Listing, options: LabelOptions, above: float) -> Exported:
+    number = math.ceil(listing.count / options.shard_images)
+    shards = [shard_path(folder / "shards", shard) for shard in range(number)]
+    skipped = export_skipped(shards, folder / "skipped.csv")
+    if skipped == listing.count:
+        raise RunError(f"none of {skipped:,} images could be labelled; the reasons are in {folder / 'skipped.csv'}")
+    found = export_coco(shards, folder / "coco.json", saved.class_names, above=above)
+    print(
+        f"{found.images:,} images labelled, {found.boxes:,} boxes with a score above {above:g} ({found.empty:,} images "
+        f"without one), {found.skipped:,} images skipped{f' (see {folder}/skipped.csv)' if found.skipped else ''}\n"
+        f"{folder / 'coco.json'}"
+    )
+    return found
