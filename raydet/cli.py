@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from raydet import __version__
-from raydet.commands import check_data, evaluate, export, report, train
+from raydet.commands import check_data, evaluate, export, label, report, thresholds, train, tune
 from raydet.errors import RunError, RunStopped, Terminated, UserError
 
-COMMANDS = (train, evaluate, check_data, export, report)
+COMMANDS = (train, tune, evaluate, label, check_data, export, report, thresholds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

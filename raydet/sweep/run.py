@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -132,8 +133,8 @@ def _revived(folder: SweepFolder, *, retry_failed: bool) -> list[Trial]:
 
 def _tune(folder: SweepFolder, header: Header, sweep: Sweep, trials: Sequence[Trial], count: int, at_once: int) -> None:
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # a trial's figures are in its run folder
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints whatever `verbose` says
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the search here and now; every trial can go on
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     # A scheduler must hear again what finished trials had measured; without one they need no second visit.
     left = [trial for trial in trials if sweep.scheduler is not None or not trial.is_over]
     is_adaptive = header.search == "optuna"
@@ -153,7 +154,7 @@ def _tune(folder: SweepFolder, header: Header, sweep: Sweep, trials: Sequence[Tr
             search_alg=_optuna(sweep, folder, trials) if is_adaptive else None,
         ),
         run_config=tune.RunConfig(
-            name="search", storage_path=str(folder.tune), callbacks=[_Keeper(folder, header)], verbose=0
+            name="search", storage_path=str(folder.tune), callbacks=[_Keeper(folder, header), _Silence()], verbose=0
         ),
     )
     tuner.fit()
@@ -185,6 +186,13 @@ class _Keeper(tune.Callback):  # type: ignore[misc]
         for other in self._folder.all_trials():
             if other.is_over and other.state != "failed" and best is not None and other.id != best:
                 self._folder.prune(other)
+
+
+class _Silence(TrialProgressCallback):  # type: ignore[misc]
+    """Instead of Tune's own lines about trials; `SweepView` has better ones."""
+
+    def _print(self, msg: str) -> None:
+        pass
 
 
 def _scheduler(sweep: Sweep, base: RunConfig) -> TrialScheduler | None:
