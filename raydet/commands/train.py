@@ -21,11 +21,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, or show the configuration."""
-    from raydet.config.load import dump, load
+    from raydet.config.load import dump_file, load
 
     config = load(arguments.config, arguments.overrides)
     if arguments.print_config:
-        print(dump(config), end="")
+        print(dump_file(config), end="")
         return
     from raydet.train.launch import launch
     from raydet.train.rundir import RunFolder

@@ -17,7 +17,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from raydet import __version__
 from raydet.config.run import RunConfig
+from raydet.config.version import VERSION_KEY, is_newer, take_version
 from raydet.errors import ConfigError
 
 
@@ -80,18 +82,27 @@ def parse_override(text: str) -> tuple[str, Any]:
 def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], *, where: str = "config") -> RunConfig:
     """Merge dotted overrides into a nested mapping and validate it. Raises ConfigError, one line per problem."""
     merged = json.loads(_to_json(tree, where))
+    written_by = take_version(merged, where)
     for key, value in overrides.items():
         _set(merged, key, value)
     try:
         # Strict validation in JSON mode: "0.7" is no number and 1 is no boolean, but a list may be a tuple.
         return RunConfig.model_validate_json(_to_json(merged, where), strict=True)
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(where, problem, merged) for problem in error.errors())) from None
+        problems = [_explain(where, problem, merged) for problem in error.errors()]
+        if is_newer(written_by):
+            problems.insert(0, f"{where}: written by raydet {written_by}, this is {__version__}: update raydet")
+        raise ConfigError("\n".join(problems)) from None
 
 
 def dump(config: RunConfig) -> str:
     """Return the resolved config as YAML that `load` reads back to an equal config."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+
+
+def dump_file(config: RunConfig) -> str:
+    """Return the text of a config file: `dump`, and which raydet wrote it."""
+    return f"{VERSION_KEY}: {__version__}\n{dump(config)}"
 
 
 def _to_json(tree: Any, where: str) -> str:

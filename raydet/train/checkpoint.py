@@ -24,6 +24,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from raydet import __version__
+from raydet.config.version import VERSION_KEY
 from raydet.errors import CheckpointError
 
 FORMAT = 1
@@ -69,7 +71,9 @@ def write_checkpoint(
         save_file(
             {key: value.detach().cpu().contiguous() for key, value in content.items()}, aside / f"{name}.safetensors"
         )
-    (aside / "state.json").write_text(json.dumps({**state, "step": step, "format": FORMAT}, indent=1), encoding="utf-8")
+    (aside / "state.json").write_text(
+        json.dumps({**state, "step": step, "format": FORMAT, VERSION_KEY: __version__}, indent=1), encoding="utf-8"
+    )
     files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(aside.iterdir())}
     commit = aside / "COMMIT"
     commit.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
@@ -92,7 +96,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: no COMMIT file: the checkpoint was never completed; use another one")
     commit = _read_json(commit_file)
     if commit.get("format") != FORMAT:
-        raise CheckpointError(f"{path}: checkpoint format {commit.get('format')!r}, this raydet reads {FORMAT}")
+        by = _read_json(path / "state.json").get(VERSION_KEY, "a version that did not say")
+        raise CheckpointError(
+            f"{path}: checkpoint format {commit.get('format')!r}, written by raydet {by}; this is raydet "
+            f"{__version__}, which reads format {FORMAT}"
+        )
     for name, expected in commit.get("files", {}).items():
         file = path / Path(name).name
         if not file.is_file():

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.data.loader import TeacherViews
 from raydet.data.prepare import PreparedData, open_prepared, prepare
@@ -38,9 +39,11 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
                 f"method.name={config.method.name} needs unlabelled images, but all {len(data.labeled)} images are "
                 f"labelled; lower data.labeled_count or data.labeled_fraction, or set data.unlabeled"
             )
-        changes = folder.changes(config)
+        said = [describe(config, data), *(f"  changed: {line}" for line in folder.changes(config))]
+        if resume and folder.written_by() not in (None, __version__):
+            said.append(f"  note: so far the run was trained by raydet {folder.written_by()}, this is {__version__}")
         folder.prepare(config, resume=resume)  # last: a run whose data is refused has not begun
-        print("\n".join([describe(config, data), *(f"  changed: {line}" for line in changes)]), flush=True)
+        print("\n".join(said), flush=True)
         with ProgressView(folder.path, config), sigterm_asks(folder.stop):
             if config.cluster.backend == "ray":
                 from raydet.train.on_ray import train_on_ray  # a process run needs no Ray
@@ -91,7 +94,8 @@ def describe(config: RunConfig, data: PreparedData) -> str:
         f"raydet: {config.method.name} in {RunFolder(config.run.dir).path}",
         f"  data: {len(data.labeled)} labelled images with {data.labeled.num_boxes} boxes of "
         f"{len(data.class_names)} classes{unlabeled}{val}",
-        f"  steps: {config.last_step}, of which burn-in {config.method.burn_in_steps}; batch {optim.labeled_batch} labelled"
+        f"  steps: {config.last_step}, of which burn-in {config.method.burn_in_steps}; "
+        f"batch {optim.labeled_batch} labelled"
         + (f" + {optim.unlabeled_batch} unlabelled" if config.uses_labels else ""),
         f"  learning rate: {base_lr(optim):g}"
         + (

@@ -20,8 +20,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from raydet.config.load import dump
+from raydet import __version__
+from raydet.config.load import dump_file, resolve
 from raydet.config.run import RunConfig
+from raydet.config.version import VERSION_KEY, take_version
 from raydet.errors import ConfigError, FolderInUseError
 
 # Sections and keys that may change between attempts: they alter speed, volume or length, never a sample or a label; and
@@ -68,9 +70,10 @@ class RunFolder:
         self.check(config, resume=resume)
         self._create(self.checkpoints)
         self.stop.write_bytes(b"")
-        self.config_yaml.write_text(dump(config), encoding="utf-8")
+        self.config_yaml.write_text(dump_file(config), encoding="utf-8")
         aside = self.config_json.with_suffix(".aside")
-        aside.write_text(config.model_dump_json(indent=1), encoding="utf-8")
+        tree = {VERSION_KEY: __version__, **config.model_dump(mode="json")}
+        aside.write_text(json.dumps(tree, indent=1), encoding="utf-8")
         aside.rename(self.config_json)
 
     def check(self, config: RunConfig, *, resume: bool) -> None:
@@ -116,13 +119,23 @@ class RunFolder:
             yield
 
     def load_config(self) -> RunConfig:
-        """Return the configuration the run was started with."""
+        """Return the configuration the run was started with. Raises ConfigError where this raydet cannot read it."""
+        return resolve(self._read_config(), {}, where=str(self.config_json))
+
+    def written_by(self) -> str | None:
+        """Return the raydet version that the run was last started with; None where the folder does not say."""
+        return take_version(self._read_config(), str(self.config_json))
+
+    def _read_config(self) -> dict[str, Any]:
         if not self.config_json.is_file():
             raise ConfigError(f"{self.path}: no config.json there; give a run folder")
         try:
-            return RunConfig.model_validate_json(self.config_json.read_text(encoding="utf-8"), strict=True)
-        except ValueError as error:
-            raise ConfigError(f"{self.config_json}: not a configuration of this raydet version: {error}") from None
+            tree = json.loads(self.config_json.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise ConfigError(f"{self.config_json}: cannot be read as JSON: {error}") from None
+        if not isinstance(tree, dict):
+            raise ConfigError(f"{self.config_json}: expected an object with sections, got {type(tree).__name__}")
+        return tree
 
     def _create(self, folder: Path) -> None:
         try:

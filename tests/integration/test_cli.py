@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from raydet import __version__
 from raydet.cli import main
 from raydet.config.load import dump, load
 from raydet.data.shapes import materialise
@@ -136,9 +137,12 @@ def test_an_existing_run_is_not_written_over(run: Path, capsys: pytest.CaptureFi
 def test_what_a_diverged_run_is_mended_with_may_change_and_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     config = written(tmp_path, tmp_path / "run", optim__steps=4)
     assert main(["train", config]) == 0
-    capsys.readouterr()
+    assert "so far the run was trained by" not in capsys.readouterr().out
+    saved = tmp_path / "run" / "config.json"
+    saved.write_text(saved.read_text().replace(__version__, "0.0.1", 1))  # as an older raydet would have left it
     assert main(["train", config, "--resume", "optim.lr=0.0005", "optim.steps=6"]) == 0
     said = capsys.readouterr().out
+    assert f"note: so far the run was trained by raydet 0.0.1, this is {__version__}" in said
     assert "changed: optim.lr: 0.001 -> 0.0005" in said
     assert "changed: optim.steps: 4 -> 6" in said
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from raydet import __version__
 from raydet.errors import CheckpointError
 from raydet.train.checkpoint import clean_checkpoints, latest_checkpoint, open_checkpoint, write_checkpoint
 
@@ -31,6 +33,17 @@ def test_a_checkpoint_comes_back_as_it_was_written(tmp_path: Path):
     assert found.state["seed"] == 7
     assert found.tensors("student")["w"].tolist() == [20.0, 20.0, 20.0]
     assert found.has("student") and not found.has("teacher")
+
+
+def test_a_checkpoint_of_another_format_says_which_raydet_wrote_it(tmp_path: Path):
+    path = save(tmp_path, 20)
+    assert open_checkpoint(path).state["raydet_version"] == __version__
+    state, commit = (json.loads((path / name).read_text()) for name in ("state.json", "COMMIT"))
+    (path / "state.json").write_text(json.dumps(state | {"raydet_version": "900.1.0"}))
+    (path / "COMMIT").write_text(json.dumps(commit | {"format": 2}))
+    said = f"checkpoint format 2, written by raydet 900.1.0; this is raydet {__version__}, which reads format 1"
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        open_checkpoint(path)
 
 
 def test_the_newest_complete_checkpoint_is_found(tmp_path: Path):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raydet.config.load import dump, load, read_yaml, resolve
+from raydet import __version__
+from raydet.config.load import dump, dump_file, load, read_yaml, resolve
 from raydet.errors import ConfigError
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
@@ -35,7 +36,24 @@ def test_method_defaults_are_the_papers_setting():
 def test_a_resolved_config_reads_back_equal():
     config = resolve(BASE, {"method.score_threshold": 0.8, "data.val.images": "imgs"})
     assert resolve(read_yaml(dump(config), "dump"), {}) == config
+    assert resolve(read_yaml(dump_file(config), "dump"), {}) == config  # which raydet wrote it is no setting
     assert config.data.val.images == "imgs"  # the short form of a data set takes overrides too
+
+
+def test_a_file_of_a_newer_version_is_recognised_where_it_cannot_be_read(tmp_path: Path):
+    file = tmp_path / "run.yaml"
+    text = dump_file(resolve(BASE, {}))
+    for version, is_said in ((__version__, False), ("0.0.1", False), ("900.0.0rc1", True)):
+        file.write_text(text.replace(f"raydet_version: {__version__}", f"raydet_version: {version}"))
+        assert load(file) == resolve(BASE, {})
+        file.write_text(file.read_text() + "zzz: true\n")
+        with pytest.raises(ConfigError, match="zzz: unknown key") as caught:
+            load(file)
+        said = f"{file}: written by raydet {version}, this is {__version__}: update raydet"
+        assert (said in str(caught.value)) == is_said
+    file.write_text(text.replace(f"raydet_version: {__version__}", "raydet_version: newest"))
+    with pytest.raises(ConfigError, match="raydet_version='newest': expected a version like"):
+        load(file)
 
 
 def test_unknown_key_names_the_nearest_valid_key():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raydet import __version__
 from raydet.errors import ConfigError
 from raydet.train.rundir import RunFolder
 from tests.helpers import tiny_config
@@ -128,9 +130,43 @@ def test_what_alters_samples_or_labels_may_not_change(change: dict[str, object],
 
 def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path):
     folder = started(tmp_path)
-    folder.config_json.write_text('{"run": {}}')
-    with pytest.raises(ConfigError, match=r"config\.json: not a configuration of this raydet version"):
+    for text, why in (('{"run": {}}', "data: required"), ("[]", "expected an object"), ("{", "cannot be read as JSON")):
+        folder.config_json.write_text(text)
+        with pytest.raises(ConfigError, match=rf"config\.json: .*{why}"):
+            folder.load_config()
+
+
+def rewritten(folder: RunFolder, **changes: object) -> RunFolder:
+    """Change top-level keys of config.json; None takes one out."""
+    tree = json.loads(folder.config_json.read_text()) | changes
+    folder.config_json.write_text(json.dumps({key: value for key, value in tree.items() if value is not None}))
+    return folder
+
+
+def test_a_run_of_a_newer_raydet_says_so_before_it_names_unknown_keys(tmp_path: Path):
+    folder = started(tmp_path)
+    assert folder.written_by() == __version__
+    rewritten(folder, raydet_version="900.1.0", zzz={"on": True})
+    with pytest.raises(ConfigError) as caught:
         folder.load_config()
+    assert str(caught.value).splitlines() == [
+        f"{folder.config_json}: written by raydet 900.1.0, this is {__version__}: update raydet",
+        f"{folder.config_json}: zzz: unknown key; `raydet train --print-config` shows all keys",
+    ]
+    rewritten(folder, zzz=None)  # what this version understands it reads
+    assert folder.load_config() == tiny_config(tmp_path)
+    rewritten(folder, raydet_version=[9])
+    with pytest.raises(ConfigError, match=r"raydet_version=\[9\]: expected a version like"):
+        folder.load_config()
+
+
+@pytest.mark.parametrize("version", [None, "0.0.1", "900.1.0"])
+def test_the_version_is_no_setting(version: str | None, tmp_path: Path):
+    folder = rewritten(started(tmp_path), raydet_version=version)
+    assert folder.written_by() == version
+    assert folder.changes(tiny_config(tmp_path)) == []
+    folder.prepare(tiny_config(tmp_path), resume=True)
+    assert folder.written_by() == __version__
 
 
 def test_attempts_are_numbered(tmp_path: Path):
