@@ -100,7 +100,7 @@ def pseudo_label_quality(
 
 
 def own_truth_iou(pair: LabelPair, iou_threshold: float = 0.5) -> np.ndarray:
-    """Return the IoU `[N]` float64 of each pseudo-box with the true box of its own that it finds, 0 where it finds none.
+    """Return the IoU `[N]` float64 of each pseudo-box with the true box that it has for its own, 0 where it has none.
 
     Pseudo-boxes choose in their order, as in `pseudo_label_quality`, so that those behind a box do not concern it.
     """

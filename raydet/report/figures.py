@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 INK = "#7d8590"
@@ -81,10 +83,66 @@ def heatmap(x: Sequence[float], columns: Sequence[np.ndarray], *, y_label: str, 
     every = max(1, len(x) // 6)
     axes.set_xticks(range(0, len(x), every), [f"{value:.0f}" for value in x[::every]])
     axes.grid(False)
-    bar = figure.colorbar(image, ax=axes, pad=0.02)
-    bar.set_label(color_label, color=INK)
-    bar.ax.tick_params(colors=INK, length=0)
-    bar.outline.set_visible(False)
+    _color_bar(figure, axes, image, color_label)
+    return _png(figure)
+
+
+def surface(
+    values: np.ndarray,
+    *,
+    x: tuple[str, Sequence[float]],
+    y: tuple[str, Sequence[float]],
+    color_label: str,
+    marks: Mapping[str, tuple[int, int]],
+    level: tuple[str, float] | None = None,
+    logarithmic: bool = False,
+) -> bytes:
+    """Draw a table `[len(y), len(x)]` of figures as colours; NaN stays empty.
+
+    `x` and `y` name their axis and its values, `marks` (at most 2) points of the table (row, column), `level` a height
+    whose contour is drawn.
+    """
+    figure, axes = _axes(x[0], y[0])
+    shown = np.ma.masked_invalid(values)
+    if logarithmic:
+        shown = np.ma.masked_less_equal(shown, 0)
+    norm = LogNorm() if logarithmic and shown.count() else None
+    image = axes.imshow(shown, origin="lower", aspect="auto", cmap="viridis", norm=norm)
+    for axis, numbers in ((axes.xaxis, x[1]), (axes.yaxis, y[1])):
+        every = max(1, len(numbers) // 7)
+        axis.set_ticks(range(0, len(numbers), every), [f"{number:g}" for number in numbers[::every]])
+    axes.grid(False)
+    _color_bar(figure, axes, image, color_label)
+    entries = 0
+    if level is not None and min(values.shape) > 1 and shown.count() and shown.min() < level[1] < shown.max():
+        axes.contour(shown, levels=[level[1]], colors="white", linewidths=1.4, linestyles="dashed")
+        axes.plot([], [], color=INK, linestyle="dashed", label=level[0])
+        entries += 1
+    for (name, (row, column)), (shape, fill) in zip(marks.items(), (("o", "none"), ("*", COLORS[4])), strict=False):
+        size = 15 if shape == "*" else 9
+        axes.plot(
+            column, row, shape, markersize=size, markerfacecolor=fill, markeredgecolor="white", markeredgewidth=1.6
+        )
+        axes.plot([], [], shape, markersize=9, markerfacecolor=fill, markeredgecolor=INK, label=name)
+    _legend(axes, entries + len(marks))
+    return _png(figure)
+
+
+def trade_off(
+    points: tuple[np.ndarray, np.ndarray],
+    front: tuple[Sequence[float], Sequence[float]],
+    marks: Mapping[str, tuple[float, float]],
+    *,
+    x_label: str,
+    y_label: str,
+) -> bytes:
+    """Draw points, the front of the best of them as a line, and named ones (at most 2) on top."""
+    figure, axes = _axes(x_label, y_label)
+    axes.plot(*points, ".", color=INK, alpha=0.35, markersize=4, label="settings")
+    axes.plot(*front, color=COLORS[0], marker="o", markersize=3, linewidth=1.6, label="Pareto front")
+    for (name, place), shape, color in zip(marks.items(), ("o", "*"), (COLORS[1], COLORS[4]), strict=False):
+        axes.plot(*place, shape, color=color, markersize=9 if shape == "o" else 15, linestyle="none", label=name)
+    _legend(axes, 2 + len(marks))
     return _png(figure)
 
 
@@ -103,6 +161,13 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(6))
     return figure, axes
+
+
+def _color_bar(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:
+    bar = figure.colorbar(image, ax=axes, pad=0.02)
+    bar.set_label(label, color=INK)
+    bar.ax.tick_params(which="both", colors=INK, length=0)
+    bar.outline.set_visible(False)
 
 
 def _legend(axes: Axes, entries: int) -> None:

@@ -10,8 +10,7 @@ from raydet.report.figures import COLORS, heatmap, lines
 from raydet.report.gallery import teacher_picture, truth_picture
 from raydet.report.history import JudgedLabel, LabelWindow, true_boxes
 from raydet.report.inputs import Inputs
-from raydet.report.page import Pictures, Section, grid, heading, paragraph, table
-from raydet.report.sections import percent
+from raydet.report.page import Pictures, Section, grid, heading, paragraph, percent, table
 
 GALLERY = 8  # images
 CURVES = 4  # moments of the run in one plot

@@ -10,7 +10,7 @@ from raydet.config.load import dump
 from raydet.metrics import Record
 from raydet.report.figures import Series, lines, stacked
 from raydet.report.inputs import Inputs
-from raydet.report.page import Pictures, Section, folded, grid, heading, paragraph, settings, table, tiles
+from raydet.report.page import Pictures, Section, folded, grid, heading, paragraph, percent, settings, table, tiles
 
 Curve = tuple[list[float], list[float | None]]  # steps, values
 LOSSES = ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg", "iou")
@@ -175,11 +175,6 @@ def curves(run: Inputs, names: dict[str, str]) -> dict[str, Curve]:
         if records:
             found[label] = ([float(record["step"]) for record in records], [record[name] for record in records])
     return found
-
-
-def percent(value: float | None) -> str:
-    """Return a share in percent, a dash for None."""
-    return "–" if value is None else f"{100 * value:.1f}"
 
 
 def _plot(

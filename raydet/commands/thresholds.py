@@ -1,0 +1,51 @@
+"""`raydet thresholds`: which score and quality thresholds the pseudo-labels should be read with."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("thresholds", help="precision and recall of the pseudo-labels over a threshold grid")
+    parser.add_argument(
+        "run_or_checkpoint", help="run folder (its stored labels) or checkpoint folder (labels made now)"
+    )
+    parser.add_argument(
+        "--grid",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=VALUES",
+        help="score=... and quality=..., each 0.5,0.6,0.7 or START:STOP:COUNT; default: 0.05 to 0.99",
+    )
+    parser.add_argument(
+        "--version", type=int, metavar="STEP", help="stored labels as they were at this teacher version"
+    )
+    parser.add_argument("--data", help="withheld labelled images (COCO JSON, VOC or YOLO folder): labels are made now")
+    parser.add_argument("--images", help="image root of a COCO JSON given with --data")
+    parser.add_argument("--max-images", type=int, default=1000, help="judge at most so many images (default: 1000)")
+    parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Compute, write RUN/thresholds.json and RUN/thresholds.html, and print."""
+    from raydet.config.data import DatasetConfig
+    from raydet.report.threshold_result import as_json, as_text, try_thresholds
+    from raydet.report.threshold_write import write_thresholds
+
+    data = DatasetConfig(path=arguments.data, images=arguments.images) if arguments.data else None
+    result = try_thresholds(
+        Path(arguments.run_or_checkpoint),
+        arguments.grid,
+        data=data,
+        version=arguments.version,
+        max_images=arguments.max_images,
+    )
+    written = write_thresholds(result)
+    print(json.dumps(as_json(result), indent=1) if arguments.json else as_text(result))
+    print(written, file=sys.stderr if arguments.json else sys.stdout)
