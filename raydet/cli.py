@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from types import FrameType
 
 from raydet import __version__
-from raydet.commands import check_data, evaluate, export, label, report, thresholds, train, tune
+from raydet.commands import check_data, doctor, evaluate, export, label, report, thresholds, train, tune
 from raydet.errors import RunError, RunStopped, Terminated, UserError
 
-COMMANDS = (train, tune, evaluate, label, check_data, export, report, thresholds)
+COMMANDS = (train, tune, evaluate, label, check_data, doctor, export, report, thresholds)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -24,23 +24,29 @@ def connected(
     resources: Mapping[str, float] | None = None,
     dashboard: bool | None = None,
     show_workers: bool = False,
-) -> Iterator[None]:
+) -> Iterator[str]:
     """Join the Ray that is there, or start a local one of our own; leave it behind as it was found.
 
     In this order: a Ray this process already has; `cluster.address`; RAY_ADDRESS (set inside a submitted job, where
     resources must not be given); else a fresh local Ray with at least `cpus` logical CPUs and the custom `resources`,
     never another Ray that happens to run on this host. `dashboard` overrides `cluster.dashboard` for a local Ray.
-    Raises ConfigError where the address does not answer.
+    Gives its dashboard's HOST:PORT, or an empty text where that is unknown. Raises ConfigError where the address does
+    not answer, or does not let us in.
     """
     if ray.is_initialized():
-        yield
+        yield ""
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how often reports and failures are looked at
     address = cluster.address or os.environ.get("RAY_ADDRESS")
     if address and address != "local":
         try:
             with _signals_kept():
-                ray.init(address=address, namespace=NAMESPACE, log_to_driver=show_workers)
+                context = ray.init(address=address, namespace=NAMESPACE, log_to_driver=show_workers)
+        except ray.exceptions.AuthenticationError as error:
+            raise ConfigError(
+                f"{address}: this Ray asks for a token ({str(error).splitlines()[0]}); set RAY_AUTH_MODE=token and "
+                f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token of its head"
+            ) from None
         except (ConnectionError, RuntimeError, ValueError) as error:
             name = "cluster.address" if cluster.address else "RAY_ADDRESS"
             reason = str(error).splitlines()[0]
@@ -50,7 +56,7 @@ def connected(
             ) from None
     else:
         with _signals_kept():
-            ray.init(
+            context = ray.init(
                 address="local",
                 # Logical CPUs: more than cores is fine.
                 num_cpus=cluster.local_cpus or max(int(cpus + 0.999), os.cpu_count() or 1),
@@ -61,7 +67,7 @@ def connected(
                 logging_level="ERROR",
             )
     try:
-        yield
+        yield str(context.dashboard_url or "")
     finally:
         ray.shutdown()
 

@@ -31,6 +31,7 @@ LAYERS = {
     "raydet.evaluate": 3,
     "raydet.report": 3,
     "raydet.sweep": 4,
+    "raydet.doctor": 4,  # looks at everything a command may use
     "raydet.commands": 5,
     "raydet.cli": 6,
     "raydet.__main__": 6,
