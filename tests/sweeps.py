@@ -49,10 +49,10 @@ def add_trial(
     state: str = "done",
     message: str = "",
     burn_in: str | None = "key",
-    seed_settings: dict[str, Any] | None = None,
+    settings: dict[str, Any] | None = None,
 ) -> None:
     """Add a trial whose teacher was measured at the steps of `curve` (step -> AP)."""
-    overrides = {**values, **(seed_settings or {})}
+    overrides = {key: value for key, value in values.items() if key != "variant"} | (settings or {})
     point = int(trial_id.split("-")[0])
     home.save(Trial(trial_id, point, seed, values, overrides, burn_in, state, message))  # type: ignore[arg-type]
     if curve is not None:

@@ -1,4 +1,4 @@
-"""`raydet report`: RUN/report.html."""
+"""`raydet report`: the page of a run or of a search."""
 
 from __future__ import annotations
 
@@ -8,13 +8,19 @@ from pathlib import Path
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
-    parser = commands.add_parser("report", help="write RUN/report.html")
-    parser.add_argument("run_dir", help="run folder")
+    parser = commands.add_parser("report", help="write the HTML report of a run or a search")
+    parser.add_argument("folder", help="folder of a run or of a search; report.html is written there")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Write the page and print where it is."""
+    folder = Path(arguments.folder)
+    if (folder / "sweep.json").is_file():
+        from raydet.sweep.report import write_sweep_report
+
+        print(write_sweep_report(folder))
+        return
     from raydet.train.saved import report
 
-    print(report(Path(arguments.run_dir)))
+    print(report(folder))

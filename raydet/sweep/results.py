@@ -192,14 +192,18 @@ def point_text(question: Question, point: PointSummary) -> str:
     return f"point {point.number} ({values})"
 
 
-def figure_text(point: PointSummary) -> str:
-    """Return mean and spread in percent, and how many seeds they come from where that is worth saying."""
+def mean_text(point: PointSummary) -> str:
+    """Return mean and spread in percent; the trials' states where none is done."""
     if point.mean is None:
-        states = sorted({row.state for row in point.rows})
-        return " and ".join(states)
-    spread = "" if point.sd is None else f" ± {100 * point.sd:.1f}"
-    seeds = f" ({point.num_done} of {len(point.rows)} seeds)" if not point.is_whole or len(point.rows) > 1 else ""
-    return f"{100 * point.mean:.1f}{spread}{seeds}"
+        return " and ".join(sorted({row.state for row in point.rows}))
+    return f"{100 * point.mean:.1f}" + ("" if point.sd is None else f" ± {100 * point.sd:.1f}")
+
+
+def figure_text(point: PointSummary) -> str:
+    """Return mean and spread, and how many seeds they come from where there are several."""
+    if point.mean is None or len(point.rows) == 1:
+        return mean_text(point)
+    return f"{mean_text(point)} ({point.num_done} of {len(point.rows)} seeds)"
 
 
 def _summarised(number: int, rows: Sequence[TrialRow]) -> PointSummary:

@@ -21,9 +21,9 @@ def two_seeds(folder):
     home = write_search(folder, seeds=(0, 1))
     for seed, curve in ((0, {20: 0.31, 40: 0.30}), (1, {20: 0.2, 40: 0.34})):
         settings = {"seed": seed, "data.split_seed": seed}
-        add_trial(home, f"0000-seed{seed}", {BETA: 0.5}, curve, seed=seed, seed_settings=settings)
-    add_trial(home, "0001-seed0", {BETA: 4.0}, {40: 0.36}, seed_settings={"seed": 0, "data.split_seed": 0})
-    failed = {"seed": 1, "state": "failed", "message": "OSError: disk full", "seed_settings": {"seed": 1}}
+        add_trial(home, f"0000-seed{seed}", {BETA: 0.5}, curve, seed=seed, settings=settings)
+    add_trial(home, "0001-seed0", {BETA: 4.0}, {40: 0.36}, settings={"seed": 0, "data.split_seed": 0})
+    failed = {"seed": 1, "state": "failed", "message": "OSError: disk full", "settings": {"seed": 1}}
     add_trial(home, "0001-seed1", {BETA: 4.0}, {20: 0.9}, **failed)
     add_trial(home, "0002-seed0", {BETA: 8.0}, state="waiting")
     return home

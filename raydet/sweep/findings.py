@@ -1,0 +1,46 @@
+"""Everything a search's report is made from, and how it writes figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raydet.sweep.course import Course
+from raydet.sweep.question import Question
+from raydet.sweep.results import PointSummary, TrialRow
+
+NOTHING_YET = "No trial has been evaluated yet."
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Findings:
+    """A search, read."""
+
+    question: Question
+    rows: Sequence[TrialRow]
+    points: Sequence[PointSummary]
+    best: PointSummary | None
+    burn_ins: Sequence[Course]  # of the shared ones
+
+    @property
+    def y_label(self) -> str:
+        """Return what the figures are."""
+        return f"{self.question.metric} (%)"
+
+    @property
+    def judged(self) -> list[PointSummary]:
+        """Return the points with a mean."""
+        return [point for point in self.points if point.mean is not None]
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60}:{minutes % 60:02} h" if minutes >= 60 else f"{seconds / 60:.1f} min"
+
+
+def percent(value: float | None) -> str:
+    """Return a share in percent, a dash for None."""
+    return "–" if value is None else f"{100 * value:.2f}"

@@ -1,0 +1,49 @@
+"""Writing the report of a search: SWEEP/report.html, one page like a run's."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from raydet.errors import UserError
+from raydet.metrics import FILE_NAME
+from raydet.sweep.course import Course
+from raydet.sweep.question import read_question
+from raydet.sweep.results import best_point, collect, summarise_points
+
+
+def write_sweep_report(folder: Path) -> Path:
+    """Write SWEEP/report.html without outside parts, and its pictures into SWEEP/plots/; return the page.
+
+    A search may still be running. Raises UserError where `folder` holds no search or matplotlib is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise UserError("raydet report draws with matplotlib, which is not installed: pip install 'raydet[plots]'")
+    from raydet.report.page import Pictures, page
+    from raydet.sweep import report_curves as curves  # after the check: it imports matplotlib
+    from raydet.sweep import report_sections as sections
+    from raydet.sweep.findings import Findings
+
+    folder = folder.absolute()
+    question, rows = read_question(folder), collect(folder)
+    points = summarise_points(rows)
+    burn_ins = [Course.read(file) for file in sorted(folder.glob(f"burn_in/*/{FILE_NAME}"))]
+    found = Findings(question, rows, points, best_point(points, question.mode), burn_ins)
+    makers = [
+        sections.summary,
+        sections.point_table,
+        curves.effects,
+        *([curves.beside_the_paper] if question.published is not None else []),
+        *([curves.joint] if len(question.keys) > 1 else []),
+        curves.learning_curves,
+        sections.failures,
+        sections.times,
+        sections.trial_table,
+    ]
+    pictures = Pictures()
+    made = [make(found, pictures) for make in makers]
+    content = page(f"Search: {question.name}", str(folder), made)
+    pictures.save(folder / "plots")
+    aside = folder / "report.html.aside"
+    aside.write_text(content, encoding="utf-8")
+    return aside.replace(folder / "report.html")
