@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator
 
 INK = "#7d8590"
@@ -36,7 +36,7 @@ def lines(
     The curve named `strong` stands out. Noisy curves get a moving average, unless `smooth` is off; it does not reach
     across `burn_in`, where curves may jump.
     """
-    figure, axes = _axes(x_label, y_label)
+    figure, axes = new_axes(x_label, y_label)
     for color, (name, (steps, values)) in zip(_colors(len(series)), series.items(), strict=True):
         x, y = _arrays(steps, values)
         if name == strong:
@@ -52,15 +52,15 @@ def lines(
         axes.axvline(burn_in, color=INK, linewidth=1, linestyle=":")
     low, high = axes.dataLim.intervaly
     axes.set_ylim(min(low, 0.0), 1.03 * max(high, top or 0.0) or 1.0)
-    _legend(axes, len(series) + (level is not None))
-    return _png(figure)
+    legend(axes, len(series) + (level is not None))
+    return png(figure)
 
 
 def stacked(
     x: Sequence[float], parts: Mapping[str, Sequence[float | None]], *, y_label: str, burn_in: float | None = None
 ) -> bytes:
     """Draw parts of a whole on top of each other over `x`, smoothed like `lines`."""
-    figure, axes = _axes("step", y_label)
+    figure, axes = new_axes("step", y_label)
     heights = []
     for values in parts.values():
         steps, y = _arrays(x, values)
@@ -69,13 +69,13 @@ def stacked(
     axes.set_ylim(0, None)
     if len(x) > 1:
         axes.set_xlim(x[0], x[-1])
-    _legend(axes, len(parts))
-    return _png(figure)
+    legend(axes, len(parts))
+    return png(figure)
 
 
 def heatmap(x: Sequence[float], columns: Sequence[np.ndarray], *, y_label: str, color_label: str) -> bytes:
     """Draw one column of 10 IoU bins per entry of `x`; each column is shown as shares of its sum."""
-    figure, axes = _axes("step", y_label)
+    figure, axes = new_axes("step", y_label)
     counts = np.stack(columns, axis=1).astype(np.float64)  # [10, len(x)]
     shares = counts / np.maximum(counts.sum(axis=0, keepdims=True), 1)
     # Columns of equal width, named by their step: windows need not be equally long.
@@ -83,8 +83,8 @@ def heatmap(x: Sequence[float], columns: Sequence[np.ndarray], *, y_label: str, 
     every = max(1, len(x) // 6)
     axes.set_xticks(range(0, len(x), every), [f"{value:.0f}" for value in x[::every]])
     axes.grid(False)
-    _color_bar(figure, axes, image, color_label)
-    return _png(figure)
+    color_bar(figure, axes, image, color_label)
+    return png(figure)
 
 
 def surface(
@@ -102,7 +102,7 @@ def surface(
     `x` and `y` name their axis and its values, `marks` (at most 2) points of the table (row, column), `level` a height
     whose contour is drawn.
     """
-    figure, axes = _axes(x[0], y[0])
+    figure, axes = new_axes(x[0], y[0])
     shown = np.ma.masked_invalid(values)
     if logarithmic:
         shown = np.ma.masked_less_equal(shown, 0)
@@ -112,7 +112,7 @@ def surface(
         every = max(1, len(numbers) // 7)
         axis.set_ticks(range(0, len(numbers), every), [f"{number:g}" for number in numbers[::every]])
     axes.grid(False)
-    _color_bar(figure, axes, image, color_label)
+    color_bar(figure, axes, image, color_label)
     entries = 0
     if level is not None and min(values.shape) > 1 and shown.count() and shown.min() < level[1] < shown.max():
         axes.contour(shown, levels=[level[1]], colors="white", linewidths=1.4, linestyles="dashed")
@@ -124,8 +124,8 @@ def surface(
             column, row, shape, markersize=size, markerfacecolor=fill, markeredgecolor="white", markeredgewidth=1.6
         )
         axes.plot([], [], shape, markersize=9, markerfacecolor=fill, markeredgecolor=INK, label=name)
-    _legend(axes, entries + len(marks))
-    return _png(figure)
+    legend(axes, entries + len(marks))
+    return png(figure)
 
 
 def trade_off(
@@ -137,16 +137,17 @@ def trade_off(
     y_label: str,
 ) -> bytes:
     """Draw points, the front of the best of them as a line, and named ones (at most 2) on top."""
-    figure, axes = _axes(x_label, y_label)
+    figure, axes = new_axes(x_label, y_label)
     axes.plot(*points, ".", color=INK, alpha=0.35, markersize=4, label="settings")
     axes.plot(*front, color=COLORS[0], marker="o", markersize=3, linewidth=1.6, label="Pareto front")
     for (name, place), shape, color in zip(marks.items(), ("o", "*"), (COLORS[1], COLORS[4]), strict=False):
         axes.plot(*place, shape, color=color, markersize=9 if shape == "o" else 15, linestyle="none", label=name)
-    _legend(axes, 2 + len(marks))
-    return _png(figure)
+    legend(axes, 2 + len(marks))
+    return png(figure)
 
 
-def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+def new_axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    """Return an empty plot in the report's style."""
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.add_subplot()
@@ -163,14 +164,16 @@ def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _color_bar(figure: Figure, axes: Axes, image: AxesImage, label: str) -> None:
-    bar = figure.colorbar(image, ax=axes, pad=0.02)
+def color_bar(figure: Figure, axes: Axes, colors: ScalarMappable, label: str) -> None:
+    """Add the bar that says what colours mean."""
+    bar = figure.colorbar(colors, ax=axes, pad=0.02)
     bar.set_label(label, color=INK)
     bar.ax.tick_params(which="both", colors=INK, length=0)
     bar.outline.set_visible(False)
 
 
-def _legend(axes: Axes, entries: int) -> None:
+def legend(axes: Axes, entries: int) -> None:
+    """Name what was drawn, above the plot; nothing where there are no `entries`."""
     if entries:
         columns = min(entries, 3)
         options = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns, "fontsize": 9}
@@ -202,7 +205,8 @@ def _moving_average(y: np.ndarray, width: int) -> np.ndarray:
     return np.where(number > 0, total / np.maximum(number, 1), np.nan)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Return the picture as a file's bytes."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", transparent=True)
     return stream.getvalue()

@@ -29,7 +29,8 @@ section{background:var(--card);border:1px solid var(--line);border-radius:12px;p
 .tile b{display:block;font-size:20px;line-height:1.25;font-variant-numeric:tabular-nums}.tile span{color:var(--soft)}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
 .pairs{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,250px),1fr));gap:12px;margin:0 0 18px}
-figure{margin:0}figure img{display:block;width:100%;height:auto;border-radius:6px}
+figure{margin:0}.plots figure:only-child{max-width:640px}
+figure img{display:block;width:100%;height:auto;border-radius:6px}
 figcaption{font-size:13px;margin-top:4px}
 .scroll{overflow-x:auto}table{border-collapse:collapse;overflow-wrap:break-word;font-variant-numeric:tabular-nums}
 th,td{padding:4px 18px 4px 0;text-align:left;border-bottom:1px solid var(--line);vertical-align:top}

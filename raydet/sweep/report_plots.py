@@ -14,7 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from raydet.report.figures import COLORS, INK, _axes, _legend, _png
+from raydet.report.figures import COLORS, INK, color_bar, legend, new_axes, png
 from raydet.sweep.question import value_text
 
 DECADES = 10.0  # values that span more than this factor get a logarithmic axis
@@ -72,7 +72,7 @@ def effect(
     scale: Scale, done: Sequence[tuple[Any, float]], stopped: Sequence[tuple[Any, float]], means: Sequence[Mean], y: str
 ) -> bytes:
     """Draw a figure against one key: a dot per trial, hollow where the scheduler stopped it, and the line of means."""
-    figure, axes = _axes(scale.name, y)
+    figure, axes = new_axes(scale.name, y)
     if done:
         _dots(axes, scale, done, "trial", color=COLORS[0], alpha=0.6)
     if stopped:
@@ -80,24 +80,24 @@ def effect(
     if means:
         _curve(axes, scale, means, "mean", COLORS[1])
     _frame(axes, scale)
-    _legend(axes, bool(done) + bool(stopped) + bool(means))
-    return _png(figure)
+    legend(axes, bool(done) + bool(stopped) + bool(means))
+    return png(figure)
 
 
 def beside(scale: Scale, curves: Mapping[str, Sequence[Mean]], y: str) -> bytes:
     """Draw a few curves over one key, each as differences to its own mean."""
-    figure, axes = _axes(scale.name, y)
+    figure, axes = new_axes(scale.name, y)
     axes.axhline(0, color=INK, linewidth=0.8)
     for (name, curve), color in zip(curves.items(), COLORS, strict=False):
         _curve(axes, scale, curve, name, color)
     _frame(axes, scale)
-    _legend(axes, len(curves))
-    return _png(figure)
+    legend(axes, len(curves))
+    return png(figure)
 
 
 def grid_map(x: Scale, y: Scale, cells: Mapping[tuple[int, int], float], label: str) -> bytes:
     """Draw figures over a grid of two keys; `cells` maps (row, column) to percent, missing ones stay empty."""
-    figure, axes = _axes(x.name, y.name)
+    figure, axes = new_axes(x.name, y.name)
     table = np.full((len(y.values), len(x.values)), np.nan)
     for cell, value in cells.items():
         table[cell] = value
@@ -109,21 +109,20 @@ def grid_map(x: Scale, y: Scale, cells: Mapping[tuple[int, int], float], label: 
     for axis, scale in ((axes.xaxis, x), (axes.yaxis, y)):
         axis.set_ticks(range(len(scale.values)), [value_text(value) for value in scale.values])
     axes.grid(False)
-    bar = figure.colorbar(image, ax=axes, pad=0.02)
-    _quiet_bar(bar, label)
-    return _png(figure)
+    color_bar(figure, axes, image, label)
+    return png(figure)
 
 
 def parallel(scales: Sequence[Scale], lines: Sequence[tuple[Sequence[Any], float]], y: str, best: int) -> bytes:
     """Draw a line per point across an axis per key, coloured by its figure in percent; `lines[best]` is thick."""
-    figure, axes = _axes("", "")
+    figure, axes = new_axes("", "")
     figure.set_size_inches(10, 4.2)
     figures = [figure for _, figure in lines]
     norm = Normalize(min(figures), max(figures))
     for i, (values, value) in enumerate(lines):
         heights = [scale.share(each) for scale, each in zip(scales, values, strict=True)]
-        style = {"linewidth": 3.0, "alpha": 1.0, "zorder": 3} if i == best else {"linewidth": 1.2, "alpha": 0.7}
-        axes.plot(range(len(scales)), heights, color=SCALE(norm(value)), **style)
+        look: dict[str, Any] = {"linewidth": 3.0, "zorder": 3} if i == best else {"linewidth": 1.2, "alpha": 0.7}
+        axes.plot(range(len(scales)), heights, color=SCALE(norm(value)), **look)
     box = {"boxstyle": "round,pad=0.2", "facecolor": "#1f2937", "edgecolor": "none", "alpha": 0.75}
     for column, scale in enumerate(scales):
         axes.axvline(column, color=INK, linewidth=0.8)
@@ -137,8 +136,8 @@ def parallel(scales: Sequence[Scale], lines: Sequence[tuple[Sequence[Any], float
     axes.grid(False)
     axes.set_xlim(-0.1, len(scales) - 0.5)  # the last axis' values stand beside it
     axes.margins(y=0.08)
-    _quiet_bar(figure.colorbar(ScalarMappable(norm, SCALE), ax=axes, pad=0.02), y)
-    return _png(figure)
+    color_bar(figure, axes, ScalarMappable(norm, SCALE), y)
+    return png(figure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +153,7 @@ class LearningCurve:
 
 def learning(curves: Sequence[LearningCurve], y: str, burn_in: float | None) -> bytes:
     """Draw all trials; few points get a colour each, of many only the best one. Unfinished trials are dashed."""
-    figure, axes = _axes("step", y)
+    figure, axes = new_axes("step", y)
     points = list(dict.fromkeys(curve.point for curve in curves))
     color_of = {point: COLORS[i % len(COLORS)] for i, point in enumerate(points)}
     if len(points) > NAMED_CURVES:
@@ -173,8 +172,8 @@ def learning(curves: Sequence[LearningCurve], y: str, burn_in: float | None) -> 
         )  # fmt: skip
     if burn_in is not None:
         axes.axvline(burn_in, color=INK, linewidth=1, linestyle=":")
-    _legend(axes, len(named))
-    return _png(figure)
+    legend(axes, len(named))
+    return png(figure)
 
 
 def _dots(axes: Axes, scale: Scale, trials: Sequence[tuple[Any, float]], label: str, **style: Any) -> None:
@@ -199,9 +198,3 @@ def _frame(axes: Axes, scale: Scale) -> None:
     axes.margins(x=0.06, y=0.12)
     if not scale.is_numeric:
         axes.set_xlim(-0.5, len(scale.values) - 0.5)
-
-
-def _quiet_bar(bar: Any, label: str) -> None:
-    bar.set_label(label, color=INK)
-    bar.ax.tick_params(colors=INK, length=0)
-    bar.outline.set_visible(False)
