@@ -1,0 +1,253 @@
+"""What `raydet doctor` says about facts that it was given, and about this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raydet.cli import main
+from raydet.cluster.nodes import Answer
+from raydet.cluster.storage import _read_and_reply
+from raydet.cluster.upload import upload_of
+from raydet.config.load import dump
+from raydet.doctor import estimate, network, probe
+from raydet.doctor.estimate import disk_of, judge_disk, plan
+from raydet.doctor.finding import Finding
+from raydet.doctor.machine import compare, judge
+from tests.helpers import tiny_config
+
+GOOD = {
+    "python": "3.11.7",
+    "versions": {name: "1.0" for name in probe.PACKAGES},
+    "operators": "",
+    "gpus": ["H200, 139 GiB"],
+    "has_driver": True,
+    "shm_bytes": 8 * 2**30,
+    "open_files": 65536,
+    "home": "/home/me",
+    "home_problem": "",
+    "time": 1000.0,
+}
+
+
+def bad(findings: list[Finding]) -> dict[str, tuple[str, str]]:
+    return {each.topic: (each.level, each.text) for each in findings if each.level != "ok"}
+
+
+# one machine
+
+
+def test_a_good_machine_has_no_finding():
+    assert bad(judge(GOOD, wants_gpu=True)) == {}
+
+
+@pytest.mark.parametrize(
+    ("facts", "topic", "level", "text"),
+    [
+        ({"versions": {**GOOD["versions"], "ray": None}}, "versions", "fail", "not installed: ray"),
+        (
+            {"operators": "RuntimeError: operator torchvision::nms does not exist"},
+            "operators",
+            "fail",
+            "torchvision 1.0 does not work with torch 1.0: RuntimeError: operator torchvision::nms does not exist",
+        ),
+        ({"gpus": []}, "GPUs", "warn", "a driver is there, but torch sees no GPU"),
+        ({"gpus": [], "has_driver": False}, "GPUs", "fail", "torch sees none, the config asks for some"),
+        # Docker's default of 64 MiB: 64 / 1024 = 0.06 GiB
+        ({"shm_bytes": 64 * 2**20}, "shared memory", "warn", "/dev/shm has 0.06 GiB"),
+        ({"shm_bytes": None}, "shared memory", "warn", "no /dev/shm"),
+        ({"open_files": 1024}, "open files", "warn", "at most 1024 per process"),
+        ({"home_problem": "/home/me: Read-only file system"}, "home", "fail", "/home/me: Read-only file system"),
+    ],
+)
+def test_what_is_wrong_with_a_machine_is_named(facts: dict[str, Any], topic: str, level: str, text: str):
+    found = bad(judge({**GOOD, **facts}, wants_gpu=True))
+    assert list(found) == [topic]
+    assert found[topic][0] == level
+    assert text in found[topic][1]
+
+
+def test_this_machine_can_run_the_tests():
+    facts = probe.look()
+    assert facts["operators"] == ""
+    assert None not in facts["versions"].values()
+    assert facts.keys() == GOOD.keys()
+
+
+# a cluster
+
+
+def test_nodes_with_other_versions_or_clocks_are_named():
+    other = {**GOOD, "python": "3.12.1", "versions": {**GOOD["versions"], "torch": "1.1"}, "time": 1090.0}
+    answers = [Answer("a", GOOD), Answer("b", other), Answer("c", None, "no answer within 60 s")]
+    found = compare(GOOD, answers, wants_gpu=True)
+    assert [(each.level, each.topic, each.text) for each in found] == [
+        ("ok", "node a", "same versions as here, 1 GPUs"),
+        ("fail", "node b", "other versions: Python 3.12.1, here 3.11.7; torch 1.1, here 1.0"),
+        ("warn", "node b", "its clock is +90 s off, transfer included"),
+        ("fail", "node c", "no answer within 60 s"),
+    ]
+
+
+def test_a_patch_version_of_python_may_differ_and_some_nodes_need_no_gpu():
+    answers = [Answer("a", GOOD), Answer("b", {**GOOD, "python": "3.11.9", "gpus": [], "has_driver": False})]
+    assert bad(compare(GOOD, answers, wants_gpu=True)) == {}
+    assert "GPUs" in bad(compare(GOOD, answers[1:], wants_gpu=True))
+
+
+def test_a_node_tells_what_is_wrong_with_a_folder(tmp_path: Path):
+    file = tmp_path / "token"
+    file.write_text("abc")
+    said = _read_and_reply(str(file), "abc")
+    assert (tmp_path / said.removeprefix("replied in ")).read_text() == "cba"
+    long = tmp_path / ("x" * 250)  # the reply's name would be longer than the 255 bytes that a name may have
+    long.write_text("abc")
+    assert _read_and_reply(str(long), "abc") == "cannot be written there: File name too long"
+
+
+def test_a_folder_that_only_one_side_sees_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    monkeypatch.setattr("time.monotonic", iter(range(0, 1000, 10)).__next__)
+    assert "a file written here is not there" in _read_and_reply(str(tmp_path / "missing"), "abc")
+    (tmp_path / "other").write_text("xyz")
+    assert "holds something else" in _read_and_reply(str(tmp_path / "other"), "abc")
+
+
+# the network
+
+
+def test_listeners_and_what_they_are_bound_to_are_read(tmp_path: Path):
+    head = "  sl  local_address rem_address   st\n"
+    tcp, tcp6 = tmp_path / "tcp", tmp_path / "tcp6"
+    tcp.write_text(
+        head
+        + "   0: 0100007F:2049 00000000:0000 0A 0\n"  # 127.0.0.1:8265
+        + "   1: 00000000:2711 00000000:0000 0A 0\n"  # 0.0.0.0:10001
+        + "   2: 0100007F:1234 0100007F:18EB 01 0\n"  # a connection to 6379, not a listener
+    )
+    tcp6.write_text(
+        head
+        + "   0: 00000000000000000000000000000000:18EB 0:0 0A 0\n"  # [::]:6379
+        + "   1: 00000000000000000000000001000000:0050 0:0 0A 0\n"  # [::1]:80
+        + "   2: 0000000000000000FFFF00000100007F:0051 0:0 0A 0\n"  # [::ffff:127.0.0.1]:81
+    )
+    assert network.listening([tcp, tcp6, tmp_path / "none"]) == {
+        8265: False,
+        10001: True,
+        6379: True,
+        80: False,
+        81: False,
+    }
+
+
+def test_a_head_that_everybody_may_use_is_warned_of():
+    assert bad(network.judge_ports({8265: False}, "disabled")) == {}
+    assert bad(network.judge_ports({6379: True, 8265: False}, "token")) == {}
+    level, text = bad(network.judge_ports({6379: True, 8265: False}, "disabled"))["token"]
+    assert level == "warn"
+    assert "listens beyond loopback (6379) and asks for no token" in text
+    assert network.judge_mode("token", "x").level == "ok"
+    assert network.judge_mode("disabled", "x").level == "warn"
+    assert network.judge_mode(None, "x").level == "warn"
+
+
+@pytest.mark.parametrize(
+    ("address", "text"),
+    [
+        ("nonsense", "expected HOST:PORT"),
+        ("127.0.0.1:99999999", "expected HOST:PORT"),
+        ("no-such-host.invalid:6379", "no such host"),
+        ("127.0.0.1:1", "Connection refused"),
+    ],
+)
+def test_an_address_that_does_not_answer_is_explained(address: str, text: str):
+    found = network.reachable(address)
+    assert found.level == "fail"
+    assert text in found.text
+
+
+# what a run needs
+
+
+def test_places_are_arithmetic(tmp_path: Path):
+    config = tiny_config(
+        tmp_path,
+        cluster__backend="ray",
+        cluster__workers=4,
+        cluster__gpus_per_worker=1,
+        labels__source="pool",
+        labels__lookahead=1,
+        pool__actors=2,
+        pool__gpus_per_actor=1.0,
+    )
+    big, small = {"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}
+    (enough,) = plan(config, [big, big], is_local=False)
+    # 4 workers x 1 CPU + 2 teachers x 1 CPU; 4 x 1 GPU + 2 x 1 GPU; 16 + 16 CPUs and 4 + 4 GPUs
+    assert enough.level == "ok"
+    assert enough.text == (
+        "CPU: 4 for 4 workers + 2 for 2 teachers; there is 32; GPU: 4 for 4 workers + 2 for 2 teachers; there is 8"
+    )
+    (short,) = plan(config, [big, small], is_local=False)
+    assert short.level == "fail"
+    assert "GPU: 4 for 4 workers + 2 for 2 teachers, together 6; the cluster has 5" in short.text
+    (elastic,) = plan(
+        config.model_copy(update={"cluster": config.cluster.model_copy(update={"min_workers": 2})}),
+        [big, small],
+        is_local=False,
+    )
+    assert elastic.level == "warn"
+    (local,) = plan(config, [{"GPU": 0.0}], is_local=True)
+    assert local.level == "fail"
+    assert "CPU" not in local.text
+    assert plan(tiny_config(tmp_path), [{}], is_local=True)[0].level == "ok"
+
+
+def test_disk_is_parameters_times_copies_plus_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = tiny_config(tmp_path, optim__steps=103, checkpoint__keep=2)  # burn-in 3; 4 unlabelled images a step
+    disk = disk_of(config, 6)
+    # AdamW keeps 2 moments: student 1 + 2, teacher 1, published teacher 1 = 5 copies; 2 + 3 checkpoints; 4 bytes
+    assert disk.checkpoints == 5 * 5 * 4 * disk.parameters
+    assert disk.labels == 100 * 4 * 8000  # (103 - 3) steps x 4 labels x 8.0 KB
+    bounded = config.model_copy(update={"labels": config.labels.model_copy(update={"keep_versions": 10})})
+    assert disk_of(bounded, 6).labels == 10 * 4 * 8000
+    assert judge_disk(disk, tmp_path / "not" / "yet").level == "ok"
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3_000_000}))
+    assert judge_disk(disk, tmp_path).level == "fail"  # the labels alone are 3.2 MB
+
+
+def test_an_upload_leaves_out_what_the_ignore_files_name(tmp_path: Path):
+    (tmp_path / ".gitignore").write_text("runs/\n")
+    (tmp_path / ".rayignore").write_text("*.pt\n")
+    for name, size in {"a.py": 10, "big.pt": 1000, "runs/x": 500, "sub/b.py": 5, "sub/c.pt": 7, ".git/y": 9}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"x" * size)
+    upload = upload_of(tmp_path)
+    # a.py 10 + sub/b.py 5 + .gitignore 6 + .rayignore 5
+    assert (upload.files, upload.bytes) == (4, 26)
+    assert upload.largest[0] == ("a.py", 10)
+
+
+def test_the_upload_of_this_repository_is_small():
+    upload = upload_of(Path(__file__).parents[2])
+    assert upload.bytes < 3 * 2**20
+    assert not any(name.startswith(("tests/", "docs/", "benchmarks/", ".git/")) for name, _ in upload.largest)
+
+
+# the command
+
+
+def test_doctor_says_what_would_go_wrong_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(tiny_config(tmp_path / "run")))
+    assert main(["doctor", str(config), "--measure", "--json"]) == 0
+    found = {each["topic"]: each for each in json.loads(capsys.readouterr().out)}
+    assert "labeled 24 images, 48 boxes, val 6 images, 13 boxes" in found["data"]["text"]
+    assert " per later step" in found["time"]["text"]
+    assert not (tmp_path / "run").exists()
+    assert main(["doctor", str(config), "data.labeled=/nowhere.json", "--address", "127.0.0.1:1"]) == 1
+    said = capsys.readouterr().out
+    assert "Connection refused" in said
+    assert "errors" in said

@@ -1,0 +1,116 @@
+"""Asking a run to stop: the file, the signal, the thread."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from raydet.cli import run_guarded
+from raydet.errors import RunStopped, Terminated
+from raydet.metrics import read_metrics
+from raydet.train.checkpoint import latest_checkpoint
+from raydet.train.launch import launch
+from raydet.train.stop import ask_to_stop, sigterm_asks, watching
+from tests.helpers import tiny_config
+
+
+def wait_for(asked: object) -> bool:
+    deadline = time.monotonic() + 60
+    while not asked() and time.monotonic() < deadline:  # type: ignore[operator]
+        time.sleep(0.01)
+    return asked()  # type: ignore[operator,no-any-return]
+
+
+def test_the_first_sigterm_asks_and_the_second_ends(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    file = tmp_path / "stop"
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(Terminated), sigterm_asks(file):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert file.read_text() == "SIGTERM\n"
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert "stops after this step" in capfd.readouterr().err
+
+
+def test_a_sigterm_that_cannot_be_written_down_ends_at_once(tmp_path: Path):
+    with pytest.raises(Terminated), sigterm_asks(tmp_path / "missing" / "stop"):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_thread_cannot_take_signals_and_leaves_them_alone(tmp_path: Path):
+    before, seen = signal.getsignal(signal.SIGTERM), []
+
+    def inside() -> None:
+        with sigterm_asks(tmp_path / "stop"):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [before]
+
+
+def test_what_is_written_into_the_file_is_seen(tmp_path: Path):
+    file = tmp_path / "stop"
+    file.touch()
+    with watching(file) as asked, watching(None) as never:
+        assert not asked()
+        ask_to_stop(file, "enough")
+        assert wait_for(asked)
+        assert not never()
+
+
+def test_a_file_that_is_not_there_asks_for_nothing(tmp_path: Path):
+    with watching(tmp_path / "stop") as asked:
+        time.sleep(0.6)  # longer than the thread waits between two looks
+        assert not asked()
+        ask_to_stop(tmp_path / "stop", "now it is")
+        assert wait_for(asked)
+
+
+def test_a_run_that_is_asked_to_stop_says_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    config = tiny_config(tmp_path / "run", optim__steps=3000)
+    monkeypatch.setattr("raydet.train.launch.describe", lambda *_: ask_to_stop(tmp_path / "run" / "stop", "test") or "")
+    with pytest.raises(RunStopped, match=r"with a checkpoint at step \d+ of 3000"):
+        launch(config)
+    newest = latest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert newest is not None
+    end = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    assert (end["kind"], end["reason"], end["step"]) == ("end", "stopped", newest.step)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "said"),
+    [
+        (RunStopped("run stopped as asked"), 143, "raydet: run stopped as asked; go on with --resume\n"),
+        (Terminated(), 143, "\nraydet: terminated; go on with --resume\n"),
+        (KeyboardInterrupt(), 130, "\nraydet: interrupted; go on with --resume\n"),
+    ],
+)
+def test_how_a_run_ends_decides_the_exit_code(
+    error: BaseException, code: int, said: str, capsys: pytest.CaptureFixture[str]
+):
+    def command() -> None:
+        raise error
+
+    assert run_guarded(command) == code
+    assert capsys.readouterr().err == said
+
+
+def test_sigterm_unwinds_a_command_that_is_no_training():
+    closed = []
+
+    def command() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        finally:
+            closed.append(True)
+
+    assert run_guarded(command) == 143
+    assert closed == [True]
