@@ -1,6 +1,7 @@
 """What one training step costs, and what of it is raydet's.
 
     python benchmarks/step.py                  # all variants, one step of each per round
+    python benchmarks/step.py --loop-only      # mutual, plain and plain again: what raydet's loop adds
     python benchmarks/step.py --profile        # where the time of one mutual step goes
 
 Variants, interleaved step by step in an order drawn for each round, in several fresh processes. CPU seconds of the
@@ -159,7 +160,7 @@ def supervised_pair(config: RunConfig, data: PreparedData, fork: Path) -> dict[s
 
     def raydet_step() -> float:
         losses = backward(module, batch, loss_weights, group, names=names)
-        losses.check_finite(batch, group)
+        losses.check_finite(None, batch, group)
         optimise(ours, our_optimizer, config, 1000)
         return float(losses.raw.sum())
 
@@ -205,17 +206,14 @@ def measure(options: argparse.Namespace, fork: Path) -> dict[str, Clock]:
     config = base_config(options, "mutual", method__burn_in_steps=open_checkpoint(fork).step)
     mutual = SteppedTrainer(config, fork=fork)
     data = open_prepared(RunFolder(config.run.dir).data)
+    variants = {"mutual": mutual, "plain": Plain(config, data, fork), "plain again": Plain(config, data, fork)}
+    if options.loop_only:
+        return in_turn(variants, options.rounds, options.warm_up, seed=options.child)
     # What torchvision's detector can do too: its losses, its RoIAlign, no IoU branch.
     like = {"model__roi_align_aligned": False, "model__roi_cls_loss": "cross_entropy", "model__box_loss": "smooth_l1"}
     supervised = base_config(options, "sup", **like, method={"name": "supervised", "burn_in_steps": 0})
     burning = base_config(options, "burn-in", method__burn_in_steps=10**8)
-    variants = {
-        "burn-in": SteppedTrainer(burning, fork=fork),
-        "mutual": mutual,
-        "plain": Plain(config, data, fork),
-        "plain again": Plain(config, data, fork),
-        **supervised_pair(supervised, data, fork),
-    }
+    variants = {"burn-in": SteppedTrainer(burning, fork=fork), **variants, **supervised_pair(supervised, data, fork)}
     return in_turn(variants, options.rounds, options.warm_up, seed=options.child)
 
 
@@ -239,7 +237,8 @@ def show(found: list[dict[str, Clock]]) -> None:
         cpu, wall = ([t for clocks in found for t in getattr(clocks[name], kind)] for kind in ("cpu", "wall"))
         print(f"| {name} | {spread(cpu, 1e3)} | {spread(wall, 1e3)} |")
     print("\n| ratio of CPU time | mean of the processes | its standard error | each process |\n|---|---|---|---|")
-    for a, b in (("mutual", "plain"), ("plain again", "plain"), ("raydet-sup", "torchvision")):
+    pairs = (("mutual", "plain"), ("plain again", "plain"), ("raydet-sup", "torchvision"))
+    for a, b in [pair for pair in pairs if pair[0] in found[0]]:
         each = [sum(clocks[a].cpu) / sum(clocks[b].cpu) for clocks in found]
         error = statistics.stdev(each) / len(each) ** 0.5 if len(each) > 1 else math.nan
         listed = ", ".join(f"{value:.3f}" for value in each)
@@ -251,6 +250,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=6, help="fresh processes")
     parser.add_argument("--rounds", type=int, default=10, help="per process")
     parser.add_argument("--warm-up", type=int, default=2)
+    parser.add_argument("--loop-only", action="store_true", help="only mutual, plain and plain again")
     parser.add_argument("--profile", action="store_true", help="60 rounds are a good number here")
     parser.add_argument("--child", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
