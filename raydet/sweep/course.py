@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from raydet.metrics import Record, parse_record, read_metrics
+from raydet.metrics import Record, parse_record
+
+STEP_RECORD = b'{"kind": "step"'  # as it begins in a metrics file
 
 
 @dataclass(slots=True)
@@ -23,8 +25,17 @@ class Course:
 
     @staticmethod
     def read(metrics: Path) -> Course:
-        """Return the course of a whole metrics file. Raises ValueError where a line of it is damaged."""
-        return Course().fed(read_metrics(metrics))
+        """Return the course of a run from its metrics file; a run without one has not come far.
+
+        Of the records of steps, which are nearly all, only the last is read: it says how far the run is, and the time
+        is in the others as well. Raises ValueError where a line is damaged.
+        """
+        try:
+            *lines, _ = metrics.read_bytes().split(b"\n")  # the last one is empty or unfinished
+        except FileNotFoundError:
+            return Course()
+        telling = [line for line in lines[:-1] if not line.startswith(STEP_RECORD)] + lines[-1:]
+        return Course().fed(parse_record(line, str(metrics)) for line in telling)
 
     def fed(self, records: Iterable[Record]) -> Course:
         """Take in records, oldest first, and return the course itself."""
@@ -57,13 +68,3 @@ class Course:
         self.step, self._since = step, now
         if self.is_judged(record):
             self.evals[step] = {name: value for name, value in record.items() if name != "per_class"}  # it is large
-
-
-def newest_figure(metrics: Path, figure: str) -> float | None:
-    """Return the newest val figure of a run, None where there is none; parses nothing but evaluations."""
-    try:
-        lines = metrics.read_bytes().split(b"\n")[:-1]
-    except FileNotFoundError:
-        return None
-    course = Course().fed(parse_record(line, str(metrics)) for line in lines if b'"eval"' in line or b'"start"' in line)
-    return course.newest().get(figure)

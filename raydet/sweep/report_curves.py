@@ -59,7 +59,7 @@ def beside_the_paper(found: Findings, pictures: Pictures) -> Section:
     rows = [
         (
             value_text(p.values[key]),
-            f"{mean:.2f}",
+            f"{mean:.2f}" + ("" if p.sd is None else f" ± {100 * p.sd:.2f}"),
             f"{figure:.2f}",
             f"{mean - our_mean:+.2f}",
             f"{figure - their_mean:+.2f}",

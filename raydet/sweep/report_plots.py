@@ -62,10 +62,10 @@ class Scale:
             axis.set_major_locator(LogLocator(subs=(1.0,) if is_wide else (1.0, 2.0, 5.0)))
             axis.set_major_formatter(lambda value, _: f"{value:g}")
             axis.set_minor_formatter(NullFormatter())
+            axis.set_tick_params(which="minor", length=0)
         if not self.is_numeric or len(self.values) <= TICKS:
             labels = [textwrap.fill(value_text(value), 16) for value in self.values]
             axis.set_ticks([self.place(value) for value in self.values], labels)
-            axis.set_tick_params(which="minor", length=0)
 
 
 def effect(

@@ -20,7 +20,7 @@ import pyarrow.parquet
 
 from raydet.config.load import dump, resolve
 from raydet.metrics import FILE_NAME
-from raydet.sweep.course import Course, newest_figure
+from raydet.sweep.course import Course
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.question import Question, read_question, value_text
 
@@ -111,7 +111,7 @@ def best_trial(folder: Path) -> str | None:
     """
     question = read_question(folder)
     found = [
-        (newest_figure(folder / "trials" / trial.id / FILE_NAME, question.metric), trial.id)
+        (Course.read(folder / "trials" / trial.id / FILE_NAME).newest().get(question.metric), trial.id)
         for trial in SweepFolder(folder).all_trials()
         if trial.state == "done"
     ]

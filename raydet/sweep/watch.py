@@ -19,11 +19,11 @@ AT_WORK = ("burn-in", "running")
 
 
 class Run:
-    """One run folder, read along."""
+    """One run folder, read along; one that is over is read at once and not again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, is_over: bool = False) -> None:
         self._tail = Tail(folder / FILE_NAME)
-        self.course = Course()
+        self.course = Course.read(folder / FILE_NAME) if is_over else Course()
         self._status = Status(steps=0, burn_in_steps=0)
 
     def poll(self) -> list[Record]:
@@ -77,20 +77,25 @@ class Watch:
             known = self.trials.get(name)
             before = None if known is None else known.trial.state
             if known is None:
-                known = self.trials[name] = WatchedTrial(home.trial(name), Run(home.run_dir(name)), stamp)
+                trial = home.trial(name)
+                run = Run(home.run_dir(name), is_over=trial.is_over)
+                known = self.trials[name] = WatchedTrial(trial, run, stamp)
             elif known.stamp != stamp:
                 known.trial, known.stamp = home.trial(name), stamp
-            state = known.trial.state
-            if state == "waiting" and before is not None:
-                continue
-            records = known.run.poll() if state in AT_WORK or before != state else []
-            ended = Event(known) if before != state and known.trial.is_over else None
-            if before != state and ended is None and state != "waiting":
-                yield Event(known)
-            yield from (Event(known, record) for record in records)
-            if ended is not None:
-                yield ended
+            yield from self._news(known, before)
         self._poll_burn_ins(home)
+
+    def _news(self, watched: WatchedTrial, before: str | None) -> Iterator[Event]:
+        """Yield what is new of a trial that was in the state `before`: it began, was measured, ended, in this order."""
+        state, is_over = watched.trial.state, watched.trial.is_over
+        is_known_end = is_over and before in (None, state)
+        is_waiting_still = state == before == "waiting"
+        records = [] if is_known_end or is_waiting_still else watched.run.poll()
+        if state != before and state in AT_WORK:
+            yield Event(watched)
+        yield from (Event(watched, record) for record in records)
+        if state != before and is_over:
+            yield Event(watched)
 
     def run_at_work(self, watched: WatchedTrial) -> Run:
         """Return the run whose steps count now: the trial's own, or the burn-in that it waits for."""

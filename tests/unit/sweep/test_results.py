@@ -10,10 +10,11 @@ import pytest
 
 from raydet.config.load import load
 from raydet.errors import ConfigError
+from raydet.metrics import MetricsWriter
 from raydet.sweep.course import Course
 from raydet.sweep.question import read_question, value_text
 from raydet.sweep.results import best_point, best_trial, collect, summarise_points, write_results
-from tests.sweeps import BETA, add_trial, evaluated, started, write_search
+from tests.sweeps import BETA, add_trial, evaluated, started, write_metrics, write_search
 
 
 def two_seeds(folder):
@@ -51,6 +52,19 @@ def test_time_between_two_attempts_does_not_count_and_what_is_measured_anew_repl
     course = Course().fed([*records, started(20, at=5000.0), evaluated(30, 0.4, at=5007.0)])
     assert course.curve("AP") == ((20, 0.2), (30, 0.4))
     assert course.seconds == 27.0  # 20 and 7
+
+
+def test_a_file_is_read_as_its_records_one_by_one(tmp_path):
+    write_metrics(tmp_path, {20: 0.25, 30: 0.5}, start=0, until=30)
+    writer = MetricsWriter(tmp_path, tensorboard=False)
+    writer.write({"kind": "step", "step": 35, "time": 1035.0, "loss": 1.0})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "eval", "step": 40, ')  # unfinished
+    course = Course.read(tmp_path / "metrics.jsonl")
+    assert course.curve("AP") == ((20, 0.25), (30, 0.5))
+    assert (course.step, course.steps, course.seconds) == (35, 40, 35.0)
+    assert Course.read(tmp_path / "nothing") == Course()
 
 
 def test_points_have_the_mean_and_spread_of_the_seeds_that_are_done(tmp_path):

@@ -58,7 +58,7 @@ def test_the_papers_curve_is_compared_over_the_points_that_both_have(tmp_path):
     # Ours 21 and 25, mean 23; theirs 31 and 32, mean 31.5. 4.0 is not in the paper, 8.0 not in the search.
     text = sections_of(write_sweep_report(tmp_path))["Beside IL-net, Table 1"]
     assert "over the 2 points that both have" in text
-    assert text.endswith("0.5 21.00 31.00 -2.00 -0.50 1 25.00 32.00 +2.00 +0.50")
+    assert text.endswith("0.5 21.00 ± 1.41 31.00 -2.00 -0.50 1 25.00 ± 1.41 32.00 +2.00 +0.50")
 
 
 def test_what_sharing_burn_ins_saved_is_told(tmp_path):
