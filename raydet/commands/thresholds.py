@@ -7,6 +7,8 @@ import json
 import sys
 from pathlib import Path
 
+from raydet.errors import UserError
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
@@ -38,6 +40,8 @@ def run(arguments: argparse.Namespace) -> None:
     from raydet.report.threshold_result import as_json, as_text, try_thresholds
     from raydet.report.threshold_write import write_thresholds
 
+    if arguments.images and not arguments.data:
+        raise UserError("--images is the image root of a COCO JSON given with --data; give both")
     data = DatasetConfig(path=arguments.data, images=arguments.images) if arguments.data else None
     result = try_thresholds(
         Path(arguments.run_or_checkpoint),

@@ -96,8 +96,8 @@ def _reason(grid: ThresholdGrid, chosen: Reading, error: float, is_close: bool) 
     where = f"within a factor of {CLOSE:g}" if is_close else "no setting of the grid comes closer"
     return (
         f"{chosen.boxes_per_image:.2f} pseudo-boxes per image against {grid.truths_per_image:.2f} true ones ({where}); "
-        f"of settings like that none is more precise than {chosen.precision:.3f} by more than a standard error "
-        f"({error:.3f}), and none as precise finds clearly more than {chosen.recall:.3f} of the true boxes."
+        f"of settings like that none is more precise than {chosen.precision:.1%} by more than a standard error "
+        f"({error:.1%}), and none as precise finds clearly more than {chosen.recall:.1%} of the true boxes."
     )
 
 
