@@ -139,7 +139,7 @@ def connected_client(url: str, process: subprocess.Popen[bytes]) -> JobSubmissio
 
 def test_a_stopped_training_job_goes_on_when_it_is_submitted_again(head: Head, tmp_path: Path):
     run, config = tmp_path / "run", tmp_path / "config.yaml"
-    config.write_text(dump(tiny_config(run, **{**ON_RAY, "optim__steps": 3000})))
+    config.write_text(dump(tiny_config(run, **{**ON_RAY, "optim__steps": 3000, "cluster__workers": 2})))
     command = ("jobs/train.py", "--config", str(config), "--start-or-resume")
 
     first = head.submit(*command)
@@ -170,5 +170,23 @@ def test_a_mistake_in_a_job_is_one_message_and_exit_code_2(head: Head, tmp_path:
     assert head.wait(job) == JobStatus.FAILED
     assert head.exit_code(job) == 2
     said = head.client.get_job_logs(job)
+    assert "working directory: 0." in said  # MiB
     assert "CPU: 4 for 4 workers + 9 for 1 teachers, together 13; the cluster has 4" in said
     assert "Traceback" not in said
+
+
+def test_doctor_looks_at_a_cluster_and_is_told_by_one_that_it_has_no_token(head: Head, tmp_path: Path):
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(tiny_config(tmp_path / "run", **ON_RAY)))
+    command = [sys.executable, "-m", "raydet", "doctor", str(config), "--address", head.address]
+    done = subprocess.run(command, env=head.env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the cluster asks for a token (token)" in done.stdout
+    assert "same versions as here" in done.stdout
+    assert "a token was written and read on each of 1 nodes" in done.stdout
+    assert "CPU: 1 for 1 workers + 0.5 for 1 teachers; there is 4" in done.stdout
+
+    stranger = {**head.env, "RAY_AUTH_TOKEN": "another"}
+    done = subprocess.run(command, env=stranger, capture_output=True, text=True)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "this Ray asks for a token" in done.stdout

@@ -73,14 +73,19 @@ def test_a_file_that_is_not_there_asks_for_nothing(tmp_path: Path):
         assert wait_for(asked)
 
 
-def test_a_run_that_is_asked_to_stop_says_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config = tiny_config(tmp_path / "run", optim__steps=3000)
-    monkeypatch.setattr("raydet.train.launch.describe", lambda *_: ask_to_stop(tmp_path / "run" / "stop", "test") or "")
+def test_a_run_that_is_asked_to_stop_says_where_it_stopped(tmp_path: Path):
+    run = tmp_path / "run"
+
+    def ask() -> None:
+        if wait_for((run / "config.json").is_file):  # written after the file was emptied
+            ask_to_stop(run / "stop", "test")
+
+    threading.Thread(target=ask, daemon=True).start()
     with pytest.raises(RunStopped, match=r"with a checkpoint at step \d+ of 3000"):
-        launch(config)
-    newest = latest_checkpoint(tmp_path / "run" / "checkpoints")
+        launch(tiny_config(run, optim__steps=3000))
+    newest = latest_checkpoint(run / "checkpoints")
     assert newest is not None
-    end = read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]
+    end = read_metrics(run / "metrics.jsonl")[-1]
     assert (end["kind"], end["reason"], end["step"]) == ("end", "stopped", newest.step)
 
 
