@@ -13,7 +13,6 @@ import time
 import traceback
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 
 import numpy as np
 import ray
@@ -28,6 +27,7 @@ from raydet.pool.crew import ActorLostError, Crew, Teacher, WeightsLostError
 from raydet.pool.messages import Reply, TeacherError
 from raydet.pool.scaling import PoolTiming, Sizer
 from raydet.pool.tasks import Tasks
+from raydet.pool.waiting import Waiting
 
 
 class LabelBroker:
@@ -48,7 +48,7 @@ class LabelBroker:
         self._retired = 0  # versions below are not needed any more
         self._error: str | None = None
         self._made = 0
-        self._changed = asyncio.Event()
+        self._waiting = Waiting()
         self._has_begun = False
 
     async def rewind(self, attempt: int, version: int) -> Reply:
@@ -67,7 +67,7 @@ class LabelBroker:
             self._rewound = attempt
             self._crew.forgive()
             self._crew.fill()  # teachers that could not be set up may be so now
-            self._wake()
+            self._waiting.wake_all()
         return self._reply(attempt)
 
     async def publish(self, attempt: int, version: int, digest: str, weights: Mapping[str, np.ndarray]) -> None:
@@ -107,8 +107,8 @@ class LabelBroker:
 
     async def retire(self, attempt: int, version: int) -> None:
         """Forget labels and weights below `version`."""
-        if self._admits(attempt):
-            self._retired = max(self._retired, version)
+        if self._admits(attempt) and version > self._retired:  # every rank says so
+            self._retired = version
             self._desk.retire(version)
             self._store.retire(version)
             self._weights = {v: known for v, known in self._weights.items() if v >= version}
@@ -155,9 +155,9 @@ class LabelBroker:
             self._tasks.spawn(self._watch(self._config.min_actors, self._config.max_actors))
 
     def _want(self, version: int, image_ids: Sequence[str]) -> None:
-        stored = [i for i in self._desk.missing(version, image_ids) if self._store.has((version, i))]
+        stored = {i for i in self._desk.missing(version, image_ids) if self._store.has((version, i))}
         new = self._desk.request(version, image_ids)
-        self._desk.found(version, [image_id for image_id in new if image_id in set(stored)])
+        self._desk.found(version, [image_id for image_id in new if image_id in stored])
 
     async def _wait(self, attempt: int, incarnation: str, keys: list[Key], wait_s: float) -> bool:
         """Wait until all labels are there (True), or until there is something to tell the caller (False)."""
@@ -176,11 +176,7 @@ class LabelBroker:
             left = deadline - time.monotonic()
             if left <= 0 or any(self._desk.failures(v, ids) for v, ids in by_version.items()):
                 return False
-            changed = self._changed
-            try:
-                await asyncio.wait_for(changed.wait(), left)
-            except TimeoutError:
-                return False
+            await self._waiting.until_made((key for key in keys if not self._desk.is_ready(key)), left)
         return False
 
     def _reply(self, attempt: int, keys: Sequence[Key] = (), *, table: object = None) -> Reply:
@@ -206,6 +202,7 @@ class LabelBroker:
     async def _ask(self, teacher: Teacher, call: int, keys: list[Key], digest: str, weights: ObjectRef) -> None:
         """Wait for one call's answer and enter it."""
         version, attempt = keys[0][0], self._attempt
+        has_news = True  # for more callers than those whose labels were made
         try:
             answer = await self._crew.ask(teacher, call, digest, weights)
         except ActorLostError as lost:
@@ -222,10 +219,12 @@ class LabelBroker:
         else:
             if self._knows(version, digest):
                 self._enter(teacher, version, answer)
+                has_news = bool(answer.failures)
             else:  # a teacher of before a rewind; or its weights were lost, which is rare enough to do it again
                 self._desk.give_back(teacher.name, keys)
         self._dispatch()
-        self._wake()
+        if has_news:
+            self._waiting.wake_all()
 
     def _knows(self, version: int, digest: str) -> bool:
         return version in self._weights and self._weights[version][0] == digest
@@ -236,7 +235,9 @@ class LabelBroker:
         if answer.table is not None:
             self._store.append(answer.table)
             for image_id in answer.table["image_id"].to_pylist():
-                self._made += self._desk.answer(teacher.name, (version, image_id))
+                if self._desk.answer(teacher.name, (version, image_id)):
+                    self._made += 1
+                    self._waiting.made((version, image_id))
 
     async def _watch(self, low: int, high: int) -> None:
         """Let the pool grow and shrink for as long as the broker lives."""
@@ -259,22 +260,18 @@ class LabelBroker:
         """An error in the background becomes everyone's error."""
         is_plain = isinstance(error, TeacherError | LabelConflictError)
         self._error = str(error) if is_plain else "".join(traceback.format_exception(error))
-        self._wake()
-
-    def _wake(self) -> None:
-        changed, self._changed = self._changed, asyncio.Event()
-        changed.set()
+        self._waiting.wake_all()
 
     def _stats(self) -> dict[str, float]:
-        counts = asdict(self._desk.counts())
-        members = self._crew.members()
+        counts, members = self._desk.counts(), self._crew.members()
+        actors = sum(member.pid is not None for member in members)
         return {
-            "pool/wanted": float(counts["wanted"]),
-            "pool/assigned": float(counts["assigned"]),
-            "pool/ready": float(counts["ready"]),
-            "pool/actors": float(sum(member.has_started for member in members)),
-            "pool/actors_starting": float(sum(not member.has_started for member in members)),
+            "pool/wanted": float(counts.wanted),
+            "pool/assigned": float(counts.assigned),
+            "pool/ready": float(counts.ready),
+            "pool/actors": float(actors),
+            "pool/actors_starting": float(len(members) - actors),
             "labels/made": float(self._made),
-            "labels/relabelled": float(counts["returned"]),
-            "labels/ignored": float(counts["ignored"]),
+            "labels/relabelled": float(counts.returned),
+            "labels/ignored": float(counts.ignored),
         }

@@ -155,9 +155,13 @@ class Crew:
         The least busy teacher first, then the longest-serving one, so that under a light load the last ones stay idle.
         """
         new: list[tuple[Teacher, int]] = []
-        for place in range(self._config.calls_in_flight):
-            for teacher in self._members.values():
-                if teacher.has_started and len(teacher.calls) <= place:
+        if not self._desk.assignable():  # this is asked at every call to the broker
+            return new
+        most = self._config.calls_in_flight
+        free = [teacher for teacher in self._members.values() if len(teacher.calls) < most and teacher.has_started]
+        for place in range(most):
+            for teacher in free:
+                if len(teacher.calls) <= place:
                     keys = self._desk.assign(teacher.name, self._config.images_per_call)
                     if not keys:
                         return new
