@@ -94,7 +94,7 @@ class Driver:
         print(f"{time.monotonic() - BEGUN:5.0f} s  {self.run.name}: {what}", flush=True)
 
     def wait_at(self, version: int) -> None:
-        """Wait until the trainers wait for labels by this teacher; it is `lookahead` steps later that they need them."""
+        """Wait until the trainers wait for labels by this teacher; they need them `lookahead` steps later."""
         self.wait_until(lambda: steps_done(self.run) == version + 2, f"the trainers wait for labels of {version}")
 
     def starts(self) -> list[int]:
