@@ -47,6 +47,7 @@ class WatchedTrial:
     trial: Trial
     run: Run
     stamp: tuple[int, int]  # of trial.json as it was read
+    is_new: bool  # had not begun when it was first seen
 
     def figure(self, metric: str) -> float | None:
         """Return the newest figure."""
@@ -79,23 +80,11 @@ class Watch:
             if known is None:
                 trial = home.trial(name)
                 run = Run(home.run_dir(name), is_over=trial.is_over)
-                known = self.trials[name] = WatchedTrial(trial, run, stamp)
+                known = self.trials[name] = WatchedTrial(trial, run, stamp, trial.began is None)
             elif known.stamp != stamp:
                 known.trial, known.stamp = home.trial(name), stamp
             yield from self._news(known, before)
         self._poll_burn_ins(home)
-
-    def _news(self, watched: WatchedTrial, before: str | None) -> Iterator[Event]:
-        """Yield what is new of a trial that was in the state `before`: it began, was measured, ended, in this order."""
-        state, is_over = watched.trial.state, watched.trial.is_over
-        is_known_end = is_over and before in (None, state)
-        is_waiting_still = state == before == "waiting"
-        records = [] if is_known_end or is_waiting_still else watched.run.poll()
-        if state != before and state in AT_WORK:
-            yield Event(watched)
-        yield from (Event(watched, record) for record in records)
-        if state != before and is_over:
-            yield Event(watched)
 
     def run_at_work(self, watched: WatchedTrial) -> Run:
         """Return the run whose steps count now: the trial's own, or the burn-in that it waits for."""
@@ -115,21 +104,42 @@ class Watch:
     def eta_s(self) -> float | None:
         """Return about how many seconds the whole search still takes, with as many trials at once as now.
 
-        A waiting trial is taken to last as long as one that is done, or as one at work will have lasted; a scheduler
-        that stops trials early makes it less. None while nothing is known.
+        A waiting trial is taken to last as long as others so far; a scheduler that stops trials early makes it less.
+        None while nothing is known.
         """
         at_work = [each for each in self.trials.values() if each.trial.state in AT_WORK]
-        left = {each.trial.id: self.run_at_work(each).eta_s for each in at_work}
-        lasting = [each.run.course.seconds for each in self.trials.values() if each.trial.state == "done"]
-        for each in [] if lasting else at_work:
-            if (eta := left[each.trial.id]) is not None:
-                lasting.append(each.run.course.seconds + eta)
-        if not lasting:
+        at_once = max(len(at_work), 1)
+        left = [self.run_at_work(each).eta_s for each in at_work]
+        typical = self._typical_s(at_once, left=[eta for eta in left if eta is not None])
+        if typical is None:
             return None
-        typical = sum(lasting) / len(lasting)
-        known = [typical if eta is None else eta for eta in left.values()]
-        work = sum(known) + typical * self.states()["waiting"]
-        return max([work / max(len(at_work), 1), *known])
+        known = [typical if eta is None else eta for eta in left]
+        return max([(sum(known) + typical * self.states()["waiting"]) / at_once, *known])
+
+    def _typical_s(self, at_once: int, left: list[float]) -> float | None:
+        """Return how long a trial lasts with all that it needs before and after, as far as that is known by now."""
+        begun = sorted(
+            each.trial.began for each in self.trials.values() if each.is_new and each.trial.began is not None
+        )
+        # With n trials at once, every trial makes room for the n-th after it.
+        cycles = [later - earlier for earlier, later in zip(begun, begun[at_once:], strict=False)]
+        trained = [each.run.course.seconds for each in self.trials.values() if each.trial.state == "done"]
+        at_work = [each.run.course.seconds for each in self.trials.values() if each.trial.state in AT_WORK]
+        guess = [(sum(at_work) + sum(left)) / len(left)] if left else []
+        known = cycles or trained or guess
+        return sum(known) / len(known) if known else None
+
+    def _news(self, watched: WatchedTrial, before: str | None) -> Iterator[Event]:
+        """Yield what is new of a trial that was in the state `before`: it began, was measured, ended, in this order."""
+        state, is_over = watched.trial.state, watched.trial.is_over
+        is_known_end = is_over and before in (None, state)
+        is_waiting_still = state == before == "waiting"
+        records = [] if is_known_end or is_waiting_still else watched.run.poll()
+        if state != before and state in AT_WORK:
+            yield Event(watched)
+        yield from (Event(watched, record) for record in records)
+        if state != before and is_over:
+            yield Event(watched)
 
     def _poll_burn_ins(self, home: SweepFolder) -> None:
         needed = {each.trial.burn_in for each in self.trials.values() if each.trial.state == "burn-in"}

@@ -92,6 +92,19 @@ def test_the_time_to_go_of_a_search_is_the_work_left_over_the_trials_at_once(tmp
     )
 
 
+def test_the_time_between_trials_counts_where_it_is_known(tmp_path):
+    home = write_search(tmp_path)
+    for number in range(4):
+        add_trial(home, f"000{number}", {BETA: float(number)}, state="waiting")
+    watch, news = watching(tmp_path)
+    news()
+    for number, began in enumerate((1000.0, 1050.0)):  # each trains for 30 s, 20 s pass before the next begins
+        home.save(home.trial(f"000{number}"), state="done", began=began)
+        write_metrics(home.run_dir(f"000{number}"), {40: 0.25}, start=BURN_IN)
+    news()
+    assert watch.eta_s() == 100.0  # 2 trials of 50 s, one at once
+
+
 def test_before_any_trial_is_done_those_at_work_tell_how_long_one_lasts(tmp_path):
     home = write_search(tmp_path)
     add_trial(home, "0000", {BETA: 0.5}, state="running")
