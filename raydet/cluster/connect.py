@@ -31,7 +31,7 @@ def connected(
     resources must not be given); else a fresh local Ray with at least `cpus` logical CPUs and the custom `resources`,
     never another Ray that happens to run on this host. `dashboard` overrides `cluster.dashboard` for a local Ray.
     Gives its dashboard's HOST:PORT, or an empty text where that is unknown. Raises ConfigError where the address does
-    not answer, or does not let us in.
+    not answer or does not let this process in: Ray says the same of both.
     """
     if ray.is_initialized():
         yield ""
@@ -42,17 +42,13 @@ def connected(
         try:
             with _signals_kept():
                 context = ray.init(address=address, namespace=NAMESPACE, log_to_driver=show_workers)
-        except ray.exceptions.AuthenticationError as error:
-            raise ConfigError(
-                f"{address}: this Ray asks for a token ({str(error).splitlines()[0]}); set RAY_AUTH_MODE=token and "
-                f"RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH to the token of its head"
-            ) from None
         except (ConnectionError, RuntimeError, ValueError) as error:
             name = "cluster.address" if cluster.address else "RAY_ADDRESS"
             reason = str(error).splitlines()[0]
             raise ConfigError(
                 f"{name}={address}: no Ray answers there ({reason}); start one with `ray start --head`, mend the "
-                f"address, or leave it out for a local Ray"
+                f"address, give this process the head's token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN), or leave the "
+                f"address out for a local Ray"
             ) from None
     else:
         with _signals_kept():

@@ -55,7 +55,7 @@ def _cluster(config: RunConfig | None, address: str, here: Facts, wants_gpu: boo
                 yield from _storage(Path(config.run.dir))
                 yield from plan(config, [node["Resources"] for node in alive_nodes()], is_local=False)
     except UserError as error:
-        yield fail("cluster", str(error), "see docs/cluster.md")
+        yield fail("cluster", str(error), "where the port answers, a missing or wrong token is the usual reason")
 
 
 def _run(config: RunConfig, measured: bool) -> Iterator[Finding]:
