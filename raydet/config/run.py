@@ -133,7 +133,7 @@ class ClusterConfig(Section):
     """Longest wait for the places of a worker group. An elastic group that has lost a node tries its old size for up to
     20 s more, and each try takes this long; too short, and a group never starts on a busy cluster."""
     resize_every_s: PositiveFloat = 60.0
-    """How often an elastic group looks whether it could be larger or smaller; a change restarts it from its checkpoint."""
+    """How often an elastic group looks whether its size could change; a change restarts it from its checkpoint."""
     dashboard: bool = False
     """Start Ray's dashboard with the run's own local Ray."""
 

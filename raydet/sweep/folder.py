@@ -16,13 +16,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from raydet import __version__
 from raydet.config.load import resolve
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError, FolderInUseError
-from raydet.sweep.space import Sweep
+
+if TYPE_CHECKING:
+    from raydet.sweep.space import Sweep  # imports Ray Tune, which reading a search does not need
 
 FORMAT = 1
 State = Literal["waiting", "burn-in", "running", "done", "stopped", "failed"]
@@ -48,19 +50,6 @@ class Trial:
     def is_over(self) -> bool:
         """Whether it needs no more work, unless failed trials are tried again."""
         return self.state in ("done", "stopped", "failed")
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Header:
-    """sweep.json, read."""
-
-    name: str
-    metric: str
-    mode: str
-    search: str
-    scheduler: str
-    seeds: tuple[int, ...]
-    base: RunConfig
 
 
 class SweepFolder:
@@ -105,17 +94,6 @@ class SweepFolder:
         }
         _write(self.header_file, header)
 
-    def header(self) -> Header:
-        """Read sweep.json. Raises ConfigError where there is none or it is damaged."""
-        if not self.header_file.is_file():
-            raise ConfigError(f"--resume: there is no search at {self.path}; start it without --resume")
-        tree = _read(self.header_file)
-        if tree.get("format") != FORMAT:
-            raise ConfigError(f"{self.header_file}: format {tree.get('format')!r}, this raydet reads {FORMAT}")
-        base = resolve(tree["base"], {}, where=str(self.header_file))
-        seeds = tuple(int(seed) for seed in tree["seeds"])
-        return Header(tree["name"], tree["metric"], tree["mode"], tree["search"], tree["scheduler"], seeds, base)
-
     def all_trials(self) -> list[Trial]:
         """Return every trial, in order."""
         return [self.trial(file.parent.name) for file in sorted(self.trials.glob("*/trial.json"))]
@@ -144,10 +122,6 @@ class SweepFolder:
         """Delete what only resuming a trial, or using its model, would need."""
         for name in ("checkpoints", "labels", "data", "ray"):
             shutil.rmtree(self.run_dir(trial.id) / name, ignore_errors=True)
-
-    def settings(self) -> dict[str, Any]:
-        """Return what all points share."""
-        return dict(_read(self.header_file)["settings"])
 
     @contextmanager
     def counting(self) -> Iterator[None]:

@@ -41,7 +41,9 @@ class Question:
     mode: str  # max or min
     keys: tuple[str, ...]
     seeds: tuple[int, ...]
+    search: str  # random or optuna
     scheduler: str
+    settings: dict[str, Any]  # dotted key -> value that all points share
     published: PublishedCurve | None
     base: RunConfig
 
@@ -69,10 +71,20 @@ def read_question(folder: Path) -> Question:
             str(said["metric"]),
             tuple((dict(each["values"]), float(each["AP"])) for each in said["points"]),
         )
-        names = [str(tree[name]) for name in ("name", "question", "metric", "mode")]
-        keys, seeds = tuple(map(str, tree["keys"])), tuple(map(int, tree["seeds"]))
-        base = resolve(tree["base"], {}, where=f"{file}, base")
-        return Question(folder, *names, keys, seeds, str(tree["scheduler"]), published, base)
+        return Question(
+            folder=folder,
+            name=str(tree["name"]),
+            text=str(tree["question"]),
+            metric=str(tree["metric"]),
+            mode=str(tree["mode"]),
+            keys=tuple(map(str, tree["keys"])),
+            seeds=tuple(map(int, tree["seeds"])),
+            search=str(tree["search"]),
+            scheduler=str(tree["scheduler"]),
+            settings=dict(tree["settings"]),
+            published=published,
+            base=resolve(tree["base"], {}, where=f"{file}, base"),
+        )
     except FileNotFoundError:
         raise ConfigError(f"{folder}: no sweep.json there; give the folder of a search") from None
     except ConfigError:

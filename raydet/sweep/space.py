@@ -60,7 +60,7 @@ class Published:
     figure: str
     """What was measured there, e.g. `AP, COCO val, 10 % of the labels`."""
     values: Mapping[Any, float]
-    """Swept value (or variant's name) -> figure."""
+    """Swept value (or variant's name) -> figure in percent, as papers print it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,11 @@ from ray import tune
 
 from raydet.config.run import RunConfig
 from raydet.errors import RunStopped
-from raydet.metrics import FILE_NAME, Record
+from raydet.metrics import FILE_NAME
 from raydet.sweep.burn_in import shared_burn_in
-from raydet.sweep.folder import Header, SweepFolder, Trial
+from raydet.sweep.course import Course
+from raydet.sweep.folder import SweepFolder, Trial
+from raydet.sweep.question import Question, read_question
 from raydet.train.launch import launch
 from raydet.train.progress import Tail
 from raydet.train.rundir import RunFolder
@@ -31,14 +33,14 @@ POLL_S = 0.5
 def run_trial(choice: dict[str, Any], *, home: str) -> None:
     """Train one trial to its end, or until Tune stops it. `choice` names a trial, or holds a searcher's values."""
     folder = SweepFolder(home)
-    header = folder.header()
-    trial = folder.trial(choice["trial"]) if "trial" in choice else _claim(folder, header, choice)
+    question = read_question(folder.path)
+    trial = folder.trial(choice["trial"]) if "trial" in choice else _claim(folder, question, choice)
     tail = Tail(folder.run_dir(trial.id) / FILE_NAME)
-    training = _Training(folder, header, trial)
+    training = _Training(folder, question.base, trial)
     if not trial.is_over:
         training.start()
     try:
-        for figures in _evaluations(tail, header, training):
+        for figures in _evaluations(tail, question.metric, training):
             tune.report(figures | {"trial": trial.id})  # SystemExit where the scheduler has seen enough
     finally:
         training.stop()
@@ -47,9 +49,9 @@ def run_trial(choice: dict[str, Any], *, home: str) -> None:
 class _Training(threading.Thread):
     """Trains; the trial's record says how it ended."""
 
-    def __init__(self, folder: SweepFolder, header: Header, trial: Trial) -> None:
+    def __init__(self, folder: SweepFolder, base: RunConfig, trial: Trial) -> None:
         super().__init__(name="training", daemon=True)  # a trial that Tune ends must not wait for it
-        self._folder, self._base, self._trial = folder, header.base, trial
+        self._folder, self._base, self._trial = folder, base, trial
 
     def run(self) -> None:
         save = self._folder.save
@@ -78,29 +80,21 @@ class _Training(threading.Thread):
         launch(config, resume=(Path(config.run.dir) / "config.json").exists())
 
 
-def _evaluations(tail: Tail, header: Header, training: threading.Thread) -> Iterator[dict[str, Any]]:
+def _evaluations(tail: Tail, metric: str, training: threading.Thread) -> Iterator[dict[str, Any]]:
     """Yield every evaluation that counts, those of earlier attempts first, until the training has ended."""
+    course = Course()
     while True:
         is_last = not training.is_alive()
         for record in tail.poll():
-            if is_judged(record, header.base) and record.get(header.metric) is not None:
-                yield {"step": record["step"], header.metric: record[header.metric]}
+            course.fed([record])
+            if course.is_judged(record) and record.get(metric) is not None:
+                yield {"step": record["step"], metric: record[metric]}
         if is_last:
             return
         training.join(POLL_S)
 
 
-def is_judged(record: Record, config: RunConfig) -> bool:
-    """Whether a metrics record is what a trial is judged by: its teacher on val, once there is one.
-
-    Before the burn-in's end that is the student, which the teacher will begin as.
-    """
-    if record["kind"] != "eval" or record["split"] != "val":
-        return False
-    return bool(record["model"] == ("teacher" if record["step"] > config.method.burn_in_steps else "student"))
-
-
-def _claim(folder: SweepFolder, header: Header, values: dict[str, Any]) -> Trial:
+def _claim(folder: SweepFolder, question: Question, values: dict[str, Any]) -> Trial:
     """Return the trial of a searcher's suggestion: one cut off earlier with the same values, or a new one."""
     values = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
     with folder.counting():
@@ -109,5 +103,5 @@ def _claim(folder: SweepFolder, header: Header, values: dict[str, Any]) -> Trial
             if trial.values == values and (trial.is_over or trial.state == "waiting"):
                 return folder.save(trial, state="burn-in") if not trial.is_over else trial
         number = max((trial.point for trial in known), default=-1) + 1
-        overrides = {**folder.settings(), **values}
-        return folder.save(Trial(f"{number:04d}", number, header.base.seed, values, overrides))
+        overrides = {**question.settings, **values}
+        return folder.save(Trial(f"{number:04d}", number, question.base.seed, values, overrides))

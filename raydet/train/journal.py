@@ -80,6 +80,7 @@ class Journal:
     def __init__(self, config: RunConfig, group: Group, class_names: tuple[str, ...]) -> None:
         self._config, self._group, self._class_names = config, group, class_names
         self._writer = MetricsWriter(RunFolder(config.run.dir).path, config.log.tensorboard) if group.is_lead else None
+        self._cpu = time.process_time()
         self._window = _Window()
         self._losses: Tensor | None = None  # [T] sums on the device: read only when a line is written
         self._names: tuple[str, ...] = ()
@@ -155,8 +156,8 @@ class Journal:
         self._write("note", step, message=message)
 
     def end(self, step: int, reason: str, *, message: str = "") -> None:
-        """Write why training stopped, and close the files."""
-        self._write("end", step, reason=reason, message=message)
+        """Write why training stopped and the CPU seconds of this process since it began, and close the files."""
+        self._write("end", step, reason=reason, message=message, cpu_s=time.process_time() - self._cpu)
         if self._writer is not None:
             self._writer.close()
 

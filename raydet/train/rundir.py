@@ -149,9 +149,7 @@ class RunFolder:
         """Return what differs from the configuration of the run as it is, a line per key; see `FREE_TO_CHANGE`."""
         if not self.config_json.exists():
             return []
-        before, now = (_flat(json.loads(c.model_dump_json())) for c in (self.load_config(), config))
-        changed = sorted(key for key in before.keys() | now.keys() if before.get(key) != now.get(key))
-        return [f"{key}: {before.get(key)!r} -> {now.get(key)!r}" for key in changed]
+        return differences(self.load_config(), config)
 
     def _check_same(self, config: RunConfig) -> None:
         locked = [line for line in self.changes(config) if not _is_free(line.split(":")[0])]
@@ -161,6 +159,13 @@ class RunFolder:
                 + "\n  ".join(locked)
                 + "\nset these back, or start a new run in another run.dir"
             )
+
+
+def differences(before: RunConfig, now: RunConfig) -> list[str]:
+    """Return what differs between two configurations, a line per key: `key: before -> now`."""
+    old, new = (_flat(json.loads(config.model_dump_json())) for config in (before, now))
+    changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+    return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed]
 
 
 def _is_free(key: str) -> bool:

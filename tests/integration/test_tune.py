@@ -17,7 +17,7 @@ import yaml
 from ray import tune
 
 from raydet.cli import main
-from raydet.config.load import load
+from raydet.config.load import dump, load
 from raydet.metrics import read_metrics
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.plan import trials_of
@@ -143,6 +143,7 @@ def test_what_asha_stops_frees_its_place_and_a_resumed_search_remembers_the_rung
     ]
     file = folder.run_dir("0000") / "metrics.jsonl"
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (here / "c.yaml").write_text(dump(base))
     (here / "beta.py").write_text(
         "from ray import tune\nfrom raydet.sweep.space import Asha, Sweep\n"
         'sweep = Sweep("beta?", {"method.unsup_reg_weight": tune.grid_search([0.5, 1.0, 2.0])}, scheduler=Asha(5, 2))\n'
@@ -154,6 +155,16 @@ def test_what_asha_stops_frees_its_place_and_a_resumed_search_remembers_the_rung
     for trial_id in ("0001", "0002"):
         steps = [line["step"] for line in read_metrics(folder.run_dir(trial_id) / "metrics.jsonl")]
         assert 5 <= max(steps) < 60
+
+
+def test_a_search_is_not_resumed_with_another_configuration(here: Path, capsys: pytest.CaptureFixture[str]):
+    sweep = Sweep("beta?", {"method.unsup_reg_weight": tune.grid_search([0.5, 1.0, 2.0])})
+    SweepFolder(here / "home").begin("beta", sweep, load(here / "c.yaml"), (3,), [])
+    assert main(["tune", "beta.py", "--config", "c.yaml", "run.dir=home", "--resume", "optim.lr=0.5"]) == 2
+    assert "optim.lr: 0.001 -> 0.5" in capsys.readouterr().err
+    (here / "beta.py").write_text(BETA.replace("unsup_reg_weight", "unsup_iou_weight"))
+    assert main(["tune", "beta.py", "--config", "c.yaml", "run.dir=home", "--resume"]) == 2
+    assert "the space file: its keys" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -123,7 +123,8 @@ def test_a_batch_is_split_without_unlabelled_images_too():
 
 
 def test_a_loss_that_is_not_finite_names_term_step_and_images():
-    losses = StepLosses(("sup/rpn_cls", "unsup/roi_cls", "sup/iou"), torch.tensor([float("nan"), 1.0, float("inf")]), NO_VOTES)
+    raw = torch.tensor([float("nan"), 1.0, float("inf")])
+    losses = StepLosses(("sup/rpn_cls", "unsup/roi_cls", "sup/iou"), raw, NO_VOTES)
     with pytest.raises(NonFiniteLossError) as caught:
         losses.check_finite(None, batch(1, 1), Group())
     assert "step 5: sup/rpn_cls, sup/iou not finite" in str(caught.value)

@@ -1,0 +1,123 @@
+"""The part of a search that Ray Tune does: which trial runs when, which stops early. What it writes is never read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.progress_reporter import TrialProgressCallback
+from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from raydet.config.run import RunConfig
+from raydet.sweep.folder import SweepFolder, Trial
+from raydet.sweep.plan import claims_of_trial
+from raydet.sweep.question import Question
+from raydet.sweep.results import best_trial, collect
+from raydet.sweep.space import SpaceError, Sweep
+from raydet.sweep.trial import run_trial
+
+
+def run_trials(
+    folder: SweepFolder, question: Question, sweep: Sweep, trials: Sequence[Trial], *, count: int, at_once: int
+) -> None:
+    """Run what is left of a search, `at_once` trials at a time, and wait; `count`: suggestions of a searcher in all."""
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # a trial's figures are in its run folder
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints whatever `verbose` says
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the search here and now; every trial can go on
+    # A scheduler must hear again what finished trials had measured; without one they need no second visit.
+    left = [trial for trial in trials if sweep.scheduler is not None or not trial.is_over]
+    is_adaptive = question.search == "optuna"
+    if not is_adaptive and all(trial.is_over for trial in left):
+        return
+    claims = claims_of_trial(folder.config_of(trials[0], question.base) if trials else question.base)
+    resources = {name.lower() if name in ("CPU", "GPU") else name: a for name, a in claims[0].each.items()}
+    tuner = tune.Tuner(
+        tune.with_resources(partial(run_trial, home=str(folder.path)), resources),
+        param_space=dict(sweep.space) if is_adaptive else {"trial": tune.grid_search([t.id for t in left])},
+        tune_config=tune.TuneConfig(
+            metric=question.metric,
+            mode=question.mode,
+            num_samples=max(0, count - sum(t.is_over for t in trials)) if is_adaptive else 1,
+            max_concurrent_trials=at_once,
+            scheduler=_scheduler(sweep, question.base),
+            search_alg=_optuna(sweep, folder, question.base.seed, trials) if is_adaptive else None,
+        ),
+        run_config=tune.RunConfig(
+            name="search", storage_path=str(folder.tune), callbacks=[_Keeper(folder), _Silence()], verbose=0
+        ),
+    )
+    tuner.fit()
+
+
+class _Keeper(tune.Callback):  # type: ignore[misc]
+    """In the search's process: notes how trials ended that could not say so, and deletes what is of no more use."""
+
+    def __init__(self, folder: SweepFolder) -> None:
+        self._folder = folder
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self._settle(trial, "stopped", "by the scheduler")
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        error = trial.get_pickled_error() or trial.get_error()
+        reason = str(error).strip().splitlines()[-1] if error else "Ray gave no reason"
+        self._settle(trial, "failed", f"its process ended: {reason}")
+
+    def _settle(self, trial: TuneTrial, state: str, message: str) -> None:
+        trial_id = trial.config.get("trial") or (trial.last_result or {}).get("trial")
+        if trial_id is None:
+            return  # a suggestion that never got as far as its first figure
+        record = self._folder.trial(trial_id)
+        if not record.is_over:
+            record = self._folder.save(record, state=state, message=message)
+        best = best_trial(self._folder.path)
+        for other in self._folder.all_trials():
+            if other.is_over and other.state != "failed" and best is not None and other.id != best:
+                self._folder.prune(other)
+
+
+class _Silence(TrialProgressCallback):  # type: ignore[misc]
+    """Instead of Tune's own lines about trials; `SweepView` has better ones."""
+
+    def _print(self, msg: str) -> None:
+        pass
+
+
+def _scheduler(sweep: Sweep, base: RunConfig) -> TrialScheduler | None:
+    if sweep.scheduler is None:
+        return None
+    asha = sweep.scheduler
+    # Tune's grace period and rungs count in the reported `step`.
+    return ASHAScheduler(
+        time_attr="step", max_t=base.last_step + 1, grace_period=asha.grace_steps, reduction_factor=asha.reduction
+    )
+
+
+def _optuna(sweep: Sweep, folder: SweepFolder, seed: int, trials: Sequence[Trial]) -> Searcher:
+    """Return Optuna's searcher, told what finished trials have found; unfinished ones are suggested first."""
+    from ray.tune.search.optuna import OptunaSearch
+
+    searcher = OptunaSearch(
+        space=OptunaSearch.convert_search_space(dict(sweep.space)),
+        metric=sweep.metric,
+        mode=sweep.mode,
+        seed=seed + len(trials),
+        points_to_evaluate=[trial.values for trial in trials if not trial.is_over] or None,
+    )
+    for row in collect(folder.path):
+        if row.state == "done" and row.figure is not None:
+            searcher.add_evaluated_point(row.values, row.figure)
+    return searcher
+
+
+def require_optuna() -> None:
+    """Raise SpaceError where Optuna is not installed."""
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        raise SpaceError("search='optuna' needs Optuna: pip install 'raydet[optuna]', or use search='random'") from None
