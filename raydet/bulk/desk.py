@@ -75,7 +75,8 @@ class Desk:
         """Take back a piece whose actor is gone; as `done` where that gives an image up."""
         piece = replace(piece, losses=piece.losses + 1)
         if piece.is_alone and piece.losses >= LOSSES_ALONE:
-            why = f"{piece.losses} actors were lost while at work on this image alone; the last: {reason}"
+            actors = "1 actor was" if piece.losses == 1 else f"{piece.losses} actors were"
+            why = f"{actors} lost while at work on this image alone; the last: {reason}"
             return self.done(piece, skipped(piece.names, [why]))
         if piece.is_alone:
             self._suspects.append(piece)

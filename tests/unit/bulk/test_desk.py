@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydet.bulk.desk import Desk, Piece, skipped
@@ -50,6 +50,7 @@ def test_an_image_that_costs_four_actors_is_skipped_and_its_neighbours_are_label
     ]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(1, 9), max_size=5), st.integers(1, 4), st.randoms())
 def test_every_image_is_answered_once_whatever_is_lost(sizes, piece_images, draw):
     desk, found, working = Desk(plan(*sizes), piece_images), {}, []
