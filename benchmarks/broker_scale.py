@@ -220,19 +220,19 @@ class Trainers:
 
 @dataclass(frozen=True)
 class Used:
-    """CPU seconds of a process, in all and of its busiest thread, and its memory."""
+    """CPU seconds of a process, in all and by thread, and its memory."""
 
     cpu_s: float
-    thread_s: float
+    threads: dict[str, float]
     anon_mb: float
     file_mb: float
 
 
 def look(pid: int) -> Used:
-    threads = [stat_cpu(task / "stat") for task in Path(f"/proc/{pid}/task").iterdir()]
+    threads = {task.name: stat_cpu(task / "stat") for task in Path(f"/proc/{pid}/task").iterdir()}
     status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     anon, file = (int(status[name].split()[0]) / 1024 for name in ("RssAnon", "RssFile"))
-    return Used(stat_cpu(Path(f"/proc/{pid}/stat")), max(threads), anon, file)
+    return Used(stat_cpu(Path(f"/proc/{pid}/stat")), threads, anon, file)
 
 
 def stat_cpu(file: Path) -> float:
@@ -306,7 +306,10 @@ def drive(brokers: list[Any], groups: list[list[Any]], load: Load, steps: int) -
     wall, after = time.perf_counter() - began, [look(pid) for pid in pids]
     labels = steps * load.trainers * load.images * len(brokers)
     cpu = sum(b.cpu_s - a.cpu_s for a, b in zip(before, after, strict=True))
-    thread = sum(b.thread_s - a.thread_s for a, b in zip(before, after, strict=True))
+    thread = sum(
+        max(seconds - a.threads.get(name, 0.0) for name, seconds in b.threads.items())
+        for a, b in zip(before, after, strict=True)
+    )
     low, high = (1e3 * value for value in (statistics.median(waits), statistics.quantiles(waits, n=100)[98]))
     yield f"{labels / wall:.0f}"
     yield f"{low:.0f} / {high:.0f}"
@@ -322,6 +325,7 @@ HEAD = (
 
 def ray_part(options: argparse.Namespace) -> None:
     print("\n### ray: the broker as an actor; loads by the step's length\n")
+    print(f"{options.images} images per trainer and step\n")
     print(HEAD.format("trainers | teachers | step s | asked for, labels per s") + "\n" + "|---" * 9 + "|")
     loads = [
         (16, 8, 0.5),
@@ -333,7 +337,8 @@ def ray_part(options: argparse.Namespace) -> None:
         (256, 128, 0.0),
     ]
     for trainers, teachers, step_s in loads[-options.last :]:
-        load = Load(trainers, teachers, step_s=step_s, label_s=0.04 if step_s else 0.0, method=options.method)
+        label_s = 0.04 if step_s else 0.0
+        load = Load(trainers, teachers, options.images, step_s, label_s, options.method)
         for _ in range(options.rounds):
             broker = remote_broker(load, options.out / "ray", hosts=2)
             group = clients(load, broker, 2)
@@ -467,6 +472,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=20, help="measured steps of the parts with Ray")
     parser.add_argument("--labels", type=int, default=20_000, help="labels per measurement of part alone")
     parser.add_argument("--last", type=int, default=7, help="part ray: only so many of the heaviest loads")
+    parser.add_argument("--images", type=int, default=4, help="part ray: per trainer and step")
     parser.add_argument("--memory-labels", type=int, default=1_000_000)
     parser.add_argument("--profile", action="store_true", help="parts alone and ray: where the broker's time goes")
     options = parser.parse_args()
