@@ -30,13 +30,13 @@ TABLES = {
     "branch_inputs": "il_net_branch_inputs",
 }
 SETTING = [
-    "method.burn_in_steps=200",
-    "optim.steps=280",
+    "method.burn_in_steps=150",
+    "optim.steps=210",
     "optim.unlabeled_batch=4",
     "method.ema_keep_rate=0.97",
     "method.unsup_cls_weight=1",
     "checkpoint.every=1000",
-    "eval.every=40",
+    "eval.every=30",
     "cluster.cpus_per_worker=1",
     "log.tensorboard=false",
 ]
@@ -167,7 +167,7 @@ def main() -> None:
             if part in TABLES:
                 tune(ROOT / "tune_spaces" / f"{TABLES[part]}.py", home / part, setting)
                 continue
-            for name, scheduler in (("shared", "None"), ("asha", "Asha(grace_steps=240, reduction=2)")):
+            for name, scheduler in (("shared", "None"), ("asha", "Asha(grace_steps=180, reduction=2)")):
                 space = home / f"sixteen_{name}.py"
                 space.write_text(SIXTEEN.format(scheduler=scheduler))
                 tune(space, home / name, setting)
