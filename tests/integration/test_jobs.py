@@ -127,7 +127,7 @@ def head() -> Iterator[Head]:
         finally:
             os.killpg(process.pid, signal.SIGTERM)
             with suppress(subprocess.TimeoutExpired):
-                process.wait(20)
+                process.wait(5)
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
@@ -183,7 +183,7 @@ def test_a_mistake_in_a_job_is_one_message_and_exit_code_2(head: Head, tmp_path:
     assert "Traceback" not in said
 
 
-def test_doctor_looks_at_a_cluster_and_says_what_a_wrong_token_looks_like(head: Head, tmp_path: Path):
+def test_doctor_looks_at_a_cluster_with_a_token(head: Head, tmp_path: Path):
     config = tmp_path / "config.yaml"
     config.write_text(dump(tiny_config(tmp_path / "run", **ON_RAY)))
     command = [sys.executable, "-m", "raydet", "doctor", str(config), "--address", head.address]
@@ -193,11 +193,6 @@ def test_doctor_looks_at_a_cluster_and_says_what_a_wrong_token_looks_like(head: 
     assert "same versions as here" in done.stdout
     assert "a token was written and read on each of 1 nodes" in done.stdout
     assert "CPU: 1 for 1 workers + 0.5 for 1 teachers; there is 4" in done.stdout
-
-    stranger = {**head.env, "RAY_AUTH_TOKEN": "another"}
-    done = subprocess.run(command, env=stranger, capture_output=True, text=True)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "give this process the head's token" in done.stdout
 
 
 SPACE = """
