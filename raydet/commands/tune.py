@@ -18,6 +18,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--concurrent", type=int, help="at most so many trials at once"
     )
     parser.add_argument("--resume", action="store_true", help="go on with the search; finished trials are kept")
+    parser.add_argument("--start-or-resume", action="store_true", help="the same command for every start: for jobs")
     parser.add_argument("--retry-failed", action="store_true", help="with --resume: try failed trials again")
     parser.set_defaults(run=run)
 
@@ -32,7 +33,7 @@ def run(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             raise UserError(f"--{name} {value}: at least 1")
-    if arguments.retry_failed and not arguments.resume:
+    if arguments.retry_failed and not (arguments.resume or arguments.start_or_resume):
         raise UserError("--retry-failed goes with --resume")
     base = load(arguments.config, arguments.overrides)
     from raydet.sweep.run import search
@@ -40,14 +41,16 @@ def run(arguments: argparse.Namespace) -> None:
 
     sweep = load_sweep(arguments.space)
     name = Path(arguments.space).stem
+    home = home_of(base.run.dir, name, arguments.overrides)
+    is_started = arguments.start_or_resume and (home / "sweep.json").exists()
     search(
         sweep,
         name,
         base,
-        home_of(base.run.dir, name, arguments.overrides),
+        home,
         samples=arguments.samples,
         seeds=arguments.seeds,
-        resume=arguments.resume,
+        resume=arguments.resume or is_started,
         retry_failed=arguments.retry_failed,
         limit=arguments.concurrent,
     )

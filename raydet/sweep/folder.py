@@ -118,6 +118,14 @@ class SweepFolder:
         own = {"run.dir": str(self.run_dir(trial.id)), "checkpoint.keep": 1}
         return resolve(base.model_dump(mode="json"), {**trial.overrides, **own}, where=f"trial {trial.id}")
 
+    def ask_to_stop(self, trial_id: str) -> None:
+        """Let a trial end after its present step, or before its first."""
+        (self.run_dir(trial_id) / "asked_to_stop").touch()
+
+    def is_asked_to_stop(self, trial_id: str) -> bool:
+        """Whether somebody has asked."""
+        return (self.run_dir(trial_id) / "asked_to_stop").exists()
+
     def prune(self, trial: Trial) -> None:
         """Delete what only resuming a trial, or using its model, would need."""
         for name in ("checkpoints", "labels", "data", "ray"):

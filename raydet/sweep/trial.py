@@ -1,14 +1,15 @@
 """One trial, as Ray Tune runs it: get the shared burn-in, train as `raydet train` would, report each evaluation.
 
-The training runs in a thread and writes its run folder as ever; this side reads RUN/metrics.jsonl along and tells Tune.
-What an earlier process of the same trial had measured is told again first, so that a scheduler forgets nothing.
+The training runs in a thread and writes its run folder as ever; this side reads RUN/metrics.jsonl along and tells
+Tune. What an earlier process of the same trial had measured is told again first, so that a scheduler forgets nothing. A
+trial that a scheduler has seen enough of is asked to stop, not killed: workers and teachers end in order and free their
+places.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,22 +29,45 @@ from raydet.train.rundir import RunFolder
 from raydet.train.stop import ask_to_stop
 
 POLL_S = 0.5
+STOPPED = "by the scheduler"
 
 
 def run_trial(choice: dict[str, Any], *, home: str) -> None:
-    """Train one trial to its end, or until Tune stops it. `choice` names a trial, or holds a searcher's values."""
+    """Train one trial to its end, or until it is asked to stop; `choice` names it, or is a searcher's suggestion."""
     folder = SweepFolder(home)
     question = read_question(folder.path)
     trial = folder.trial(choice["trial"]) if "trial" in choice else _claim(folder, question, choice)
-    tail = Tail(folder.run_dir(trial.id) / FILE_NAME)
+    reporter = _Reporter(folder, trial, question.metric)
+    reporter.report()  # what earlier attempts have measured
+    if trial.is_over:
+        return
+    if folder.is_asked_to_stop(trial.id):
+        folder.save(trial, state="stopped", message=STOPPED, ended=time.time())
+        return
     training = _Training(folder, question.base, trial)
-    if not trial.is_over:
-        training.start()
-    try:
-        for figures in _evaluations(tail, question.metric, training):
-            tune.report(figures | {"trial": trial.id})  # SystemExit where the scheduler has seen enough
-    finally:
-        training.stop()
+    training.start()
+    while training.is_alive():
+        training.join(POLL_S)
+        reporter.report()
+        if folder.is_asked_to_stop(trial.id):
+            training.stop()
+    reporter.report()
+
+
+class _Reporter:
+    """Tells Tune each evaluation that counts, once."""
+
+    def __init__(self, folder: SweepFolder, trial: Trial, metric: str) -> None:
+        self._tail = Tail(folder.run_dir(trial.id) / FILE_NAME)
+        self._course = Course()
+        self._id, self._metric = trial.id, metric
+
+    def report(self) -> None:
+        """Report what is new; each report waits until the scheduler has seen it."""
+        for record in self._tail.poll():
+            self._course.fed([record])
+            if self._course.is_judged(record) and record.get(self._metric) is not None:
+                tune.report({"step": record["step"], self._metric: record[self._metric], "trial": self._id})
 
 
 class _Training(threading.Thread):
@@ -59,18 +83,18 @@ class _Training(threading.Thread):
         self._trial = save(self._trial, state="burn-in", attempts=attempts, began=self._trial.began or time.time())
         try:
             self._train(self._folder.config_of(self._trial, self._base))
-        except RunStopped as stopped:
-            save(self._trial, state="stopped", message=str(stopped), ended=time.time())
+        except RunStopped:
+            save(self._trial, state="stopped", message=STOPPED, ended=time.time())
         except Exception as error:  # whatever it is, the other trials go on
             save(self._trial, state="failed", message=f"{type(error).__name__}: {error}", ended=time.time())
         else:
             save(self._trial, state="done", message="", ended=time.time())
 
     def stop(self) -> None:
-        """Let the training stop after its step, where it is still at work."""
+        """Let the training stop after its step; asked too early, it does not notice: ask again."""
         file = RunFolder(self._folder.run_dir(self._trial.id)).stop
-        if self.is_alive() and file.exists():
-            ask_to_stop(file, "the scheduler has stopped this trial")
+        if file.exists():
+            ask_to_stop(file, STOPPED)
 
     def _train(self, config: RunConfig) -> None:
         if self._trial.burn_in is not None:
@@ -78,20 +102,6 @@ class _Training(threading.Thread):
             config = config.model_copy(update={"run": config.run.model_copy(update={"fork_from": str(fork)})})
         self._trial = self._folder.save(self._trial, state="running")
         launch(config, resume=(Path(config.run.dir) / "config.json").exists())
-
-
-def _evaluations(tail: Tail, metric: str, training: threading.Thread) -> Iterator[dict[str, Any]]:
-    """Yield every evaluation that counts, those of earlier attempts first, until the training has ended."""
-    course = Course()
-    while True:
-        is_last = not training.is_alive()
-        for record in tail.poll():
-            course.fed([record])
-            if course.is_judged(record) and record.get(metric) is not None:
-                yield {"step": record["step"], metric: record[metric]}
-        if is_last:
-            return
-        training.join(POLL_S)
 
 
 def _claim(folder: SweepFolder, question: Question, values: dict[str, Any]) -> Trial:

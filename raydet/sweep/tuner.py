@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -13,12 +14,11 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from raydet.config.run import RunConfig
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.plan import claims_of_trial
 from raydet.sweep.question import Question
 from raydet.sweep.results import best_trial, collect
-from raydet.sweep.space import SpaceError, Sweep
+from raydet.sweep.space import Asha, SpaceError, Sweep
 from raydet.sweep.trial import run_trial
 
 
@@ -44,7 +44,7 @@ def run_trials(
             mode=question.mode,
             num_samples=max(0, count - sum(t.is_over for t in trials)) if is_adaptive else 1,
             max_concurrent_trials=at_once,
-            scheduler=_scheduler(sweep, question.base),
+            scheduler=sweep.scheduler and _AskingAsha(folder, sweep.scheduler, question.base.last_step),
             search_alg=_optuna(sweep, folder, question.base.seed, trials) if is_adaptive else None,
         ),
         run_config=tune.RunConfig(
@@ -61,24 +61,22 @@ class _Keeper(tune.Callback):  # type: ignore[misc]
         self._folder = folder
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._settle(trial, "stopped", "by the scheduler")
+        self._prune()
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         error = trial.get_pickled_error() or trial.get_error()
         reason = str(error).strip().splitlines()[-1] if error else "Ray gave no reason"
-        self._settle(trial, "failed", f"its process ended: {reason}")
-
-    def _settle(self, trial: TuneTrial, state: str, message: str) -> None:
         trial_id = trial.config.get("trial") or (trial.last_result or {}).get("trial")
-        if trial_id is None:
-            return  # a suggestion that never got as far as its first figure
-        record = self._folder.trial(trial_id)
-        if not record.is_over:
-            record = self._folder.save(record, state=state, message=message)
+        record = self._folder.trial(trial_id) if trial_id else None  # a suggestion may end before its first figure
+        if record is not None and not record.is_over:
+            self._folder.save(record, state="failed", message=f"its process ended: {reason}", ended=time.time())
+        self._prune()
+
+    def _prune(self) -> None:
         best = best_trial(self._folder.path)
-        for other in self._folder.all_trials():
-            if other.is_over and other.state != "failed" and best is not None and other.id != best:
-                self._folder.prune(other)
+        for trial in self._folder.all_trials():
+            if trial.state in ("done", "stopped") and trial.id != best:
+                self._folder.prune(trial)
 
 
 class _Silence(TrialProgressCallback):  # type: ignore[misc]
@@ -88,14 +86,24 @@ class _Silence(TrialProgressCallback):  # type: ignore[misc]
         pass
 
 
-def _scheduler(sweep: Sweep, base: RunConfig) -> TrialScheduler | None:
-    if sweep.scheduler is None:
-        return None
-    asha = sweep.scheduler
-    # Tune's grace period and rungs count in the reported `step`.
-    return ASHAScheduler(
-        time_attr="step", max_t=base.last_step + 1, grace_period=asha.grace_steps, reduction_factor=asha.reduction
-    )
+class _AskingAsha(ASHAScheduler):  # type: ignore[misc]
+    """ASHA that asks a trial to stop where Ray's own would have its process killed, its workers' places still taken."""
+
+    def __init__(self, folder: SweepFolder, asha: Asha, max_steps: int) -> None:
+        super().__init__(
+            time_attr="step",
+            max_t=max_steps + 1,
+            grace_period=asha.grace_steps,
+            reduction_factor=asha.reduction,
+        )
+        self._folder = folder
+
+    def on_trial_result(self, tune_controller: Any, trial: TuneTrial, result: dict[str, Any]) -> str:
+        """Return CONTINUE, having asked the trial where ASHA has decided against it."""
+        decision = super().on_trial_result(tune_controller, trial, result)
+        if decision == TrialScheduler.STOP:
+            self._folder.ask_to_stop(result["trial"])
+        return str(TrialScheduler.CONTINUE)
 
 
 def _optuna(sweep: Sweep, folder: SweepFolder, seed: int, trials: Sequence[Trial]) -> Searcher:
