@@ -43,7 +43,7 @@ def connected(
             with _signals_kept():
                 context = ray.init(address=address, namespace=NAMESPACE, log_to_driver=show_workers)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            name = "cluster.address" if cluster.address else "RAY_ADDRESS"
+            name = "cluster.address (or --address)" if cluster.address else "RAY_ADDRESS"
             reason = str(error).splitlines()[0]
             raise ConfigError(
                 f"{name}={address}: no Ray answers there ({reason}); start one with `ray start --head`, mend the "

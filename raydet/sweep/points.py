@@ -60,7 +60,7 @@ def draw_points(sweep: Sweep, number: int, *, seed: int = 0) -> list[Point]:
 
 def draw(sweep: Sweep, rng: np.random.RandomState) -> dict[str, Any]:
     """Return one draw from every random domain, as plain numbers and text."""
-    return {key: _plain(domain.sample(random_state=rng)) for key, domain in sweep.space.items() if not is_grid(domain)}
+    return {key: plain(domain.sample(random_state=rng)) for key, domain in sweep.space.items() if not is_grid(domain)}
 
 
 def seeded(point: Point, sweep: Sweep, seed: int, base: RunConfig) -> dict[str, Any]:
@@ -86,6 +86,7 @@ def _settings(sweep: Sweep, samples: int, seed: int) -> Iterator[tuple[dict[str,
             yield values, dict(values)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a drawn value as JSON has it."""
     value = value.item() if isinstance(value, np.generic) else value
     return float(f"{value:.10g}") if isinstance(value, float) else value  # quniform's 0.7000000000000001

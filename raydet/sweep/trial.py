@@ -13,7 +13,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from ray import tune
 
 from raydet.config.run import RunConfig
@@ -22,6 +21,7 @@ from raydet.metrics import FILE_NAME
 from raydet.sweep.burn_in import shared_burn_in
 from raydet.sweep.course import Course
 from raydet.sweep.folder import SweepFolder, Trial
+from raydet.sweep.points import plain
 from raydet.sweep.question import Question, read_question
 from raydet.train.launch import launch
 from raydet.train.progress import Tail
@@ -36,7 +36,7 @@ def run_trial(choice: dict[str, Any], *, home: str) -> None:
     """Train one trial to its end, or until it is asked to stop; `choice` names it, or is a searcher's suggestion."""
     folder = SweepFolder(home)
     question = read_question(folder.path)
-    trial = folder.trial(choice["trial"]) if "trial" in choice else _claim(folder, question, choice)
+    trial = folder.trial(choice["trial"]) if "trial" in choice else claim(folder, question, choice)
     reporter = _Reporter(folder, trial, question.metric)
     reporter.report()  # what earlier attempts have measured
     if trial.is_over:
@@ -104,9 +104,9 @@ class _Training(threading.Thread):
         launch(config, resume=(Path(config.run.dir) / "config.json").exists())
 
 
-def _claim(folder: SweepFolder, question: Question, values: dict[str, Any]) -> Trial:
+def claim(folder: SweepFolder, question: Question, values: dict[str, Any]) -> Trial:
     """Return the trial of a searcher's suggestion: one cut off earlier with the same values, or a new one."""
-    values = {key: value.item() if isinstance(value, np.generic) else value for key, value in values.items()}
+    values = {key: plain(value) for key, value in values.items()}
     with folder.counting():
         known = folder.all_trials()
         for trial in known:
@@ -114,4 +114,7 @@ def _claim(folder: SweepFolder, question: Question, values: dict[str, Any]) -> T
                 return folder.save(trial, state="burn-in") if not trial.is_over else trial
         number = max((trial.point for trial in known), default=-1) + 1
         overrides = {**question.settings, **values}
-        return folder.save(Trial(f"{number:04d}", number, question.base.seed, values, overrides))
+        new = Trial(
+            f"{number:04d}", number, question.base.seed, values, overrides, state="burn-in"
+        )  # not free to claim
+        return folder.save(new)

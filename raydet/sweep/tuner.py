@@ -45,7 +45,7 @@ def run_trials(
             num_samples=max(0, count - sum(t.is_over for t in trials)) if is_adaptive else 1,
             max_concurrent_trials=at_once,
             scheduler=sweep.scheduler and _AskingAsha(folder, sweep.scheduler, question.base.last_step),
-            search_alg=_optuna(sweep, folder, question.base.seed, trials) if is_adaptive else None,
+            search_alg=optuna_searcher(sweep, folder, question.base.seed, trials) if is_adaptive else None,
         ),
         run_config=tune.RunConfig(
             name="search", storage_path=str(folder.tune), callbacks=[_Keeper(folder), _Silence()], verbose=0
@@ -106,7 +106,7 @@ class _AskingAsha(ASHAScheduler):  # type: ignore[misc]
         return str(TrialScheduler.CONTINUE)
 
 
-def _optuna(sweep: Sweep, folder: SweepFolder, seed: int, trials: Sequence[Trial]) -> Searcher:
+def optuna_searcher(sweep: Sweep, folder: SweepFolder, seed: int, trials: Sequence[Trial]) -> Searcher:
     """Return Optuna's searcher, told what finished trials have found; unfinished ones are suggested first."""
     from ray.tune.search.optuna import OptunaSearch
 
