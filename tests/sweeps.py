@@ -32,6 +32,7 @@ def write_search(
     header = {
         "format": 1, "raydet": "0.1.0", "name": name, "question": "How strong?", "metric": metric, "mode": mode,
         "keys": list(keys), "seeds": list(seeds), "search": "random", "scheduler": "none", "settings": {},
+        "samples": 1, "space": {key: "?" for key in keys},
         "published": {"source": "IL-net, Table 1", "metric": "AP, COCO val", "points": points} if published else None,
         "base": base,
     }  # fmt: skip

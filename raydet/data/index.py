@@ -92,13 +92,14 @@ class DatasetIndex:
                     raise DataError(f"{file}: not a raydet index; {remedy}")
                 batch = reader.get_batch(0)
             batch.validate(full=True)
+            columns = [(field.name, field.type) for field in batch.schema]
         except FileNotFoundError:
             raise DataError(f"{file}: no such index; prepare the data first") from None
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise DataError(f"{file}: damaged or not an index ({str(error).splitlines()[0]}); {remedy}") from None
         metadata = batch.schema.metadata or {}
         text = metadata.get(b"raydet")
-        if text is None or [(f.name, f.type) for f in batch.schema] != list(_COLUMNS.items()):
+        if text is None or columns != list(_COLUMNS.items()):
             raise DataError(f"{file}: not a raydet index; {remedy}")
         if _digest(text, batch).encode() != metadata.get(b"digest"):
             raise DataError(f"{file}: damaged (its content does not match its digest); {remedy}")

@@ -45,8 +45,7 @@ WAIT_S = 1.0
 def burn_in_key(config: RunConfig) -> str:
     """Return a hash of exactly the settings that the burn-in depends on."""
     seen = _pruned(config.model_dump(mode="json"), _unseen(config))
-    later = [step for step in config.optim.decay_at if step >= config.method.burn_in_steps]
-    seen["optim"]["decay_at"] = seen["optim"]["decay_at"][: -len(later) or None]
+    seen["optim"]["decay_at"] = _decays(config)
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -61,7 +60,7 @@ def burn_in_config(config: RunConfig, base: RunConfig, folder: Path) -> RunConfi
             _copy(common, tree, path)
     tree["run"] = {"dir": str(folder), "fork_from": None, "stop_at": config.method.burn_in_steps}
     tree["optim"]["steps"] = max(base.optim.steps, config.method.burn_in_steps + 1)
-    tree["optim"]["decay_at"] = [step for step in config.optim.decay_at if step < config.method.burn_in_steps]
+    tree["optim"]["decay_at"] = _decays(config)
     return resolve(tree, {}, where="the shared burn-in")
 
 
@@ -80,6 +79,11 @@ def shared_burn_in(config: RunConfig, base: RunConfig, folder: Path, *, wait_s: 
     return checkpoint
 
 
+def has_burn_in(config: RunConfig) -> bool:
+    """Whether a run trains a whole burn-in, and more, so that others could start from it."""
+    return 0 < config.method.burn_in_steps < config.last_step and config.run.fork_from is None
+
+
 def is_whole(checkpoint: Path) -> bool:
     """Whether a complete checkpoint is there."""
     if not checkpoint.is_dir():
@@ -89,6 +93,10 @@ def is_whole(checkpoint: Path) -> bool:
     except CheckpointError:
         return False
     return True
+
+
+def _decays(config: RunConfig) -> list[int]:
+    return sorted(step for step in config.optim.decay_at if step < config.method.burn_in_steps)
 
 
 def _unseen(config: RunConfig) -> list[str]:

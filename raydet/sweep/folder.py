@@ -12,7 +12,7 @@ from __future__ import annotations
 import fcntl
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -45,11 +45,35 @@ class Trial:
     began: float | None = None  # unix seconds
     ended: float | None = None
     attempts: int = 0
+    tune_id: str | None = None  # what Tune calls its newest attempt
 
     @property
     def is_over(self) -> bool:
         """Whether it needs no more work, unless failed trials are tried again."""
         return self.state in ("done", "stopped", "failed")
+
+
+def header_of(name: str, sweep: Sweep, base: RunConfig, seeds: Sequence[int], samples: int) -> dict[str, Any]:
+    """Return what sweep.json holds."""
+    published = sweep.published
+    points = [{"values": {sweep.keys[0]: v}, "AP": ap} for v, ap in (published.values.items() if published else ())]
+    return {
+        "format": FORMAT,
+        "raydet": __version__,
+        "name": name,
+        "question": sweep.question,
+        "metric": sweep.metric,
+        "mode": sweep.mode,
+        "keys": list(sweep.keys),
+        "space": sweep.as_text(),
+        "settings": dict(sweep.settings),
+        "seeds": list(seeds),
+        "samples": samples,
+        "search": sweep.search,
+        "scheduler": "none" if sweep.scheduler is None else repr(sweep.scheduler),
+        "published": published and {"source": published.source, "metric": published.figure, "points": points},
+        "base": base.model_dump(mode="json"),
+    }
 
 
 class SweepFolder:
@@ -62,36 +86,23 @@ class SweepFolder:
         self.burn_ins = self.path / "burn_in"
         self.tune = self.path / "tune"
 
-    def begin(self, name: str, sweep: Sweep, base: RunConfig, seeds: tuple[int, ...], trials: list[Trial]) -> None:
-        """Write the search down. Raises ConfigError where the folder holds something already."""
+    def check_free(self) -> None:
+        """Raise ConfigError where the folder holds something else than the leftovers of a start that was refused."""
         if self.header_file.exists():
             raise ConfigError(f"{self.path} already holds a search; add --resume to go on with it, or set run.dir")
-        if self.path.exists() and any(entry.name != ".lock" for entry in self.path.iterdir()):
-            raise ConfigError(f"{self.path} is not empty and holds no search; choose another run.dir")
+        others = [entry.name for entry in self.path.iterdir() if entry.name not in (".lock", "data", "trials")]
+        if others:
+            raise ConfigError(f"{self.path} holds {others[0]} and no search; choose another run.dir")
+
+    def begin(self, header: Mapping[str, Any], trials: Sequence[Trial]) -> None:
+        """Write the search down; sweep.json last, so that its presence means the rest is there."""
+        shutil.rmtree(self.trials, ignore_errors=True)
         for trial in trials:
             self.save(trial)
-        published = sweep.published
-        header = {
-            "format": FORMAT,
-            "raydet": __version__,
-            "name": name,
-            "question": sweep.question,
-            "metric": sweep.metric,
-            "mode": sweep.mode,
-            "keys": list(sweep.keys),
-            "seeds": list(seeds),
-            "search": sweep.search,
-            "scheduler": "none" if sweep.scheduler is None else repr(sweep.scheduler),
-            "published": None
-            if published is None
-            else {
-                "source": published.source,
-                "metric": published.figure,
-                "points": [{"values": {sweep.keys[0]: v}, "AP": ap} for v, ap in published.values.items()],
-            },
-            "settings": dict(sweep.settings),
-            "base": base.model_dump(mode="json"),
-        }
+        self.save_header(header)
+
+    def save_header(self, header: Mapping[str, Any]) -> None:
+        """Write sweep.json."""
         _write(self.header_file, header)
 
     def all_trials(self) -> list[Trial]:

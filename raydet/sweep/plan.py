@@ -6,17 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from raydet.cluster.needs import Claim, Resources, check_fits, claims_of, total
+from raydet.cluster.needs import Claim, Resources, check_fits, claims_of
 from raydet.config.run import RunConfig
+from raydet.doctor import estimate
 from raydet.errors import ConfigError
-from raydet.methods import build_method
-from raydet.sweep.burn_in import burn_in_key
+from raydet.sweep.burn_in import burn_in_key, has_burn_in
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.points import Point, seeded
 from raydet.sweep.space import Sweep
 
 DRIVER_CPUS = 0.1  # of a trial that only waits for its own Ray Train workers; a share, so that workers get the cores
-LABEL_BYTES = 8_000  # of a stored label, see benchmarks/store.md
 
 
 def trials_of(points: Sequence[Point], sweep: Sweep, base: RunConfig, seeds: Sequence[int]) -> list[Trial]:
@@ -48,31 +47,41 @@ def with_shared_burn_ins(trials: Sequence[Trial], folder: SweepFolder, base: Run
     return first + rest
 
 
-def has_burn_in(config: RunConfig) -> bool:
-    """Whether a run trains a burn-in that others could start from."""
-    return config.method.burn_in_steps > 0 and config.run.fork_from is None
-
-
-def claims_of_trial(config: RunConfig) -> list[Claim]:
-    """Return what one trial claims of the cluster, its own process included."""
+def claims_of_trial(config: RunConfig, *, least: bool = False) -> list[Claim]:
+    """Return what one trial claims of the cluster, its own process included; see `claims_of`."""
     cluster = config.cluster
     if cluster.backend == "process":
         each = {"CPU": cluster.cpus_per_worker, "GPU": float(cluster.gpus_per_worker)}
         return [Claim("trials", 1, {name: amount for name, amount in each.items() if amount})]
-    return [Claim("trial drivers", 1, {"CPU": DRIVER_CPUS}), *claims_of(config)]
+    return [Claim("trial drivers", 1, {"CPU": DRIVER_CPUS}), *claims_of(config, least=least)]
 
 
-def concurrency(configs: Sequence[RunConfig], nodes: Sequence[Resources], *, limit: int | None = None) -> int:
-    """Return how many trials fit the cluster at once, at least 1. Raises ConfigError, with the sum, where none does."""
-    largest: dict[str, float] = {}
+def concurrency(
+    configs: Sequence[RunConfig], nodes: Sequence[Resources], *, number: int, limit: int | None = None
+) -> int:
+    """Return how many of `number` trials fit the cluster at once, whichever of `configs` they have; at least 1.
+
+    Raises ConfigError, with the sum, where one alone does not fit.
+    """
+    most = max(1, min(number, limit or number))
     for config in configs:
-        claims = claims_of_trial(config)
-        check_fits(claims, nodes)
-        for name, amount in total(claims).items():
-            largest[name] = max(largest.get(name, 0.0), amount)
-    have = {name: sum(node.get(name, 0.0) for node in nodes) for name in largest}
-    fit = min(int(have[name] / amount + 1e-9) for name, amount in largest.items())
-    return max(1, min(fit, limit or fit, len(configs)))
+        check_fits(claims_of_trial(config, least=True), nodes)
+        most = min(most, max(1, _packed(claims_of_trial(config), nodes, most)))
+    return most
+
+
+def _packed(claims: Sequence[Claim], nodes: Sequence[Resources], most: int) -> int:
+    """Return how often the claims fit the nodes, each process whole on the first node that has room, up to `most`."""
+    free = [dict(node) for node in nodes]
+    for number in range(most):
+        for claim in claims:
+            for _ in range(claim.count):
+                home = next((n for n in free if all(n.get(k, 0.0) + 1e-9 >= v for k, v in claim.each.items())), None)
+                if home is None:
+                    return number
+                for name, amount in claim.each.items():
+                    home[name] -= amount
+    return most
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +93,10 @@ class Disk:
 
 
 def disk_of(config: RunConfig, *, num_classes: int, at_once: int, num_burn_ins: int) -> Disk:
-    """Estimate what a search writes: checkpoints and labels while trials run; afterwards burn-ins and the best trial.
-
-    A checkpoint holds student, teacher and the optimiser's moments in float32; the newest, the best and the burn-in's
-    end are kept while a trial runs.
-    """
-    parameters = sum(p.numel() for p in build_method(config).build_model(num_classes).parameters())
-    moments = {"sgd": 1, "adamw": 2}[config.optim.name]
-    burn_in = 4 * parameters * (1 + moments)
-    checkpoint = burn_in + (4 * parameters if config.uses_labels else 0)
-    mutual = max(0, config.last_step - config.method.burn_in_steps) if config.uses_labels else 0
-    labels = mutual * config.optim.unlabeled_batch * LABEL_BYTES
-    trial = 3 * checkpoint + labels
+    """Estimate what a search writes while trials run, and what stays: burn-ins and the best trial."""
+    run = estimate.disk_of(config, num_classes)
+    burn_in = run.checkpoints // 2  # student and optimiser; a trial has teachers and more checkpoints besides
+    trial = run.checkpoints + run.labels
     fixed = num_burn_ins * burn_in + trial  # the best trial so far is kept whole
     return Disk(fixed + at_once * trial, fixed)
 

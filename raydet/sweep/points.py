@@ -64,10 +64,10 @@ def draw(sweep: Sweep, rng: np.random.RandomState) -> dict[str, Any]:
 
 
 def seeded(point: Point, sweep: Sweep, seed: int, base: RunConfig) -> dict[str, Any]:
-    """Return a point's settings with a seed; the labelled split moves along with it, from the split of the config."""
+    """Return a point's settings with a seed; each seed draws its own labelled images, counted from the config's."""
     moved = {key: seed for key in sweep.seed_keys}
     if "data.split_seed" in moved:
-        moved["data.split_seed"] = max(0, base.data.split_seed + seed - base.seed)
+        moved["data.split_seed"] = base.data.split_seed + seed
     return {**point.overrides, **moved}
 
 

@@ -44,6 +44,8 @@ class Question:
     search: str  # random or optuna
     scheduler: str
     settings: dict[str, Any]  # dotted key -> value that all points share
+    samples: int  # draws from random domains, or suggestions of a searcher
+    space: dict[str, str]  # swept key or variant's name -> what it may be, as text
     published: PublishedCurve | None
     base: RunConfig
 
@@ -51,6 +53,11 @@ class Question:
     def sign(self) -> int:
         """Return 1 where a higher figure is better, -1 where a lower one is."""
         return 1 if self.mode == "max" else -1
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether a searcher chooses the points while the search goes on."""
+        return self.search == "optuna"
 
     def short_names(self) -> dict[str, str]:
         """Return key -> its last part, the whole key where two end alike."""
@@ -62,35 +69,41 @@ def read_question(folder: Path) -> Question:
     """Read sweep.json. Raises ConfigError where there is none or it is damaged."""
     file = folder / "sweep.json"
     try:
-        tree = json.loads(file.read_text(encoding="utf-8"))
-        if tree["format"] != FORMAT:
-            raise ConfigError(f"{file}: format {tree['format']!r}, this raydet reads {FORMAT}")
-        said = tree["published"]
-        published = said and PublishedCurve(
-            str(said["source"]),
-            str(said["metric"]),
-            tuple((dict(each["values"]), float(each["AP"])) for each in said["points"]),
-        )
-        return Question(
-            folder=folder,
-            name=str(tree["name"]),
-            text=str(tree["question"]),
-            metric=str(tree["metric"]),
-            mode=str(tree["mode"]),
-            keys=tuple(map(str, tree["keys"])),
-            seeds=tuple(map(int, tree["seeds"])),
-            search=str(tree["search"]),
-            scheduler=str(tree["scheduler"]),
-            settings=dict(tree["settings"]),
-            published=published,
-            base=resolve(tree["base"], {}, where=f"{file}, base"),
-        )
+        return parse_question(json.loads(file.read_text(encoding="utf-8")), folder)
     except FileNotFoundError:
         raise ConfigError(f"{folder}: no sweep.json there; give the folder of a search") from None
     except ConfigError:
         raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{file}: not the description of a search: {type(error).__name__}: {error}") from None
+
+
+def parse_question(tree: Mapping[str, Any], folder: Path) -> Question:
+    """Return what sweep.json, parsed, says. Raises what wrong data raises."""
+    if tree["format"] != FORMAT:
+        raise ConfigError(f"{folder}: a search of format {tree['format']!r}, this raydet reads {FORMAT}")
+    said = tree["published"]
+    published = said and PublishedCurve(
+        str(said["source"]),
+        str(said["metric"]),
+        tuple((dict(each["values"]), float(each["AP"])) for each in said["points"]),
+    )
+    return Question(
+        folder=folder,
+        name=str(tree["name"]),
+        text=str(tree["question"]),
+        metric=str(tree["metric"]),
+        mode=str(tree["mode"]),
+        keys=tuple(map(str, tree["keys"])),
+        seeds=tuple(map(int, tree["seeds"])),
+        search=str(tree["search"]),
+        scheduler=str(tree["scheduler"]),
+        settings=dict(tree["settings"]),
+        samples=int(tree["samples"]),
+        space=dict(tree["space"]),
+        published=published,
+        base=resolve(tree["base"], {}, where=f"{folder / 'sweep.json'}, base"),
+    )
 
 
 def value_text(value: Any) -> str:

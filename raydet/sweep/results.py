@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,10 +79,13 @@ class PointSummary:
 def collect(folder: Path) -> list[TrialRow]:
     """Return a row per trial, in order of point and seed, whatever state it is in."""
     question, home = read_question(folder), SweepFolder(folder)
-    rows = [
-        TrialRow(trial, Course.read(home.run_dir(trial.id) / FILE_NAME), question.metric, question.mode)
-        for trial in home.all_trials()
-    ]
+    rows = []
+    for trial in home.all_trials():
+        try:
+            course = Course.read(home.run_dir(trial.id) / FILE_NAME)
+        except ValueError as damage:  # one trial's damage is no reason to lose the others' figures
+            course, trial = Course(), replace(trial, message=f"its figures cannot be read: {damage}")
+        rows.append(TrialRow(trial, course, question.metric, question.mode))
     return sorted(rows, key=lambda row: (row.trial.point, row.trial.seed, row.trial.id))
 
 
@@ -104,19 +107,13 @@ def best_point(points: Sequence[PointSummary], mode: str) -> PointSummary | None
     return max(known, key=lambda each: each[:2])[2] if known else None
 
 
-def best_trial(folder: Path) -> str | None:
-    """Return the id of the single trial with the best figure among those that are done, the first of equals.
-
-    Another trial can only take its place by being better, so a model that is kept for it is never missed later.
-    """
-    question = read_question(folder)
-    found = [
-        (Course.read(folder / "trials" / trial.id / FILE_NAME).newest().get(question.metric), trial.id)
-        for trial in SweepFolder(folder).all_trials()
-        if trial.state == "done"
-    ]
-    known = [(figure, trial) for figure, trial in found if figure is not None]
-    return max(known, key=lambda each: question.sign * each[0])[1] if known else None
+def figure_of(run: Path, metric: str) -> float | None:
+    """Return the newest val figure of a trial's run folder, None where there is none or the file is damaged."""
+    try:
+        figure: float | None = Course.read(run / FILE_NAME).newest().get(metric)
+        return figure
+    except ValueError:
+        return None
 
 
 def write_results(folder: Path) -> str:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import ray
 
 from raydet.cluster.connect import connected
 from raydet.cluster.needs import total
+from raydet.cluster.storage import check_shared
+from raydet.config.load import resolve
 from raydet.config.run import RunConfig
 from raydet.data.prepare import prepare
 from raydet.errors import ConfigError
-from raydet.sweep.folder import SweepFolder, Trial
+from raydet.sweep.folder import SweepFolder, Trial, header_of
 from raydet.sweep.plan import check_metric, claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
 from raydet.sweep.points import check_points, draw_points, points_of
-from raydet.sweep.question import Question, read_question
+from raydet.sweep.question import Question, parse_question, read_question
 from raydet.sweep.results import write_results
 from raydet.sweep.space import SpaceError, Sweep
 from raydet.sweep.table import SweepView
@@ -25,6 +27,7 @@ from raydet.sweep.tuner import require_optuna, run_trials
 from raydet.train.rundir import differences
 
 MB = 2**20
+FREE_TO_CHANGE = ("run.dir:", "cluster.", "pool.", "log.")  # when a search is resumed
 
 
 def search(
@@ -41,32 +44,35 @@ def search(
 ) -> SweepFolder:
     """Run a search to its end and return its folder. Raises UserError for what the user can mend.
 
-    `seeds`: several seeds per point; `limit`: at most so many trials at once. With `resume` the trials are those of the
-    folder, whatever `seeds` says.
+    `seeds`: several seeds per point; `limit`: at most so many trials at once. Nothing is written down before everything
+    has been checked, so that what is refused can be mended and started again.
     """
     folder = SweepFolder(home)
     with folder.lock():
-        if resume and not folder.header_file.exists():
-            raise ConfigError(f"--resume: there is no search at {folder.path}; start it without --resume")
-        if not resume:
-            _begin(folder, sweep, name, base, samples, list(seeds) or [base.seed])
-        question = read_question(folder.path)
         if resume:
-            _check_same(question, sweep, base)
-        trials = _revived(folder, retry_failed=retry_failed)
-        count = samples or sweep.samples
-        configs = [folder.config_of(trial, question.base) for trial in trials] or [question.base]
-        is_nested = question.base.cluster.backend == "ray"
+            header, trials = _resumed(folder, sweep, name, base, samples, seeds, retry_failed=retry_failed)
+        else:
+            header, trials = _planned(folder, sweep, name, base, samples, list(seeds) or [base.seed])
+        question = parse_question(header, folder.path)
+        configs = _configs(folder, question, trials)
+        number = _number_left(question, trials)
         wanted = [total(claims_of_trial(config)) for config in configs]
         cpus = max(each.get("CPU", 0.0) for each in wanted)
         own = {k: v for each in wanted for k, v in each.items() if k not in ("CPU", "GPU")}
-        # Ray Train's clean-up behind a trial that Tune ends asks the dashboard what is still alive.
-        with connected(question.base.cluster, cpus=cpus, resources=own, dashboard=is_nested):
+        # Ray Train's clean-up behind a trial whose process dies asks the dashboard what is still alive.
+        is_nested = base.cluster.backend == "ray"
+        with connected(base.cluster, cpus=cpus, resources=own, dashboard=is_nested):
+            check_shared(folder.path, "run.dir")
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            at_once = concurrency(configs if trials else configs * count, nodes, limit=limit)
-            print(describe(folder, question, trials, count, at_once), flush=True)
+            at_once = concurrency(configs, nodes, number=number, limit=limit)
+            plan = describe(folder, question, trials, configs[0], at_once)
+            if resume:
+                folder.save_header(header)  # with what may have changed
+            else:
+                folder.begin(header, trials)
+            print(plan, flush=True)
             with SweepView(folder.path):
-                run_trials(folder, question, sweep, trials, count=count, at_once=at_once)
+                run_trials(folder, question, sweep, trials, number=number, at_once=at_once)
         print(write_results(folder.path), flush=True)
         if find_spec("matplotlib") is not None:
             from raydet.sweep.report import write_sweep_report  # draws
@@ -75,66 +81,97 @@ def search(
     return folder
 
 
-def describe(folder: SweepFolder, question: Question, trials: Sequence[Trial], count: int, at_once: int) -> str:
-    """Return the lines a user reads before a search starts."""
-    config = folder.config_of(trials[0], question.base) if trials else question.base
+def describe(folder: SweepFolder, question: Question, trials: Sequence[Trial], config: RunConfig, at_once: int) -> str:
+    """Return the lines a user reads before a search starts; prepares, and so checks, the data."""
     groups = {trial.burn_in for trial in trials if trial.burn_in is not None}
-    num_classes = len(prepare(question.base.data, folder.path / "data").class_names)
-    number = len(trials) or count
+    num_classes = len(prepare(config.data, folder.path / "data").class_names)
     disk = disk_of(config, num_classes=num_classes, at_once=at_once, num_burn_ins=len(groups))
     over = sum(trial.is_over for trial in trials)
+    number = question.samples if question.is_adaptive else len(trials)
     claims = ", ".join(f"{amount:g} {name}" for name, amount in total(claims_of_trial(config)).items())
     own = sum(trial.burn_in is None for trial in trials)
-    burn_in = f"shared burn-ins: {len(groups)}" + (f"; {own} trials train their own" if own else "")
+    burn_ins = f"shared burn-ins: {len(groups)}" + (f"; {own} trials train their own" if own else "")
+    if question.is_adaptive:
+        burn_ins = f"points are suggested by {question.search}"
     return "\n".join(
         [
             f"raydet tune: {question.name} in {folder.path}",
-            f"  {number} trials"
-            + (f", {over} of them over" if over else "")
-            + f"; {question.mode} of val {question.metric}",
+            f"  {number} trials{f', {over} of them over' if over else ''}; {question.mode} of val {question.metric}",
             f"  each claims {claims}: {at_once} at once",
-            f"  {burn_in if trials else 'points are suggested by ' + question.search}; scheduler: {question.scheduler}",
+            f"  {burn_ins}; scheduler: {question.scheduler}",
             f"  disk: up to about {disk.at_once / MB:.0f} MB while it runs, {disk.at_the_end / MB:.0f} MB at the end",
         ]
     )
 
 
-def _begin(
+def _planned(
     folder: SweepFolder, sweep: Sweep, name: str, base: RunConfig, samples: int | None, seeds: Sequence[int]
-) -> None:
-    """Check everything, then write the search down."""
+) -> tuple[dict[str, Any], list[Trial]]:
+    """Return a new search's header and trials, checked as far as can be without a cluster; writes nothing."""
+    folder.check_free()
     check_metric(base)
     if len(set(seeds)) < len(seeds):
         raise SpaceError(f"--seeds {' '.join(map(str, seeds))}: a seed stands there twice")
+    tree, count = base.model_dump(mode="json"), samples or sweep.samples
+    header = header_of(name, sweep, base, seeds, count)
     if sweep.search == "optuna":
         require_optuna()
         if len(seeds) > 1:
             raise SpaceError("search='optuna' suggests single runs; several seeds per point need search='random'")
-        check_points(base.model_dump(mode="json"), draw_points(sweep, 32), where="config")
-        folder.begin(name, sweep, base, tuple(seeds), [])
-        return
-    points = points_of(sweep, samples=samples, seed=base.seed)
-    check_points(base.model_dump(mode="json"), points, where="config")
-    trials = with_shared_burn_ins(trials_of(points, sweep, base, seeds), folder, base)
-    folder.begin(name, sweep, base, tuple(seeds), trials)
+        check_points(tree, draw_points(sweep, 32), where="config")
+        trials = []
+    else:
+        points = points_of(sweep, samples=count, seed=base.seed)
+        check_points(tree, points, where="config")
+        trials = with_shared_burn_ins(trials_of(points, sweep, base, seeds), folder, base)
+    configs = _configs(folder, parse_question(header, folder.path), trials)
+    longest = max(config.last_step for config in configs)
+    if sweep.scheduler is not None and sweep.scheduler.grace_steps > longest:
+        raise SpaceError(f"Asha(grace_steps={sweep.scheduler.grace_steps}) exceeds the trials' {longest} steps")
+    return header, trials
 
 
-def _check_same(question: Question, sweep: Sweep, base: RunConfig) -> None:
-    """Raise ConfigError where a search would be resumed with another question or another base configuration."""
-    changed = [line for line in differences(question.base, base) if not line.startswith("run.dir:")]
-    asked = (question.keys, question.metric, question.mode, question.search, dict(question.settings))
-    if asked != (sweep.keys, sweep.metric, sweep.mode, sweep.search, json.loads(json.dumps(dict(sweep.settings)))):
-        changed.append("the space file: its keys, metric, mode, search or settings")
+def _resumed(
+    folder: SweepFolder,
+    sweep: Sweep,
+    name: str,
+    base: RunConfig,
+    samples: int | None,
+    seeds: Sequence[int],
+    *,
+    retry_failed: bool,
+) -> tuple[dict[str, Any], list[Trial]]:
+    """Return a search's header and trials, those that an earlier process left unfinished waiting again.
+
+    Raises ConfigError where it would go on with another question. A searcher may be asked for more samples; cluster,
+    pool and log may change.
+    """
+    if not folder.header_file.exists():
+        raise ConfigError(f"--resume: there is no search at {folder.path}; start it without --resume")
+    was = read_question(folder.path)
+    count = samples or was.samples
+    header = header_of(name, sweep, base, seeds or was.seeds, count)
+    now = parse_question(header, folder.path)
+    changed = [line for line in differences(was.base, base) if not line.startswith(FREE_TO_CHANGE)]
+    if (was.keys, was.space, was.settings, was.metric, was.mode, was.search, was.scheduler) != (
+        (now.keys, now.space, now.settings, now.metric, now.mode, now.search, now.scheduler)
+    ):
+        changed.append("the space file: what it varies, its settings, metric, mode, search or scheduler")
+    if was.seeds != now.seeds:
+        changed.append(f"--seeds: {was.seeds} -> {now.seeds}")
+    if count != was.samples and not (was.is_adaptive and count > was.samples):
+        changed.append(f"--samples: {was.samples} -> {count}")
     if changed:
         raise ConfigError(
-            f"--resume: this differs from what {question.folder} was started with:\n  "
+            f"--resume: this differs from what {folder.path} was started with:\n  "
             + "\n  ".join(changed)
             + "\nset it back, or start a new search in another run.dir"
         )
+    return header, _revived(folder, retry_failed=retry_failed)
 
 
 def _revived(folder: SweepFolder, *, retry_failed: bool) -> list[Trial]:
-    """Return the search's trials; those that an earlier process left unfinished wait again."""
+    """Return the search's trials, the first of each burn-in's group first; unfinished ones wait again."""
     found = []
     for trial in folder.all_trials():
         again = trial.state in ("burn-in", "running") or (retry_failed and trial.state == "failed")
@@ -144,3 +181,16 @@ def _revived(folder: SweepFolder, *, retry_failed: bool) -> list[Trial]:
         if trial.burn_in is not None:
             first_of.setdefault(trial.burn_in, trial.id)
     return sorted(found, key=lambda t: (t.burn_in is not None and first_of[t.burn_in] != t.id, t.id))
+
+
+def _configs(folder: SweepFolder, question: Question, trials: Sequence[Trial]) -> list[RunConfig]:
+    """Return the trials' configurations; for a searcher, whose points are not known yet, what they have in common."""
+    if trials:
+        return [folder.config_of(trial, question.base) for trial in trials]
+    return [resolve(question.base.model_dump(mode="json"), question.settings)]
+
+
+def _number_left(question: Question, trials: Sequence[Trial]) -> int:
+    """Return how many trials are still to be run."""
+    over = sum(trial.is_over for trial in trials)
+    return max(0, (question.samples if question.is_adaptive else len(trials)) - over)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
-from ray.tune.search.sample import Domain, Function
+from ray.tune.search.sample import Domain, Function, Sampler
 
 from raydet.errors import UserError
 
@@ -84,6 +84,11 @@ class Sweep:
     seed_keys: tuple[str, ...] = ("seed", "data.split_seed")
     """What a seed sets when a search runs several seeds per point."""
     published: Published | None = None
+
+    def as_text(self) -> dict[str, str]:
+        """Return swept key (or variant's name) -> what it may be: equal texts mean equal searches."""
+        domains = {key: value if is_grid(value) else _described(value) for key, value in self.space.items()}
+        return {key: _text(value) for key, value in (domains or self.variants).items()}
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -158,6 +163,14 @@ def _scheduler_problems(scheduler: Any) -> list[str]:
     is_rays = isinstance(scheduler, TrialScheduler) and not isinstance(scheduler, FIFOScheduler)
     hint = "; raydet builds Ray's ASHAScheduler itself" if is_rays else ""
     return [f"scheduler={scheduler!r}: None or Asha(grace_steps=...){hint}"]
+
+
+def _described(part: Any) -> Any:
+    """Return a domain of Ray Tune and its samplers as plain data: their classes and parameters."""
+    if isinstance(part, Domain | Sampler):
+        parts = {name: _described(value) for name, value in sorted(vars(part).items()) if value is not None}
+        return {type(part).__name__: parts}
+    return part
 
 
 def _text(value: Any) -> str:

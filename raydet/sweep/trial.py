@@ -16,7 +16,7 @@ from typing import Any
 from ray import tune
 
 from raydet.config.run import RunConfig
-from raydet.errors import RunStopped
+from raydet.errors import FolderInUseError, RunStopped
 from raydet.metrics import FILE_NAME
 from raydet.sweep.burn_in import shared_burn_in
 from raydet.sweep.course import Course
@@ -29,6 +29,7 @@ from raydet.train.rundir import RunFolder
 from raydet.train.stop import ask_to_stop
 
 POLL_S = 0.5
+LINGER_S = 60.0
 STOPPED = "by the scheduler"
 
 
@@ -37,6 +38,7 @@ def run_trial(choice: dict[str, Any], *, home: str) -> None:
     folder = SweepFolder(home)
     question = read_question(folder.path)
     trial = folder.trial(choice["trial"]) if "trial" in choice else claim(folder, question, choice)
+    trial = folder.save(trial, tune_id=tune.get_context().get_trial_id())
     reporter = _Reporter(folder, trial, question.metric)
     reporter.report()  # what earlier attempts have measured
     if trial.is_over:
@@ -101,7 +103,15 @@ class _Training(threading.Thread):
             fork = shared_burn_in(config, self._base, self._folder.burn_ins / self._trial.burn_in)
             config = config.model_copy(update={"run": config.run.model_copy(update={"fork_from": str(fork)})})
         self._trial = self._folder.save(self._trial, state="running")
-        launch(config, resume=(Path(config.run.dir) / "config.json").exists())
+        deadline = time.monotonic() + LINGER_S
+        while True:
+            try:
+                launch(config, resume=(Path(config.run.dir) / "config.json").exists())
+                return
+            except FolderInUseError:  # by the process of a killed search, which lives on for a moment
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_S)
 
 
 def claim(folder: SweepFolder, question: Question, values: dict[str, Any]) -> Trial:

@@ -17,66 +17,90 @@ from ray.tune.search import Searcher
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.plan import claims_of_trial
 from raydet.sweep.question import Question
-from raydet.sweep.results import best_trial, collect
+from raydet.sweep.results import collect, figure_of
 from raydet.sweep.space import Asha, SpaceError, Sweep
 from raydet.sweep.trial import run_trial
 
 
 def run_trials(
-    folder: SweepFolder, question: Question, sweep: Sweep, trials: Sequence[Trial], *, count: int, at_once: int
+    folder: SweepFolder, question: Question, sweep: Sweep, trials: Sequence[Trial], *, number: int, at_once: int
 ) -> None:
-    """Run what is left of a search, `at_once` trials at a time, and wait; `count`: suggestions of a searcher in all."""
+    """Run what is left of a search, `number` trials, `at_once` at a time, and wait."""
+    if not number:
+        return
     os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # a trial's figures are in its run folder
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints whatever `verbose` says
     os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"  # Ctrl-C ends the search here and now; every trial can go on
+    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"  # the new one prints whatever `verbose` says
+    os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths of data and weights mean what they mean here
     # A scheduler must hear again what finished trials had measured; without one they need no second visit.
     left = [trial for trial in trials if sweep.scheduler is not None or not trial.is_over]
-    is_adaptive = question.search == "optuna"
-    if not is_adaptive and all(trial.is_over for trial in left):
-        return
-    claims = claims_of_trial(folder.config_of(trials[0], question.base) if trials else question.base)
+    configs = [folder.config_of(trial, question.base) for trial in trials] or [question.base]
+    claims = claims_of_trial(configs[0])
     resources = {name.lower() if name in ("CPU", "GPU") else name: a for name, a in claims[0].each.items()}
+    longest = max(config.last_step for config in configs)
     tuner = tune.Tuner(
         tune.with_resources(partial(run_trial, home=str(folder.path)), resources),
-        param_space=dict(sweep.space) if is_adaptive else {"trial": tune.grid_search([t.id for t in left])},
+        param_space={} if question.is_adaptive else {"trial": tune.grid_search([t.id for t in left])},
         tune_config=tune.TuneConfig(
             metric=question.metric,
             mode=question.mode,
-            num_samples=max(0, count - sum(t.is_over for t in trials)) if is_adaptive else 1,
+            num_samples=number if question.is_adaptive else 1,
             max_concurrent_trials=at_once,
-            scheduler=sweep.scheduler and _AskingAsha(folder, sweep.scheduler, question.base.last_step),
-            search_alg=optuna_searcher(sweep, folder, question.base.seed, trials) if is_adaptive else None,
+            scheduler=sweep.scheduler and AskingAsha(folder, sweep.scheduler, longest),
+            search_alg=optuna_searcher(sweep, folder, question.base.seed, trials) if question.is_adaptive else None,
         ),
         run_config=tune.RunConfig(
-            name="search", storage_path=str(folder.tune), callbacks=[_Keeper(folder), _Silence()], verbose=0
+            name="search",
+            storage_path=str(folder.tune),
+            # What a trial's own code raises it notes itself; these are processes and nodes that died.
+            failure_config=tune.FailureConfig(max_failures=question.base.cluster.max_failures),
+            callbacks=[Keeper(folder, question), _Silence()],
+            verbose=0,
         ),
     )
     tuner.fit()
 
 
-class _Keeper(tune.Callback):  # type: ignore[misc]
-    """In the search's process: notes how trials ended that could not say so, and deletes what is of no more use."""
+class Keeper(tune.Callback):  # type: ignore[misc]
+    """In the search's process: notes trials that ended without a word, and keeps whole only the best one so far."""
 
-    def __init__(self, folder: SweepFolder) -> None:
-        self._folder = folder
+    def __init__(self, folder: SweepFolder, question: Question) -> None:
+        self._folder, self._question = folder, question
+        self._best: tuple[float, Trial] | None = None
+        for trial in folder.all_trials():
+            self._tidy(trial)
 
     def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self._prune()
+        """Note how it ended, where it has not done so itself."""
+        self._settle(trial, "its training ended without a word")
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        """Note that its process died."""
         error = trial.get_pickled_error() or trial.get_error()
         reason = str(error).strip().splitlines()[-1] if error else "Ray gave no reason"
-        trial_id = trial.config.get("trial") or (trial.last_result or {}).get("trial")
-        record = self._folder.trial(trial_id) if trial_id else None  # a suggestion may end before its first figure
-        if record is not None and not record.is_over:
-            self._folder.save(record, state="failed", message=f"its process ended: {reason}", ended=time.time())
-        self._prune()
+        self._settle(trial, f"its process ended: {reason}")
 
-    def _prune(self) -> None:
-        best = best_trial(self._folder.path)
-        for trial in self._folder.all_trials():
-            if trial.state in ("done", "stopped") and trial.id != best:
-                self._folder.prune(trial)
+    def _settle(self, tune_trial: TuneTrial, message: str) -> None:
+        trial_id = tune_trial.config.get("trial")
+        for record in self._folder.all_trials():
+            if trial_id == record.id or tune_trial.trial_id == record.tune_id:
+                if not record.is_over:
+                    record = self._folder.save(record, state="failed", message=message, ended=time.time())
+                self._tidy(record)
+
+    def _tidy(self, trial: Trial) -> None:
+        """Delete what is of no more use, now that this trial is over; failed ones may be tried again."""
+        if trial.state == "stopped":
+            self._folder.prune(trial)
+        if trial.state != "done":
+            return
+        figure = figure_of(self._folder.run_dir(trial.id), self._question.metric)
+        if figure is not None and (self._best is None or self._question.sign * (figure - self._best[0]) > 0):
+            self._best, loser = (figure, trial), self._best and self._best[1]
+        else:
+            loser = trial
+        if loser is not None:
+            self._folder.prune(loser)
 
 
 class _Silence(TrialProgressCallback):  # type: ignore[misc]
@@ -86,7 +110,7 @@ class _Silence(TrialProgressCallback):  # type: ignore[misc]
         pass
 
 
-class _AskingAsha(ASHAScheduler):  # type: ignore[misc]
+class AskingAsha(ASHAScheduler):  # type: ignore[misc]
     """ASHA that asks a trial to stop where Ray's own would have its process killed, its workers' places still taken."""
 
     def __init__(self, folder: SweepFolder, asha: Asha, max_steps: int) -> None:
@@ -110,6 +134,7 @@ def optuna_searcher(sweep: Sweep, folder: SweepFolder, seed: int, trials: Sequen
     """Return Optuna's searcher, told what finished trials have found; unfinished ones are suggested first."""
     from ray.tune.search.optuna import OptunaSearch
 
+    # Unfinished points are suggested first, those that are done are known; the seed differs in every attempt.
     searcher = OptunaSearch(
         space=OptunaSearch.convert_search_space(dict(sweep.space)),
         metric=sweep.metric,

@@ -19,7 +19,7 @@ from ray import tune
 from raydet.cli import main
 from raydet.config.load import dump, load
 from raydet.metrics import read_metrics
-from raydet.sweep.folder import SweepFolder, Trial
+from raydet.sweep.folder import SweepFolder, Trial, header_of
 from raydet.sweep.plan import trials_of
 from raydet.sweep.points import points_of
 from raydet.sweep.space import Asha, Sweep
@@ -31,6 +31,9 @@ from ray import tune
 from raydet.sweep.space import Sweep
 sweep = Sweep("beta?", {"method.unsup_reg_weight": tune.grid_search([0.5, 1.0, 2.0])})
 """
+
+
+ONCE = ("--config", "c.yaml", "run.dir=home", "cluster.max_failures=0")  # no second process for a trial that died
 
 
 @pytest.fixture
@@ -116,13 +119,13 @@ def test_ctrl_c_and_a_kill_leave_no_orphan_and_a_search_that_resumes(here: Path)
 def test_a_trial_whose_process_is_killed_is_failed_and_can_be_tried_again(here: Path, local_ray: None):
     home = here / "home"
     with Killer("ray::ImplicitFunc", lambda: "running" in states(home)) as killer:
-        assert main(["tune", "beta.py", "--config", "c.yaml", "run.dir=home", "--concurrent", "1"]) == 0
+        assert main(["tune", "beta.py", *ONCE, "--concurrent", "1"]) == 0
     assert killer.killed
     found = trials(home)
     assert sorted(trial.state for trial in found.values()) == ["done", "done", "failed"]
     (failed,) = [trial for trial in found.values() if trial.state == "failed"]
     assert failed.message.startswith("its process ended")
-    assert main(["tune", "beta.py", "--config", "c.yaml", "run.dir=home", "--resume", "--retry-failed"]) == 0
+    assert main(["tune", "beta.py", *ONCE, "--resume", "--retry-failed"]) == 0
     assert states(home) == ["done"] * 3
     assert trials(home)[failed.id].attempts == 2
 
@@ -136,7 +139,7 @@ def test_what_asha_stops_frees_its_place_and_a_resumed_search_remembers_the_rung
     sweep = Sweep("beta?", {"method.unsup_reg_weight": tune.grid_search([0.5, 1.0, 2.0])}, scheduler=Asha(5, 2))
     folder = SweepFolder(here / "home")
     planned = trials_of(points_of(sweep), sweep, base, [base.seed])
-    folder.begin("beta", sweep, base, (base.seed,), planned)
+    folder.begin(header_of("beta", sweep, base, (base.seed,), 1), planned)
     folder.save(planned[0], state="done", began=1.0, ended=2.0)
     lines = [
         {"kind": "eval", "step": step, "time": 1.0, "split": "val", "model": "teacher", "AP": 0.9} for step in (5, 60)
@@ -157,14 +160,21 @@ def test_what_asha_stops_frees_its_place_and_a_resumed_search_remembers_the_rung
         assert 5 <= max(steps) < 60
 
 
-def test_a_search_is_not_resumed_with_another_configuration(here: Path, capsys: pytest.CaptureFixture[str]):
+def test_a_search_is_not_resumed_with_another_question(here: Path, capsys: pytest.CaptureFixture[str]):
     sweep = Sweep("beta?", {"method.unsup_reg_weight": tune.grid_search([0.5, 1.0, 2.0])})
-    SweepFolder(here / "home").begin("beta", sweep, load(here / "c.yaml"), (3,), [])
-    assert main(["tune", "beta.py", "--config", "c.yaml", "run.dir=home", "--resume", "optim.lr=0.5"]) == 2
-    assert "optim.lr: 0.001 -> 0.5" in capsys.readouterr().err
-    (here / "beta.py").write_text(BETA.replace("unsup_reg_weight", "unsup_iou_weight"))
-    assert main(["tune", "beta.py", "--config", "c.yaml", "run.dir=home", "--resume"]) == 2
-    assert "the space file: its keys" in capsys.readouterr().err
+    home = SweepFolder(here / "home")
+    home.begin(header_of("beta", sweep, load(here / "c.yaml"), (3,), 1), [])
+    again = ["tune", "beta.py", "--config", "c.yaml", "run.dir=home", "--resume"]
+
+    def refusal(*words: str) -> str:
+        assert main([*again, *words]) == 2
+        return capsys.readouterr().err
+
+    assert "optim.lr: 0.001 -> 0.5" in refusal("optim.lr=0.5")
+    assert "--seeds: (3,) -> (1, 2)" in refusal("--seeds", "1", "2")
+    assert "--samples: 1 -> 5" in refusal("--samples", "5")
+    (here / "beta.py").write_text(BETA.replace("2.0", "4.0"))
+    assert "the space file: what it varies" in refusal()
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,7 @@ def test_settings_that_act_later_leave_the_burn_in_as_it_is(changes: dict[str, o
         {"method__iou_branch_enabled": False},
         {"optim__lr": 2e-3},
         {"optim__decay_at": [2]},  # within the burn-in
+        {"optim__decay_at": [6, 1]},
         {"optim__labeled_batch": 2},
         {"model__roi_batch": 8},
         {"data__views__blur": 0.0},

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from ray import tune
 
+from raydet.doctor import estimate
 from raydet.errors import ConfigError
+from raydet.sweep.burn_in import has_burn_in
 from raydet.sweep.folder import SweepFolder
 from raydet.sweep.plan import claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
 from raydet.sweep.points import points_of
@@ -23,7 +25,7 @@ def test_every_point_runs_with_every_seed(tmp_path: Path):
     base = tiny_config(tmp_path)
     trials = trials_of(points_of(BETA), BETA, base, [0, 1])
     assert [trial.id for trial in trials] == ["0000-seed0", "0001-seed0", "0000-seed1", "0001-seed1"]
-    assert trials[3].overrides == {"method.unsup_reg_weight": 1.0, "seed": 1, "data.split_seed": 0}
+    assert trials[3].overrides == {"method.unsup_reg_weight": 1.0, "seed": 1, "data.split_seed": 1}
     (alone, _) = trials_of(points_of(BETA), BETA, base, [base.seed])
     assert alone.id == "0000" and alone.overrides == {"method.unsup_reg_weight": 0.5}
 
@@ -57,28 +59,41 @@ def test_a_trial_on_ray_claims_its_workers_teachers_and_a_share_for_its_driver(t
     # 0.1 driver + 2 workers + 1 teacher; 2 workers + 0.5 teacher
     nodes = [{"CPU": 8.0, "GPU": 8.0}]
     assert [claim.what for claim in claims_of_trial(config)] == ["trial drivers", "workers", "teachers"]
-    assert concurrency([config] * 9, nodes) == 2  # 8 / 3.1 CPU = 2.6; 8 / 2.5 GPU = 3.2
-    assert concurrency([config] * 9, nodes, limit=1) == 1
-    assert concurrency([config], nodes) == 1  # no more than there are trials
+    assert concurrency([config], nodes, number=9) == 2  # 8 / 3.1 CPU = 2.6; 8 / 2.5 GPU = 3.2
+    assert concurrency([config], nodes, number=9, limit=1) == 1
+    assert concurrency([config], nodes, number=1) == 1  # no more than there are trials
 
 
 def test_a_trial_in_one_process_claims_what_the_process_uses(tmp_path: Path):
     config = tiny_config(tmp_path, cluster__cpus_per_worker=2.0)
-    assert concurrency([config] * 9, [{"CPU": 5.0}]) == 2  # 5 / 2
+    assert concurrency([config], [{"CPU": 5.0}], number=9) == 2  # 5 / 2
 
 
 def test_a_search_that_can_never_fit_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="GPU: 2 for 2 workers, together 2; the cluster has 1"):
-        concurrency([tiny_config(tmp_path, **RAY)], [{"CPU": 8.0, "GPU": 1.0}])
+        concurrency([tiny_config(tmp_path, **RAY)], [{"CPU": 8.0, "GPU": 1.0}], number=9)
 
 
-def test_the_disk_estimate_counts_checkpoints_labels_and_burn_ins(tmp_path: Path):
+def test_a_process_is_counted_whole_on_one_node(tmp_path: Path):
+    config = tiny_config(tmp_path, cluster__cpus_per_worker=3.0)
+    assert concurrency([config], [{"CPU": 5.0}, {"CPU": 5.0}], number=9) == 2  # 2 of 5 CPUs are left over on each
+
+
+def test_an_elastic_trial_that_fits_at_its_smallest_runs_alone(tmp_path: Path):
+    config = tiny_config(tmp_path, cluster__backend="ray", cluster__workers=4, cluster__min_workers=1)
+    assert concurrency([config], [{"CPU": 2.0}], number=9) == 1
+
+
+def test_a_run_that_ends_within_its_burn_in_shares_none(tmp_path: Path):
+    assert has_burn_in(tiny_config(tmp_path))
+    for stop in (2, 3):  # the burn-in has 3 steps
+        assert not has_burn_in(tiny_config(tmp_path, run__stop_at=stop))
+
+
+def test_the_disk_estimate_counts_what_runs_and_what_stays(tmp_path: Path):
     config = tiny_config(tmp_path)
-    from raydet.methods import build_method
-
-    parameters = sum(p.numel() for p in build_method(config).build_model(4).parameters())
+    run = estimate.disk_of(config, 4)
     disk = disk_of(config, num_classes=4, at_once=2, num_burn_ins=1)
-    burn_in = 4 * parameters * 3  # student and AdamW's two moments
-    trial = 3 * 4 * parameters * 4 + 5 * 4 * 8000  # three checkpoints with a teacher; 5 steps x 4 images
-    assert disk.at_the_end == burn_in + trial
-    assert disk.at_once == burn_in + trial + 2 * trial
+    trial = run.checkpoints + run.labels
+    assert disk.at_the_end == run.checkpoints // 2 + trial
+    assert disk.at_once == disk.at_the_end + 2 * trial

@@ -13,7 +13,7 @@ from raydet.errors import ConfigError
 from raydet.metrics import MetricsWriter
 from raydet.sweep.course import Course
 from raydet.sweep.question import read_question, value_text
-from raydet.sweep.results import best_point, best_trial, collect, summarise_points, write_results
+from raydet.sweep.results import best_point, collect, figure_of, summarise_points, write_results
 from tests.sweeps import BETA, add_trial, evaluated, started, write_metrics, write_search
 
 
@@ -87,13 +87,18 @@ def test_of_equal_points_the_earlier_is_best(tmp_path):
         add_trial(home, f"000{number}", {BETA: float(number)}, {40: 0.25})
     best = best_point(summarise_points(collect(tmp_path)), "max")
     assert best is not None and best.number == 0
-    assert best_trial(tmp_path) == "0000"
 
 
-def test_the_best_trial_is_a_finished_one(tmp_path):
-    two_seeds(tmp_path)
-    assert best_trial(tmp_path) == "0001-seed0"
-    assert best_trial(write_search(tmp_path / "empty").path) is None
+def test_a_damaged_trial_costs_its_own_figures_only(tmp_path):
+    home = write_search(tmp_path)
+    add_trial(home, "0000", {BETA: 0.5}, {40: 0.25})
+    add_trial(home, "0001", {BETA: 1.0}, {40: 0.35})
+    metrics = home.run_dir("0001") / "metrics.jsonl"
+    metrics.write_bytes(b"\0\0\0\n" + metrics.read_bytes())
+    rows = collect(tmp_path)
+    assert [row.figure for row in rows] == [0.25, None]
+    assert rows[1].trial.message.startswith("its figures cannot be read")
+    assert figure_of(home.run_dir("0001"), "AP") is None
 
 
 def test_both_tables_have_a_line_per_trial_and_a_column_per_key(tmp_path):

@@ -66,8 +66,7 @@ def test_values_are_plain_numbers():
 def test_a_seed_moves_the_labelled_split_along(tmp_path: Path):
     base = tiny_config(tmp_path, seed=3, data__split_seed=10)
     (point,) = points_of(Sweep("?", {"optim.lr": tune.grid_search([1e-3])}))
-    # seed 5 is 2 above the config's 3, so the split is 10 + 2
-    expected = {"optim.lr": 1e-3, "seed": 5, "data.split_seed": 12}
+    expected = {"optim.lr": 1e-3, "seed": 5, "data.split_seed": 15}  # 10 + 5
     assert seeded(point, Sweep("?", {"optim.lr": tune.grid_search([1e-3])}), 5, base) == expected
 
 
