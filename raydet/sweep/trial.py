@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from raydet.config.run import RunConfig
-from raydet.errors import FolderInUseError, RunStopped
+from raydet.errors import ConfigError, FolderInUseError, RunStopped
 from raydet.metrics import FILE_NAME
-from raydet.sweep.burn_in import shared_burn_in
+from raydet.sweep.burn_in import burn_in_key, has_burn_in, shared_burn_in
 from raydet.sweep.course import Course
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.points import plain
@@ -124,7 +126,8 @@ def claim(folder: SweepFolder, question: Question, values: dict[str, Any]) -> Tr
                 return folder.save(trial, state="burn-in") if not trial.is_over else trial
         number = max((trial.point for trial in known), default=-1) + 1
         overrides = {**question.settings, **values}
-        new = Trial(
-            f"{number:04d}", number, question.base.seed, values, overrides, state="burn-in"
-        )  # not free to claim
-        return folder.save(new)
+        new = Trial(f"{number:04d}", number, question.base.seed, values, overrides)
+        with suppress(ConfigError):  # a suggestion that cannot be meant fails when it is trained, with its message
+            config = folder.config_of(new, question.base)
+            new = replace(new, burn_in=burn_in_key(config) if has_burn_in(config) else None)
+        return folder.save(new, state="burn-in")  # not free for others to claim

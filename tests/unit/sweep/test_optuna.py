@@ -52,5 +52,6 @@ def test_a_suggestion_becomes_the_trial_that_was_cut_off_with_it_or_a_new_one(ho
     question = read_question(home.path)
     assert claim(home, question, dict(values)).id == "0000"
     new = claim(home, question, {KEYS[0]: 0.65, KEYS[1]: 1.0})
+    assert new.burn_in is not None  # shared with every other suggestion
     assert new.id == "0001" and new.values == {KEYS[0]: 0.65, KEYS[1]: 1.0}
     assert claim(home, question, {KEYS[0]: 0.65, KEYS[1]: 1.0}).id == "0002"  # 0001 is at work
