@@ -97,7 +97,8 @@ def judge_disk(disk: Disk, run_dir: Path) -> Finding:
 def measure(config: RunConfig, *, burn_in: int = 2, mutual: int = 4) -> Finding:
     """Train a few steps of this very configuration, in this process and a temporary folder, and extrapolate.
 
-    The first step of each phase is left out. Reads and checks the data as a run does. Raises what a run would raise.
+    The first step of each phase is left out. Reads and checks the data as a run does, and writes what a run writes, a
+    checkpoint at the burn-in's end and one at the end included; then removes it. Raises what a run would raise.
     """
     from raydet.data.prepare import prepare
     from raydet.metrics import read_metrics
@@ -127,7 +128,7 @@ def measure(config: RunConfig, *, burn_in: int = 2, mutual: int = 4) -> Finding:
 
 
 def _short(config: RunConfig, run_dir: Path, burn_in: int, mutual: int) -> RunConfig:
-    """Return the configuration with few steps, one process, labels made on the spot, and nothing saved or evaluated."""
+    """Return the configuration with few steps, one process, labels made on the spot, and nothing evaluated."""
     update = {
         "run": config.run.model_copy(update={"dir": str(run_dir), "fork_from": None, "stop_at": None}),
         "data": config.data.model_copy(update={"val": None, "test": None}),
