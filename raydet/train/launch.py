@@ -10,12 +10,12 @@ from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.data.loader import TeacherViews
 from raydet.data.prepare import PreparedData, open_prepared, prepare
-from raydet.errors import DataError, RunStopped
+from raydet.errors import DataError, RunError, RunStopped
 from raydet.labels.none import NoLabels
 from raydet.labels.source import InlineSource, LabelSource
 from raydet.labels.store import PseudoLabelStore
+from raydet.metrics import read_metrics
 from raydet.train.annotator import DetectorAnnotator
-from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.group import Group
 from raydet.train.optim import autocast_dtype, base_lr
 from raydet.train.progress import ProgressView
@@ -25,8 +25,8 @@ from raydet.train.worker import train_rank
 
 
 def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
-    """Train to the end and return the run's folder. Raises UserError for what the user can mend, and RunStopped
-    where somebody asked the run to stop and it did."""
+    """Train to the end and return the run's folder. Raises UserError for what the user can mend, RunStopped where
+    somebody asked the run to stop and it did, and RunError where it cannot go on."""
     config = with_absolute_paths(config)
     folder = RunFolder(config.run.dir)
     with folder.lock():
@@ -57,11 +57,20 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
 
 
 def _check_reached(config: RunConfig, folder: RunFolder) -> None:
-    """Raise RunStopped where training ended early, as somebody asked it to."""
-    newest = latest_checkpoint(folder.checkpoints)
-    step = newest.step if newest else 0
-    if step < config.last_step:
+    """Raise RunStopped where training ended early, as somebody asked it to, and RunError where nobody knows how it did.
+
+    The journal's last line says it, not the newest checkpoint: a file system of several nodes may show a new folder
+    late, but shows what a file holds to whoever opens it.
+    """
+    ends = [record for record in read_metrics(folder.metrics)[-1:] if record["kind"] == "end"]
+    step, reason = (ends[0]["step"], ends[0]["reason"]) if ends else (0, None)
+    if reason == "stopped":
         raise RunStopped(f"{folder.path} stopped as asked, with a checkpoint at step {step} of {config.last_step}")
+    if step < config.last_step:
+        raise RunError(
+            f"{folder.path}: training returned, but the last line of {folder.metrics} does not say that it is done; "
+            f"it may be seen late here: look again, or run it with --resume, which ends at once where all is done"
+        )
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:

@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 
 from raydet.cli import run_guarded
-from raydet.errors import RunStopped, Terminated
+from raydet.errors import RunError, RunStopped, Terminated
 from raydet.metrics import read_metrics
 from raydet.train.checkpoint import latest_checkpoint
-from raydet.train.launch import launch
+from raydet.train.launch import _check_reached, launch
 from raydet.train.stop import ask_to_stop, sigterm_asks, watching
 from tests.helpers import tiny_config
 
@@ -87,6 +87,19 @@ def test_a_run_that_is_asked_to_stop_says_where_it_stopped(tmp_path: Path):
     assert newest is not None
     end = read_metrics(run / "metrics.jsonl")[-1]
     assert (end["kind"], end["reason"], end["step"]) == ("end", "stopped", newest.step)
+
+
+def test_what_the_journal_says_last_decides_how_a_run_ended(tmp_path: Path):
+    folder = launch(tiny_config(tmp_path / "run", method__burn_in_steps=1, optim__steps=2))
+    config = folder.load_config()
+    for checkpoint in folder.checkpoints.iterdir():
+        checkpoint.rename(tmp_path / checkpoint.name)  # as if the file system did not show them yet
+    _check_reached(config, folder)
+    lines = folder.metrics.read_text().splitlines(keepends=True)
+    for last in ([], [lines[-1].replace('"done"', '"failed"').replace('"step": 2', '"step": 1')]):
+        folder.metrics.write_text("".join(lines[:-1] + last))
+        with pytest.raises(RunError, match="does not say that it is done"):
+            _check_reached(config, folder)
 
 
 @pytest.mark.parametrize(
