@@ -107,7 +107,11 @@ def test_ctrl_c_leaves_no_process_of_a_run_on_ray(phase: str, tmp_path: Path):
         children = descendants(process.pid)
         assert len(children) >= 2
         process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=90)[1]
+        try:
+            said = process.communicate(timeout=60)[1]
+        except subprocess.TimeoutExpired:  # Python drops a Ctrl-C that arrives in a hook of fork(): press it again
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=60)[1]
         deadline = time.monotonic() + 30
         while any(map(is_running, children)) and time.monotonic() < deadline:
             time.sleep(0.1)
