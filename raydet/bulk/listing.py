@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from raydet.bulk.roots import LocalRoot, Root, is_uri, open_root
+from raydet.bulk.roots import Root, is_uri, local_path, open_root
 from raydet.data.files import replacing
 from raydet.data.formats.folder import SUFFIXES
 from raydet.errors import DataError
@@ -35,6 +35,7 @@ class Images:
     root: Root
     pattern: tuple[str, ...] = ("**", "*")  # parts of a glob below the root
     list_file: Path | None = None  # instead of a pattern
+    listed_below: Path | None = None  # of a list file: the root as the user names it, maybe through a symlink
 
     def names(self) -> Iterator[str]:
         """Yield the names, relative to the root where they lie below it, in no particular order.
@@ -42,7 +43,7 @@ class Images:
         What stands in a list file is not looked for here: a missing image is noticed when it is to be labelled.
         """
         if self.list_file is not None:
-            yield from _listed(self.list_file, self.root)
+            yield from _listed(self.list_file, _beginnings(self.root, self.listed_below))
             return
         depth = None if "**" in self.pattern else len(self.pattern)
         for name in self.root.walk(depth):
@@ -61,7 +62,8 @@ def open_images(given: str, root: str | None = None) -> Images:
     if root is not None and not is_list:
         raise DataError(f"--root {root}: only for a list file, and {given} is none")
     if is_list:
-        return Images(given, open_root(root or str(path.parent)), list_file=path)
+        below = root or str(path.parent)
+        return Images(given, open_root(below), list_file=path, listed_below=local_path(below))
     if not is_uri(given):
         if path.is_file():
             return Images(given, open_root(str(path.parent)), (glob.escape(path.name),))
@@ -133,7 +135,13 @@ def _in_order(lines: Iterator[str], folder: Path, run_lines: int) -> Iterator[st
         yield from heapq.merge(*(stack.enter_context(file.open(encoding="ascii")) for file in runs))
 
 
-def _listed(file: Path, root: Root) -> Iterator[str]:
+def _beginnings(root: Root, named: Path | None) -> tuple[str, ...]:
+    """Return what full paths below the root begin with: the root as it is, and as the user names it."""
+    texts = (str(root),) if named is None else (str(named.absolute()), str(root))
+    return tuple(text.rstrip("/") + "/" for text in texts)  # of / too
+
+
+def _listed(file: Path, beginnings: tuple[str, ...]) -> Iterator[str]:
     try:
         # Bytes that are no UTF-8 become names that no file can have; they are listed as skipped like all bad names.
         with file.open(encoding="utf-8-sig", errors="surrogateescape") as stream:
@@ -144,17 +152,16 @@ def _listed(file: Path, root: Root) -> Iterator[str]:
                 if "\0" in line or len(line) == _MAX_LINE:
                     raise DataError(f"{file}, line {number}: not a path; expected a text file with one path a line")
                 if name := line.rstrip("\r\n"):
-                    yield _relative(name, root)
+                    yield _relative(name, beginnings)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
 
 
-def _relative(name: str, root: Root) -> str:
+def _relative(name: str, beginnings: tuple[str, ...]) -> str:
     """Cut the root off a full path below it; others stay, and are refused when they are read."""
-    if not isinstance(root, LocalRoot):
-        return name.removeprefix(f"{root}/")
-    if name.startswith("/"):
-        return name.removeprefix(f"{root}/")
+    for beginning in beginnings:
+        if name.startswith(beginning):
+            return name.removeprefix(beginning)
     return str(PurePosixPath(name)) if name.startswith("./") else name
 
 

@@ -108,14 +108,18 @@ def is_uri(text: str) -> bool:
     return "://" in text
 
 
+def local_path(text: str) -> Path | None:
+    """Return the path that a text or a file:// URI means; None for other URIs."""
+    if text.startswith("file://"):
+        return Path(unquote(urlsplit(text).path))
+    return None if is_uri(text) else Path(text)
+
+
 def open_root(text: str) -> Root:
     """Return the folder of a local path or a URI. Raises DataError where there is none, or it cannot be reached."""
-    if text.startswith("file://"):
-        text = unquote(urlsplit(text).path)
-    if not is_uri(text):
-        folder = Path(text)
+    if (folder := local_path(text)) is not None:
         if not folder.is_dir():
-            raise DataError(f"{text}: {'not a folder' if folder.exists() else 'no such folder'}")
+            raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
         return LocalRoot(folder.resolve())
     try:
         files, base = fs.FileSystem.from_uri(text)

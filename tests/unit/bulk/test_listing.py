@@ -75,6 +75,30 @@ def test_the_lines_of_a_list_file_are_relative_to_its_folder_and_count_once(phot
     assert {"b.jpg", "photos/b.jpg"} < set(listed(file, tmp_path, root=str(photos.parent)))
 
 
+def test_full_paths_may_name_the_root_as_it_was_given_or_as_it_is(photos: Path, tmp_path: Path):
+    alias = tmp_path / "alias"
+    alias.symlink_to(photos)
+    lines = [f"{alias}/b.jpg", f"{photos.resolve()}/sub/a.PNG", f"{alias}2/x.jpg", f"{alias}/../list.txt"]
+    (tmp_path / "list.txt").write_text("\n".join(lines))
+    # What leads out of the root, or lies beside it, stays as it is and is refused when it is read.
+    expected = sorted(["../list.txt", lines[2], "b.jpg", "sub/a.PNG"])
+    for root in (str(alias), f"{alias}/", f"file://{alias}"):
+        assert listed(tmp_path / "list.txt", tmp_path, root) == expected
+    for name in expected[:2]:
+        with pytest.raises(DataError):
+            open_images(str(alias)).root.pixels(name)
+    (alias / "own.txt").write_text(lines[0])  # a list file's own folder is such a root too
+    assert listed(alias / "own.txt", tmp_path) == ["b.jpg"]
+
+
+def test_the_root_of_everything_is_a_root(tmp_path: Path):
+    write_image(tmp_path / "a.png")
+    (tmp_path / "list.txt").write_text(f"{tmp_path}/a.png\n//etc/x.png\n")
+    # //etc/x.png is odd, and refused as a full path
+    assert listed(tmp_path / "list.txt", tmp_path, "/") == ["/etc/x.png", f"{tmp_path}/a.png"[1:]]
+    assert open_images(str(tmp_path / "list.txt"), "/").root.pixels(f"{tmp_path}/a.png"[1:]).shape == (3, 80, 100)
+
+
 def test_a_remote_folder_gives_the_names_and_pixels_of_a_local_one(tmp_path: Path):
     folder = tmp_path / "photos"
     write_image(folder / "sub" / "b.jpg", value=1)
