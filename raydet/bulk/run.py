@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import math
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,8 +114,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _begin(folder: Path, saved: SavedModel, images: Images, options: LabelOptions) -> tuple[Listing, Manifest]:
     """List the images and write label.json; or make sure that both are as they were."""
-    for aside in (*folder.glob(".listing*"), *(folder / "shards").glob(".part-*")):  # of a killed call
-        aside.unlink()
+    _remove_leftovers(folder)
     file = folder / "listing.jsonl"
     settings = settings_of(saved, images, shard_images=options.shard_images, precision=options.precision)
     before = read_manifest(folder / "label.json")
@@ -133,6 +133,19 @@ def _begin(folder: Path, saved: SavedModel, images: Images, options: LabelOption
     check_same_images(folder, images, Listing(file, before.count, before.listing), write_listing(images.names(), aside))
     aside.unlink()
     return Listing(file, before.count, before.listing), before
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed call was writing, by the names that `replacing` and `write_listing` give."""
+    made_up = "[a-z0-9_]" * 8  # by tempfile
+    for name in ("listing.jsonl", ".listing-now.jsonl", "label.json", "coco.json", "skipped.csv"):
+        for aside in folder.glob(f".{name}.{made_up}"):
+            aside.unlink()
+    for aside in (folder / "shards").glob(f".part-*.parquet.{made_up}"):
+        aside.unlink()
+    for sorting in folder.glob(f".sorting-{made_up}"):
+        shutil.rmtree(sorting)
+    (folder / ".listing-now.jsonl").unlink(missing_ok=True)
 
 
 def _label_rest(
