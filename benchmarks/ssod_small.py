@@ -81,7 +81,7 @@ def summarise(home: Path) -> str:
                 if seed in methods.get("supervised", {})
             ]
             cpu = statistics.mean(run["cpu_s"] for run in runs.values())
-            difference = "" if method == "supervised" else _spread(paired, signed=True)
+            difference = _spread(paired, signed=True) if method != "supervised" and paired else ""
             lines.append(f"| {method} | {len(runs)} | {' | '.join(cells)} | {difference} | {cpu:.0f} |")
         lines += ["", "AP per class (mean over seeds):", ""]
         some = next(iter(methods["il_net"].values()))["teacher"]["per_class"]
