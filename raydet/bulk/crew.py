@@ -21,9 +21,11 @@ from raydet.bulk.desk import Desk, Piece
 from raydet.bulk.labeller import Job, Labeller
 from raydet.bulk.progress import Progress
 from raydet.bulk.shards import Chunk
+from raydet.bulk.witnesses import unseen
 from raydet.cluster.connect import connected
+from raydet.cluster.nodes import alive_nodes, ask_every_node
 from raydet.config.run import ClusterConfig
-from raydet.errors import ConfigError, RunError
+from raydet.errors import ConfigError, DataError, RunError
 
 CALLS_IN_FLIGHT = 2
 LOSSES_IN_A_ROW = 12  # so many actors lost without one answer between them: it is not the images
@@ -36,7 +38,9 @@ class LabelActor:
     """One process that labels. Two calls may be inside at once: one forward runs, the other's images are decoded."""
 
     def start(self, job: Job) -> str:
-        """Build the model and say where this process is."""
+        """Build the model and say where this process is. Raises DataError where the images are not seen there."""
+        if problem := unseen(job.witnesses):  # a node that joined after all were asked
+            raise DataError(f"{socket.gethostname()} does not see the images that others see: {problem}")
         self._labeller = Labeller(job)
         return f"pid {os.getpid()} on {socket.gethostname()}"
 
@@ -71,10 +75,12 @@ class Share:
 def label_with_actors(job: Job, share: Share, desk: Desk, finished: Finished, progress: Progress) -> None:
     """Label everything the desk has, on the Ray there is or a local one.
 
-    Raises ConfigError where no node can hold an actor, RunError where actors cannot be set up or are lost in a row.
+    Raises ConfigError where no node can hold an actor or one does not see the images, RunError where actors cannot be
+    set up or are lost in a row.
     """
     with connected(ClusterConfig(address=share.address), cpus=share.actors * share.cpus):
         _check_fits(share)
+        _check_seen(job)
         crew = _Crew(job, share, desk, finished, progress)
         try:
             crew.work()
@@ -186,12 +192,26 @@ class _Crew:
 def _check_fits(share: Share) -> None:
     """Raise ConfigError where no node can ever hold one actor; those that find no room wait, the others work."""
     each = {"CPU": share.cpus, "GPU": share.gpus}
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in alive_nodes()]
     if not any(all(node.get(name, 0.0) >= amount for name, amount in each.items()) for node in nodes):
         has = "; ".join(", ".join(f"{node.get(name, 0.0):g} {name}" for name in each) for node in nodes)
         raise ConfigError(
             f"an actor needs {share.cpus:g} CPU and {share.gpus:g} GPU on one node; the nodes have: {has}. Lower "
             f"--cpus-per-actor or --gpus-per-actor, or add a node"
+        )
+
+
+def _check_seen(job: Job) -> None:
+    """Raise ConfigError, naming nodes, unless every node sees the images; the model travels with the actors."""
+    if not job.witnesses or len(alive_nodes()) == 1:
+        return
+    answers = ask_every_node(unseen, job.witnesses)
+    problems = [f"{answer.node}: {text}" for answer in answers if (text := answer.error or answer.value)]
+    if problems:
+        raise ConfigError(
+            f"the images in {job.root} must be seen by every node under the same path (NFS, EFS, FSx, Filestore, a "
+            "shared volume); mount the folder there, or give a URI such as s3://bucket/folder:\n  "
+            + "\n  ".join(problems)
         )
 
 

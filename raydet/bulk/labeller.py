@@ -14,6 +14,7 @@ from torch import Tensor
 from raydet.bulk.desk import shown, skipped
 from raydet.bulk.roots import Root
 from raydet.bulk.shards import SCHEMA
+from raydet.bulk.witnesses import Witness
 from raydet.data.views import eval_view
 from raydet.errors import DataError
 from raydet.geometry import View, clip_boxes, is_usable
@@ -35,6 +36,7 @@ class Job:
     precision: str  # fp32, bf16 or fp16
     batch: int  # images per forward
     threads: int  # torch threads, and as many that decode
+    witnesses: tuple[Witness, ...] = ()  # images that every node must see
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -20,6 +20,7 @@ from raydet.bulk.listing import Images, Listing, open_images, write_listing
 from raydet.bulk.manifest import Manifest, check_same, check_same_images, read_manifest, settings_of
 from raydet.bulk.progress import Progress
 from raydet.bulk.shards import Chunk, chunks, finished, shard_path, write_shard
+from raydet.bulk.witnesses import find_witnesses
 from raydet.data.formats.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError
 from raydet.train.saved import SavedModel, load_saved
@@ -168,7 +169,7 @@ def _label_rest(
     piece = math.ceil(PIECE_IMAGES / options.batch) * options.batch
     desk = Desk((each for each in chunks(listing, options.shard_images) if each.shard not in done), piece)
     progress = Progress(listing.count, num_done, say=lambda text: print(text, flush=True))
-    job = _job(saved, images, options)
+    job = _job(saved, images, listing, options)
 
     def keep(chunk: Chunk, table: pa.Table) -> None:
         write_shard(shards, chunk, table, settings)
@@ -185,12 +186,13 @@ def _label_rest(
         print(line)
 
 
-def _job(saved: SavedModel, images: Images, options: LabelOptions) -> Job:
+def _job(saved: SavedModel, images: Images, listing: Listing, options: LabelOptions) -> Job:
     device = "cuda" if options.gpus_per_actor else "cpu"
     if device == "cpu" and torch.cuda.is_available():
         print("note: there is a GPU here that will not be used; --gpus-per-actor 1 uses it")
     threads = max(1, int(options.cpus_per_actor))
-    return Job(saved.method, saved.model, images.root, device, options.precision, options.batch, threads)
+    witnesses = find_witnesses(images.root, listing) if options.actors else ()
+    return Job(saved.method, saved.model, images.root, device, options.precision, options.batch, threads, witnesses)
 
 
 def _label_here(job: Job, desk: Desk, keep: Finished, progress: Progress) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raydet.bulk import labeller
+from raydet.bulk import crew, labeller
 from raydet.bulk.crew import Share, label_with_actors
 from raydet.bulk.desk import Desk
 from raydet.bulk.labeller import Job, Labeller
@@ -28,6 +29,7 @@ from raydet.bulk.progress import Progress
 from raydet.bulk.roots import LocalRoot
 from raydet.bulk.shards import chunks
 from raydet.cli import main
+from raydet.cluster.nodes import alive_nodes
 from raydet.data.shapes import materialise
 from raydet.metrics import read_metrics
 from raydet.train.launch import launch
@@ -220,6 +222,22 @@ def test_actors_give_the_same_labels_bit_for_bit_though_one_is_killed(
     assert (tmp_path / "killed").exists()
     assert "was lost" in capsys.readouterr().out
     assert_same(tmp_path / "out", labelled)
+
+
+@pytest.mark.usefixtures("local_ray")
+def test_a_node_that_does_not_see_the_images_is_refused(
+    run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    elsewhere = (str(tmp_path / "not_mounted" / "image_000.png"), 1)
+    monkeypatch.setattr("raydet.bulk.run.find_witnesses", lambda root, listing: (elsewhere,))
+    assert label(run, photos, tmp_path / "late", "--cpus-per-actor", "0.5", actors=1) == 1  # seen by the actor
+    assert "does not see the images that others see" in capsys.readouterr().err
+    monkeypatch.setattr(crew, "alive_nodes", lambda: alive_nodes() * 2)
+    assert label(run, photos, tmp_path / "out", "--cpus-per-actor", "0.5", actors=1) == 2  # before there are actors
+    said = capsys.readouterr().err
+    assert f"the images in {photos.resolve()} must be seen by every node" in said
+    assert re.search(r"\n  [\d.]+ \(.+\): /.+/not_mounted/image_000.png: no such image file", said)
+    assert not list((tmp_path / "out" / "shards").iterdir())
 
 
 @pytest.mark.usefixtures("local_ray")
