@@ -14,9 +14,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the file's")
     parser.add_argument("--samples", type=int, help="draws from random domains, instead of the space file's number")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="run every point with each of these seeds")
-    parser.add_argument(
-        "--concurrent", type=int, help="at most so many trials at once"
-    )
+    parser.add_argument("--concurrent", type=int, help="at most so many trials at once")
     parser.add_argument("--resume", action="store_true", help="go on with the search; finished trials are kept")
     parser.add_argument("--start-or-resume", action="store_true", help="the same command for every start: for jobs")
     parser.add_argument("--retry-failed", action="store_true", help="with --resume: try failed trials again")
