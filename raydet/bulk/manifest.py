@@ -13,6 +13,7 @@ from raydet.bulk.listing import Images, Listing, differences
 from raydet.data.files import replacing
 from raydet.errors import ConfigError, DataError
 from raydet.models.weights import digest, weights_of
+from raydet.train.rundir import flat
 from raydet.train.saved import SavedModel
 
 FORMAT = 1
@@ -33,7 +34,7 @@ def settings_of(saved: SavedModel, images: Images, *, shard_images: int, precisi
         "shard_images": shard_images,
         "precision": precision,
     }
-    return _flat(json.loads(json.dumps(settings)))
+    return flat(json.loads(json.dumps(settings)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +103,3 @@ def check_same_images(folder: Path, images: Images, before: Listing, now: Listin
         f"{images.given} has changed since {folder} was begun: {', '.join(parts)}. Restore it, or label it into "
         f"another --out (a list file with the new names alone will do)"
     )
-
-
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(tree, dict):
-        return {prefix.removesuffix("."): tree}
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= _flat(value, f"{prefix}{key}.")
-    return found

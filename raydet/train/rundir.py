@@ -163,7 +163,7 @@ class RunFolder:
 
 def differences(before: RunConfig, now: RunConfig) -> list[str]:
     """Return what differs between two configurations, a line per key: `key: before -> now`."""
-    old, new = (_flat(json.loads(config.model_dump_json())) for config in (before, now))
+    old, new = (flat(json.loads(config.model_dump_json())) for config in (before, now))
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed]
 
@@ -172,10 +172,11 @@ def _is_free(key: str) -> bool:
     return any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return a nested mapping with one dotted key per value."""
     if not isinstance(tree, dict):
         return {prefix.removesuffix("."): tree}
     found: dict[str, Any] = {}
     for key, value in tree.items():
-        found |= _flat(value, f"{prefix}{key}.")
+        found |= flat(value, f"{prefix}{key}.")
     return found
