@@ -28,7 +28,7 @@ types: env
 	$(BIN)/mypy
 
 test: env check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 clean:
 	rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache
