@@ -18,8 +18,8 @@ from typing import Any
 
 import torch
 
+from raydet.config.detection import DetectionConfig
 from raydet.config.load import load, resolve
-from raydet.config.run import RunConfig
 from raydet.data.loader import views_for_training
 from raydet.data.prepare import prepare
 from raydet.methods import build_method
@@ -48,7 +48,7 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def base_config(options: argparse.Namespace, name: str, **dotted: object) -> RunConfig:
+def base_config(options: argparse.Namespace, name: str, **dotted: object) -> DetectionConfig:
     """The configuration of il_net_bccd.yaml in a run folder OUT/name; keys with `__` for dots override it.
 
     Exits with a message where the real data are not there.
@@ -133,7 +133,7 @@ class SteppedTrainer:
 
     def __init__(
         self,
-        config: RunConfig,
+        config: DetectionConfig,
         *,
         fork: Path | None = None,
         make_source: SourceFactory = local_source,

@@ -28,8 +28,8 @@ import torchvision
 from common import SteppedTrainer, machine
 from safetensors.torch import save_file
 
+from raydet.config.detection import DetectionConfig
 from raydet.config.load import resolve
-from raydet.config.run import RunConfig
 from raydet.models.ema import digest, load_weights
 from raydet.records import StudentBatch
 from raydet.train.step import backward
@@ -37,7 +37,7 @@ from raydet.train.step import backward
 SKIPPED = 5  # first steps of a run: allocation, cuDNN's choice of algorithms
 
 
-def config_for(options: argparse.Namespace, batch: int, precision: str, weights: Path | None) -> RunConfig:
+def config_for(options: argparse.Namespace, batch: int, precision: str, weights: Path | None) -> DetectionConfig:
     height, width = (64, 96) if options.smoke else (800, 1216)
     small = {
         "backbone": "small_gn",
@@ -110,7 +110,7 @@ def timed(work: Callable[[], object], rounds: int) -> list[float]:
     return seconds
 
 
-def measure(config: RunConfig, options: argparse.Namespace) -> list[str]:
+def measure(config: DetectionConfig, options: argparse.Namespace) -> list[str]:
     """Return the cells of one line."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda":

@@ -43,13 +43,13 @@ from common import (
 from processes import cpu_by_role
 from ray.actor import ActorHandle
 
-from raydet.config.run import RunConfig
+from raydet.config.detection import DetectionConfig
 from raydet.data.prepare import open_prepared, prepare
 from raydet.models.weights import digest, weights_of
 from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
 from raydet.records import PseudoBoxes, TeacherRef, Weights
-from raydet.train.annotator import AnnotatorFactory
+from raydet.tasks import AnnotatorFactory
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.rundir import RunFolder
 
@@ -81,7 +81,7 @@ class FreeSource:
 
 
 @contextmanager
-def pool(config: RunConfig) -> Iterator[ActorHandle]:
+def pool(config: DetectionConfig) -> Iterator[ActorHandle]:
     """A broker with its teachers, all started."""
     folder = RunFolder(config.run.dir)
     shutil.rmtree(folder.path, ignore_errors=True)

@@ -13,21 +13,21 @@ from common import SteppedTrainer
 
 import raydet.data.loader
 import raydet.labels.source
-import raydet.train.annotator
+import raydet.tasks.detection.annotator
 import raydet.train.loop
 from raydet.data.loader import StepLoader
 from raydet.labels.source import InlineSource
 from raydet.labels.store import PseudoLabelStore
 from raydet.methods.il_net import IlNet
 from raydet.models.ema import EmaTeacher
-from raydet.train.annotator import DetectorAnnotator
+from raydet.tasks.detection.annotator import DetectorAnnotator
 from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
 from raydet.train.step import StepLosses, StepModule
 
 LOOP, ANNOTATOR, SOURCE, LOADER = (
     raydet.train.loop,
-    raydet.train.annotator,
+    raydet.tasks.detection.annotator,
     raydet.labels.source,
     raydet.data.loader,
 )

@@ -16,8 +16,8 @@ import statistics
 import time
 from pathlib import Path
 
+from raydet.config.detection import DetectionConfig
 from raydet.config.load import load, resolve
-from raydet.config.run import RunConfig
 from raydet.train.launch import launch
 from raydet.train.saved import evaluate_saved
 
@@ -25,7 +25,7 @@ CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
 METHODS = ("supervised", "unbiased_teacher", "il_net")
 
 
-def config_for(data: str, labels: int, seed: int, method: str, home: Path, overrides: list[str]) -> RunConfig:
+def config_for(data: str, labels: int, seed: int, method: str, home: Path, overrides: list[str]) -> DetectionConfig:
     base = load(CONFIGS / f"il_net_{data}.yaml", overrides)
     name = f"{data}-{labels}-seed{seed}"
     keys: dict[str, object] = {
@@ -44,7 +44,7 @@ def config_for(data: str, labels: int, seed: int, method: str, home: Path, overr
     return resolve(base.model_dump(mode="json"), keys)
 
 
-def run_one(config: RunConfig) -> None:
+def run_one(config: DetectionConfig) -> None:
     folder = Path(config.run.dir)
     result = folder / "result.json"
     if result.exists():

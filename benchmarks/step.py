@@ -38,7 +38,7 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from raydet.config.run import RunConfig
+from raydet.config.detection import DetectionConfig
 from raydet.data.decode import decode
 from raydet.data.loader import StepLoader, TeacherViews
 from raydet.data.order import BatchOrder
@@ -46,6 +46,7 @@ from raydet.data.prepare import PreparedData, open_prepared
 from raydet.data.views import strong_view, weak_view
 from raydet.gates import after_nms, by_quality, by_score
 from raydet.geometry import clip_boxes, is_usable
+from raydet.learning_rate import lr_at
 from raydet.methods import build_method
 from raydet.models.backbones import build_backbone
 from raydet.models.detector import Detector
@@ -54,7 +55,7 @@ from raydet.randomness import stream
 from raydet.records import StudentBatch, Target
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.group import Group
-from raydet.train.optim import build_optimizer, lr_at, set_lr
+from raydet.train.optim import build_optimizer, set_lr
 from raydet.train.rundir import RunFolder
 from raydet.train.state import TrainState
 from raydet.train.step import StepModule, backward
@@ -65,7 +66,7 @@ CPU = torch.device("cpu")
 class Plain:
     """IL-net's mutual learning written down as one loop body; one student forward per step, as raydet does it."""
 
-    def __init__(self, config: RunConfig, data: PreparedData, fork: Path) -> None:
+    def __init__(self, config: DetectionConfig, data: PreparedData, fork: Path) -> None:
         self.config, self.data = config, data
         self.student = build_method(config).build_model(len(data.class_names)).train()
         state = TrainState(self.student, build_optimizer(self.student, config.optim), torch.amp.GradScaler("cpu"))
@@ -137,14 +138,14 @@ class Plain:
         self.step += 1
 
 
-def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig, step: int) -> None:
+def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, config: DetectionConfig, step: int) -> None:
     set_lr(optimizer, lr_at(step, config.optim))
     nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
 
 
-def supervised_pair(config: RunConfig, data: PreparedData, fork: Path) -> dict[str, Callable[[], float]]:
+def supervised_pair(config: DetectionConfig, data: PreparedData, fork: Path) -> dict[str, Callable[[], float]]:
     """One supervised step of raydet's detector and of torchvision's, from the burn-in's weights on a fixed batch."""
     loader = StepLoader(data, config, TeacherViews(data, config), rank=0, world=1, version_for=lambda _: None)
     views = loader.take(0).labeled
@@ -178,7 +179,7 @@ def supervised_pair(config: RunConfig, data: PreparedData, fork: Path) -> dict[s
     return {"raydet-sup": raydet_step, "torchvision": torchvision_step}
 
 
-def torchvision_twin(config: RunConfig, ours: Detector, size: tuple[int, int]) -> FasterRCNN:
+def torchvision_twin(config: DetectionConfig, ours: Detector, size: tuple[int, int]) -> FasterRCNN:
     """torchvision's detector with our shape and weights; images of `size` are not resized."""
     model = config.model
     twin = FasterRCNN(

@@ -29,7 +29,7 @@ from raydet.labels.store import PseudoLabelStore, read_all
 from raydet.metrics import read_metrics
 from raydet.models.weights import digest
 from raydet.records import PseudoBoxes, TeacherRef
-from raydet.train.annotator import AnnotatorFactory
+from raydet.tasks import AnnotatorFactory
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.rundir import RunFolder
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from raydet.config.run import RunConfig
+from raydet.config.families import FAMILIES
 
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
@@ -31,8 +31,11 @@ SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 def page() -> str:
     """Return the whole page."""
     keys_of: dict[type[BaseModel], list[str]] = {}
-    for model, key in _sections(RunConfig, ""):
-        keys_of.setdefault(model, []).append(key)
+    for family in FAMILIES:
+        for model, key in _sections(family, ""):
+            keys = keys_of.setdefault(model, [])
+            if key not in keys:
+                keys.append(key)
     return HEAD + "".join(_section(model, keys) for model, keys in keys_of.items())
 
 

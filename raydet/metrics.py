@@ -2,6 +2,8 @@
 
 Each record has `kind`, `step` and `time`. JSON has no NaN: a figure that is not finite is null, and the record's
 `nonfinite` lists its name.
+
+Which figures an evaluation has depends on what was trained; what says so is here (`FIGURES`), and nowhere else.
 """
 
 from __future__ import annotations
@@ -15,8 +17,40 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from raydet.config.classification import ClassificationConfig
+from raydet.config.run import RunConfig
+
 FILE_NAME = "metrics.jsonl"
 Record = dict[str, Any]
+FIGURES = {
+    "detection": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
+    "classification": ("accuracy", "error", "top5_error"),
+}
+"""Figures of an evaluation, all shares in [0, 1] or None: the first one decides, the first three are the headline."""
+LOWER_IS_BETTER = frozenset({"error", "top5_error"})
+
+
+def figures_of(config: RunConfig) -> tuple[str, ...]:
+    """Return the names of the figures that the evaluations of a run have, the one that decides first."""
+    return FIGURES["classification" if isinstance(config, ClassificationConfig) else "detection"]
+
+
+def headline(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the most telling figures of an evaluation's record, the one that decides first; see `FIGURES`."""
+    names = next((names for names in FIGURES.values() if names[0] in record), FIGURES["detection"])
+    # Below six classes the true one is always among the five best, so there is no such figure.
+    return {name: record.get(name) for name in names[:3] if name != "top5_error" or record.get(name) is not None}
+
+
+def mode_of(figure: str) -> str:
+    """Return whether the best of such figures is the highest (max) or the lowest (min)."""
+    return "min" if figure in LOWER_IS_BETTER else "max"
+
+
+def losses_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the losses that a step's record tells of, in order: (images that it is about, name), e.g. (sup, ce)."""
+    keys = [key.split("/") for key in record if key.startswith("loss/")]
+    return list(dict.fromkeys((key[1], key[2]) for key in keys if len(key) == 4))
 
 
 class MetricsWriter:

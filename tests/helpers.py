@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from raydet.config.detection import DetectionConfig
 from raydet.config.load import resolve
-from raydet.config.run import RunConfig
 
 
 def data_folder(name: str) -> Path:
@@ -68,7 +68,9 @@ TINY = {
 }
 
 
-def tiny_config(run_dir: Path, **overrides: object) -> RunConfig:
+def tiny_config(run_dir: Path, **overrides: object) -> DetectionConfig:
     """Return a run that trains for a few steps in about a second; overrides by dotted key with `__` for the dots."""
     dotted = {"run.dir": str(run_dir), **{key.replace("__", "."): value for key, value in overrides.items()}}
-    return resolve(TINY, dotted, where="tiny_config")
+    config = resolve(TINY, dotted, where="tiny_config")
+    assert isinstance(config, DetectionConfig)
+    return config

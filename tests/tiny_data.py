@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from raydet.config.data import DatasetConfig
+from raydet.config.detection_data import DatasetConfig
 from raydet.data.box_rules import OnBadBox
 from raydet.data.formats.detect import read_source
 from raydet.data.problems import ProblemLog

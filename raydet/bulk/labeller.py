@@ -18,7 +18,7 @@ from raydet.bulk.witnesses import Witness
 from raydet.data.views import eval_view
 from raydet.errors import DataError
 from raydet.geometry import View, clip_boxes, is_usable
-from raydet.methods import Method
+from raydet.methods import DetectionMethod
 from raydet.models.detector import Detector
 from raydet.models.images import collate
 from raydet.records import Candidates
@@ -29,7 +29,7 @@ from raydet.train.optim import autocast_dtype
 class Job:
     """All that a labeller needs to know, small but for the model; travels to actors."""
 
-    method: Method
+    method: DetectionMethod
     model: Detector  # on the CPU, in evaluation mode
     root: Root
     device: str

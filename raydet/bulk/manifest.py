@@ -14,12 +14,12 @@ from raydet.data.files import replacing
 from raydet.errors import ConfigError, DataError
 from raydet.models.weights import digest, weights_of
 from raydet.train.rundir import flat
-from raydet.train.saved import SavedModel
+from raydet.train.saved import SavedDetector
 
 FORMAT = 1
 
 
-def settings_of(saved: SavedModel, images: Images, *, shard_images: int, precision: str) -> dict[str, Any]:
+def settings_of(saved: SavedDetector, images: Images, *, shard_images: int, precision: str) -> dict[str, Any]:
     """Return everything that the labels depend on, except the images' names; by dotted key."""
     config = saved.config
     views = config.data.views

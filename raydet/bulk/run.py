@@ -23,7 +23,7 @@ from raydet.bulk.shards import Chunk, chunks, finished, shard_path, write_shard
 from raydet.bulk.witnesses import find_witnesses
 from raydet.data.formats.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError
-from raydet.train.saved import SavedModel, load_saved
+from raydet.train.saved import SavedDetector, load_detector
 
 Finished = Callable[[Chunk, pa.Table], None]
 
@@ -56,7 +56,7 @@ def label(options: LabelOptions) -> Exported:
     Raises UserErrors for what was asked for wrongly, RunError where nothing could be labelled or actors keep dying.
     """
     _check(options)
-    saved = load_saved(options.checkpoint, role=options.role)
+    saved = load_detector(options.checkpoint, "raydet label", role=options.role)
     above = score_threshold(saved, options.score_threshold)
     images = open_images(options.images, options.root)
     folder = options.out.absolute()
@@ -67,7 +67,7 @@ def label(options: LabelOptions) -> Exported:
         return _export(folder, saved, listing, options, above)
 
 
-def score_threshold(saved: SavedModel, given: float | None) -> float:
+def score_threshold(saved: SavedDetector, given: float | None) -> float:
     """Return the class confidence that a label must exceed: the one given, else the one the method trains with."""
     if given is not None:
         return given
@@ -113,7 +113,7 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _begin(folder: Path, saved: SavedModel, images: Images, options: LabelOptions) -> tuple[Listing, Manifest]:
+def _begin(folder: Path, saved: SavedDetector, images: Images, options: LabelOptions) -> tuple[Listing, Manifest]:
     """List the images and write label.json; or make sure that both are as they were."""
     _remove_leftovers(folder)
     file = folder / "listing.jsonl"
@@ -150,7 +150,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _label_rest(
-    folder: Path, saved: SavedModel, images: Images, listing: Listing, manifest: Manifest, options: LabelOptions
+    folder: Path, saved: SavedDetector, images: Images, listing: Listing, manifest: Manifest, options: LabelOptions
 ) -> None:
     """Label the chunks that have no shard."""
     shards, settings = folder / "shards", manifest.digest
@@ -186,7 +186,7 @@ def _label_rest(
         print(line)
 
 
-def _job(saved: SavedModel, images: Images, listing: Listing, options: LabelOptions) -> Job:
+def _job(saved: SavedDetector, images: Images, listing: Listing, options: LabelOptions) -> Job:
     device = "cuda" if options.gpus_per_actor else "cpu"
     if device == "cpu" and torch.cuda.is_available():
         print("note: there is a GPU here that will not be used; --gpus-per-actor 1 uses it")
@@ -212,7 +212,7 @@ def _label_here(job: Job, desk: Desk, keep: Finished, progress: Progress) -> Non
         piece, loading = ahead, coming
 
 
-def _export(folder: Path, saved: SavedModel, listing: Listing, options: LabelOptions, above: float) -> Exported:
+def _export(folder: Path, saved: SavedDetector, listing: Listing, options: LabelOptions, above: float) -> Exported:
     number = math.ceil(listing.count / options.shard_images)
     shards = [shard_path(folder / "shards", shard) for shard in range(number)]
     skipped = export_skipped(shards, folder / "skipped.csv")

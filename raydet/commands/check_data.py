@@ -22,8 +22,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, or write a cleaned copy; returns 1 where errors were found."""
-    from raydet.config.data import DatasetConfig
-    from raydet.data.check import check_config, check_dataset, fix_dataset, format_report
+    from raydet.config.detection_data import DatasetConfig
+    from raydet.data.check import check_dataset, fix_dataset, format_report
 
     target = Path(arguments.config_or_dataset)
     is_config = target.suffix in (".yaml", ".yml") and target.name not in ("data.yaml", "data.yml")
@@ -37,8 +37,9 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if is_config:
         from raydet.config.load import load
+        from raydet.tasks import task_of
 
-        report = check_config(load(target).data, decode_images=not arguments.no_decode)
+        report = task_of(load(target)).check_data(decode_images=not arguments.no_decode)
     else:
         dataset = DatasetConfig(path=str(target), images=arguments.images, subset=arguments.subset)
         report = check_dataset(dataset, decode_images=not arguments.no_decode)

@@ -1,4 +1,4 @@
-"""`raydet evaluate`: COCO figures of a saved model."""
+"""`raydet evaluate`: the figures of a saved model."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from pathlib import Path
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
-    parser = commands.add_parser("evaluate", help="COCO AP of a run or a checkpoint")
+    parser = commands.add_parser("evaluate", help="COCO AP, or accuracy, of a run or a checkpoint")
     parser.add_argument("run_or_checkpoint", help="run folder or checkpoint folder")
-    parser.add_argument("--data", help="data set instead of the run's own (COCO JSON, VOC or YOLO folder)")
+    parser.add_argument("--data", help="data set instead of the run's own: anything that data.val may be")
     parser.add_argument("--images", help="image root of a COCO JSON given with --data")
+    parser.add_argument("--subset", help="VOC list, YOLO or CIFAR part of a data set given with --data")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="which of the run's own data sets")
     parser.add_argument("--model", choices=("teacher", "student"), help="default: the teacher where there is one")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -21,10 +22,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate and print."""
-    from raydet.config.data import DatasetConfig
     from raydet.train.saved import evaluate_model, load_saved
 
-    data = DatasetConfig(path=arguments.data, images=arguments.images) if arguments.data else None
+    given = {"path": arguments.data, "images": arguments.images, "subset": arguments.subset}
+    data = {key: value for key, value in given.items() if value is not None} if arguments.data else None
     saved = load_saved(Path(arguments.run_or_checkpoint), role=arguments.model)
     result = evaluate_model(saved, data=data, split=arguments.split)
     # Which model it was: a damaged newest checkpoint is passed over, and figures look alike.

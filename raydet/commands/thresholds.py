@@ -36,7 +36,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compute, write RUN/thresholds.json and RUN/thresholds.html, and print."""
-    from raydet.config.data import DatasetConfig
+    from raydet.config.detection_data import DatasetConfig
     from raydet.report.threshold_result import as_json, as_text, try_thresholds
     from raydet.report.threshold_write import write_thresholds
 

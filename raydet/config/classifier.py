@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import Fraction, PositiveInt, Section, Weight
+from raydet.config.base import ModelSection, PositiveInt, Weight
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(gt=0, le=1)]
 
 
-class ClassifierConfig(Section):
+class ClassifierConfig(ModelSection):
     """A network that gives every image one vector of class logits."""
 
     network: Literal["shake_shake26", "conv_large", "resnet18", "lenet2d", "small_conv"] = "shake_shake26"
@@ -24,7 +24,7 @@ class ClassifierConfig(Section):
     and `lenet2d` (which has none) are published with `batch`."""
     channels: tuple[PositiveInt, ...] = (32, 64, 96, 128)
     """`small_conv`: channels of its four convolutions."""
-    dropout: Fraction = 0.5
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """`conv_large`: share of the feature map's values dropped behind each of the first two blocks."""
     input_noise: Weight = 0.0
     """Standard deviation of Gaussian noise added to the normalised pixels in training (Temporal Ensembling: 0.15)."""

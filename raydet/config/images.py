@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import Fraction, NonNegativeInt, PositiveInt, Section
-from raydet.config.data import expand_variables
+from raydet.config.base import DataSection, Fraction, NonNegativeInt, PositiveInt, Section
+from raydet.config.detection_data import expand_variables
 
 
 class PatternsConfig(Section):
@@ -31,11 +31,12 @@ class ImageSetConfig(Section):
 
     path: str
     """Folder of CIFAR batches, SVHN .mat or IDX files, a folder with one folder per class, a .parquet file, a folder or
-    glob of them, or `patterns`."""
+    glob of them, or `patterns`; a glob of images, such as `photos/**/*.jpg`, reads them without labels."""
     format: Literal["auto", "cifar10", "cifar100", "svhn", "folder", "idx", "parquet", "patterns"] = "auto"
     """How to read `path`; `auto` decides from what lies there (`raydet check-data` says what it chose)."""
     subset: str | None = None
-    """CIFAR and IDX: train or test. SVHN: train, extra or test. folder: the folder below `path`, e.g. train."""
+    """CIFAR and IDX: train or test. SVHN: train, extra or test. folder: the folder below `path`, e.g. train. Folder
+    of Parquet: the files SUBSET.parquet and SUBSET-*.parquet. Must be given where there are several."""
     image_column: str = "image"
     """Parquet: the column of encoded images (bytes, or a struct with `bytes`)."""
     label_column: str = "label"
@@ -43,7 +44,8 @@ class ImageSetConfig(Section):
     id_column: str = "image_id"
     """Parquet: the column of image ids; where it is missing, rows are numbered through."""
     class_names: str | None = None
-    """Parquet: a JSON list of class names in label order; default: the file's metadata, or classes.json beside it."""
+    """Parquet and IDX: a JSON list of class names in label order; default: the file's metadata (Parquet), or a
+    classes.json beside it."""
     patterns: PatternsConfig | None = None
     """Settings of the generated set, for `path: patterns`."""
 
@@ -78,8 +80,14 @@ class ImageViewsConfig(Section):
     cutout_size: NonNegativeInt = 16
     """Side of the square hole of Cutout (pixels), where the method uses it; 0: none."""
 
+    @model_validator(mode="after")
+    def _reflection_is_possible(self) -> ImageViewsConfig:
+        if self.crop == "translate" and self.max_translate >= self.size:
+            raise ValueError(f"max_translate={self.max_translate} must be below size={self.size}: lower it")
+        return self
 
-class ImageDataConfig(Section):
+
+class ImageDataConfig(DataSection):
     """Labelled, unlabelled and validation images of a classifier."""
 
     labeled: ImageSetConfig
@@ -99,14 +107,8 @@ class ImageDataConfig(Section):
     """Use only this fraction of the labelled images (see `labeled_count`)."""
     labeled_ids: str | None = None
     """File that lists the labelled image ids: a JSON list, or one id a line."""
-    split_seed: int = 0
-    """Seed of the labelled split, apart from `seed`, so that runs with several seeds can share one split."""
     views: ImageViewsConfig = ImageViewsConfig()
     """Augmentation."""
-    loader_threads: NonNegativeInt = 2
-    """Threads that decode and augment ahead of the step; 0 works in the training thread."""
-    prefetch_steps: PositiveInt = 2
-    """How many steps of images are prepared ahead."""
 
     @model_validator(mode="after")
     def _one_way_to_choose(self) -> ImageDataConfig:
@@ -115,3 +117,9 @@ class ImageDataConfig(Section):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both choose the labelled images; keep one of them")
         return self
+
+    @property
+    def leaves_some_unlabeled(self) -> bool:
+        """Whether the run has unlabelled images, as far as the settings say."""
+        chosen = self.labeled_per_class or self.labeled_count or self.labeled_ids or (self.labeled_fraction or 1) < 1
+        return self.unlabeled is not None or bool(chosen)

@@ -18,6 +18,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from raydet import __version__
+from raydet.config.families import FAMILIES, family_of
 from raydet.config.run import RunConfig
 from raydet.config.version import VERSION_KEY, is_newer, take_version
 from raydet.errors import ConfigError
@@ -85,9 +86,10 @@ def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], *, where: str
     written_by = take_version(merged, where)
     for key, value in overrides.items():
         _set(merged, key, value)
+    family = family_of(merged, where)
     try:
         # Strict validation in JSON mode: "0.7" is no number and 1 is no boolean, but a list may be a tuple.
-        return RunConfig.model_validate_json(_to_json(merged, where), strict=True)
+        return family.model_validate_json(_to_json(merged, where), strict=True)
     except ValidationError as error:
         problems = [_explain(where, problem, merged) for problem in error.errors()]
         if is_newer(written_by):
@@ -128,8 +130,8 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
 
 
 def known_keys() -> list[str]:
-    """Return every dotted key of the configuration."""
-    return list(_walk(RunConfig, ""))
+    """Return every dotted key of the configuration, of whatever family."""
+    return list(dict.fromkeys(key for family in FAMILIES for key in _walk(family, "")))
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""RunConfig: everything one training run depends on."""
+"""RunConfig: everything one training run depends on, whatever it trains."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section, Weight
-from raydet.config.data import DataConfig
-from raydet.config.methods import MethodConfig, SupervisedConfig
-from raydet.config.model import ModelConfig
+from raydet.config.base import DataSection, ModelSection, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from raydet.config.method import MethodSection
+from raydet.config.optim import OptimConfig
 
 
 class RunSection(Section):
@@ -21,39 +20,6 @@ class RunSection(Section):
     """Checkpoint folder to start from: weights, optimiser and step are taken over, the method may differ."""
     stop_at: PositiveInt | None = None
     """Stop with a checkpoint after so many optimiser steps, to be resumed or forked later; default: `optim.steps`."""
-
-
-class OptimConfig(Section):
-    """Optimiser and batch. Batch sizes are GLOBAL, whatever the number of workers."""
-
-    name: Literal["sgd", "adamw"] = "sgd"
-    """Which optimiser."""
-    lr: PositiveFloat = 0.0075
-    """Learning rate for `reference_batch` images; see `lr_scaling`."""
-    lr_scaling: Literal["none", "linear"] = "none"
-    """`linear` multiplies lr by (labeled_batch + unlabeled_batch) / reference_batch; the result is printed."""
-    reference_batch: PositiveInt = 24
-    """Images per step that `lr` was chosen for (labelled + unlabelled)."""
-    momentum: Fraction = 0.9
-    """SGD momentum."""
-    weight_decay: Weight = 1e-4
-    """Weight decay; biases and norm layers are exempt."""
-    steps: PositiveInt = 180_000
-    """Optimiser steps in all, burn-in included."""
-    warmup_steps: NonNegativeInt = 1000
-    """Linear warm-up from lr / 1000."""
-    decay_at: tuple[PositiveInt, ...] = ()
-    """Steps at which the learning rate falls to a tenth."""
-    labeled_batch: PositiveInt = 12
-    """Labelled images per step, over all workers. Each enters the student twice: strong and weak view."""
-    unlabeled_batch: PositiveInt = 12
-    """Unlabelled images per step, over all workers."""
-    clip_norm: PositiveFloat | None = None
-    """Clip the gradient norm to this."""
-    accumulate: PositiveInt = 1
-    """Split each step into so many passes to save memory; the optimiser sees the same gradient."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 on GPUs and CPUs with hardware for it, fp32 elsewhere. fp16 uses a gradient scaler."""
 
 
 class LabelsConfig(Section):
@@ -180,14 +146,14 @@ class LogConfig(Section):
 
 
 class RunConfig(Section):
-    """One training run."""
+    """One training run. Each family of methods narrows `data`, `model` and `method` to its own."""
 
     run: RunSection
     seed: int = 0
     """Seeds every draw of the run; the labelled split has its own (`data.split_seed`)."""
-    data: DataConfig
-    model: ModelConfig = ModelConfig()
-    method: MethodConfig
+    data: DataSection
+    model: ModelSection
+    method: MethodSection
     optim: OptimConfig = OptimConfig()
     labels: LabelsConfig = LabelsConfig()
     pool: PoolConfig = PoolConfig()
@@ -197,26 +163,34 @@ class RunConfig(Section):
     log: LogConfig = LogConfig()
 
     @property
+    def length(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.method.length(self.optim)
+
+    @property
     def last_step(self) -> int:
-        """Optimiser steps completed when the run ends."""
-        return min(self.optim.steps, self.run.stop_at or self.optim.steps)
+        """Optimiser steps completed when training ends: the whole run, or `run.stop_at`."""
+        return min(self.length, self.run.stop_at or self.length)
 
     @property
     def uses_labels(self) -> bool:
         """Whether the method trains on pseudo-labels."""
-        return not isinstance(self.method, SupervisedConfig)
+        return self.method.uses_labels
+
+    def contradictions(self) -> list[str]:
+        """Return what cannot be meant, each with the keys and what to change."""
+        return [*_contradictions(self), *self.method.contradictions(self.optim)]
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> RunConfig:
-        for problem in _contradictions(self):
+        for problem in self.contradictions():
             raise ValueError(problem)
         return self
 
 
 def _contradictions(config: RunConfig) -> list[str]:
-    """Return what cannot be meant, each with the keys and what to change."""
     found = []
-    labels, optim, cluster, method = config.labels, config.optim, config.cluster, config.method
+    labels, optim, cluster = config.labels, config.optim, config.cluster
     if labels.source == "pool" and labels.lookahead == 0:
         found.append(
             "labels.source=pool with labels.lookahead=0: every step would wait for the pool; "
@@ -224,33 +198,15 @@ def _contradictions(config: RunConfig) -> list[str]:
         )
     if labels.source == "pool" and cluster.backend == "process":
         found.append("labels.source=pool needs Ray; set cluster.backend=ray or labels.source=inline")
-    if config.uses_labels and method.burn_in_steps >= optim.steps:
+    if config.uses_labels and not config.data.leaves_some_unlabeled:
         found.append(
-            f"method.burn_in_steps={method.burn_in_steps} leaves nothing of optim.steps={optim.steps} for the "
-            f"teacher; lower the first, raise the second, or use method.name=supervised"
-        )
-    data = config.data
-    leaves_some = data.labeled_count or data.labeled_ids or (data.labeled_fraction or 1) < 1
-    if config.uses_labels and data.unlabeled is None and not leaves_some:
-        found.append(
-            f"method.name={method.name} needs unlabelled images: set data.unlabeled, or data.labeled_count or "
+            f"method.name={config.method.name} needs unlabelled images: set data.unlabeled, or data.labeled_count or "
             f"data.labeled_fraction (< 1) to leave some of data.labeled unlabelled"
-        )
-    if config.model.backbone != "small_gn" and config.model.weights is None and cluster.workers > 1:
-        found.append(
-            f"model.backbone={config.model.backbone} without model.weights trains its batch norm, whose statistics "
-            f"would differ between the {cluster.workers} workers; set model.weights, use model.backbone=small_gn, or "
-            f"one worker"
         )
     smallest = optim.labeled_batch if not config.uses_labels else min(optim.labeled_batch, optim.unlabeled_batch)
     if cluster.workers * optim.accumulate > smallest:
         found.append(
             f"cluster.workers={cluster.workers} x optim.accumulate={optim.accumulate} needs batches of at least that "
             f"many images; optim.labeled_batch={optim.labeled_batch}, optim.unlabeled_batch={optim.unlabeled_batch}"
-        )
-    if not isinstance(method, SupervisedConfig) and method.score_threshold < labels.score_floor:
-        found.append(
-            f"method.score_threshold is below labels.score_floor={labels.score_floor}: labels would be incomplete; "
-            f"lower labels.score_floor"
         )
     return found

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from raydet.config.data import DataConfig, DatasetConfig
+from raydet.config.detection_data import DataConfig, DatasetConfig
 from raydet.data.box_rules import OnBadBox
 from raydet.data.files import replacing
 from raydet.data.formats.detect import read_source

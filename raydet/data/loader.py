@@ -9,17 +9,18 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
 from torch import Tensor
 
-from raydet.config.run import RunConfig
+from raydet.config.detection import DetectionConfig
 from raydet.data.decode import decode
 from raydet.data.index import DatasetIndex
 from raydet.data.order import BatchOrder
+from raydet.data.prefetch import Prefetcher
 from raydet.data.prepare import PreparedData
 from raydet.data.views import strong_view, weak_view
 from raydet.errors import DataError
@@ -48,7 +49,7 @@ class LabeledPair:
     dropped_boxes: int
 
 
-def teacher_view(index: DatasetIndex, image_id: str, version: int, config: RunConfig) -> ViewedImage:
+def teacher_view(index: DatasetIndex, image_id: str, version: int, config: DetectionConfig) -> ViewedImage:
     """Return the weak view in which the teacher of `version` sees an image; its target is empty.
 
     Raises DataError where the image cannot be read.
@@ -60,13 +61,13 @@ def teacher_view(index: DatasetIndex, image_id: str, version: int, config: RunCo
     return ViewedImage(image_id, pixels, view, Target.empty())
 
 
-def student_view(weak: ViewedImage, step: int, slot: int, config: RunConfig) -> ViewedImage:
+def student_view(weak: ViewedImage, step: int, slot: int, config: DetectionConfig) -> ViewedImage:
     """Return the strong view of an unlabelled image: the geometry of its weak view, colours drawn for this step."""
     rng = stream(config.seed, "strong", weak.image_id, step, slot)
     return ViewedImage(weak.image_id, strong_view(weak.pixels, config.data.views, rng), weak.view, weak.target)
 
 
-def labeled_views(index: DatasetIndex, position: int, step: int, slot: int, config: RunConfig) -> LabeledPair:
+def labeled_views(index: DatasetIndex, position: int, step: int, slot: int, config: DetectionConfig) -> LabeledPair:
     """Return the strong and the weak copy of a labelled image, with its boxes in view pixels."""
     image_id, views = index.id_at(position), config.data.views
     pixels, view = weak_view(_pixels(index, position), views, stream(config.seed, "labeled-weak", image_id, step, slot))
@@ -90,7 +91,7 @@ class TeacherViews:
     should it be wanted after all. A view is a pure function of its key, so none of this changes a bit. Thread-safe.
     """
 
-    def __init__(self, data: PreparedData, config: RunConfig, *, keep: int = 0) -> None:
+    def __init__(self, data: PreparedData, config: DetectionConfig, *, keep: int = 0) -> None:
         """With `keep` 0, for a process that has only one of the two, every view is made when it is asked for."""
         self._index, self._config, self._keep = data.unlabeled, config, keep
         self._waiting: OrderedDict[tuple[str, int], Future[ViewedImage]] = OrderedDict()
@@ -118,7 +119,7 @@ class TeacherViews:
         return mine.result()
 
 
-def views_for_training(data: PreparedData, config: RunConfig, world: int) -> TeacherViews:
+def views_for_training(data: PreparedData, config: DetectionConfig, world: int) -> TeacherViews:
     """Return the views of one of `world` ranks; they are kept for the teacher only where it works in this process.
 
     What waits for its second user: the images of the steps by which the labels or the loader may be ahead, and of the
@@ -149,7 +150,7 @@ class StepLoader:
     def __init__(
         self,
         data: PreparedData,
-        config: RunConfig,
+        config: DetectionConfig,
         views: TeacherViews,
         *,
         rank: int,
@@ -167,24 +168,23 @@ class StepLoader:
             if data.unlabeled is not None and len(data.unlabeled)
             else None
         )
-        threads = config.data.loader_threads
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="raydet-loader") if threads else None
-        self._coming: dict[int, tuple[list[Future[LabeledPair]], list[Future[ViewedImage]]]] = {}
+        self._ahead = Prefetcher(
+            self._start, threads=config.data.loader_threads, ahead=config.data.prefetch_steps, end=config.length
+        )
 
     def unlabeled_ids(self, step: int) -> list[str]:
         """Return the ids of this rank's unlabelled images of a step, in slot order; reads no image."""
         assert self._unlabeled is not None, "this run has no unlabelled images"
-        return [self._unlabeled.index.id_at(position) for _, position in self._unlabeled.slots(step)]
+        return [self._unlabeled.index.id_at(row) for row in self.unlabeled_rows(step)]
+
+    def unlabeled_rows(self, step: int) -> list[int]:
+        """Return their rows in the index."""
+        assert self._unlabeled is not None, "this run has no unlabelled images"
+        return [position for _, position in self._unlabeled.slots(step)]
 
     def take(self, step: int) -> StepViews:
         """Return the views of a step; waits until they are ready. Raises what went wrong while loading them."""
-        ahead = self._config.data.prefetch_steps if self._threads is not None else 0
-        wanted = range(step, max(step + 1, min(step + ahead + 1, self._config.optim.steps)))
-        self._forget(set(self._coming).difference(wanted))
-        for each in wanted:
-            if each not in self._coming:
-                self._coming[each] = self._start(each)
-        labeled, unlabeled = self._coming.pop(step)
+        labeled, unlabeled = self._ahead.take(step)
         pairs = [future.result() for future in labeled]
         return StepViews(
             labeled=(*(pair.strong for pair in pairs), *(pair.weak for pair in pairs)),
@@ -194,9 +194,7 @@ class StepLoader:
 
     def close(self) -> None:
         """Drop what was prepared ahead and end the threads; waits for images being decoded right now."""
-        self._forget(set(self._coming))
-        if self._threads is not None:
-            self._threads.shutdown()
+        self._ahead.close()
 
     def _start(self, step: int) -> tuple[list[Future[LabeledPair]], list[Future[ViewedImage]]]:
         config, labeled, unlabeled = self._config, self._labeled.index, self._unlabeled
@@ -220,17 +218,7 @@ class StepLoader:
         return student_view(weak, step, slot, self._config)
 
     def _submit(self, job: Callable[[], T], index: DatasetIndex, position: int) -> Future[T]:
-        if self._threads is not None:
-            return self._threads.submit(_naming, job, index, position)
-        done: Future[T] = Future()
-        done.set_result(_naming(job, index, position))
-        return done
-
-    def _forget(self, steps: set[int]) -> None:
-        for step in steps:
-            for futures in self._coming.pop(step):
-                for future in futures:
-                    future.cancel()
+        return self._ahead.submit(job, lambda: index.file_at(position))
 
 
 class _Share:
@@ -245,12 +233,3 @@ class _Share:
         """Return (slot in the global batch, position in the index) of each image of a step."""
         positions = self._order.positions(step)
         return [(slot, int(positions[slot])) for slot in self._slice]
-
-
-def _naming(job: Callable[[], T], index: DatasetIndex, position: int) -> T:
-    """Run a job; whatever it raises says which image it was about."""
-    try:
-        return job()
-    except Exception as error:
-        error.add_note(f"while loading {index.file_at(position)}")
-        raise

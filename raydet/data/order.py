@@ -17,12 +17,19 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 
 class BatchOrder:
-    """An endless shuffle: every epoch is another permutation of `num_images`, batches run on across epochs."""
+    """An endless shuffle: every epoch is another permutation of `num_images`, batches run on across epochs.
 
-    def __init__(self, num_images: int, batch: int, seed: int, name: str) -> None:
+    With `whole_epochs` they do not: an epoch's last images, too few for a batch, are left out of it, so that no batch
+    ever holds an image twice.
+    """
+
+    def __init__(self, num_images: int, batch: int, seed: int, name: str, *, whole_epochs: bool = False) -> None:
         """Shuffle `num_images` positions for steps of `batch`; `name` separates orders of one seed."""
         if num_images < 1 or batch < 1:
             raise ValueError(f"an order needs images and a batch, got num_images={num_images}, batch={batch}")
+        if whole_epochs and batch > num_images:
+            raise ValueError(f"no batch of {batch} out of {num_images} images without one of them twice")
+        self._per_epoch = num_images // batch * batch if whole_epochs else num_images
         self.num_images = num_images
         self.batch = batch
         self._seed = np.uint64(derive_seed(seed, "order", name))
@@ -30,7 +37,7 @@ class BatchOrder:
     def positions(self, step: int) -> NDArray[np.int64]:
         """Return the positions `[batch]` of the global batch of `step`, in slot order."""
         drawn = np.arange(step * self.batch, (step + 1) * self.batch, dtype=np.int64)
-        epoch, place = np.divmod(drawn, self.num_images)
+        epoch, place = np.divmod(drawn, self._per_epoch)
         keys = _mix(self._seed + epoch.astype(np.uint64) * np.uint64(_GOLDEN))
         return _shuffled(place, keys, self.num_images)
 

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from raydet.config.data import DataConfig, DatasetConfig
+from raydet.config.detection_data import DataConfig, DatasetConfig
 from raydet.data.files import replacing
 from raydet.data.formats.detect import read_source
 from raydet.data.index import DatasetIndex, write_index

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from raydet.config.data import DataConfig, DatasetConfig
+from raydet.config.detection_data import DataConfig, DatasetConfig
 from raydet.data.class_names import renumbered, report_empty_classes
 from raydet.data.leaks import report_shared_images
 from raydet.data.problems import ProblemLog

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
-from raydet.config.data import ShapesConfig
+from raydet.config.detection_data import ShapesConfig
 from raydet.randomness import derive_seed
 
 CLASS_NAMES = ("circle", "square", "triangle", "ellipse", "hexagon", "star")

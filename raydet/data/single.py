@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from raydet.config.data import DatasetConfig
+from raydet.config.detection_data import DatasetConfig
 from raydet.data.class_names import renumbered, report_empty_classes
 from raydet.data.formats.detect import read_source
 from raydet.data.index import DatasetIndex, write_index

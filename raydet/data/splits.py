@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydet.config.data import DataConfig
+from raydet.config.detection_data import DataConfig
 from raydet.data.files import replacing
 from raydet.data.labeled_ids import read_labeled_rows
 from raydet.data.source import Table

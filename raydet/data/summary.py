@@ -27,6 +27,11 @@ class SetSummary:
     box_sizes: tuple[int, int, int]  # small, medium and large in COCO's sense
     most_boxes: int  # in one image, crowd included
 
+    @property
+    def num_classes(self) -> int:
+        """Return how many classes the set knows."""
+        return len(self.boxes_per_class)
+
     def __str__(self) -> str:
         low, middle, high = self.image_sides
         small, medium, large = self.box_sizes

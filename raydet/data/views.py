@@ -14,7 +14,7 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from raydet.config.data import ViewsConfig
+from raydet.config.detection_data import ViewsConfig
 from raydet.geometry import View
 
 _BRIGHTNESS_CONTRAST_SATURATION = 0.4

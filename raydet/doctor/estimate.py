@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 
 from raydet.cluster.needs import Resources, arithmetic, check_fits, claims_of, total
-from raydet.config.methods import SupervisedConfig
 from raydet.config.run import RunConfig
 from raydet.doctor.finding import Finding, fail, ok, warn
 from raydet.errors import ConfigError
@@ -69,11 +68,11 @@ def disk_of(config: RunConfig, num_classes: int) -> Disk:
     moments = {"sgd": 1, "adamw": 2}[config.optim.name]
     copies = 1 + moments + (2 if config.uses_labels else 1)
     labels = 0
-    if not isinstance(config.method, SupervisedConfig):
+    if config.uses_labels:
         steps = max(0, config.last_step - config.method.burn_in_steps)
         if config.labels.keep_versions is not None:
             steps = min(steps, config.labels.keep_versions * config.labels.publish_every)
-        labels = steps * config.optim.unlabeled_batch * LABEL_BYTES[config.method.name]
+        labels = steps * config.optim.unlabeled_batch * LABEL_BYTES.get(config.method.name, 100 + 4 * num_classes)
     return Disk(parameters, (config.checkpoint.keep + 3) * copies * 4 * parameters, labels)
 
 
@@ -100,8 +99,8 @@ def measure(config: RunConfig, *, burn_in: int = 2, mutual: int = 4) -> Finding:
     The first step of each phase is left out. Reads and checks the data as a run does, and writes what a run writes, a
     checkpoint at the burn-in's end and one at the end included; then removes it. Raises what a run would raise.
     """
-    from raydet.data.prepare import prepare
     from raydet.metrics import read_metrics
+    from raydet.tasks import task_of
     from raydet.train.group import Group
     from raydet.train.launch import local_source
     from raydet.train.rundir import RunFolder
@@ -110,7 +109,7 @@ def measure(config: RunConfig, *, burn_in: int = 2, mutual: int = 4) -> Finding:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="raydet-doctor-") as folder:
         short = _short(config, Path(folder) / "run", burn_in, mutual)
-        prepare(short.data, RunFolder(short.run.dir).data)
+        task_of(short).prepare(RunFolder(short.run.dir).data)
         train_rank(short, Group(device=device), local_source)
         lines = [line for line in read_metrics(RunFolder(short.run.dir).metrics) if line["kind"] == "step"]
     seconds = {line["step"]: float(line["step_s"]) for line in lines}

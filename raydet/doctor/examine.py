@@ -12,13 +12,14 @@ from raydet.cluster.nodes import alive_nodes, ask_every_node
 from raydet.cluster.storage import ask_nodes
 from raydet.cluster.upload import LIMIT_BYTES, upload_of
 from raydet.config.run import ClusterConfig, RunConfig
-from raydet.data.check import CheckReport, check_config
+from raydet.data.check import CheckReport
 from raydet.doctor import probe
 from raydet.doctor.estimate import disk_of, judge_disk, measure, plan
 from raydet.doctor.finding import Finding, fail, ok, warn
 from raydet.doctor.machine import Facts, compare, judge
 from raydet.doctor.network import auth_mode, judge_mode, judge_ports, listening, reachable
 from raydet.errors import UserError
+from raydet.tasks import task_of
 
 DASHBOARD = "http://127.0.0.1:8265"
 
@@ -60,9 +61,9 @@ def _cluster(config: RunConfig | None, address: str, here: Facts, wants_gpu: boo
 
 def _run(config: RunConfig, measured: bool) -> Iterator[Finding]:
     """Look at what the run reads, writes and takes."""
-    report = check_config(config.data, decode_images=False)
+    report = task_of(config).check_data(decode_images=False)
     yield _data(report)
-    num_classes = max((len(one.boxes_per_class) for one in report.sets), default=0)
+    num_classes = max((one.num_classes for one in report.sets), default=0)
     yield judge_disk(disk_of(config, max(1, num_classes)), Path(config.run.dir).absolute())
     if report.num_errors:
         return

@@ -62,6 +62,11 @@ class EvalResult:
     detections: int
     engine: str  # the engine that ran
 
+    @property
+    def score(self) -> float | None:
+        """Return AP."""
+        return self.AP
+
     def as_json(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         return asdict(self)

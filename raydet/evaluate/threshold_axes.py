@@ -11,7 +11,7 @@ from raydet.config.load import resolve
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError
 from raydet.evaluate.thresholds import Select
-from raydet.methods import Thresholds, build_method
+from raydet.methods import Thresholds, build_detection_method
 from raydet.records import PseudoBoxes
 
 SCORES = (*(i / 20 for i in range(1, 20)), 0.97, 0.99)
@@ -83,7 +83,7 @@ def selections(config: RunConfig, axes: Axes) -> list[tuple[float | None, Select
 
 def selection(config: RunConfig, settings: dict[str, float]) -> Select:
     """Return what the configured method keeps of a label with other settings, by dotted key."""
-    method = build_method(resolve(config.model_dump(mode="json"), settings))
+    method = build_detection_method(resolve(config.model_dump(mode="json"), settings), "trying thresholds")
 
     def select(label: PseudoBoxes) -> PseudoBoxes:
         return method.select(label).kept

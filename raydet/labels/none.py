@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from raydet.records import PseudoBoxes, TeacherRef, Weights
+from raydet.records import PseudoLabel, TeacherRef, Weights
 
 
 class NoLabels:
@@ -21,7 +21,7 @@ class NoLabels:
         """Refuse."""
         raise AssertionError("request() on a run without labels")
 
-    def take(self, image_ids: Sequence[str], version: int) -> list[PseudoBoxes]:
+    def take(self, image_ids: Sequence[str], version: int) -> list[PseudoLabel]:
         """Refuse."""
         raise AssertionError("take() on a run without labels")
 

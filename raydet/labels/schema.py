@@ -22,3 +22,8 @@ PSEUDO_BOXES = pa.schema(
     ]
 )
 """One row per image and teacher version: `raydet.records.PseudoBoxes`."""
+
+PSEUDO_LOGITS = pa.schema(
+    [*KEY_FIELDS, pa.field("logits", pa.list_(pa.float32()), nullable=False)]  # one number a class
+)
+"""One row per image and teacher version: `raydet.records.PseudoLogits`."""

@@ -12,7 +12,7 @@ from typing import Protocol
 from raydet.errors import LabelConflictError, RunError
 from raydet.labels.convert import from_table, to_table
 from raydet.labels.store import PseudoLabelStore
-from raydet.records import PseudoBoxes, TeacherRef, Weights
+from raydet.records import PseudoLabel, TeacherRef, Weights
 
 
 class Annotator(Protocol):
@@ -21,7 +21,7 @@ class Annotator(Protocol):
     def load(self, ref: TeacherRef, weights: Weights) -> None:
         """Become the teacher of that version; must not keep or change the arrays."""
 
-    def label(self, image_ids: Sequence[str]) -> list[PseudoBoxes]:
+    def label(self, image_ids: Sequence[str]) -> Sequence[PseudoLabel]:
         """Return one label per id, in order; the same ids and teacher give the same labels, bit for bit."""
 
 
@@ -40,7 +40,7 @@ class LabelSource(Protocol):
     def request(self, image_ids: Sequence[str], version: int) -> None:
         """Ask for labels that will be taken later; asking twice is fine. May label here and now."""
 
-    def take(self, image_ids: Sequence[str], version: int) -> list[PseudoBoxes]:
+    def take(self, image_ids: Sequence[str], version: int) -> list[PseudoLabel]:
         """Wait for labels and return them: exactly these images, in this order, by exactly this teacher.
 
         Raises LabelTimeoutError naming what is missing after `labels.timeout_s`.
@@ -71,7 +71,7 @@ class InlineSource:
         self._store = store
         self._teacher: TeacherRef | None = None
         self._digests: dict[int, str] = {}
-        self._ready: dict[int, dict[str, PseudoBoxes]] = {}
+        self._ready: dict[int, dict[str, PseudoLabel]] = {}
         self._made = 0
         self._label_s = 0.0
 
@@ -109,11 +109,16 @@ class InlineSource:
         if missing:
             ready.update(zip(missing, self._label(missing, version), strict=True))
 
-    def take(self, image_ids: Sequence[str], version: int) -> list[PseudoBoxes]:
+    def take(self, image_ids: Sequence[str], version: int) -> list[PseudoLabel]:
         """Return the labels; makes those that were not requested before."""
         self.request(image_ids, version)
-        labels = [self._ready[version][image_id] for image_id in image_ids]
+        ready = self._ready[version]
+        labels = [ready[image_id] for image_id in image_ids]
         check_labels(labels, image_ids, version, self._digests.get(version))
+        for image_id in image_ids:
+            ready.pop(
+                image_id, None
+            )  # it stays in the store; a frozen teacher's labels of all images need not fit here
         return labels
 
     def retire(self, version: int) -> None:
@@ -134,7 +139,7 @@ class InlineSource:
         """Write what is still in memory."""
         self._store.flush()
 
-    def _label(self, image_ids: list[str], version: int) -> list[PseudoBoxes]:
+    def _label(self, image_ids: list[str], version: int) -> list[PseudoLabel]:
         if self._teacher is None or self._teacher.version != version:
             raise RunError(
                 f"labels of teacher version {version} are neither in {self._store.folder} nor can they be made: the "
@@ -155,7 +160,7 @@ class InlineSource:
         return from_table(table)  # through the stored form, so that a label is the same whether it was stored or not
 
 
-def check_labels(labels: Sequence[PseudoBoxes], image_ids: Sequence[str], version: int, digest: str | None) -> None:
+def check_labels(labels: Sequence[PseudoLabel], image_ids: Sequence[str], version: int, digest: str | None) -> None:
     """Raise where labels are not what was asked for; `digest` None: the version was published before a restart.
 
     RunError for other images or another version, LabelConflictError for other weights.

@@ -3,123 +3,88 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from raydet.config.method import TeacherSection
 from raydet.config.run import RunConfig
-from raydet.gates import after_nms
 from raydet.labels.schedule import LabelSchedule
-from raydet.models.detector import DetectionLosses, Detector
-from raydet.models.images import ImageBatch
-from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
+from raydet.learning_rate import lr_at
+from raydet.records import StepTerms
 
-# Settings of every teacher-student method that matter only once the teacher exists.
-MUTUAL_STAGE = frozenset(
-    {"ema_keep_rate", "score_threshold", "unsup_cls_weight", "teacher_proposals", "alarm_after_steps"}
-)
-UNLIMITED = 1_000_000  # candidates per image at evaluation: a softmax above the floor never yields as many
+Config = TypeVar("Config", bound=RunConfig)
+AnyBatch = TypeVar("AnyBatch")
+SumOverRanks = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Selection:
-    """What a method keeps of one stored label, and how many candidates each gate dropped."""
+class Memory(Protocol):
+    """What a run keeps of each image from step to step, beside the weights: equal on all ranks, saved with them."""
 
-    kept: PseudoBoxes
-    dropped: Mapping[str, int] = field(default_factory=dict)  # gate name -> rows removed by it
-    is_complete: bool = True  # whether the stored rows reach down to the lowest score that could be kept
-    dropped_quality: float = 0.0  # sum of `quality` over the rows that the gate "quality" removed
-    background: int | None = None  # rows that passed it because their RoI's best class is background; None: no gate
+    def tensors(self) -> dict[str, Tensor]:
+        """Return it as named tensors, to be saved; nothing where nothing was learned yet."""
 
+    def load(self, tensors: dict[str, Tensor], where: str) -> None:
+        """Become what was saved. Raises CheckpointError, starting with `where`, where it does not fit."""
 
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Configuration keys of the thresholds that a method's `select` applies, so that others can try other values.
-
-    The score threshold comes last: raising it drops the lowest scores from what is kept, and changes nothing else.
-    """
-
-    score: str  # of the class confidence
-    quality: str | None = None  # of `PseudoBoxes.quality`, before NMS: each value is a selection of its own
+    def needs(self, rows: Sequence[int], version: int) -> list[bool]:
+        """Say which unlabelled images (rows of their index) want the label of that teacher."""
 
 
-class Method(ABC):
-    """One paper. Subclasses of `Method` are never subclassed."""
+class Method(ABC, Generic[Config, AnyBatch]):
+    """One paper. Subclasses of a family's base are never subclassed."""
 
     unseen_by_burn_in: ClassVar[frozenset[str]] = frozenset()
     """Keys of the method's configuration that change nothing before the burn-in's end, so that a search over them
     trains the burn-in once."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: Config) -> None:
         self.run = config
 
     @property
     @abstractmethod
     def loss_weights(self) -> dict[str, float]:
-        """Names and weights of the loss terms, the same on every rank and at every step."""
+        """Names and weights of the loss terms, the same on every rank and at every step.
+
+        Names start with the images that a term is about: `sup/` labelled, `unsup/` unlabelled, anything else: both.
+        """
 
     @abstractmethod
-    def build_model(self, num_classes: int) -> Detector:
-        """Return a freshly initialised detector; student and teacher are both made by this."""
+    def build_model(self, num_classes: int) -> nn.Module:
+        """Return a freshly initialised model; student and teacher are both made by this."""
 
     @abstractmethod
     def schedule(self) -> LabelSchedule:
         """Say which teacher version labels which step, or that no step needs labels."""
 
     @abstractmethod
-    def losses(
-        self, student: Detector, batch: StudentBatch, images: ImageBatch, rngs: Sequence[torch.Generator]
-    ) -> dict[str, LossTerm]:
-        """Return every term of `loss_weights` for this rank's views; runs inside DDP's forward.
-
-        `images` are `batch.views` as one tensor batch; `rngs[i]` draws the samples of view i.
-        """
-
-    def annotate(self, teacher: Detector, images: ImageBatch) -> list[Candidates]:
-        """Return what the teacher says about each image, in view pixels; runs in the teacher pool."""
-        raise AssertionError(f"{type(self).__name__} uses no pseudo-labels")
-
-    def select(self, labels: PseudoBoxes) -> Selection:
-        """Apply the method's gates to a stored label; pure."""
-        raise AssertionError(f"{type(self).__name__} uses no pseudo-labels")
+    def step_terms(self, student: Any, batch: AnyBatch, device: torch.device) -> StepTerms:
+        """Return every term of `loss_weights` for this rank's views; runs inside DDP's forward."""
 
     @property
-    def thresholds(self) -> Thresholds | None:
-        """Say which thresholds `select` applies; None where the method uses no pseudo-labels."""
+    def ema_keep_rate(self) -> float | None:
+        """Return what one update keeps of the teacher; None: the student of a publish step is the teacher itself."""
+        config = self.run.method
+        return config.ema_keep_rate if isinstance(config, TeacherSection) else None
+
+    @property
+    def stage_ends(self) -> tuple[int, ...]:
+        """Return the steps at which the run changes its nature; there it is evaluated and saved."""
+        return (self.run.method.burn_in_steps,)
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of the step that starts after `step` completed ones."""
+        return lr_at(step, self.run.optim)
+
+    def build_memory(self, num_labeled: int, num_unlabeled: int, num_classes: int) -> Memory | None:
+        """Return what the run keeps of each image; None: nothing."""
         return None
 
-    def gate(self, candidates: Candidates) -> Candidates:
-        """Drop predictions before NMS at evaluation; nothing by default."""
-        return candidates
+    def learn(self, memory: Any, batch: AnyBatch, told: dict[str, Tensor], total: SumOverRanks) -> None:
+        """Change the memory by what one step's forward `told`, before the weights change; the same on all ranks."""
 
-    def detect(self, model: Detector, images: ImageBatch) -> list[Candidates]:
-        """Return the detections of each image in view pixels: candidates -> gate -> class-wise NMS -> best 100."""
-        config = self.run.model
-        found = model.candidates(images, proposals="test", score_floor=config.test_score_floor, top_k=UNLIMITED)
-        return [after_nms(self.gate(each), config.test_nms, config.test_detections) for each in found]
-
-
-def loss_terms(losses: DetectionLosses, part: slice, source: str, *, with_iou: bool) -> dict[str, LossTerm]:
-    """Sum the per-image losses of a part of the batch into named terms `source/rpn_cls`, ...
-
-    The counts are the papers' normalisers: sampled anchors for the RPN, all sampled RoIs for the RoI head. With a
-    branch `source/iou_positive` is the fraction of foreground RoIs whose target is 1: for the log, of weight 0.
-    """
-    anchors, rois = losses.anchors[part].sum(), losses.rois[part].sum()
-
-    def term(per_image: Tensor, count: Tensor) -> LossTerm:
-        return LossTerm(per_image[part].sum(), count)
-
-    terms = {
-        f"{source}/rpn_cls": term(losses.rpn_cls, anchors),
-        f"{source}/rpn_reg": term(losses.rpn_reg, anchors),
-        f"{source}/roi_cls": term(losses.roi_cls, rois),
-        f"{source}/roi_reg": term(losses.roi_reg, rois),
-    }
-    if with_iou:
-        terms[f"{source}/iou"] = term(losses.iou, losses.iou_count[part].sum())
-        terms[f"{source}/iou_positive"] = term(losses.iou_positives.float(), losses.fg_rois[part].sum())  # logged only
-    return terms
+    def notes(self, num_labeled: int, num_unlabeled: int, num_classes: int) -> list[str]:
+        """Return what a user should read before the run starts, a line each."""
+        return []

@@ -29,18 +29,18 @@ from collections.abc import Sequence
 
 import torch
 
-from raydet.config.methods import IlNetConfig
-from raydet.config.run import RunConfig
+from raydet.config.detection import DetectionConfig
+from raydet.config.detection_methods import IlNetConfig
 from raydet.gates import after_nms, by_quality, by_score
 from raydet.labels.schedule import LabelSchedule
-from raydet.methods.base import MUTUAL_STAGE, Method, Selection, Thresholds, loss_terms
+from raydet.methods.detection import MUTUAL_STAGE, DetectionMethod, Selection, Thresholds, loss_terms
 from raydet.models.detector import Detector
 from raydet.models.images import ImageBatch
 from raydet.models.iou_branch import BACKGROUND
 from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
 
 
-class IlNet(Method):
+class IlNet(DetectionMethod):
     """Pseudo-boxes are gated by predicted quality and train classification, regression and the gate itself."""
 
     unseen_by_burn_in = MUTUAL_STAGE | {
@@ -50,7 +50,7 @@ class IlNet(Method):
         "iou_filter_threshold",
     }
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
         assert isinstance(config.method, IlNetConfig)
         self.config = config.method

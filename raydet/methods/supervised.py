@@ -12,21 +12,21 @@ from collections.abc import Sequence
 
 import torch
 
-from raydet.config.methods import SupervisedConfig
-from raydet.config.run import RunConfig
+from raydet.config.detection import DetectionConfig
+from raydet.config.detection_methods import SupervisedConfig
 from raydet.labels.schedule import LabelSchedule
-from raydet.methods.base import Method, loss_terms
+from raydet.methods.detection import DetectionMethod, loss_terms
 from raydet.models.detector import Detector
 from raydet.models.images import ImageBatch
 from raydet.records import LossTerm, StudentBatch
 
 
-class Supervised(Method):
+class Supervised(DetectionMethod):
     """Labelled images only."""
 
     unseen_by_burn_in = frozenset({"ema_keep_rate"})
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
         assert isinstance(config.method, SupervisedConfig)
         self.config = config.method

@@ -24,22 +24,22 @@ from collections.abc import Sequence
 
 import torch
 
-from raydet.config.methods import UnbiasedTeacherConfig
-from raydet.config.run import RunConfig
+from raydet.config.detection import DetectionConfig
+from raydet.config.detection_methods import UnbiasedTeacherConfig
 from raydet.gates import after_nms, by_score
 from raydet.labels.schedule import LabelSchedule
-from raydet.methods.base import MUTUAL_STAGE, UNLIMITED, Method, Selection, Thresholds, loss_terms
+from raydet.methods.detection import MUTUAL_STAGE, UNLIMITED, DetectionMethod, Selection, Thresholds, loss_terms
 from raydet.models.detector import Detector
 from raydet.models.images import ImageBatch
 from raydet.records import Candidates, LossTerm, PseudoBoxes, StudentBatch
 
 
-class UnbiasedTeacher(Method):
+class UnbiasedTeacher(DetectionMethod):
     """Pseudo-boxes train the classifiers only."""
 
     unseen_by_burn_in = MUTUAL_STAGE
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
         assert isinstance(config.method, UnbiasedTeacherConfig)
         self.config = config.method

@@ -1,1 +1,1 @@
-"""The detector and its parts."""
+"""The detector, the classifiers, and their parts."""

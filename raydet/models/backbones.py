@@ -9,20 +9,16 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 import torchvision.models as tv
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from raydet.config.model import ModelConfig
-from raydet.errors import CheckpointError
-from raydet.models.weights import load_tensors
+from raydet.config.detector import ModelConfig
+from raydet.models.weights import load_tensors, read_tensors
 
 RESNETS = {"resnet18_fpn": tv.resnet18, "resnet50_fpn": tv.resnet50, "resnet101_fpn": tv.resnet101}
 RESNET_STRIDES = (4, 8, 16, 32)  # of the levels that RoIs are pooled from; the RPN also sees stride 64
@@ -121,27 +117,8 @@ def _freeze(body: nn.Module, trainable_stages: int) -> None:
 def _load_body(body: nn.Module, path: Path, backbone: str) -> None:
     tensors = {
         name: value
-        for name, value in _read(path).items()
+        for name, value in read_tensors(path).items()
         # The ImageNet classifier is not part of a detector; frozen norms count no batches.
         if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
     }
     load_tensors(body, tensors, f"model.weights: the tensors of {path} ({backbone})")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"model.weights: no file {path}; give a local file of ImageNet weights for this ResNet, or null to train "
-            f"from scratch"
-        )
-    try:
-        tensors = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"model.weights: {path} cannot be read as safetensors or tensors: {error}") from None
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise CheckpointError(f"model.weights: {path} is not a flat dict of tensors (a ResNet's state dict)")
-    return tensors

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from raydet import losses
-from raydet.config.methods import IoUBranchConfig
-from raydet.config.model import ModelConfig
+from raydet.config.detection_methods import IoUBranchConfig
+from raydet.config.detector import ModelConfig
 from raydet.models.backbones import build_backbone
 from raydet.models.images import ImageBatch
 from raydet.models.iou_branch import IoUBranch, gate_quality, placement

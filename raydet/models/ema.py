@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from raydet.models.weights import digest, load_weights, weights_of
 from raydet.records import Weights
-
-if TYPE_CHECKING:
-    from raydet.models.detector import Detector
 
 __all__ = ["EmaTeacher", "digest", "load_weights", "weights_of"]
 
@@ -23,14 +20,14 @@ class EmaTeacher:
     of BatchNorm) is copied: averaging would truncate .9996 * 100 + .0004 * 101 to 100 for ever.
     """
 
-    def __init__(self, student: Detector, *, keep_rate: float) -> None:
+    def __init__(self, student: nn.Module, *, keep_rate: float) -> None:
         if not 0 <= keep_rate < 1:
             raise ValueError(f"keep_rate is {keep_rate}, it must be in [0, 1); 1 would freeze the teacher")
         self.keep_rate = keep_rate
         self.model = copy.deepcopy(student).eval().requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, student: Detector) -> None:
+    def update(self, student: nn.Module) -> None:
         """Absorb the student as it is now; call once per optimiser step."""
         current = student.state_dict()
         averaged, sources = [], []

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raydet import losses
-from raydet.config.methods import IoUBranchConfig
+from raydet.config.detection_methods import IoUBranchConfig
 from raydet.errors import ConfigError
 from raydet.geometry import paired_iou
 

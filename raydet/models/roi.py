@@ -14,7 +14,7 @@ from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import roi_align
 
-from raydet.config.model import ModelConfig
+from raydet.config.detector import ModelConfig
 from raydet.geometry import box_areas
 from raydet.models.backbones import pooled_strides
 from raydet.models.matching import match, sample

@@ -15,7 +15,7 @@ from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from raydet import losses
-from raydet.config.model import ModelConfig
+from raydet.config.detector import ModelConfig
 from raydet.models.matching import match, sample
 
 MIN_SIDE_PX = 1e-3  # torchvision's

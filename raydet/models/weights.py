@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
+from pickle import UnpicklingError
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raydet.errors import CheckpointError
@@ -26,6 +30,29 @@ def load_weights(module: nn.Module, weights: Weights) -> None:
     load_tensors(module, tensors, "these weights")
 
 
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read the local file that `model.weights` names: safetensors, or a state dict saved by torch. Runs no code in it.
+
+    Raises CheckpointError where there is no such file, or anything but a flat dict of tensors in it.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"model.weights: no file {path}; give a local file of ImageNet weights for this ResNet, or null to train "
+            f"from scratch"
+        )
+    try:
+        tensors = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise CheckpointError(f"model.weights: {path} cannot be read as safetensors or tensors: {error}") from None
+    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
+        raise CheckpointError(f"model.weights: {path} is not a flat dict of tensors (a ResNet's state dict)")
+    return tensors
+
+
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
     """Overwrite the module's state in place. Raises CheckpointError, starting with `where`, unless all fits exactly."""
     state = module.state_dict()
@@ -42,7 +69,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
         more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise CheckpointError(
             f"{where} do not fit the model: {'; '.join(problems[:5])}{more}. "
-            f"Check backbone, number of classes and IoU branch of the configuration."
+            f"Check network (backbone, norms, IoU branch) and number of classes of the configuration."
         )
     with torch.no_grad():
         for name, value in state.items():

@@ -22,7 +22,7 @@ from raydet.labels.convert import from_table
 from raydet.labels.desk import Key
 from raydet.labels.source import check_labels
 from raydet.pool.messages import Reply, TeacherError
-from raydet.records import PseudoBoxes, TeacherRef, Weights
+from raydet.records import PseudoLabel, TeacherRef, Weights
 
 _POLL_S = 5.0  # a call waits so long at the broker before it says what is still missing
 _RETRY_S = 0.2  # between calls to a broker that is restarting
@@ -68,7 +68,7 @@ class PoolSource:
         self._outstanding.update((version, image_id) for image_id in dict.fromkeys(image_ids))
         self._broker.request.remote(self._attempt, version, list(image_ids))
 
-    def take(self, image_ids: Sequence[str], version: int) -> list[PseudoBoxes]:
+    def take(self, image_ids: Sequence[str], version: int) -> list[PseudoLabel]:
         """Wait for labels; see `LabelSource`. Raises TeacherError where the annotator failed on one of them."""
         if not image_ids:
             return []

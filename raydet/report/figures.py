@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,8 +17,25 @@ INK = "#7d8590"
 COLORS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#ca8a04", "#06b6d4", "#ec4899", "#84cc16", "#64748b")
 SIZE_INCHES, DPI = (5.6, 3.3), 150
 NOISY = 60  # curves of more points are drawn faintly, with a moving average on top
+MOST_MINOR = 40  # marks
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float | None]]]  # name -> (x, y); None leaves a gap
+
+
+@dataclass(frozen=True, slots=True)
+class Marks:
+    """Steps at which a run changes its nature: vertical lines."""
+
+    major: tuple[float, ...] = ()  # dotted
+    minor: tuple[float, ...] = ()  # sparsely dotted
+
+    @property
+    def all(self) -> tuple[float, ...]:
+        """Return both kinds."""
+        return (*self.major, *self.minor)
+
+
+NO_MARKS = Marks()
 
 
 def lines(
@@ -25,16 +43,17 @@ def lines(
     *,
     y_label: str,
     x_label: str = "step",
-    burn_in: float | None = None,
+    marks: Marks = NO_MARKS,
     level: tuple[str, float] | None = None,
     top: float | None = None,
     strong: str = "",
     smooth: bool = True,
+    spread: Mapping[str, Sequence[float | None]] | None = None,
 ) -> bytes:
-    """Draw curves. `burn_in` marks a step, `level` a named height, `top` the highest value the axis must show.
+    """Draw curves. `marks` marks steps, `level` a named height, `top` the highest value the axis must show.
 
     The curve named `strong` stands out. Noisy curves get a moving average, unless `smooth` is off; it does not reach
-    across `burn_in`, where curves may jump.
+    across marks, where curves may jump. `spread` holds the half-width of a band around curves that have one.
     """
     figure, axes = new_axes(x_label, y_label)
     for color, (name, (steps, values)) in zip(_colors(len(series)), series.items(), strict=True):
@@ -43,13 +62,15 @@ def lines(
             axes.plot(x, y, color=INK, linewidth=3, label=name)
         elif smooth and len(y) > NOISY:
             axes.plot(x, y, color=color, alpha=0.22, linewidth=0.7)
-            axes.plot(x, _smooth(x, y, burn_in), color=color, linewidth=1.6, label=name)
+            axes.plot(x, _smooth(x, y, marks.all), color=color, linewidth=1.6, label=name)
         else:
             axes.plot(x, y, color=color, linewidth=1.6, marker="o", markersize=3 if len(y) < 40 else 0, label=name)
+        if spread is not None and name in spread:
+            _, width = _arrays(steps, spread[name])
+            axes.fill_between(x, y - width, y + width, color=color, alpha=0.15, linewidth=0)
     if level is not None:
         axes.axhline(level[1], color=INK, linewidth=1, linestyle=(0, (4, 3)), label=level[0])
-    if burn_in is not None:
-        axes.axvline(burn_in, color=INK, linewidth=1, linestyle=":")
+    _draw(marks, axes)
     low, high = axes.dataLim.intervaly
     axes.set_ylim(min(low, 0.0), 1.03 * max(high, top or 0.0) or 1.0)
     legend(axes, len(series) + (level is not None))
@@ -57,14 +78,14 @@ def lines(
 
 
 def stacked(
-    x: Sequence[float], parts: Mapping[str, Sequence[float | None]], *, y_label: str, burn_in: float | None = None
+    x: Sequence[float], parts: Mapping[str, Sequence[float | None]], *, y_label: str, marks: Marks = NO_MARKS
 ) -> bytes:
     """Draw parts of a whole on top of each other over `x`, smoothed like `lines`."""
     figure, axes = new_axes("step", y_label)
     heights = []
     for values in parts.values():
         steps, y = _arrays(x, values)
-        heights.append(np.nan_to_num(_smooth(steps, y, burn_in) if len(y) > NOISY else y))
+        heights.append(np.nan_to_num(_smooth(steps, y, marks.all) if len(y) > NOISY else y))
     axes.stackplot(x, *heights, labels=list(parts), colors=_colors(len(parts)), alpha=0.85, linewidth=0)
     axes.set_ylim(0, None)
     if len(x) > 1:
@@ -172,11 +193,10 @@ def color_bar(figure: Figure, axes: Axes, colors: ScalarMappable, label: str) ->
     bar.outline.set_visible(False)
 
 
-def legend(axes: Axes, entries: int) -> None:
+def legend(axes: Axes, entries: int, columns: int = 3) -> None:
     """Name what was drawn, above the plot; nothing where there are no `entries`."""
     if entries:
-        columns = min(entries, 3)
-        options = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": columns, "fontsize": 9}
+        options = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "ncols": min(entries, columns), "fontsize": 9}
         axes.legend(frameon=False, labelcolor=INK, handlelength=1.4, columnspacing=1.2, **options)
 
 
@@ -188,11 +208,22 @@ def _arrays(x: Sequence[float], values: Sequence[float | None]) -> tuple[np.ndar
     return np.array(x, dtype=np.float64), np.array([np.nan if v is None else v for v in values], dtype=np.float64)
 
 
-def _smooth(x: np.ndarray, y: np.ndarray, jump: float | None) -> np.ndarray:
-    """Return the moving average of `y`, apart for the values up to the step `jump` and beyond."""
+def _draw(marks: Marks, axes: Axes) -> None:
+    """Draw vertical lines where marks lie inside what is drawn; more than a few of the minor ones would hide it."""
+    first, last = axes.dataLim.intervalx
+    for steps, style in ((marks.major, ":"), (marks.minor if len(marks.minor) <= MOST_MINOR else (), (0, (1, 5)))):
+        for step in steps:
+            if first <= step <= last:
+                axes.axvline(step, color=INK, linewidth=1, linestyle=style)
+
+
+def _smooth(x: np.ndarray, y: np.ndarray, jumps: Sequence[float]) -> np.ndarray:
+    """Return the moving average of `y`, apart for the values up to each step of `jumps` and beyond the last."""
     smooth = np.empty_like(y)
-    for part in (x <= (jump or 0.0), x > (jump or 0.0)):
-        smooth[part] = _moving_average(y[part], max(1, len(y) // 40))
+    part_of = np.searchsorted(np.array(sorted(jumps), dtype=np.float64), x)
+    for part in np.unique(part_of):
+        own = part_of == part
+        smooth[own] = _moving_average(y[own], max(1, len(y) // 40))
     return smooth
 
 

@@ -1,4 +1,4 @@
-"""Pictures of images with their pseudo-boxes beside the truth."""
+"""Pictures of images: with their pseudo-boxes beside the truth, or small and plain."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from raydet.records import PseudoBoxes
 from raydet.report.history import JudgedLabel
 
 SIDE_PX = 420  # longest side of a picture
+THUMB_PX = 112  # longest side of a small picture
 DROPPED_SHOWN = 12  # of the boxes that a method drops, the best-scored so many
 KEPT, DROPPED, TRUE = (34, 197, 94), (239, 68, 68), (59, 130, 246)
 
@@ -33,6 +34,17 @@ def truth_picture(file: Path, boxes: np.ndarray, classes: np.ndarray, class_name
     """Return a JPEG of an image with its true boxes."""
     named = [(box, class_names[label]) for box, label in zip(boxes, classes, strict=True)]
     return _picture(file, [(named, TRUE, 2)])
+
+
+def class_picture(pixels: np.ndarray) -> bytes:
+    """Return a small PNG of an image, uint8 `[3, H, W]` RGB; small images are enlarged without smoothing."""
+    image = Image.fromarray(pixels.transpose(1, 2, 0))
+    scale = THUMB_PX / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    shown = image.resize(size, Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    shown.save(stream, format="PNG")
+    return stream.getvalue()
 
 
 def _captioned(label: PseudoBoxes, class_names: Sequence[str]) -> list[Box]:

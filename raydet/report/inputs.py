@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from raydet.config.detection import DetectionConfig
 from raydet.config.run import RunConfig
 from raydet.data.index import DatasetIndex
 from raydet.data.prepare import open_hidden, open_prepared
@@ -15,12 +16,39 @@ from raydet.train.rundir import RunFolder
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Inputs:
-    """One run, read."""
+class RunRecords:
+    """A run, whatever it trains, as far as its records tell of it."""
 
     folder: Path
     config: RunConfig
     records: list[Record]
+
+    def kind(self, kind: str) -> list[Record]:
+        """Return the records of one kind, in order."""
+        return [record for record in self.records if record["kind"] == kind]
+
+    @property
+    def stage_ends(self) -> tuple[int, ...]:
+        """Return the steps at which the run changes its nature, for plots: here the end of the burn-in, if any."""
+        burn_in = self.config.method.burn_in_steps
+        return (burn_in,) if burn_in else ()
+
+    @property
+    def repredictions(self) -> tuple[int, ...]:
+        """Return the steps at which pseudo-labels are predicted anew, where these are few."""
+        return ()
+
+    @property
+    def num_unlabeled(self) -> int | None:
+        """Return how many unlabelled images there are, None where that is not known."""
+        return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Inputs(RunRecords):
+    """A detector's run, read."""
+
+    config: DetectionConfig
     class_names: tuple[str, ...]
     unlabeled: DatasetIndex | None
     hidden: DatasetIndex | None
@@ -28,20 +56,17 @@ class Inputs:
     history: LabelHistory
     no_labels: str  # why the history is empty; empty where it is not
 
-    def kind(self, kind: str) -> list[Record]:
-        """Return the records of one kind, in order."""
-        return [record for record in self.records if record["kind"] == kind]
-
     @property
-    def burn_in(self) -> float | None:
-        """Return the step at which the teacher appears, for plots; None where it is the first one."""
-        return self.config.method.burn_in_steps or None
+    def num_unlabeled(self) -> int | None:
+        """Return how many unlabelled images there are, None where that is not known."""
+        return None if self.unlabeled is None else len(self.unlabeled)
 
 
 def read_inputs(run_dir: Path, select: Select) -> Inputs:
-    """Read a run folder. Raises ConfigError where it is none, and ValueError where its metrics are damaged."""
+    """Read a detector's run folder. Raises ConfigError where it is none, ValueError where its metrics are damaged."""
     folder = RunFolder(run_dir)
     config = folder.load_config()
+    assert isinstance(config, DetectionConfig)
     records = read_metrics(folder.metrics)
     unlabeled, hidden, no_truth = None, None, ""
     class_names: tuple[str, ...] = ()

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from raydet.config.data import DatasetConfig
+from raydet.config.detection_data import DatasetConfig
 from raydet.data.index import DatasetIndex
 from raydet.data.loader import teacher_view
 from raydet.data.prepare import open_hidden, open_prepared
@@ -25,7 +25,7 @@ from raydet.records import PseudoBoxes, TeacherRef
 from raydet.report.history import true_boxes
 from raydet.train.optim import autocast_dtype
 from raydet.train.rundir import RunFolder
-from raydet.train.saved import SavedModel, load_saved
+from raydet.train.saved import SavedDetector, load_detector
 
 HIDDEN_CAUTION = (
     "The hidden truth is there for diagnosis. For a result that you publish or rely on, choose thresholds on labelled "
@@ -71,7 +71,7 @@ def read_evidence(path: Path, *, data: DatasetConfig | None, version: int | None
     if version is not None:
         why_not = why_not or "a checkpoint or --data is given"
         raise UserError(f"--version chooses among a run's stored labels, which are not used here: {why_not}")
-    saved = load_saved(path)
+    saved = load_detector(path, "raydet thresholds")
     index, name = _labeled_set(saved, folder, data, why_not)
     rows = np.unique(np.linspace(0, len(index) - 1, min(max_images, len(index))).round().astype(np.int64)).tolist()
     images = [_beside_truth(label, index) for label in _annotate(saved, index, rows)]
@@ -126,7 +126,7 @@ def newest_labels(folder: Path, version: int | None, max_images: int) -> list[Ps
 
 
 def _labeled_set(
-    saved: SavedModel, folder: RunFolder, data: DatasetConfig | None, why_not: str
+    saved: SavedDetector, folder: RunFolder, data: DatasetConfig | None, why_not: str
 ) -> tuple[DatasetIndex, str]:
     """Return the labelled images to run the teacher on, and what to call them."""
     if data is not None:
@@ -139,7 +139,7 @@ def _labeled_set(
 
 
 @torch.no_grad()
-def _annotate(saved: SavedModel, index: DatasetIndex, rows: Sequence[int]) -> Iterator[PseudoBoxes]:
+def _annotate(saved: SavedDetector, index: DatasetIndex, rows: Sequence[int]) -> Iterator[PseudoBoxes]:
     """Yield what the teacher says about images of any set: the same views and the same code as in training."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     dtype = autocast_dtype(saved.config.optim.precision, device)

@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from raydet.config.data import DatasetConfig
+from raydet.config.detection_data import DatasetConfig
 from raydet.config.run import RunConfig
 from raydet.errors import DataError, UserError
 from raydet.evaluate.threshold_axes import Axes, read_axes, selections
 from raydet.evaluate.threshold_choice import FEW_TRUTHS, Choice, Point, pareto_front, recommend
 from raydet.evaluate.thresholds import Reading, ThresholdGrid, threshold_grid
-from raydet.methods import build_method
+from raydet.methods import build_detection_method
 from raydet.report.page import percent
 from raydet.report.threshold_inputs import Evidence, read_evidence, run_folder_of
 from raydet.train.rundir import RunFolder
@@ -72,7 +72,7 @@ def try_thresholds(
     """
     folder = run_folder_of(path)
     config = folder.load_config()
-    thresholds = build_method(config).thresholds
+    thresholds = build_detection_method(config, "raydet thresholds").thresholds
     if thresholds is None:
         raise UserError(
             f"{folder.path}: method.name={config.method.name} reads no pseudo-labels, so it has no thresholds to choose"

@@ -21,6 +21,7 @@ class Course:
     burn_in_seconds: float = 0.0  # the part of `seconds` up to the burn-in's end; 0 in a run forked from there
     evals: dict[int, Record] = field(default_factory=dict)  # step -> what the run is judged by
     _burn_in_steps: int = 0
+    _judged: str = "teacher"  # the model that counts after the burn-in
     _since: float | None = None
 
     @staticmethod
@@ -44,8 +45,8 @@ class Course:
         return self
 
     def is_judged(self, record: Record) -> bool:
-        """Whether a record is what the run is judged by: its teacher on val; its student until there is a teacher."""
-        judged = "teacher" if record["step"] > self._burn_in_steps else "student"
+        """Whether a record is what the run is judged by: its teacher on val; its student where there is no teacher."""
+        judged = self._judged if record["step"] > self._burn_in_steps else "student"
         return bool(record["kind"] == "eval" and record["split"] == "val" and record["model"] == judged)
 
     def newest(self) -> Record:
@@ -60,6 +61,7 @@ class Course:
         step, now = record["step"], record["time"]
         if record["kind"] == "start":
             self.steps, self._burn_in_steps = record.get("steps", self.steps), record.get("burn_in_steps", 0)
+            self._judged = record.get("judged", "teacher")
             self.evals = {at: each for at, each in self.evals.items() if at <= step}  # a resumed run measures them anew
         elif self._since is not None:
             self.seconds += now - self._since

@@ -54,16 +54,18 @@ class Trial:
 
 
 def header_of(name: str, sweep: Sweep, base: RunConfig, seeds: Sequence[int], samples: int) -> dict[str, Any]:
-    """Return what sweep.json holds."""
+    """Return what sweep.json holds. Raises SpaceError where the search cannot be judged as it says."""
+    metric, mode = sweep.judged_by(base)
     published = sweep.published
-    points = [{"values": {sweep.keys[0]: v}, "AP": ap} for v, ap in (published.values.items() if published else ())]
+    rows = published.values.items() if published else ()
+    points = [{"values": {sweep.keys[0]: value}, "figure": figure} for value, figure in rows]
     return {
         "format": FORMAT,
         "raydet": __version__,
         "name": name,
         "question": sweep.question,
-        "metric": sweep.metric,
-        "mode": sweep.mode,
+        "metric": metric,
+        "mode": mode,
         "keys": list(sweep.keys),
         "space": sweep.as_text(),
         "settings": dict(sweep.settings),

@@ -86,7 +86,8 @@ def parse_question(tree: Mapping[str, Any], folder: Path) -> Question:
     published = said and PublishedCurve(
         str(said["source"]),
         str(said["metric"]),
-        tuple((dict(each["values"]), float(each["AP"])) for each in said["points"]),
+        # Up to version 0.1 a point's figure was called AP.
+        tuple((dict(each["values"]), float(each["figure" if "figure" in each else "AP"])) for each in said["points"]),
     )
     return Question(
         folder=folder,

@@ -113,16 +113,21 @@ def grid_map(x: Scale, y: Scale, cells: Mapping[tuple[int, int], float], label: 
     return png(figure)
 
 
-def parallel(scales: Sequence[Scale], lines: Sequence[tuple[Sequence[Any], float]], y: str, best: int) -> bytes:
-    """Draw a line per point across an axis per key, coloured by its figure in percent; `lines[best]` is thick."""
+def parallel(
+    scales: Sequence[Scale], lines: Sequence[tuple[Sequence[Any], float]], y: str, best: int, sign: int
+) -> bytes:
+    """Draw a line per point across an axis per key, coloured by its figure in percent; `lines[best]` is thick.
+
+    `sign` is 1 where a higher figure is better, -1 where a lower one is.
+    """
     figure, axes = new_axes("", "")
     figure.set_size_inches(10, 4.2)
     figures = [figure for _, figure in lines]
-    norm = Normalize(min(figures), max(figures))
+    norm, scale_of_colors = Normalize(min(figures), max(figures)), SCALE if sign > 0 else SCALE.reversed()
     for i, (values, value) in enumerate(lines):
         heights = [scale.share(each) for scale, each in zip(scales, values, strict=True)]
         look: dict[str, Any] = {"linewidth": 3.0, "zorder": 3} if i == best else {"linewidth": 1.2, "alpha": 0.7}
-        axes.plot(range(len(scales)), heights, color=SCALE(norm(value)), **look)
+        axes.plot(range(len(scales)), heights, color=scale_of_colors(norm(value)), **look)
     box = {"boxstyle": "round,pad=0.2", "facecolor": "#1f2937", "edgecolor": "none", "alpha": 0.75}
     for column, scale in enumerate(scales):
         axes.axvline(column, color=INK, linewidth=0.8)
@@ -136,7 +141,7 @@ def parallel(scales: Sequence[Scale], lines: Sequence[tuple[Sequence[Any], float
     axes.grid(False)
     axes.set_xlim(-0.1, len(scales) - 0.5)  # the last axis' values stand beside it
     axes.margins(y=0.08)
-    color_bar(figure, axes, ScalarMappable(norm, SCALE), y)
+    color_bar(figure, axes, ScalarMappable(norm, scale_of_colors), y)
     return png(figure)
 
 

@@ -14,7 +14,6 @@ from raydet.cluster.needs import total
 from raydet.cluster.storage import check_shared
 from raydet.config.load import resolve
 from raydet.config.run import RunConfig
-from raydet.data.prepare import prepare
 from raydet.errors import ConfigError
 from raydet.sweep.folder import SweepFolder, Trial, header_of
 from raydet.sweep.plan import check_metric, claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
@@ -24,6 +23,7 @@ from raydet.sweep.results import write_results
 from raydet.sweep.space import SpaceError, Sweep
 from raydet.sweep.table import SweepView
 from raydet.sweep.tuner import require_optuna, run_trials
+from raydet.tasks import task_of
 from raydet.train.rundir import differences
 
 MB = 2**20
@@ -84,7 +84,7 @@ def search(
 def describe(folder: SweepFolder, question: Question, trials: Sequence[Trial], config: RunConfig, at_once: int) -> str:
     """Return the lines a user reads before a search starts; prepares, and so checks, the data."""
     groups = {trial.burn_in for trial in trials if trial.burn_in is not None}
-    num_classes = len(prepare(config.data, folder.path / "data").class_names)
+    num_classes = len(task_of(config).prepare(folder.path / "data").class_names)
     disk = disk_of(config, num_classes=num_classes, at_once=at_once, num_burn_ins=len(groups))
     over = sum(trial.is_over for trial in trials)
     number = question.samples if question.is_adaptive else len(trials)

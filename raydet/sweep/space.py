@@ -25,9 +25,11 @@ from typing import Any, Literal
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.sample import Domain, Function, Sampler
 
+from raydet.config.run import RunConfig
 from raydet.errors import UserError
+from raydet.metrics import FIGURES, figures_of, mode_of
 
-METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+METRICS = tuple(name for names in FIGURES.values() for name in names)
 PBT_REFUSED = (
     "population based training is not supported: it changes settings in the middle of a run, so its result is no "
     "configuration that `raydet train` could repeat, and pseudo-labels would come from a teacher that no single run "
@@ -58,9 +60,9 @@ class Published:
     source: str
     """E.g. `IL-net, Table 1`."""
     figure: str
-    """What was measured there, e.g. `AP, COCO val, 10 % of the labels`."""
+    """What was measured there, e.g. `AP, COCO val, 10 % of the labels` or `error, CIFAR-10 test, 4000 labels`."""
     values: Mapping[Any, float]
-    """Swept value (or variant's name) -> figure in percent, as papers print it."""
+    """Swept value (or variant's name) -> figure in percent, as papers print it, of the same kind as the metric."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +76,10 @@ class Sweep:
     """Name -> settings that change together, for the rows of an ablation table."""
     settings: Mapping[str, Any] = field(default_factory=dict)
     """Dotted key -> value that all points share, where the question is asked at another setting than the config's."""
-    metric: str = "AP"
-    mode: Literal["max", "min"] = "max"
+    metric: str | None = None
+    """The figure that decides; default: AP of a detector, accuracy of a classifier."""
+    mode: Literal["max", "min"] | None = None
+    """Whether the highest or the lowest figure is best; default: what the metric means."""
     samples: int = 1
     """Draws from the random domains (for each grid point)."""
     search: Literal["random", "optuna"] = "random"
@@ -94,6 +98,17 @@ class Sweep:
     def keys(self) -> tuple[str, ...]:
         """Return the names of what varies, in order; `variant` for named variants."""
         return tuple(self.space) if self.space else ("variant",)
+
+    def judged_by(self, base: RunConfig) -> tuple[str, str]:
+        """Return metric and mode for runs like `base`. Raises SpaceError where these have no such figure."""
+        known = figures_of(base)
+        metric = known[0] if self.metric is None else self.metric
+        if metric not in known:
+            raise SpaceError(
+                f"metric={metric!r} is never reported by method.name={base.method.name}; choose one of "
+                f"{', '.join(known)}"
+            )
+        return metric, mode_of(metric)
 
 
 def load_sweep(path: str | Path) -> Sweep:
@@ -129,10 +144,7 @@ def problems_of(sweep: Sweep) -> list[str]:
             found.append(f"{key}: the grid is empty")
         elif is_grid(domain) and len(set(map(_text, domain["grid_search"]))) < len(domain["grid_search"]):
             found.append(f"{key}: the grid {domain['grid_search']} holds a value twice")
-    if sweep.metric not in METRICS:
-        found.append(f"metric={sweep.metric!r} is never reported; choose one of {', '.join(METRICS)}")
-    if sweep.mode not in ("max", "min"):
-        found.append(f"mode={sweep.mode!r}: max or min")
+    found += _metric_problems(sweep.metric, sweep.mode)
     if sweep.samples < 1:
         found.append(f"samples={sweep.samples}: at least 1")
     if sweep.search not in ("random", "optuna"):
@@ -141,6 +153,17 @@ def problems_of(sweep: Sweep) -> list[str]:
         found.append("search='optuna' chooses from random domains; a grid or variants leave it nothing to choose")
     found += _scheduler_problems(sweep.scheduler)
     return found
+
+
+def _metric_problems(metric: str | None, mode: str | None) -> list[str]:
+    if metric is not None and metric not in METRICS:
+        return [f"metric={metric!r} is never reported; choose one of {', '.join(METRICS)}"]
+    right = mode_of(metric or METRICS[0])
+    if mode not in (None, right):
+        return [
+            f"mode={mode!r}: {metric or 'AP, or accuracy,'} is best at its {right}; write mode={right!r} or no mode"
+        ]
+    return []
 
 
 def is_grid(domain: Any) -> bool:

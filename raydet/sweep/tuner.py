@@ -16,7 +16,7 @@ from ray.tune.search import Searcher
 
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.plan import claims_of_trial
-from raydet.sweep.question import Question
+from raydet.sweep.question import Question, read_question
 from raydet.sweep.results import collect, figure_of
 from raydet.sweep.space import Asha, SpaceError, Sweep
 from raydet.sweep.trial import run_trial
@@ -134,11 +134,12 @@ def optuna_searcher(sweep: Sweep, folder: SweepFolder, seed: int, trials: Sequen
     """Return Optuna's searcher, told what finished trials have found; unfinished ones are suggested first."""
     from ray.tune.search.optuna import OptunaSearch
 
+    question = read_question(folder.path)
     # Unfinished points are suggested first, those that are done are known; the seed differs in every attempt.
     searcher = OptunaSearch(
         space=OptunaSearch.convert_search_space(dict(sweep.space)),
-        metric=sweep.metric,
-        mode=sweep.mode,
+        metric=question.metric,
+        mode=question.mode,
         seed=seed + len(trials),
         points_to_evaluate=[trial.values for trial in trials if not trial.is_over] or None,
     )

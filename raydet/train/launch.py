@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from raydet import __version__
 from raydet.config.run import RunConfig
-from raydet.data.loader import TeacherViews
-from raydet.data.prepare import PreparedData, open_prepared, prepare
 from raydet.errors import DataError, RunError, RunStopped
 from raydet.labels.none import NoLabels
 from raydet.labels.source import InlineSource, LabelSource
 from raydet.labels.store import PseudoLabelStore
+from raydet.learning_rate import base_lr
+from raydet.methods import build_method
 from raydet.metrics import read_metrics
-from raydet.train.annotator import DetectorAnnotator
+from raydet.tasks import task_of
+from raydet.tasks.base import Prepared
 from raydet.train.group import Group
-from raydet.train.optim import autocast_dtype, base_lr
+from raydet.train.optim import autocast_dtype
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
 from raydet.train.stop import sigterm_asks
@@ -33,12 +35,15 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
         folder.check(config, resume=resume)
         if not resume:
             folder.split.unlink(missing_ok=True)  # left by a start that was refused
-        data = open_prepared(folder.data) if resume else prepare(config.data, folder.data)
+        task = task_of(config)
+        data = task.open(folder.data) if resume else task.prepare(folder.data)
         if config.uses_labels and data.unlabeled is None:
             raise DataError(
                 f"method.name={config.method.name} needs unlabelled images, but all {len(data.labeled)} images are "
-                f"labelled; lower data.labeled_count or data.labeled_fraction, or set data.unlabeled"
+                f"labelled; leave some of them unlabelled (data.labeled_count, data.labeled_fraction), or set "
+                f"data.unlabeled"
             )
+        task.check(data)
         said = [describe(config, data), *(f"  changed: {line}" for line in folder.changes(config))]
         if resume and folder.written_by() not in (None, __version__):
             said.append(f"  note: so far the run was trained by raydet {folder.written_by()}, this is {__version__}")
@@ -84,25 +89,25 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"run": config.run.model_copy(update=paths), "model": model})
 
 
-def local_source(config: RunConfig, group: Group, attempt: int, views: TeacherViews) -> LabelSource:
+def local_source(config: RunConfig, group: Group, attempt: int, views: Any) -> LabelSource:
     """Return the label source of a training process that runs the teacher itself, or needs no labels."""
     if not config.uses_labels:
         return NoLabels()
     folder = RunFolder(config.run.dir)
-    annotator = DetectorAnnotator(config, str(folder.data), str(group.device), views)
+    annotator = task_of(config).build_annotator(str(folder.data), str(group.device), views)
     store = PseudoLabelStore(folder.labels, writer=f"rank{group.rank}", keep_versions=config.labels.keep_versions)
     return InlineSource(annotator, store)
 
 
-def describe(config: RunConfig, data: PreparedData) -> str:
+def describe(config: RunConfig, data: Prepared) -> str:
     """Say what is about to happen, in a few lines."""
     optim = config.optim
-    unlabeled = f", {len(data.unlabeled)} unlabelled" if data.unlabeled is not None else ""
+    num_unlabeled = 0 if data.unlabeled is None else len(data.unlabeled)
+    unlabeled = f", {num_unlabeled} unlabelled" if num_unlabeled else ""
     val = f", {len(data.val)} for validation" if data.val is not None else ""
     lines = [
         f"raydet: {config.method.name} in {RunFolder(config.run.dir).path}",
-        f"  data: {len(data.labeled)} labelled images with {data.labeled.num_boxes} boxes of "
-        f"{len(data.class_names)} classes{unlabeled}{val}",
+        f"  data: {task_of(config).describe(data)}{unlabeled}{val}",
         f"  steps: {config.last_step}, of which burn-in {config.method.burn_in_steps}; "
         f"batch {optim.labeled_batch} labelled"
         + (f" + {optim.unlabeled_batch} unlabelled" if config.uses_labels else ""),
@@ -113,6 +118,8 @@ def describe(config: RunConfig, data: PreparedData) -> str:
             else ""
         ),
     ]
+    notes = build_method(config).notes(len(data.labeled), num_unlabeled, len(data.class_names))
+    lines += [f"  {note}" for note in notes]
     if config.cluster.backend == "process":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         lines.append(f"  precision: {autocast_dtype(optim.precision, device) or 'float32'} on {device}")

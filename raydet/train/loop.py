@@ -5,9 +5,10 @@ at step s (s optimiser steps done)
  2 at the burn-in's end: the teacher becomes an exact copy of the student; at publish steps: publish it
  3 ask for the labels of every step up to s + lookahead whose teacher version exists
  4 take the labels of step s; a label older than the schedule's bound is an error
- 5 select pseudo-boxes, carry them into the strong views, join with the labelled views
+ 5 join labels and views to the batch that the student trains on: for a detector, select pseudo-boxes and carry them
+   into the strong views
  6 one forward, one backward; every loss normalised over all ranks; a non-finite loss is an error
- 7 optimiser; learning rate = f(s)
+ 7 change what is remembered of each image; optimiser; learning rate = f(s)
  8 teacher <- keep * teacher + (1 - keep) * student; s += 1
  9 log, evaluate
 10 leave, where the lead rank was asked to stop
@@ -17,25 +18,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from raydet.config.run import RunConfig
-from raydet.data.loader import StepLoader, TeacherViews
-from raydet.data.prepare import PreparedData
 from raydet.labels.source import LabelSource
 from raydet.methods import Method
-from raydet.models.ema import EmaTeacher, digest
-from raydet.records import PseudoBoxes, TeacherRef
-from raydet.train.batch import assemble
+from raydet.models.ema import EmaTeacher, digest, weights_of
+from raydet.records import PseudoLabel, TeacherRef
+from raydet.tasks.base import Loader, Prepared, Task
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, write_checkpoint
 from raydet.train.group import Group
 from raydet.train.journal import Journal
-from raydet.train.optim import autocast_dtype, build_optimizer, lr_at, set_lr
-from raydet.train.predict import evaluate_sharded
+from raydet.train.optim import autocast_dtype, build_optimizer, set_lr
 from raydet.train.rundir import RunFolder
-from raydet.train.state import TrainState
-from raydet.train.step import StepModule, backward, wrap
+from raydet.train.state import TrainState, digest_of_images
+from raydet.train.step import StepModule, backward, share_statistics, statistics_of, wrap
 
 
 class Trainer:
@@ -44,30 +44,35 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        method: Method,
-        data: PreparedData,
+        task: Task[Any],
+        method: Method[Any, Any],
+        data: Prepared,
         source: LabelSource,
         group: Group,
         journal: Journal,
-        views: TeacherViews,
+        views: Any,
     ) -> None:
-        self.config, self.method, self.data, self.source, self.views = config, method, data, source, views
-        self.group, self.journal = group, journal
+        self.config, self.task, self.method, self.data = config, task, method, data
+        self.source, self.group, self.journal, self.views = source, group, journal, views
         self.folder = RunFolder(config.run.dir)
         self.schedule = method.schedule()
         torch.manual_seed(config.seed)  # the one global seed: the student's initial weights
         student = method.build_model(len(data.class_names)).to(group.device).train()
         dtype = autocast_dtype(config.optim.precision, group.device)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=dtype == torch.float16)
-        self.state = TrainState(student, build_optimizer(student, config.optim), self.scaler)
+        unlabeled = 0 if data.unlabeled is None else len(data.unlabeled)
+        memory = method.build_memory(len(data.labeled), unlabeled, len(data.class_names))
+        images = digest_of_images(data) if memory is not None else ""
+        self.state = TrainState(student, build_optimizer(student, config.optim), self.scaler, memory, images)
         self.module = StepModule(student, method, device=group.device, dtype=dtype)
+        self.statistics = statistics_of(student)
         self.names = tuple(method.loss_weights)
         self.weights = torch.tensor(list(method.loss_weights.values()), device=group.device)
 
     def start_from(self, checkpoint: Checkpoint | None, fork: Checkpoint | None) -> None:
         """Go on from this run's checkpoint, or start from another run's burn-in, or from scratch."""
         if checkpoint is not None:
-            self.state.restore(checkpoint, keep_rate=self.config.method.ema_keep_rate)
+            self.state.restore(checkpoint, keep_rate=self.method.ema_keep_rate)
         elif fork is not None:
             left_out = self.state.fork(fork)
             if left_out:
@@ -82,8 +87,7 @@ class Trainer:
         """Train to the end, or until asked to stop. Waits for labels, other ranks and the disk."""
         config, state, schedule = self.config, self.state, self.schedule
         module = wrap(self.module) if self.group.world > 1 else self.module
-        rank, world = self.group.rank, self.group.world
-        loader = StepLoader(self.data, config, self.views, rank=rank, world=world, version_for=schedule.version_for)
+        loader = self.task.build_loader(self.data, self.method, schedule, self.views, self.group)
         self.asked = first = state.step
         try:
             while state.step < config.last_step:
@@ -97,8 +101,14 @@ class Trainer:
                 labeled_at = time.perf_counter()
                 views = loader.take(s)
                 loaded_at = time.perf_counter()
-                batch, stats = assemble(  # 5
-                    s, views, labels, self.method, max_age=schedule.max_age, num_classes=len(self.data.class_names)
+                batch, stats = self.task.assemble(  # 5
+                    s,
+                    views,
+                    labels,
+                    self.method,
+                    state.memory,
+                    max_age=schedule.max_age,
+                    num_classes=len(self.data.class_names),
                 )
                 losses = backward(  # 6
                     module,
@@ -111,8 +121,11 @@ class Trainer:
                     wants_stop=asked_to_stop(),
                 )
                 grad_norm = self.grad_norm()
+                stats.hear(losses.told)
                 losses.check_finite(None if self.scaler.is_enabled() else grad_norm, batch, self.group)
-                self.optimizer_step(s, grad_norm)  # 7
+                if state.memory is not None:
+                    self.method.learn(state.memory, batch, losses.told, self._total)  # 7
+                self.optimizer_step(s, grad_norm)
                 if state.ema is not None:
                     state.ema.update(state.student)  # 8
                 state.step += 1
@@ -122,10 +135,16 @@ class Trainer:
                     "label_wait_s": labeled_at - asked_at,
                     "data_wait_s": loaded_at - labeled_at,
                 }
-                lr, source = lr_at(s, config.optim), self.source.stats()
-                self.journal.step(
-                    state.step, losses, stats, lr=lr, grad_norm=grad_norm, times=times, source=source
-                )  # 9
+                self.journal.step(  # 9
+                    state.step,
+                    losses,
+                    stats,
+                    lr=self.method.lr_at(s),
+                    grad_norm=grad_norm,
+                    times=times,
+                    source=self.source.stats(),
+                    extras=self.task.extras(self.method, s),
+                )
                 if self._due(state.step, config.eval.every):
                     self.evaluate()
                 if losses.stop_votes > 0:  # 10
@@ -135,7 +154,7 @@ class Trainer:
         finally:
             loader.close()
 
-    def labels_of(self, s: int, loader: StepLoader) -> list[PseudoBoxes]:
+    def labels_of(self, s: int, loader: Loader) -> list[PseudoLabel]:
         """Ask for the labels of every step up to s + lookahead that can be asked for; wait for those of step s.
 
         The end of the run is no exception, so that a run can be made longer later.
@@ -145,18 +164,26 @@ class Trainer:
             if version is not None and version > s:
                 break  # by a teacher that does not exist yet
             if version is not None:
-                self.source.request(loader.unlabeled_ids(self.asked), version)
+                self.source.request(self._wanted(loader, self.asked, version), version)
             self.asked += 1
         version = self.schedule.version_for(s)
-        return [] if version is None else self.source.take(loader.unlabeled_ids(s), version)
+        return [] if version is None else self.source.take(self._wanted(loader, s, version), version)
+
+    def _wanted(self, loader: Loader, step: int, version: int) -> list[str]:
+        """Return this rank's images of a step whose label is needed: all, but for those that are remembered."""
+        ids = loader.unlabeled_ids(step)
+        if self.state.memory is None:
+            return ids
+        needed = self.state.memory.needs(loader.unlabeled_rows(step), version)
+        return [image_id for image_id, is_needed in zip(ids, needed, strict=True) if is_needed]
 
     def update_teacher_version(self, s: int) -> None:
-        """Create the teacher at the burn-in's end, and publish it at publish steps."""
-        if s == self.config.method.burn_in_steps and self.state.ema is None:
-            self.state.ema = EmaTeacher(self.state.student, keep_rate=self.config.method.ema_keep_rate)
+        """Create the teacher at the burn-in's end, and publish at publish steps: the teacher, or else the student."""
+        keep_rate = self.method.ema_keep_rate
+        if keep_rate is not None and s == self.config.method.burn_in_steps and self.state.ema is None:
+            self.state.ema = EmaTeacher(self.state.student, keep_rate=keep_rate)
         if self.schedule.is_publish_step(s):
-            assert self.state.ema is not None
-            weights = self.state.ema.snapshot()
+            weights = weights_of(self.state.student if self.state.ema is None else self.state.ema.model)
             ref = TeacherRef(s, digest(weights))
             self.source.publish(ref, weights)
             self.state.published = (ref, weights)
@@ -164,20 +191,25 @@ class Trainer:
             assert oldest_needed is not None
             self.source.retire(oldest_needed)  # every rank has consumed step s - 1: the gradients were reduced
 
+    def _total(self, rows: Tensor) -> Tensor:
+        """Return the sum of `rows` over all ranks, in main memory."""
+        return self.group.sum(rows.to(self.group.device)).cpu()
+
     def grad_norm(self) -> torch.Tensor:
         """Return the norm of the reduced gradients, unscaled; the same on every rank."""
         self.scaler.unscale_(self.state.optimizer)
         return torch.nn.utils.get_total_norm([p.grad for p in self.state.student.parameters() if p.grad is not None])
 
     def optimizer_step(self, s: int, grad_norm: torch.Tensor) -> None:
-        """Clip, step and clear."""
+        """Clip, step and clear; then all ranks agree on the statistics of the student's batch norms."""
         optim, state = self.config.optim, self.state
-        set_lr(state.optimizer, lr_at(s, optim))
+        set_lr(state.optimizer, self.method.lr_at(s))
         if optim.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(state.student.parameters(), optim.clip_norm, grad_norm)
         self.scaler.step(state.optimizer)
         self.scaler.update()
         state.optimizer.zero_grad(set_to_none=True)
+        share_statistics(self.statistics, self.group)
 
     def checkpoint(self) -> None:
         """Drain the label source, then save. After the drain no label of an older teacher is ever needed again."""
@@ -185,39 +217,48 @@ class Trainer:
         self.source.flush()
         self.group.barrier()  # every rank's labels are on disk before the checkpoint says that they are
         self.journal.flush(state.step)
-        if state.ema is not None:
-            digests = self.group.all_gather(digest(state.ema.snapshot()))
-            if len(set(digests)) != 1:
-                raise RuntimeError(f"step {state.step}: the ranks' teachers differ: {digests}; please report this")
+        role, model = ("students", state.student) if state.ema is None else ("teachers", state.ema.model)
+        digests = self.group.all_gather(digest(weights_of(model)))
+        if len(set(digests)) != 1:
+            raise RuntimeError(f"step {state.step}: the ranks' {role} differ: {digests}; please report this")
         if self.group.is_lead:
             names = list(self.data.class_names)
             tensors = state.tensors(is_publish_step=self.schedule.is_publish_step(state.step))
             record = {**state.record(), "class_names": names, "method": self.config.method.name}
             path = write_checkpoint(self.folder.checkpoints, state.step, tensors, record)
-            pinned = {self.config.method.burn_in_steps, int(state.best.get("step", 0))}
+            pinned = {*self.method.stage_ends, int(state.best.get("step", 0))}
             clean_checkpoints(self.folder.checkpoints, keep=self.config.checkpoint.keep, also=frozenset(pinned))
             self.journal.checkpoint(state.step, path, is_best=state.best.get("step") == state.step)
         self.group.barrier()
 
     def evaluate(self) -> None:
         """Measure student and teacher on the validation images, the work shared by all ranks."""
+        state, score_name = self.state, self.task.score_name
+        if self.group.is_lead:
+            judged = state.student if state.ema is None else state.ema.model
+            device, folder = self.group.device, self.folder.diagnostics
+            self.task.snapshot(state.step, self.method, judged, state.memory, self.data, device, folder)
         if self.data.val is None:
             return
-        models = {"student": self.state.student}
-        if self.state.ema is not None:
-            models["teacher"] = self.state.ema.model
+        models = {"student": state.student}
+        if state.ema is not None:
+            models["teacher"] = state.ema.model
         for role, model in models.items():
-            result = evaluate_sharded(
+            result = self.task.evaluate(
                 self.method, model, self.data.val, self.group, max_images=self.config.eval.max_images
             )
             if result is None:
                 continue
-            self.journal.evaluation(self.state.step, "val", role, result)
+            self.journal.evaluation(state.step, "val", role, result)
             is_last_role = role == list(models)[-1]
-            if is_last_role and result.AP is not None and self.state.best.get("AP", -1.0) <= result.AP:
-                self.state.best = {"step": self.state.step, "AP": result.AP, "model": role}
-        self.state.best = self.group.all_gather(self.state.best)[0]  # ranks save together
+            if is_last_role and result.score is not None and state.best.get(score_name, -1.0) <= result.score:
+                state.best = {"step": state.step, score_name: result.score, "model": role}
+        state.best = self.group.all_gather(state.best)[0]  # ranks save together
 
     def _due(self, step: int, every: int) -> bool:
-        """Due at multiples of `every` counted from the burn-in's end, and at that end; never before the first step."""
-        return step > 0 and (step - self.config.method.burn_in_steps) % every == 0 or step == self.config.last_step
+        """Due at multiples of `every` counted from the burn-in's end, at each stage's end, and at the run's; never
+        before the first step."""
+        if step == 0:
+            return False
+        ends = (*self.method.stage_ends, self.config.last_step)
+        return step in ends or (step - self.config.method.burn_in_steps) % every == 0

@@ -18,13 +18,13 @@ from raydet.cluster.connect import connected
 from raydet.cluster.needs import check_fits, claims_of, total
 from raydet.cluster.nodes import alive_nodes
 from raydet.cluster.storage import check_shared
+from raydet.config.families import parse
 from raydet.config.run import RunConfig
-from raydet.data.loader import TeacherViews
 from raydet.errors import RunError, UserError
 from raydet.labels.source import LabelSource
 from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
-from raydet.train.annotator import AnnotatorFactory
+from raydet.tasks import AnnotatorFactory
 from raydet.train.group import Group
 from raydet.train.launch import local_source
 from raydet.train.rundir import RunFolder
@@ -89,12 +89,12 @@ def _fit(config: RunConfig) -> None:
 
 def _worker(spec: dict[str, Any]) -> None:
     """Run one rank; Ray Train calls this in each worker, again after a failure."""
-    config = RunConfig.model_validate_json(spec["config"])
+    config = parse(spec["config"])
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size(), _device())
     broker = spec["broker"]
 
-    def make_source(config: RunConfig, group: Group, attempt: int, views: TeacherViews) -> LabelSource:
+    def make_source(config: RunConfig, group: Group, attempt: int, views: Any) -> LabelSource:
         if broker is None:
             return local_source(config, group, attempt, views)
         return PoolSource(broker, rank=group.rank, attempt=attempt, timeout_s=config.labels.timeout_s)

@@ -42,7 +42,7 @@ from raydet.models.roi import box_coder, pool_rois
 from raydet.models.rpn import MIN_SIDE_PX as MIN_PROPOSAL_SIDE_PX
 from raydet.models.rpn import AnchorScores
 from raydet.records import Candidates
-from raydet.train.saved import SavedModel
+from raydet.train.saved import SavedDetector
 
 OPSET = 18
 CHECKED_IMAGES = 3  # of the run; noise comes on top
@@ -52,7 +52,7 @@ _NEVER = -1e30  # a score that no box has
 _anchor_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
 
 
-def export_onnx(saved: SavedModel, out: Path) -> str:
+def export_onnx(saved: SavedDetector, out: Path) -> str:
     """Write the whole detector to `out`; return what was written and how far it is from PyTorch.
 
     Raises UserError where the `onnx` extra is missing, and where the file's detections are not PyTorch's (it is then
@@ -89,7 +89,7 @@ class Difference:
 class OneImage(nn.Module):
     """`Method.detect` for one image of a fixed size, with fixed shapes up to the gate."""
 
-    def __init__(self, saved: SavedModel, size: tuple[int, int]) -> None:
+    def __init__(self, saved: SavedDetector, size: tuple[int, int]) -> None:
         super().__init__()
         self.model = saved.model
         self.config = saved.config.model
@@ -202,7 +202,7 @@ def _is_large(boxes: Tensor, min_side_px: float) -> Tensor:
     return ((boxes[:, 2:] - boxes[:, :2]) >= min_side_px).all(dim=1)
 
 
-def _images_to_check(saved: SavedModel) -> list[Tensor]:
+def _images_to_check(saved: SavedDetector) -> list[Tensor]:
     """Return uint8 images `[3, H, W]`: some of the run's, at the size of its most common shape, and one of noise."""
     prepared = open_prepared(saved.checkpoint.path.parents[1] / "data")
     index = prepared.val if prepared.val is not None else prepared.labeled
@@ -216,7 +216,7 @@ def _images_to_check(saved: SavedModel) -> list[Tensor]:
     return [first, *others, noise]
 
 
-def _write(saved: SavedModel, image: Tensor, file: Path) -> None:
+def _write(saved: SavedDetector, image: Tensor, file: Path) -> None:
     model = OneImage(saved, (int(image.shape[1]), int(image.shape[2]))).eval()
     with _quiet():
         program = torch.onnx.export(
@@ -247,7 +247,7 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _compare(saved: SavedModel, file: Path, images: list[Tensor]) -> Difference:
+def _compare(saved: SavedDetector, file: Path, images: list[Tensor]) -> Difference:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])

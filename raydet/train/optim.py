@@ -1,31 +1,13 @@
-"""Optimiser, learning-rate law and numeric precision: pure functions of the configuration and the step."""
+"""Optimiser and numeric precision: pure functions of the configuration."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from raydet.config.run import OptimConfig
+from raydet.config.optim import OptimConfig
 from raydet.errors import ConfigError
-
-
-def base_lr(config: OptimConfig) -> float:
-    """Return the learning rate after warm-up, scaled to the batch where the config asks for it."""
-    if config.lr_scaling == "none":
-        return config.lr
-    return config.lr * (config.labeled_batch + config.unlabeled_batch) / config.reference_batch
-
-
-def lr_at(step: int, config: OptimConfig) -> float:
-    """Return the learning rate of the step that starts after `step` completed ones.
-
-    Linear warm-up from lr / 1000 (detectron2), then a tenth less at each step of `decay_at`.
-    """
-    lr = base_lr(config)
-    if step < config.warmup_steps:
-        progress = step / config.warmup_steps
-        lr *= 0.001 * (1 - progress) + progress
-    return lr * 0.1 ** sum(step >= boundary for boundary in config.decay_at)
+from raydet.learning_rate import base_lr
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
@@ -38,7 +20,14 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
     fused = all(p.is_cuda for p in decayed + exempt)
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=base_lr(config), momentum=config.momentum, foreach=not fused, fused=fused)
+        return torch.optim.SGD(
+            groups,
+            lr=base_lr(config),
+            momentum=config.momentum,
+            nesterov=config.nesterov,
+            foreach=not fused,
+            fused=fused,
+        )
     return torch.optim.AdamW(groups, lr=base_lr(config), foreach=not fused, fused=fused)
 
 

@@ -4,6 +4,7 @@ RUN/config.json config.yaml   the resolved configuration
 RUN/data/                     annotation indices and the labelled split
 RUN/labels/                   the pseudo-label store
 RUN/checkpoints/              see `raydet.train.checkpoint`
+RUN/diagnostics/              what a classifier said about each image, at every evaluation
 RUN/metrics.jsonl             every figure; RUN/tensorboard/ the same for TensorBoard
 RUN/report.html plots/        written by `raydet report`
 RUN/stop                      write something into it and the run stops after its step, with a checkpoint
@@ -58,6 +59,7 @@ class RunFolder:
         self.data = self.path / "data"
         self.split = self.data / "split.json"  # written by raydet.data.prepare
         self.labels = self.path / "labels"
+        self.diagnostics = self.path / "diagnostics"  # see `raydet.labels.snapshots`
         self.checkpoints = self.path / "checkpoints"
         self.metrics = self.path / "metrics.jsonl"
         self.stop = self.path / "stop"  # see `raydet.train.stop`
@@ -152,7 +154,9 @@ class RunFolder:
         return differences(self.load_config(), config)
 
     def _check_same(self, config: RunConfig) -> None:
-        locked = [line for line in self.changes(config) if not _is_free(line.split(":")[0])]
+        held = {"optim.steps"} if config.method.fixed_length else set()
+        keys = {line: line.split(":")[0] for line in self.changes(config)}
+        locked = [line for line, key in keys.items() if key in held or not _is_free(key)]
         if locked:
             raise ConfigError(
                 f"--resume: the configuration differs from the one {self.path} was started with:\n  "

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from raydet.config.data import DatasetConfig
+from raydet.config.detection import DetectionConfig
 from raydet.config.run import RunConfig
-from raydet.data.index import DatasetIndex
-from raydet.data.prepare import open_prepared
-from raydet.data.single import prepare_one
 from raydet.errors import CheckpointError, DataError, UserError
-from raydet.evaluate import EvalResult
-from raydet.methods import Method, build_method
+from raydet.methods import DetectionMethod, Method, build_detection_method, build_method
 from raydet.models.detector import Detector
 from raydet.models.ema import load_weights
+from raydet.tasks import task_of
+from raydet.tasks.base import Result
 from raydet.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from raydet.train.group import Group
-from raydet.train.predict import evaluate_sharded
 from raydet.train.rundir import RunFolder
 
 
@@ -31,11 +30,20 @@ class SavedModel:
     """A model read back from a checkpoint."""
 
     config: RunConfig
-    method: Method
-    model: Detector
+    method: Method[Any, Any]
+    model: nn.Module
     class_names: tuple[str, ...]
     role: str  # teacher or student
     checkpoint: Checkpoint
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SavedDetector(SavedModel):
+    """A detector read back from a checkpoint."""
+
+    config: DetectionConfig
+    method: DetectionMethod
+    model: Detector
 
 
 def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
@@ -58,7 +66,8 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
     if role is None:
         role = "teacher" if checkpoint.has("teacher") else "student"
     if not checkpoint.has(role):
-        raise CheckpointError(f"{checkpoint.path}: has no {role} (the teacher exists from the burn-in's end on)")
+        why = "the teacher exists from the burn-in's end on, and not with every method"
+        raise CheckpointError(f"{checkpoint.path}: has no {role} ({why})")
     names = tuple(checkpoint.state["class_names"])
     method = build_method(config)
     model = method.build_model(len(names))
@@ -66,26 +75,37 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
     return SavedModel(config, method, model.eval(), names, role, checkpoint)
 
 
-def evaluate_saved(path: Path, *, data: DatasetConfig | None, split: str, role: str | None) -> EvalResult:
-    """Return the COCO figures of a saved model on its run's own val or test set, or on any other data set."""
+def load_detector(path: Path, purpose: str, *, role: str | None = None) -> SavedDetector:
+    """Do the same where only a detector will do. Raises UserError that says what it was wanted for."""
+    saved = load_saved(path, role=role)
+    method = build_detection_method(saved.config, purpose)
+    assert isinstance(saved.config, DetectionConfig) and isinstance(saved.model, Detector)
+    return SavedDetector(saved.config, method, saved.model, saved.class_names, saved.role, saved.checkpoint)
+
+
+def evaluate_saved(path: Path, *, data: Mapping[str, str] | None, split: str, role: str | None) -> Result:
+    """Return the figures of a saved model on its run's own val or test set, or on any other data set: see
+    `Task.open_set`."""
     return evaluate_model(load_saved(path, role=role), data=data, split=split)
 
 
-def evaluate_model(saved: SavedModel, *, data: DatasetConfig | None, split: str) -> EvalResult:
+def evaluate_model(saved: SavedModel, *, data: Mapping[str, str] | None, split: str) -> Result:
     """Do the same for a model already loaded."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    index = _index_for(saved, data, split)
-    result = evaluate_sharded(saved.method, saved.model.to(device), index, Group(device=device))
+    index = index_for(saved, data, split)
+    result = task_of(saved.config).evaluate(
+        saved.method, saved.model.to(device), index, Group(device=device), max_images=None
+    )
     assert result is not None
     return result
 
 
-def _index_for(saved: SavedModel, data: DatasetConfig | None, split: str) -> DatasetIndex:
-    folder = saved.checkpoint.path.parent.parent
+def index_for(saved: SavedModel, data: Mapping[str, str] | None, split: str) -> Any:
+    """Return the images to evaluate on. Raises DataError where there are none."""
+    task, folder = task_of(saved.config), saved.checkpoint.path.parent.parent
     if data is not None:
-        return prepare_one(data, folder / "data" / "evaluate", class_names=saved.class_names)
-    prepared = open_prepared(folder / "data")
-    index = {"val": prepared.val, "test": prepared.test}[split]
+        return task.open_set(data, folder / "data" / "evaluate", class_names=saved.class_names)
+    index = getattr(task.open(folder / "data"), split)
     if index is None:
         raise DataError(f"{folder}: the run's configuration names no data.{split}; give a data set with --data")
     return index
@@ -95,17 +115,19 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
     """Write a model file: .safetensors that plain torchvision loads, or .onnx checked against PyTorch."""
     if out.suffix not in (".safetensors", ".onnx"):
         raise UserError(f"--out {out}: expected a name that ends in .safetensors or .onnx")
-    saved = load_saved(path, role=role)
+    is_onnx = out.suffix == ".onnx"
+    saved = load_detector(path, "ONNX export", role=role) if is_onnx else load_saved(path, role=role)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: its folder cannot be created: {error.strerror}") from None
-    if out.suffix == ".onnx":
+    if isinstance(saved, SavedDetector) and is_onnx:
         from raydet.train.onnx_export import export_onnx
 
         return export_onnx(saved, out)
+    background = ["__background__"] if isinstance(saved.model, Detector) else []  # torchvision's class 0
     notes = {
-        "class_names": json.dumps(["__background__", *saved.class_names]),
+        "class_names": json.dumps([*background, *saved.class_names]),
         "model": saved.role,
         "step": str(saved.checkpoint.step),
         "raydet_model_config": saved.config.model.model_dump_json(),
@@ -126,4 +148,6 @@ def report(run_dir: Path) -> Path:
 
     folder = RunFolder(run_dir)
     method = build_method(folder.load_config())
+    if not isinstance(method, DetectionMethod):
+        return write_report(folder.path)
     return write_report(folder.path, select=lambda label: method.select(label).kept)

@@ -3,17 +3,20 @@ need no state; only consumed work is recorded."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydet.errors import CheckpointError
-from raydet.models.detector import Detector
+from raydet.methods import Memory
 from raydet.models.ema import EmaTeacher, load_weights
 from raydet.records import TeacherRef, Weights
+from raydet.tasks.base import Prepared
 from raydet.train.checkpoint import Checkpoint
 
 
@@ -21,9 +24,11 @@ from raydet.train.checkpoint import Checkpoint
 class TrainState:
     """What changes from step to step."""
 
-    student: Detector
+    student: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
+    memory: Memory | None = None  # what is learned about each image
+    images: str = ""  # digest of the images that it is about, and of their classes
     ema: EmaTeacher | None = None
     published: tuple[TeacherRef, Weights] | None = None  # the newest teacher that was sent out to label
     step: int = 0  # optimiser steps completed
@@ -32,6 +37,8 @@ class TrainState:
     def tensors(self, *, is_publish_step: bool) -> dict[str, dict[str, Tensor]]:
         """Return what goes to disk as tensors, by file name; at a publish step the EMA is what will be published."""
         found = {"student": dict(self.student.state_dict()), "optimizer": dict(_optimizer_tensors(self))}
+        if self.memory is not None and (learned := self.memory.tensors()):
+            found["memory"] = learned
         if self.ema is not None:
             found["teacher"] = _from_numpy(self.ema.snapshot())
         if self.published is not None and not is_publish_step:
@@ -44,14 +51,16 @@ class TrainState:
         return {
             "published": {"version": ref.version, "digest": ref.digest} if ref else None,
             "best": self.best,
+            "images": self.images,
             "optimizer": type(self.optimizer).__name__,
             "scaler": self.scaler.state_dict(),
         }
 
-    def restore(self, checkpoint: Checkpoint, *, keep_rate: float) -> None:
+    def restore(self, checkpoint: Checkpoint, *, keep_rate: float | None) -> None:
         """Take over everything from a checkpoint of the same run. Raises CheckpointError where it does not fit."""
         self._restore_student(checkpoint, dropped_ok=False)
-        if checkpoint.has("teacher"):
+        self._restore_memory(checkpoint)
+        if checkpoint.has("teacher") and keep_rate is not None:
             self.ema = EmaTeacher(self.student, keep_rate=keep_rate)
             self.ema.load(_to_numpy(checkpoint.tensors("teacher")))
         ref = checkpoint.state.get("published")
@@ -65,13 +74,24 @@ class TrainState:
 
         Raises CheckpointError where the two do not fit; `check_fork` compares their settings.
         """
-        if checkpoint.has("teacher"):
-            raise CheckpointError(
-                f"{checkpoint.path}: this checkpoint already has a teacher; fork from the one at the burn-in's end"
-            )
+        for name in ("teacher", "memory"):
+            if checkpoint.has(name):
+                raise CheckpointError(
+                    f"{checkpoint.path}: this checkpoint already has a {name}; fork from the one at the burn-in's end"
+                )
         left_out = self._restore_student(checkpoint, dropped_ok=True)
         self._restore_scaler(checkpoint)
         return left_out
+
+    def _restore_memory(self, checkpoint: Checkpoint) -> None:
+        if self.memory is None or not checkpoint.has("memory"):
+            return
+        if checkpoint.state.get("images") != self.images:
+            raise CheckpointError(
+                f"{checkpoint.path}: what it has learned is about other images or other classes than this run's; "
+                f"restore the data that the run was started with, or start a new run"
+            )
+        self.memory.load(checkpoint.tensors("memory"), str(checkpoint.path))
 
     def _restore_scaler(self, checkpoint: Checkpoint) -> None:
         if self.scaler.is_enabled() and checkpoint.state.get("scaler"):
@@ -86,6 +106,15 @@ class TrainState:
         _load_optimizer(self, checkpoint.tensors("optimizer"), str(checkpoint.path))
         self.step = checkpoint.step
         return dropped
+
+
+def digest_of_images(data: Prepared) -> str:
+    """Return a digest of the images of a run, in order, and of its classes: of what a memory is about."""
+    content = hashlib.sha256(json.dumps(data.class_names).encode())
+    for index in (data.unlabeled, data.labeled):
+        for image_id in [] if index is None else index.ids():
+            content.update(f"{len(image_id)}:{image_id}".encode())
+    return content.hexdigest()
 
 
 def _parameters(state: TrainState) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -12,9 +12,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from raydet.metrics import Record
-
-LOSSES = ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg", "iou")
+from raydet.metrics import Record, headline, losses_of, mode_of
 
 
 @dataclass(slots=True)
@@ -26,7 +24,7 @@ class Status:
     start: Record = field(default_factory=dict)
     step: Record = field(default_factory=dict)
     evals: dict[str, Record] = field(default_factory=dict)  # model -> its newest evaluation
-    best_ap: float | None = None
+    best: tuple[str, float] | None = None  # name and value of the best figure so far
     warnings: deque[Record] = field(default_factory=lambda: deque(maxlen=4))  # alarms and notes
     end: Record = field(default_factory=dict)
     _pace: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=30))  # (time, step) of step records
@@ -42,12 +40,17 @@ class Status:
             self._pace.append((record["time"], record["step"]))
         elif kind == "eval":
             self.evals[record["model"]] = record
-            if record["AP"] is not None:
-                self.best_ap = max(record["AP"], self.best_ap or 0.0)
+            self._compare(record)
         elif kind in ("alarm", "note"):
             self.warnings.append(record)
         elif kind == "end":
             self.end = record
+
+    def _compare(self, record: Record) -> None:
+        name, value = next(iter(headline(record).items()))
+        if value is not None:
+            choose = max if mode_of(name) == "max" else min
+            self.best = (name, value if self.best is None else choose(value, self.best[1]))
 
     @property
     def done(self) -> int:
@@ -78,8 +81,7 @@ def event_line(record: Record) -> str | None:
             origin = f"goes on from step {step}" if step else "begins"
             return f"attempt {record['attempt']}: {record['method']} {origin}, {_count(record['world'], 'worker')}"
         case "eval":
-            figures = "  ".join(f"{name} {_percent(record[name])}" for name in ("AP", "AP50", "AP75"))
-            return f"step {step}  {record['split']} {record['model']}: {figures}"
+            return f"step {step}  {record['split']} {record['model']}: {_figures(record)}"
         case "alarm":
             return f"step {step}  ALARM: {record['message']}"
         case "note":
@@ -103,7 +105,7 @@ def panel(title: str, status: Status) -> Panel:
     if any(name.startswith("loss/") for name in status.step):
         rows += [Text(), _loss_table(status.step)]
     if status.evals:
-        rows += [Text(), Text("\n").join(_ap_lines(status))]
+        rows += [Text(), Text("\n").join(_eval_lines(status))]
     rows += [
         Text(str(event_line(record)), style="bold red" if record["kind"] == "alarm" else "yellow")
         for record in status.warnings
@@ -119,10 +121,13 @@ def panel(title: str, status: Status) -> Panel:
 def _training(status: Status) -> Iterator[str]:
     """Yield the newest figures of the student, as far as they were written, each with its name."""
     step = status.step
-    if step and status.done < status.burn_in_steps:
+    if "stage" in step:
+        ends = [end for end in status.start.get("stage_ends", []) if end > status.done]
+        yield f"{step['stage']} until {min([*ends, status.steps])}"
+    elif step and status.done < status.burn_in_steps:
         yield f"burn-in until {status.burn_in_steps}"
     if step.get("loss") is not None:
-        parts = [(source, _sum(step, source)) for source in ("sup", "unsup")]
+        parts = [(source, _sum(step, source)) for source in _sources(step)]
         detail = " + ".join(f"{source} {value:.3g}" for source, value in parts if value)  # unsup is 0 in the burn-in
         yield f"loss {step['loss']:.3g}" + (f" ({detail})" if detail else "")
     if step.get("images_per_s") is not None:
@@ -138,6 +143,10 @@ def _labels(step: Record) -> Iterator[str]:
     if step.get("pseudo/boxes_per_image") is not None:
         dropped = [value for name, value in step.items() if name.startswith("gate/") and name.endswith("/dropped")]
         yield f"pseudo-boxes/image {step['pseudo/boxes_per_image']:.2g} kept, {sum(dropped):.3g} dropped"
+    if step.get("pseudo/confidence") is not None:
+        changed = step.get("pseudo/changed")
+        detail = "" if changed is None else f", {_percent(changed)} % changed"
+        yield f"pseudo-labels: confidence {step['pseudo/confidence']:.3g}, entropy {step['pseudo/entropy']:.2g}{detail}"
     if step.get("labels/age_max") is not None:
         yield f"label age {step['labels/age_mean']:.2g} (max {step['labels/age_max']:g})"
     for name, title in (("label_wait_s", "wait for labels"), ("data_wait_s", "for images")):
@@ -146,33 +155,40 @@ def _labels(step: Record) -> Iterator[str]:
 
 
 def _loss_table(step: Record) -> Table:
-    names = [name for name in LOSSES if any(f"loss/{source}/{name}/raw" in step for source in ("sup", "unsup"))]
+    losses = losses_of(step)
+    names = list(dict.fromkeys(name for _, name in losses))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("loss")
     for name in names:
         table.add_column(name, justify="right")
-    for source in ("sup", "unsup"):
+    for source in _sources(step):
         for form in ("raw", "weighted"):
             values = [step.get(f"loss/{source}/{name}/{form}") for name in names]
-            if any(value is not None for value in values):
+            if any(values):  # a source has its stages, and is 0 outside them
                 cells = ["-" if value is None else f"{value:.4f}" for value in values]
                 table.add_row(f"{source} {form}", *cells, style="" if form == "weighted" else "dim")
     return table
 
 
-def _ap_lines(status: Status) -> Iterator[Text]:
+def _eval_lines(status: Status) -> Iterator[Text]:
     for model, record in status.evals.items():
-        figures = "  ".join(f"{name} {_percent(record[name])}" for name in ("AP", "AP50", "AP75"))
-        yield Text(f"{model:<8} {figures}  (step {record['step']})")
-    if status.best_ap is not None:
-        yield Text(f"best AP so far {_percent(status.best_ap)}")
+        yield Text(f"{model:<8} {_figures(record)}  (step {record['step']})")
+    if status.best is not None:
+        yield Text(f"best {status.best[0]} so far {_percent(status.best[1])}")
 
 
-def _sum(step: Record, source: str) -> float | None:
-    """Return the weighted loss of labelled or unlabelled images, where it was written."""
-    found = [step.get(f"loss/{source}/{name}/weighted") for name in LOSSES]
-    values = [value for value in found if value is not None]
-    return sum(values) if values else None
+def _figures(record: Record) -> str:
+    return "  ".join(f"{name} {_percent(value)}" for name, value in headline(record).items())
+
+
+def _sources(step: Record) -> list[str]:
+    """Return what losses are about, as far as they were written: labelled images (sup), unlabelled ones (unsup), ..."""
+    return list(dict.fromkeys(source for source, _ in losses_of(step)))
+
+
+def _sum(step: Record, source: str) -> float:
+    """Return the weighted loss of labelled, of unlabelled or of all images."""
+    return sum(step.get(f"loss/{each}/{name}/weighted") or 0.0 for each, name in losses_of(step) if each == source)
 
 
 def _percent(value: float | None) -> str:

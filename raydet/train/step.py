@@ -7,8 +7,10 @@ train each rank alone. Therefore every loss-bearing forward runs inside `StepMod
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,50 +18,59 @@ from torch.nn.parallel import DistributedDataParallel
 
 from raydet.errors import NonFiniteLossError
 from raydet.methods import Method
-from raydet.models.detector import Detector
-from raydet.models.images import collate
-from raydet.randomness import stream
-from raydet.records import StudentBatch
+from raydet.records import Batch
 from raydet.train.group import Group
+
+KINDS = {"sup": 0, "unsup": 1}  # first part of a loss's name -> column of `_global_sizes`; others are about all views
 
 
 class StepModule(nn.Module):
     """The student and its method's losses as one module with one forward."""
 
-    def __init__(self, student: Detector, method: Method, *, device: torch.device, dtype: torch.dtype | None) -> None:
+    def __init__(
+        self, student: nn.Module, method: Method[Any, Any], *, device: torch.device, dtype: torch.dtype | None
+    ) -> None:
         super().__init__()
         self.student = student
         self.method = method
         self.device = device
         self.dtype = dtype
 
-    def forward(self, batch: StudentBatch) -> tuple[Tensor, Tensor]:
-        """Return totals `[T]` and counts `[T]`, float32, in the order of `method.loss_weights`."""
-        images = collate([view.pixels for view in batch.views], self.device)
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Return totals `[T]` and counts `[T]`, float32, in the order of `method.loss_weights`, and what was told."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            terms = self.method.losses(self.student, batch, images, self._rngs(batch))
+            terms = self.method.step_terms(self.student, batch, self.device)
         names = list(self.method.loss_weights)
-        totals = torch.stack([terms[name].total.float() for name in names])
-        counts = torch.stack([terms[name].count.to(torch.float32) for name in names])
-        return totals, counts.to(totals.device)
-
-    def _rngs(self, batch: StudentBatch) -> list[torch.Generator]:
-        """One stream per view for anchor and RoI sampling: independent of rank and of the views around it."""
-        strong = batch.num_labeled // 2
-        roles = ["labeled-strong"] * strong + ["labeled-weak"] * (batch.num_labeled - strong)
-        roles += ["unlabeled"] * batch.num_unlabeled
-        seed = self.method.run.seed
-        return [
-            stream(seed, "sampling", role, view.image_id, batch.step)
-            for role, view in zip(roles, batch.views, strict=True)
-        ]
+        totals = torch.stack([terms.losses[name].total.float() for name in names])
+        counts = torch.stack([terms.losses[name].count.to(torch.float32) for name in names])
+        return totals, counts.to(totals.device), terms.told
 
 
 def wrap(module: StepModule) -> DistributedDataParallel:
-    """Wrap for data-parallel training. Buffers are not synchronised: all normalisation is frozen or per sample."""
+    """Wrap for data-parallel training. Buffers are left alone: see `share_statistics`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the new name of `broadcast_buffers` is not in torch 2.11
         return DistributedDataParallel(module, broadcast_buffers=False)
+
+
+def statistics_of(model: nn.Module) -> list[Tensor]:
+    """Return the running statistics of a model's batch norms; none where all normalisation is frozen or per sample."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    found = [statistic for norm in norms for statistic in (norm.running_mean, norm.running_var)]
+    return [statistic for statistic in found if statistic is not None]
+
+
+@torch.no_grad()
+def share_statistics(statistics: list[Tensor], group: Group) -> None:
+    """Replace every rank's running statistics by their mean over ranks, so that all ranks hold the same model.
+
+    In training each rank normalises with the statistics of its own images, as usual.
+    """
+    if group.world == 1 or not statistics:
+        return
+    flat = group.sum(torch.cat([each.reshape(-1) for each in statistics])) / group.world
+    for each, mean in zip(statistics, torch.split(flat, [each.numel() for each in statistics]), strict=True):
+        each.copy_(mean.reshape(each.shape))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,8 +80,9 @@ class StepLosses:
     names: tuple[str, ...]
     raw: Tensor  # [T] float32 on the device: normalised, unweighted
     stop_votes: Tensor  # [1] float32 on the device: how many ranks want to stop after this step
+    told: dict[str, Tensor] = field(default_factory=dict)  # see `StepTerms`; the views of this rank, in their order
 
-    def check_finite(self, grad_norm: Tensor | None, batch: StudentBatch, group: Group) -> None:
+    def check_finite(self, grad_norm: Tensor | None, batch: Batch, group: Group) -> None:
         """Raise NonFiniteLossError, on every rank and before any weight changes, naming terms and images of the step.
 
         `grad_norm` of the reduced gradients, or None where a gradient scaler deals with overflow itself.
@@ -80,17 +92,17 @@ class StepLosses:
             return
         names = (*self.names, "the gradient")
         bad = [name for name, ok in zip(names, torch.isfinite(values).tolist(), strict=False) if not ok]
-        images = group.all_gather(sorted({view.image_id for view in batch.views}))
+        images = group.all_gather(sorted(set(batch.image_ids)))
         raise NonFiniteLossError(
             f"step {batch.step}: {', '.join(bad)} not finite; images of the step by rank: {images}. "
-            f"Look at these images' boxes (raydet check-data), or go on with --resume and a lower optim.lr or an "
+            f"Look at these images (raydet check-data), or go on with --resume and a lower optim.lr or an "
             f"optim.clip_norm."
         )
 
 
 def backward(
     module: StepModule | DistributedDataParallel,
-    batch: StudentBatch,
+    batch: Batch,
     weights: Tensor,
     group: Group,
     *,
@@ -106,47 +118,41 @@ def backward(
     the images: exact where every image yields its full number of samples (deviation D-3). What a rank
     `wants_stop` travels with the counts, so that all ranks know the same after the same step.
     """
-    parts = split_batch(batch, accumulate)
+    parts = batch.split(accumulate)
     sizes = _global_sizes(parts, group)
     raw = torch.zeros_like(weights)
+    kinds = torch.tensor([KINDS.get(name.split("/")[0], 2) for name in names])
+    told = []
     for i, part in enumerate(parts):
         is_last = i == len(parts) - 1
         sync = nullcontext() if is_last or not isinstance(module, DistributedDataParallel) else module.no_sync()
         with sync:
-            totals, counts = module(part)
+            totals, counts, said = module(part)
             summed = group.sum(torch.cat([totals.detach(), counts, totals.new_full((1,), float(wants_stop))]))
             total_all, count_all, stop_votes = summed[: len(totals)], summed[len(totals) : -1], summed[-1:]
-            share = torch.tensor([sizes[i][0 if n.startswith("sup/") else 1] for n in names], device=totals.device)
-            factor = share / count_all.clamp(min=1)
+            factor = sizes[i][kinds].to(totals.device) / count_all.clamp(min=1)
             loss = (weights * totals * factor).sum() * group.world
             (loss if scaler is None else scaler.scale(loss)).backward()
         raw += total_all * factor
-    return StepLosses(names, raw, stop_votes)
+        told.append(said)
+    return StepLosses(names, raw, stop_votes, _joined(parts, told))
 
 
-def split_batch(batch: StudentBatch, parts: int) -> list[StudentBatch]:
-    """Split a batch into passes; the two views of a labelled image stay together."""
-    if parts == 1:
-        return [batch]
-    pairs, unlabeled = batch.num_labeled // 2, batch.num_unlabeled
-    found = []
-    for i in range(parts):
-        low, high = i * pairs // parts, (i + 1) * pairs // parts
-        rows = [*range(low, high), *range(pairs + low, pairs + high)]
-        labeled = len(rows)
-        start = batch.num_labeled
-        rows += range(start + i * unlabeled // parts, start + (i + 1) * unlabeled // parts)
-        views = tuple(batch.views[row] for row in rows)
-        targets = tuple(batch.targets[row] for row in rows)
-        found.append(StudentBatch(step=batch.step, views=views, targets=targets, num_labeled=labeled))
-    return found
-
-
-def _global_sizes(parts: list[StudentBatch], group: Group) -> list[tuple[float, float]]:
-    """Return each pass's share of the step's labelled and unlabelled views over all ranks."""
+def _joined(parts: Sequence[Batch], told: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what the passes of a step told, in the order of the whole batch: labelled views first."""
     if len(parts) == 1:
-        return [(1.0, 1.0)]
-    counts = torch.tensor([[part.num_labeled, part.num_unlabeled] for part in parts], dtype=torch.float32)
-    summed = group.sum(counts.to(group.device)).cpu()
-    shares = summed / summed.sum(dim=0).clamp(min=1)
-    return [(float(row[0]), float(row[1])) for row in shares]
+        return told[0]
+    halves = [
+        {name: (rows[: part.num_labeled], rows[part.num_labeled :]) for name, rows in said.items()}
+        for part, said in zip(parts, told, strict=True)
+    ]
+    return {name: torch.cat([said[name][half] for half in (0, 1) for said in halves]) for name in told[0]}
+
+
+def _global_sizes(parts: Sequence[Batch], group: Group) -> Tensor:
+    """Return each pass's share `[P, 3]` of the step's labelled, unlabelled and all views over all ranks."""
+    if len(parts) == 1:
+        return torch.ones(1, 3)
+    counts = [[p.num_labeled, p.num_unlabeled, p.num_labeled + p.num_unlabeled] for p in parts]
+    summed = group.sum(torch.tensor(counts, dtype=torch.float32).to(group.device)).cpu()
+    return summed / summed.sum(dim=0).clamp(min=1)

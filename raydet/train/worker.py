@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from raydet.config.run import RunConfig
-from raydet.data.loader import TeacherViews, views_for_training
-from raydet.data.prepare import PreparedData, open_prepared
 from raydet.errors import CheckpointError
+from raydet.labels.snapshots import remove_after
 from raydet.labels.source import LabelSource
 from raydet.methods import build_method
 from raydet.metrics import truncate_after
+from raydet.tasks import task_of
+from raydet.tasks.base import Prepared, Task
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, latest_checkpoint, open_checkpoint
 from raydet.train.group import Group
 from raydet.train.journal import Journal
@@ -22,7 +24,7 @@ from raydet.train.loop import Trainer
 from raydet.train.rundir import RunFolder
 from raydet.train.stop import watching
 
-SourceFactory = Callable[[RunConfig, Group, int, TeacherViews], LabelSource]
+SourceFactory = Callable[[RunConfig, Group, int, Any], LabelSource]
 """Makes this rank's label source; the number is the attempt's, larger than that of every attempt before it. A source
 that labels in this process takes its views from where the loader takes them."""
 
@@ -32,8 +34,8 @@ def train_rank(config: RunConfig, group: Group, make_source: SourceFactory) -> N
     asked to stop and has saved a checkpoint."""
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
     folder = RunFolder(config.run.dir)
-    data = open_prepared(folder.data)
-    trainer = _build(config, group, data, make_source)
+    task = task_of(config)
+    trainer = _build(config, task, group, task.open(folder.data), make_source)
     try:
         with watching(folder.stop if group.is_lead else None) as asked_to_stop:
             trainer.run(asked_to_stop)
@@ -51,7 +53,7 @@ def _reason(step: int, config: RunConfig) -> str:
     """Return why training ended without an error."""
     if step < config.last_step:
         return "stopped"  # as it was asked to
-    return "done" if step >= config.optim.steps else "reached run.stop_at"
+    return "done" if step >= config.length else "reached run.stop_at"
 
 
 def check_fork(fork: Checkpoint, config: RunConfig, class_names: tuple[str, ...]) -> None:
@@ -72,7 +74,7 @@ def check_fork(fork: Checkpoint, config: RunConfig, class_names: tuple[str, ...]
         )
 
 
-def _build(config: RunConfig, group: Group, data: PreparedData, make_source: SourceFactory) -> Trainer:
+def _build(config: RunConfig, task: Task[Any], group: Group, data: Prepared, make_source: SourceFactory) -> Trainer:
     folder = RunFolder(config.run.dir)
     if group.is_lead:
         clean_checkpoints(folder.checkpoints, keep=1_000_000)  # unfinished writes of a killed attempt
@@ -86,13 +88,14 @@ def _build(config: RunConfig, group: Group, data: PreparedData, make_source: Sou
     start = checkpoint.step if checkpoint else fork.step if fork else 0
     if group.is_lead:
         truncate_after(folder.metrics, start)
+        remove_after(folder.diagnostics, start)
     attempt = group.all_gather(folder.next_attempt() if group.is_lead else 0)[0]
-    journal = Journal(config, group, data.class_names)
+    journal = Journal(config, task, group, data.class_names)
     method = build_method(config)
-    views = views_for_training(data, config, group.world)
+    views = task.build_views(data, group.world)
     source = make_source(config, group, attempt, views)
-    trainer = Trainer(config, method, data, source, group, journal, views)
+    trainer = Trainer(config, task, method, data, source, group, journal, views)
     num_params = sum(p.numel() for p in trainer.state.student.parameters())
-    journal.start(start, method.loss_weights, attempt=attempt, num_params=num_params)
+    journal.start(start, method, attempt=attempt, num_params=num_params)
     trainer.start_from(checkpoint, fork)
     return trainer

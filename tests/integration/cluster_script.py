@@ -24,7 +24,8 @@ from typing import Any
 from raydet.config.load import dump, load
 from raydet.metrics import read_metrics
 from raydet.records import PseudoBoxes
-from raydet.train.annotator import AnnotatorFactory, DetectorAnnotator
+from raydet.tasks import AnnotatorFactory
+from raydet.tasks.detection.annotator import DetectorAnnotator
 from tests.helpers import tiny_config
 from tests.integration.processes import steps_done
 
@@ -55,9 +56,9 @@ class HeldAnnotator(DetectorAnnotator):
 
 class HeldFactory(AnnotatorFactory):
     def __call__(self) -> HeldAnnotator:
-        from raydet.config.run import RunConfig
+        from raydet.config.detection import DetectionConfig
 
-        return HeldAnnotator(RunConfig.model_validate_json(self._config_json), self._data_folder, self._device)
+        return HeldAnnotator(DetectionConfig.model_validate_json(self._config_json), self._data_folder, self._device)
 
 
 def gate(run: Path, version: int) -> Path:

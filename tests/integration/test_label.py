@@ -32,8 +32,8 @@ from raydet.cli import main
 from raydet.cluster.nodes import alive_nodes
 from raydet.data.shapes import materialise
 from raydet.metrics import read_metrics
+from raydet.tasks.detection.predict import predict
 from raydet.train.launch import launch
-from raydet.train.predict import predict
 from raydet.train.saved import load_saved
 from tests.helpers import tiny_config
 

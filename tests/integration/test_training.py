@@ -17,8 +17,9 @@ from raydet.config.load import dump
 from raydet.metrics import read_metrics
 from raydet.pool.launch import start_broker
 from raydet.pool.scaling import PoolTiming
+from raydet.tasks import AnnotatorFactory
+from raydet.tasks.detection.annotator import DetectorAnnotator
 from raydet.train import on_ray
-from raydet.train.annotator import AnnotatorFactory, DetectorAnnotator
 from raydet.train.launch import launch
 from tests.helpers import tiny_config
 from tests.integration.processes import Killer, steps_done
@@ -53,9 +54,9 @@ class Slow(DetectorAnnotator):
 
 class SlowFactory(AnnotatorFactory):
     def __call__(self) -> Slow:
-        from raydet.config.run import RunConfig
+        from raydet.config.detection import DetectionConfig
 
-        return Slow(RunConfig.model_validate_json(self._config_json), self._data_folder, self._device)
+        return Slow(DetectionConfig.model_validate_json(self._config_json), self._data_folder, self._device)
 
 
 @pytest.mark.parametrize("actors", [1, 2, 3])

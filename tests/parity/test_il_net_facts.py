@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from raydet.config.methods import IoUBranchConfig
+from raydet.config.detection_methods import IoUBranchConfig
 from raydet.gates import by_quality
 from raydet.geometry import paired_iou
 from raydet.losses import binary_focal, cross_entropy, focal_cross_entropy

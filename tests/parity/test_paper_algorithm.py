@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet.config.run import RunConfig
+from raydet.config.detection import DetectionConfig
 from raydet.data.decode import decode
 from raydet.data.order import BatchOrder
 from raydet.data.prepare import PreparedData, open_prepared
@@ -31,7 +31,7 @@ from tests.helpers import tiny_config
 CPU = torch.device("cpu")
 
 
-def reference(config: RunConfig, data: PreparedData) -> tuple[list[dict[str, float]], Detector, Detector]:
+def reference(config: DetectionConfig, data: PreparedData) -> tuple[list[dict[str, float]], Detector, Detector]:
     """Train as the paper says; return the raw losses of each step, the student and the last teacher."""
     method, optim, seed, views = config.method, config.optim, config.seed, config.data.views
     has_branch = method.name == "il_net"

@@ -14,7 +14,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor
 
-from raydet.config.run import RunConfig
+from raydet.config.detection import DetectionConfig
 from raydet.geometry import View
 from raydet.methods import build_method
 from raydet.records import StudentBatch, Target, ViewedImage
@@ -29,7 +29,7 @@ LABELED_BOXES, PSEUDO_BOXES = (1, 4, 2, 1), (3, 1, 0, 0)  # per image; rank 0 ha
 Result = dict[str, Tensor]  # "raw" and every gradient by parameter name
 
 
-def config(**changes: object) -> RunConfig:
+def config(**changes: object) -> DetectionConfig:
     return tiny_config(Path("unused"), **changes)
 
 
@@ -62,7 +62,7 @@ class Rank:
     """A rank with a fresh student."""
 
     group: Group
-    run: RunConfig
+    run: DetectionConfig
 
     def __post_init__(self) -> None:
         method = build_method(self.run)

@@ -11,8 +11,8 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from raydet.config.methods import IoUBranchConfig
-from raydet.config.model import ModelConfig
+from raydet.config.detection_methods import IoUBranchConfig
+from raydet.config.detector import ModelConfig
 from raydet.gates import after_nms
 from raydet.models.backbones import build_backbone
 from raydet.models.detector import Detector

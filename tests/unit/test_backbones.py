@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from raydet.config.model import ModelConfig
+from raydet.config.detector import ModelConfig
 from raydet.errors import CheckpointError
 from raydet.models.backbones import build_backbone, pooled_strides
 from raydet.models.detector import Detector

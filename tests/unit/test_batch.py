@@ -11,7 +11,7 @@ from raydet.geometry import View
 from raydet.methods import build_method
 from raydet.methods.base import Method
 from raydet.records import PseudoBoxes, Target, TeacherRef, ViewedImage
-from raydet.train.batch import LabelStats, assemble, to_target
+from raydet.tasks.detection.batch import LabelStats, assemble, to_target
 from tests.helpers import tiny_config
 
 HEIGHT, WIDTH = 80, 100  # of every original image here
@@ -97,7 +97,7 @@ def test_what_the_quality_gate_drops_and_what_passes_it_as_background_is_counted
 def test_a_burn_in_step_has_labelled_views_only(method: Method):
     batch, stats = assembled(method, [])
     assert (batch.num_labeled, batch.num_unlabeled) == (2, 0)
-    assert stats == LabelStats()
+    assert stats == LabelStats(labeled=1)
 
 
 @pytest.mark.parametrize("version", [3, 4, 5])

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydet.config.methods import IoUBranchConfig
-from raydet.config.model import ModelConfig
+from raydet.config.detection_methods import IoUBranchConfig
+from raydet.config.detector import ModelConfig
 from raydet.models.detector import DetectionLosses, Detector
 from raydet.models.images import IMAGENET_MEAN, IMAGENET_STD, collate
 from raydet.models.matching import BACKGROUND, IGNORED, sample

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydet.config.methods import IoUBranchConfig
+from raydet.config.detection_methods import IoUBranchConfig
 from raydet.errors import ConfigError
 from raydet.models.iou_branch import BACKGROUND, IoUBranch, gate_quality, placement
 

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from raydet.evaluate import EvalResult
+from raydet.methods.il_net import IlNet
 from raydet.metrics import read_metrics
-from raydet.train.batch import LabelStats
+from raydet.tasks import task_of
+from raydet.tasks.detection.batch import LabelStats
 from raydet.train.group import Group
 from raydet.train.journal import Journal
 from raydet.train.step import StepLosses
@@ -26,22 +28,39 @@ class Told(Group):
 
 def journal(run: Path, group: Group | None = None, **changes: object) -> Journal:
     run.mkdir(exist_ok=True)
-    found = Journal(tiny_config(run, **changes), group or Group(), ("cat", "dog"))
-    found.start(0, {"sup/roi_cls": 1.0, "unsup/roi_cls": 4.0}, attempt=1, num_params=10)
+    config = tiny_config(run, **changes)
+    found = Journal(config, task_of(config), group or Group(), ("cat", "dog"))
+    found.start(0, TwoTerms(config), attempt=1, num_params=10)
     return found
+
+
+class TwoTerms(IlNet):
+    """A method with fewer losses."""
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        return {"sup/roi_cls": 1.0, "unsup/roi_cls": 4.0}
 
 
 def stats(**changes: Any) -> LabelStats:
     """Two images with ten candidates, of which three are kept."""
-    usual = {"images": 2, "candidates": 10, "kept": 3, "score_sum": 2.4, "quality_sum": 1.5, "best_score": 0.9}
-    usual |= {"ages": [1, 3], "dropped": {"quality": 4, "nms": 3}, "per_class": [1, 2]}
+    usual = {
+        "labeled": 4,
+        "images": 2,
+        "candidates": 10,
+        "kept": 3,
+        "score_sum": 2.4,
+        "quality_sum": 1.5,
+        "best_score": 0.9,
+    }
+    usual |= {"best_score": 0.9, "ages": [1, 3], "dropped": {"quality": 4, "nms": 3}, "per_class": [1, 2]}
     return LabelStats(**{**usual, **changes})
 
 
 def step(of: Journal, number: int, given: LabelStats, raw: tuple[float, float] = (2.0, 0.5)) -> None:
     times = {"step_s": 0.5, "label_wait_s": 0.1, "data_wait_s": 0.2}
     losses = StepLosses(NAMES, torch.tensor(raw), torch.zeros(1))
-    of.step(number, losses, given, lr=0.01, grad_norm=None, times=times, source={"queue": 3.0})
+    of.step(number, losses, given, lr=0.01, grad_norm=None, times=times, source={"queue": 3.0}, extras={})
 
 
 def lines(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -90,9 +109,9 @@ def test_figures_of_the_quality_gate_are_means_over_what_it_saw(tmp_path: Path):
 
 def test_the_figures_of_all_ranks_are_joined(tmp_path: Path):
     two = journal(tmp_path, Told(world=2))
-    step(two, 1, stats())
+    step(two, 1, stats(labeled=2))
     (line,) = lines(tmp_path, "step")
-    assert line["images_per_s"] == 16.0  # 4 labelled and both ranks' 2 unlabelled in the same half second
+    assert line["images_per_s"] == 16.0  # both ranks' 2 labelled and 2 unlabelled in the same half second
     assert line["step_s"] == 0.5
     assert line["pseudo/boxes_per_image"] == 1.5  # 6 / 4: a mean over images does not grow with the ranks
     assert line["labels/age_max"] == 3

@@ -151,7 +151,7 @@ def test_a_picture_of_the_gates_shows_what_they_drop_and_nothing_else(run, monke
         drawn[name] = {label: values for label, (_, values) in series.items()}
         return ""
 
-    monkeypatch.setattr(sections, "_plot", plot)
+    monkeypatch.setattr(sections, "plot", plot)
     add_metrics(run)
     sections.gates(read_inputs(run.path, above_half), Pictures())
     assert drawn == {
@@ -257,5 +257,5 @@ def test_smoothing_does_not_reach_across_the_burn_in():
 
     x = np.arange(200.0)
     y = np.where(x <= 99, 0.0, 1.0)
-    assert np.array_equal(_smooth(x, y, 99.0), y)
-    assert not np.array_equal(_smooth(x, y, None), y)
+    assert np.array_equal(_smooth(x, y, (99.0,)), y)
+    assert not np.array_equal(_smooth(x, y, ()), y)

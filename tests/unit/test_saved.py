@@ -9,17 +9,16 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from raydet.config.data import DatasetConfig
 from raydet.data.decode import decode
 from raydet.errors import CheckpointError, DataError, UserError
 from raydet.metrics import read_metrics
 from raydet.models.images import collate
 from raydet.records import Candidates
+from raydet.tasks.detection.predict import predict
 from raydet.train import onnx_export, saved
 from raydet.train.group import Group
 from raydet.train.launch import launch
 from raydet.train.onnx_export import Difference, difference
-from raydet.train.predict import predict
 from raydet.train.rundir import RunFolder
 from raydet.train.saved import evaluate_saved, export, load_saved, report
 from tests.helpers import tiny_config
@@ -150,10 +149,10 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(run: Path, tmp_path: Path
 # evaluation on other data: the truth is what the model itself says, so that its figures are known
 
 
-def self_made(run: Path, folder: Path, *, rename: dict[str, str], order: tuple[str, ...]) -> DatasetConfig:
+def self_made(run: Path, folder: Path, *, rename: dict[str, str], order: tuple[str, ...]) -> dict[str, str]:
     """Write a COCO JSON whose boxes are the teacher's own detections, with category ids in `order`."""
     model = load_saved(run)
-    index = saved._index_for(model, None, "val")
+    index = saved.index_for(model, None, "val")
     found = predict(model.method, model.model, index, range(len(index)), Group().device)
     number = {name: 10 * (i + 1) for i, name in enumerate(order)}
     images, boxes = [], []
@@ -169,7 +168,7 @@ def self_made(run: Path, folder: Path, *, rename: dict[str, str], order: tuple[s
     folder.mkdir()
     file = folder / "annotations.json"
     file.write_text(json.dumps({"images": images, "annotations": boxes, "categories": categories}))
-    return DatasetConfig(path=str(file), images=str(index.file_at(0).parent))
+    return {"path": str(file), "images": str(index.file_at(0).parent)}
 
 
 def test_classes_of_another_data_set_are_matched_by_name(run: Path, tmp_path: Path):
@@ -208,7 +207,7 @@ def test_onnxruntime_says_what_pytorch_says(run: Path, onnx_file: Path):
     session = onnxruntime.InferenceSession(str(onnx_file))
     assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == list(CLASSES)
     model = load_saved(run)
-    index = saved._index_for(model, None, "val")
+    index = saved.index_for(model, None, "val")
     for image in [noise(), decode(index.file_at(4))]:  # neither was seen by the check at export
         with torch.no_grad():
             (expected,) = model.method.detect(model.model, collate([image], "cpu"))

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from raydet.config.detection import DetectionConfig
 from raydet.config.load import resolve
-from raydet.config.run import RunConfig
 from raydet.errors import NonFiniteLossError
 from raydet.geometry import View
 from raydet.methods import build_method
 from raydet.metrics import read_metrics
 from raydet.records import StudentBatch, Target, ViewedImage
-from raydet.train import launch as launching
+from raydet.tasks.detection import task as preparing
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.group import Group
 from raydet.train.launch import launch
-from raydet.train.step import StepLosses, StepModule, backward, split_batch
+from raydet.train.step import StepLosses, StepModule, backward
 from tests.helpers import TINY
 
 CPU = torch.device("cpu")
@@ -30,7 +30,7 @@ NO_VOTES = torch.zeros(1)
 UT = {"name": "unbiased_teacher", "burn_in_steps": 2, "ema_keep_rate": 0.5, "score_threshold": 0.16}
 
 
-def config_of(run_dir: Path, method: dict[str, object], **changes: object) -> RunConfig:
+def config_of(run_dir: Path, method: dict[str, object], **changes: object) -> DetectionConfig:
     dotted = {"run.dir": str(run_dir), "optim.steps": 4, **{k.replace("__", "."): v for k, v in changes.items()}}
     return resolve({**TINY, "method": method}, dotted)
 
@@ -78,8 +78,8 @@ class Given(torch.nn.Module):
         self.sums = torch.nn.Parameter(torch.tensor([6.0, 10.0]))
         self.counts = [torch.tensor(each) for each in counts]
 
-    def forward(self, batch: StudentBatch) -> tuple[Tensor, Tensor]:
-        return self.sums * 2, self.counts.pop(0)
+    def forward(self, batch: StudentBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        return self.sums * 2, self.counts.pop(0), {}
 
 
 def test_each_term_is_its_sum_divided_by_its_count_and_weighted():
@@ -106,7 +106,7 @@ def test_passes_are_weighted_by_their_share_of_the_images():
 
 
 def test_splitting_keeps_the_two_views_of_an_image_together():
-    parts = split_batch(batch(3, 2), 2)
+    parts = batch(3, 2).split(2)
     assert [[v.image_id for v in part.views] for part in parts] == [["s0", "w0", "u0"], ["s1", "s2", "w1", "w2", "u1"]]
     assert [part.num_labeled for part in parts] == [2, 4]
     assert {part.step for part in parts} == {5}
@@ -115,11 +115,11 @@ def test_splitting_keeps_the_two_views_of_an_image_together():
     for part in parts:
         for v, t in zip(part.views, part.targets, strict=True):
             assert float(t.boxes[0, 2]) == box_of[v.image_id]  # each view keeps its own target
-    assert split_batch(whole, 1) == [whole]
+    assert whole.split(1) == [whole]
 
 
 def test_a_batch_is_split_without_unlabelled_images_too():
-    assert [len(part.views) for part in split_batch(batch(4, 0), 4)] == [2, 2, 2, 2]
+    assert [len(part.views) for part in batch(4, 0).split(4)] == [2, 2, 2, 2]
 
 
 def test_a_loss_that_is_not_finite_names_term_step_and_images():
@@ -150,7 +150,7 @@ def test_samples_of_a_view_do_not_depend_on_the_views_around_it(tmp_path: Path):
     torch.manual_seed(0)
     module = StepModule(method.build_model(2).train(), method, device=CPU, dtype=None)
     whole = batch(2, 2)
-    (first, second), total = split_batch(whole, 2), module(whole)
+    (first, second), total = whole.split(2), module(whole)
     for i in range(2):  # sums, then counts
         assert torch.allclose(module(first)[i] + module(second)[i], total[i], rtol=1e-5)
     later = dataclasses.replace(whole, step=6)
@@ -207,7 +207,7 @@ def test_box_regression_on_pseudo_boxes_does_change_a_run(ut_run: Path, trained:
 def test_hidden_truth_is_out_of_reach_of_training(
     ut_run: Path, trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
-    prepare = launching.prepare
+    prepare = preparing.prepare
 
     def poisoned(config, folder):  # type: ignore[no-untyped-def]
         data = prepare(config, folder)
@@ -219,7 +219,7 @@ def test_hidden_truth_is_out_of_reach_of_training(
             file.write_text("{")
         return data
 
-    monkeypatch.setattr(launching, "prepare", poisoned)
+    monkeypatch.setattr(preparing, "prepare", poisoned)
     assert equal(trained("poisoned", UT), ut_run)
 
 
@@ -227,12 +227,12 @@ def test_the_boxes_of_labelled_images_do_matter(
     ut_run: Path, trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
     # The counterpart: were the two runs above compared by something that training does not touch, this would fail.
-    prepare = launching.prepare
+    prepare = preparing.prepare
 
     def without_truth(config, folder):  # type: ignore[no-untyped-def]
         data = prepare(config, folder)
         shutil.copy(folder / "unlabeled.arrow", folder / "labeled.arrow")
         return data
 
-    monkeypatch.setattr(launching, "prepare", without_truth)
+    monkeypatch.setattr(preparing, "prepare", without_truth)
     assert not equal(trained("without", UT), ut_run)

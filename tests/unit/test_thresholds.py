@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydet.cli import main
+from raydet.config.detection import DetectionConfig
 from raydet.config.load import resolve
-from raydet.config.run import RunConfig
 from raydet.data.prepare import open_hidden
 from raydet.errors import ConfigError
 from raydet.evaluate import LabelPair, pseudo_label_quality
@@ -62,7 +62,7 @@ def true_label(rows: list, truth: list, complete_above: float = 0.05, image_id: 
     )
 
 
-def naive(config: RunConfig, axes: Axes, images: list[TrueLabel], score: float, quality: float | None) -> tuple:
+def naive(config: DetectionConfig, axes: Axes, images: list[TrueLabel], score: float, quality: float | None) -> tuple:
     """Return the counts per class, the IoU sum of the hits, the number of incomplete labels: one point by the book."""
     keys = {axes.thresholds.score: score}
     if axes.thresholds.quality:

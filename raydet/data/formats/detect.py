@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from raydet.config.data import DatasetConfig, ShapesConfig
+from raydet.config.detection_data import DatasetConfig, ShapesConfig
 from raydet.data.formats.coco import read_coco
 from raydet.data.formats.folder import SUFFIXES, read_folder, walk
 from raydet.data.formats.voc import read_voc

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from pycocotools.coco import COCO
 
-from raydet.config.data import DataConfig, DatasetConfig
+from raydet.config.detection_data import DataConfig, DatasetConfig
 from raydet.data.check import CheckReport, check_config, check_dataset, fix_dataset, format_report
 from raydet.data.prepare import prepare
 from raydet.errors import DataError

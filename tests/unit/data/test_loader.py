@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from raydet.config.data import ShapesConfig
-from raydet.config.run import RunConfig
+from raydet.config.detection import DetectionConfig
+from raydet.config.detection_data import ShapesConfig
 from raydet.data import loader
 from raydet.data.loader import StepLoader, StepViews, TeacherViews, teacher_view
 from raydet.data.order import BatchOrder
@@ -77,9 +77,9 @@ def data(tmp_path: Path) -> FakeData:
     return FakeData(some_images(tmp_path / "l", 5, "l"), some_images(tmp_path / "u", 7, "u"))
 
 
-def config(**data_changes: Any) -> RunConfig:
+def config(**data_changes: Any) -> DetectionConfig:
     views = {"short_side": [32, 40, 48], "vertical_flip": 0.5, **data_changes.pop("views", {})}
-    return RunConfig.model_validate(
+    return DetectionConfig.model_validate(
         {
             "run": {"dir": "unused"},
             "seed": 3,
@@ -101,7 +101,7 @@ Open = Callable[..., StepLoader]
 def open_loader(data: FakeData) -> Iterator[Open]:
     opened: list[StepLoader] = []
 
-    def opener(settings: RunConfig, rank: int = 0, world: int = 1) -> StepLoader:
+    def opener(settings: DetectionConfig, rank: int = 0, world: int = 1) -> StepLoader:
         each: Any = data
         views = TeacherViews(each, settings)
         opened.append(StepLoader(each, settings, views, rank=rank, world=world, version_for=labels_from_2))
@@ -258,9 +258,9 @@ def test_an_image_that_changed_its_size_is_refused(open_loader: Open, data: Fake
 def test_the_next_steps_are_prepared_while_the_loop_works_but_none_after_the_last(open_loader: Open) -> None:
     opened = open_loader(config(loader_threads=2, prefetch_steps=2))
     opened.take(0)
-    assert sorted(opened._coming) == [1, 2]
+    assert sorted(opened._ahead._coming) == [1, 2]
     opened.take(10)
-    assert sorted(opened._coming) == [11]  # the last of 12; steps 1 and 2 were given up
+    assert sorted(opened._ahead._coming) == [11]  # the last of 12; steps 1 and 2 were given up
     before = threading.active_count()
     opened.close()
     assert threading.active_count() < before

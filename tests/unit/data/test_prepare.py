@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydet.config.data import DataConfig
+from raydet.config.detection_data import DataConfig
 from raydet.data.index import DatasetIndex
 from raydet.data.prepare import PreparedData, open_hidden, open_prepared, prepare
 from raydet.errors import DataError

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raydet.config.data import ShapesConfig
+from raydet.config.detection_data import ShapesConfig
 from raydet.data import shapes
 from raydet.data.shapes import CLASS_NAMES, materialise, render
 

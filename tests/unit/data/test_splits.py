@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from raydet.config.data import DataConfig
+from raydet.config.detection_data import DataConfig
 from raydet.data.source import Table
 from raydet.data.splits import choose_rows, labeled_rows, stratified
 from raydet.errors import DataError

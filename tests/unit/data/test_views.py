@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydet.config.data import ViewsConfig
+from raydet.config.detection_data import ViewsConfig
 from raydet.data.views import eval_view, strong_view, weak_view
 from raydet.randomness import stream
 

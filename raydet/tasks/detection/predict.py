@@ -11,7 +11,7 @@ from raydet.data.index import DatasetIndex
 from raydet.data.views import eval_view
 from raydet.evaluate import Detections, EvalResult, coco_metrics
 from raydet.geometry import clip_boxes
-from raydet.methods import Method
+from raydet.methods import DetectionMethod
 from raydet.models.detector import Detector
 from raydet.models.images import collate
 from raydet.train.group import Group
@@ -21,7 +21,7 @@ IMAGES_PER_FORWARD = 4
 
 @torch.no_grad()
 def predict(
-    method: Method, model: Detector, index: DatasetIndex, positions: Sequence[int], device: torch.device
+    method: DetectionMethod, model: Detector, index: DatasetIndex, positions: Sequence[int], device: torch.device
 ) -> list[Detections]:
     """Return the detections of the images at `positions`, boxes in original pixels."""
     was_training = model.training
@@ -40,7 +40,7 @@ def predict(
 
 
 def evaluate_sharded(
-    method: Method, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None = None
+    method: DetectionMethod, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None = None
 ) -> EvalResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
     number = len(index) if max_images is None else min(max_images, len(index))

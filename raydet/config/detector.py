@@ -8,16 +8,16 @@ from pydantic import model_validator
 
 from raydet.config.base import (
     Fraction,
+    ModelSection,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Section,
     Threshold,
     Weight,
 )
 
 
-class ModelConfig(Section):
+class ModelConfig(ModelSection):
     """Faster R-CNN with FPN."""
 
     backbone: Literal["resnet50_fpn", "resnet101_fpn", "resnet18_fpn", "small_gn"] = "resnet50_fpn"

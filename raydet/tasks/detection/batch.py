@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from raydet.data.loader import StepViews
-from raydet.errors import StaleLabelError
 from raydet.geometry import carry
-from raydet.methods import Method, Selection
+from raydet.methods import DetectionMethod, Selection
 from raydet.records import PseudoBoxes, StudentBatch, Target, ViewedImage
+from raydet.tasks.base import check_age
+from raydet.tasks.window import Window
 
 
 @dataclass(slots=True)
 class LabelStats:
     """What became of this rank's pseudo-labels in one step; plain numbers, for logging and alarms."""
 
+    labeled: int = 0  # labelled images, each of which is there twice
     images: int = 0
     candidates: int = 0
     kept: int = 0
@@ -51,12 +54,38 @@ class LabelStats:
         counts = torch.bincount(kept.classes, minlength=num_classes).tolist()
         self.per_class = [a + b for a, b in zip(self.per_class or [0] * num_classes, counts, strict=True)]
 
+    def hear(self, told: Mapping[str, Tensor]) -> None:
+        """Nothing is told."""
+
+    def add_to(self, window: Window) -> None:
+        """Add the figures to those since the last line of the log."""
+        window.increase(
+            {
+                "labeled": self.labeled,
+                "images": self.images,
+                "candidates": self.candidates,
+                "kept": self.kept,
+                "degenerate": self.degenerate,
+                "incomplete": self.incomplete,
+                "score": self.score_sum,
+                "quality": self.quality_sum,
+                "age": sum(self.ages),
+                "dropped_quality": self.dropped_quality,
+            }
+        )
+        if self.background is not None:
+            window.increase({"background": self.background})
+        window.increase({f"dropped/{gate}": number for gate, number in self.dropped.items()})
+        window.raise_to("age_max", max(self.ages, default=0))
+        window.raise_to("best_score", self.best_score)
+        window.per_class.update(dict(enumerate(self.per_class)))
+
 
 def assemble(
     step: int,
     views: StepViews,
     labels: Sequence[PseudoBoxes],
-    method: Method,
+    method: DetectionMethod,
     *,
     max_age: int,
     num_classes: int,
@@ -65,13 +94,10 @@ def assemble(
 
     Raises StaleLabelError where a label is older than the schedule's derived bound.
     """
-    stats = LabelStats()
+    stats = LabelStats(labeled=len(views.labeled) // 2)
     targets = [view.target for view in views.labeled]
     for view, label in zip(views.unlabeled, labels, strict=True):
-        age = step - label.teacher.version
-        if not 0 <= age <= max_age:
-            raise StaleLabelError(f"step {step}: label of image {label.image_id!r} has age {age}, allowed 0..{max_age}")
-        stats.ages.append(age)
+        stats.ages.append(check_age(step, label, max_age))
         selection = method.select(label)
         stats.add(label, selection, num_classes)
         target = to_target(selection.kept, view, min_side_px=method.run.data.views.min_box_px)

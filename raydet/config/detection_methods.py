@@ -1,12 +1,13 @@
-"""One config class per method, a union on `name`. Defaults are the paper's setting (Greek letter in parentheses)."""
+"""The detection methods: one config class each. Defaults are the paper's setting (Greek letter in parentheses)."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from raydet.config.base import Fraction, NonNegativeInt, PositiveInt, Section, Threshold, Weight
+from raydet.config.base import Fraction, PositiveInt, Section, Threshold, Weight
+from raydet.config.method import TeacherSection
 
 BranchInput = Literal["roi_features", "class_logits", "box_deltas"]
 
@@ -30,16 +31,10 @@ class IoUBranchConfig(Section):
     """IoU target against the RoI's matched box (published code) or the best box of the image (Eq. 3 as written)."""
 
 
-class _Base(Section):
-    burn_in_steps: NonNegativeInt = 2000
-    """Optimiser steps on labelled images only, before the teacher exists."""
-    ema_keep_rate: Annotated[float, Field(ge=0, lt=1)] = 0.9996
-    """Share of the teacher that one EMA update keeps; 1.0 would freeze the teacher forever."""
-
-
-class SupervisedConfig(_Base):
+class SupervisedConfig(TeacherSection):
     """Labelled images only. After `burn_in_steps` an EMA of the student is kept, so that it compares like with like."""
 
+    uses_labels: ClassVar[bool] = False
     name: Literal["supervised"] = "supervised"
     iou_branch: IoUBranchConfig | None = None
     """Train IL-net's IoU branch too; needed where an IL-net run is forked from this run's burn-in."""
@@ -49,7 +44,7 @@ class SupervisedConfig(_Base):
     """Weight of the IoU-branch loss."""
 
 
-class _MutualConfig(_Base):
+class _MutualConfig(TeacherSection):
     score_threshold: Fraction = 0.7
     """Class confidence a pseudo-box must exceed, strictly."""
     unsup_cls_weight: Weight = 4.0
@@ -88,4 +83,4 @@ class IlNetConfig(_MutualConfig):
     """IoU score that a foreground prediction must exceed, strictly, to survive (theta)."""
 
 
-MethodConfig = Annotated[SupervisedConfig | UnbiasedTeacherConfig | IlNetConfig, Field(discriminator="name")]
+DetectionMethodConfig = Annotated[SupervisedConfig | UnbiasedTeacherConfig | IlNetConfig, Field(discriminator="name")]

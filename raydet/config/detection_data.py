@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from raydet.config.base import DataSection, Fraction, PositiveFloat, PositiveInt, Section
 
 
 class ShapesConfig(Section):
@@ -101,7 +101,7 @@ class ViewsConfig(Section):
     """Boxes with a side below this in the view are dropped and counted."""
 
 
-class DataConfig(Section):
+class DataConfig(DataSection):
     """Labelled, unlabelled and validation images."""
 
     labeled: DatasetConfig
@@ -120,16 +120,10 @@ class DataConfig(Section):
     labeled_ids: str | None = None
     """File that lists the labelled image ids: a JSON list, one id a line, or Unbiased Teacher's seed file with percent
     and seed behind it, as in `COCO_supervision.txt#10/1`."""
-    split_seed: int = 0
-    """Seed of the labelled split, apart from `seed`, so that runs with several seeds can share one split."""
     on_bad_box: Literal["error", "drop", "clip"] = "error"
     """What to do with boxes that are degenerate or leave their image: stop, drop them, or clip what can be clipped."""
     views: ViewsConfig = ViewsConfig()
     """Augmentation."""
-    loader_threads: NonNegativeInt = 2
-    """Threads that decode and augment ahead of the step; 0 works in the training thread."""
-    prefetch_steps: PositiveInt = 2
-    """How many steps of images are prepared ahead."""
 
     @model_validator(mode="after")
     def _one_way_to_choose(self) -> DataConfig:
@@ -137,3 +131,9 @@ class DataConfig(Section):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} both choose the labelled images; keep one of them")
         return self
+
+    @property
+    def leaves_some_unlabeled(self) -> bool:
+        """Whether the run has unlabelled images, as far as the settings say."""
+        chosen = self.labeled_count or self.labeled_ids or (self.labeled_fraction or 1) < 1
+        return self.unlabeled is not None or bool(chosen)

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import torch
 
-from raydet.config.run import RunConfig
+from raydet.config.detection import DetectionConfig
 from raydet.data.loader import TeacherViews
 from raydet.data.prepare import open_prepared
 from raydet.geometry import clip_boxes, is_usable
-from raydet.methods import build_method
+from raydet.methods import build_detection_method
 from raydet.models.ema import load_weights
 from raydet.models.images import collate
 from raydet.records import Candidates, PseudoBoxes, TeacherRef, ViewedImage, Weights
@@ -23,14 +23,16 @@ from raydet.train.optim import autocast_dtype
 class DetectorAnnotator:
     """Holds a teacher; labels images one forward of `labels.forward_images` at a time."""
 
-    def __init__(self, config: RunConfig, data_folder: str, device: str, views: TeacherViews | None = None) -> None:
+    def __init__(
+        self, config: DetectionConfig, data_folder: str, device: str, views: TeacherViews | None = None
+    ) -> None:
         """`views`: those of the loader, where the student is trained in this very process."""
         data = open_prepared(data_folder)
         assert data.unlabeled is not None
         self._views = views or TeacherViews(data, config)
         self._index = data.unlabeled
         self._config = config
-        self._method = build_method(config)
+        self._method = build_detection_method(config, "labelling with boxes")
         self._device = torch.device(device)
         self._dtype = autocast_dtype(config.optim.precision, self._device)
         self._teacher = self._method.build_model(len(data.class_names)).to(self._device).eval()
@@ -70,16 +72,3 @@ class DetectorAnnotator:
             said.complete_above,
         )
         return record.where(is_usable(boxes, 0.0))
-
-
-class AnnotatorFactory:
-    """Builds the annotator where it is needed; small enough to be sent to an actor."""
-
-    def __init__(self, config: RunConfig, data_folder: str, device: str) -> None:
-        self._config_json = config.model_dump_json()
-        self._data_folder = data_folder
-        self._device = device
-
-    def __call__(self) -> DetectorAnnotator:
-        """Open the data and build the teacher."""
-        return DetectorAnnotator(RunConfig.model_validate_json(self._config_json), self._data_folder, self._device)

@@ -1,0 +1,54 @@
+"""The optimiser and its batches."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from raydet.config.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section, Weight
+
+
+class OptimConfig(Section):
+    """Optimiser and batch. Batch sizes are GLOBAL, whatever the number of workers."""
+
+    name: Literal["sgd", "adamw"] = "sgd"
+    """Which optimiser."""
+    lr: PositiveFloat = 0.0075
+    """Learning rate for `reference_batch` images; see `lr_scaling`."""
+    lr_scaling: Literal["none", "linear"] = "none"
+    """`linear` multiplies lr by (labeled_batch + unlabeled_batch) / reference_batch; the result is printed."""
+    reference_batch: PositiveInt = 24
+    """Images per step that `lr` was chosen for (labelled + unlabelled)."""
+    momentum: Fraction = 0.9
+    """SGD momentum."""
+    nesterov: bool = False
+    """SGD with Nesterov's momentum."""
+    weight_decay: Weight = 1e-4
+    """Weight decay; biases and norm layers are exempt."""
+    steps: PositiveInt = 180_000
+    """Optimiser steps in all, burn-in included."""
+    warmup_steps: NonNegativeInt = 1000
+    """Linear warm-up from lr / 1000."""
+    schedule: Literal["steps", "cosine"] = "steps"
+    """`steps`: constant, but for `decay_at`. `cosine`: falls to 0 at `steps` along half a cosine."""
+    decay_at: tuple[PositiveInt, ...] = ()
+    """Steps at which the learning rate falls to a tenth."""
+    labeled_batch: PositiveInt = 12
+    """Labelled images per step, over all workers. Each enters the student twice: strong and weak view."""
+    unlabeled_batch: PositiveInt = 12
+    """Unlabelled images per step, over all workers."""
+    clip_norm: PositiveFloat | None = None
+    """Clip the gradient norm to this."""
+    accumulate: PositiveInt = 1
+    """Split each step into so many passes to save memory; the optimiser sees the same gradient."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """`auto`: bf16 on GPUs and CPUs with hardware for it, fp32 elsewhere. fp16 uses a gradient scaler."""
+
+    @model_validator(mode="after")
+    def _one_law(self) -> OptimConfig:
+        if self.schedule == "cosine" and self.decay_at:
+            raise ValueError("schedule=cosine and decay_at are two laws of the learning rate; keep one of them")
+        if self.nesterov and (self.name != "sgd" or self.momentum == 0):
+            raise ValueError("nesterov is SGD's: set name=sgd and a momentum above 0, or nesterov=false")
+        return self

@@ -1,0 +1,1 @@
+"""Images with one label each: readers, index, split, views. No methods, no labels, no Ray."""

@@ -1,0 +1,85 @@
+"""A folder of images with one folder a class, as ImageNet is laid out; without such folders, images without labels."""
+
+from __future__ import annotations
+
+import glob
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+
+from raydet.data.formats.folder import SUFFIXES, image_names, read_folder, walk
+from raydet.data.images.table import NO_LABEL, ImageTable, files_table
+from raydet.data.paths import checked_name, resolve_inside
+from raydet.data.problems import ProblemLog
+from raydet.errors import DataError
+
+_SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
+
+
+def has_images(folder: Path) -> bool:
+    """Return whether there is an image anywhere in a folder; looks no further than the first one."""
+    try:
+        return any(path.suffix.lower() in SUFFIXES for path in walk(folder, ProblemLog()))
+    except OSError:  # a symlink loop: the reader says where
+        return True
+
+
+def read_image_folder(path: Path, subset: str | None, log: ProblemLog) -> ImageTable:
+    """Read `PATH/SUBSET/CLASS/**/IMAGE`; ids are the names below PATH/SUBSET, classes are numbered by their names.
+
+    Images beside the class folders have no label, nor have those that a glob names. Other files are mentioned, and
+    symlinks must stay inside. Raises DataError where there is no image.
+    """
+    if glob.has_magic(str(path)) and not path.is_dir():
+        source = read_folder(str(path), log)
+        names = _regular(source.root, source.files, log)
+        return files_table(source.root, names, np.full(len(names), NO_LABEL, dtype=np.int64), ())
+    root = (path / checked_name(subset) if subset is not None else path).resolve()
+    if not root.is_dir():
+        raise DataError(f"{path if subset is None else path / subset}: no such folder")
+    class_names = _class_folders(root)
+    if subset is None and len(_SPLITS.intersection(class_names)) > 1 and _SPLITS.issuperset(class_names):
+        raise DataError(f"{path}: holds the subsets {', '.join(class_names)}; name one with `subset`")
+    names = _regular(root, _listed(root, log), log)
+    if not names:
+        raise DataError(f"{root}: no images there (looked for {', '.join(SUFFIXES)})")
+    number_of = {name: number for number, name in enumerate(class_names)}
+    labels = [number_of[name.split("/", 1)[0]] if "/" in name else NO_LABEL for name in names]
+    return files_table(root, names, np.array(labels, dtype=np.int64), class_names)
+
+
+def _class_folders(root: Path) -> tuple[str, ...]:
+    with os.scandir(root) as entries:
+        folders = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
+    return tuple(sorted(folders))
+
+
+def _listed(root: Path, log: ProblemLog) -> list[str]:
+    try:
+        return image_names(root, log)
+    except OSError as error:
+        message = f"{error.filename or root}: cannot be followed: {error.strerror or error}; remove the symlink"
+        raise DataError(message) from None
+
+
+def _regular(root: Path, names: list[str], log: ProblemLog) -> list[str]:
+    """Report and leave out what is no file, such as a pipe, and symlinks that lead nowhere or out of the folder."""
+    kept: list[str] = []
+    for name in names:
+        try:
+            mode = os.lstat(f"{root}/{name}").st_mode
+            if stat.S_ISLNK(mode):  # what is no symlink is inside: symlinked folders are not entered
+                mode = resolve_inside(root, name).stat().st_mode
+        except DataError as error:
+            log.error("file-name", root, name, str(error))
+            continue
+        except OSError as error:
+            log.error("image-missing", root, name, f"cannot be opened: {error.strerror or error}", "restore the file")
+            continue
+        if stat.S_ISREG(mode):
+            kept.append(name)
+        else:
+            log.error("image-missing", root, name, "not a regular file", "remove it")
+    return kept

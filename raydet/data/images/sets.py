@@ -1,0 +1,96 @@
+"""The sets of one configuration together: one numbering of classes, one split, no picture in two of them."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydet.config.images import ImageDataConfig, ImageSetConfig
+from raydet.data.class_names import _suggestion
+from raydet.data.images.leaks import report_shared_images
+from raydet.data.images.table import ImageTable
+from raydet.data.problems import ProblemLog
+
+
+def given_sets(config: ImageDataConfig) -> dict[str, ImageSetConfig]:
+    """Return the sets that the configuration names."""
+    sets = {"labeled": config.labeled, "unlabeled": config.unlabeled, "val": config.val, "test": config.test}
+    return {name: one for name, one in sets.items() if one is not None}
+
+
+def needs_labels(name: str) -> bool:
+    """Return whether every image of the set `name` must have a label."""
+    return name != "unlabeled"
+
+
+def with_common_classes(
+    tables: dict[str, ImageTable], config: ImageDataConfig, log: ProblemLog
+) -> dict[str, ImageTable]:
+    """Give all sets the class numbers of the labelled set."""
+    names = tables["labeled"].class_names
+    given = given_sets(config)
+    return {
+        name: table if name == "labeled" else renumbered(table, names, given[name].path, log)
+        for name, table in tables.items()
+    }
+
+
+def renumbered(table: ImageTable, class_names: tuple[str, ...], file: str, log: ProblemLog) -> ImageTable:
+    """Return `table` with the class numbers of `class_names`, matched by exact name.
+
+    Classes that `class_names` lacks are errors where images have them (those are left out), else forgotten.
+    """
+    number_of = {name: number for number, name in enumerate(class_names)}
+    # one place more, for images without a label: -1 stays -1
+    new_numbers = np.array([*(number_of.get(name, -1) for name in table.class_names), -1], dtype=np.int64)
+    is_known = np.array([*(name in number_of for name in table.class_names), True])
+    used = table.images_per_class()
+    for old, name in enumerate(table.class_names):
+        if used[old] and name not in number_of:
+            message = f"class {name!r} ({used[old]:,} images) is not a class of the labelled set"
+            fix = f"{_suggestion(name, class_names)}rename it, remove its images, or add it to the labelled set"
+            log.error("class-unknown", file, "", message, fix)
+    kept = is_known[table.labels]
+    if not kept.all():
+        table = table.take(np.flatnonzero(kept))
+    return table.with_labels(new_numbers[table.labels], class_names)
+
+
+def with_split(tables: dict[str, ImageTable], rows: NDArray[np.int64]) -> dict[str, ImageTable]:
+    """Keep the images `rows` labelled; without an unlabelled set of its own, the rest becomes unlabelled."""
+    whole = tables["labeled"]
+    if len(rows) == len(whole):
+        return tables
+    split = {**tables, "labeled": whole.take(rows)}
+    if "unlabeled" not in tables:
+        split["unlabeled"] = whole.take(np.setdiff1d(np.arange(len(whole)), rows))
+    return split
+
+
+def report_missing_classes(name: str, table: ImageTable, file: str, log: ProblemLog) -> None:
+    """Report classes without images: an error in the set `labeled`, a warning where it is only measured."""
+    counts = table.images_per_class()
+    missing = [repr(one) for one, count in zip(table.class_names, counts, strict=True) if count == 0]
+    if not missing or not len(table):
+        return
+    shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
+    message = f"the {name} set has no image of class {shown}"
+    if name == "labeled":
+        fix = "a class without a labelled image cannot be learnt: add images, or remove the class from the list"
+        log.error("class-missing", file, "", message, fix)
+    else:
+        log.warn("class-missing", file, "", message, "accuracy says nothing about it")
+
+
+def report_relations(
+    tables: dict[str, ImageTable], config: ImageDataConfig, log: ProblemLog, *, most_files: int | None = None
+) -> None:
+    """Report classes without images, and pictures that are in two sets (see `report_shared_images`)."""
+    given = given_sets(config)
+    for name, table in tables.items():
+        if needs_labels(name):
+            report_missing_classes(name, table, given[name].path, log)
+    if len(tables["labeled"].class_names) < 2:
+        message = f"the labelled set has {len(tables['labeled'].class_names)} classes"
+        log.error("one-class", given["labeled"].path, "", message, "a classifier needs two or more")
+    report_shared_images(tables, log, most_files=most_files)

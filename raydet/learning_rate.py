@@ -1,0 +1,38 @@
+"""Laws of the learning rate: pure functions of the settings and the step."""
+
+from __future__ import annotations
+
+import math
+
+from raydet.config.optim import OptimConfig
+
+
+def base_lr(config: OptimConfig) -> float:
+    """Return the learning rate after warm-up, scaled to the batch where the config asks for it."""
+    if config.lr_scaling == "none":
+        return config.lr
+    return config.lr * (config.labeled_batch + config.unlabeled_batch) / config.reference_batch
+
+
+def lr_at(step: int, config: OptimConfig) -> float:
+    """Return the learning rate of the step that starts after `step` completed ones.
+
+    Linear warm-up; then `schedule=steps`: a tenth less at each step of `decay_at`, `schedule=cosine`: down to 0.
+    """
+    lr = base_lr(config) * warm_up(step, config)
+    if config.schedule == "cosine":
+        return lr * half_cosine(step / config.steps)
+    return lr * 0.1 ** sum(step >= boundary for boundary in config.decay_at)
+
+
+def warm_up(step: int, config: OptimConfig) -> float:
+    """Return the factor of the warm-up: linear from 1 / 1000 (detectron2) to 1."""
+    if step >= config.warmup_steps:
+        return 1.0
+    progress = step / config.warmup_steps
+    return 0.001 * (1 - progress) + progress
+
+
+def half_cosine(progress: float) -> float:
+    """Return 1 at progress 0, 0 at 1, along half a cosine."""
+    return 0.5 * (1 + math.cos(math.pi * progress))

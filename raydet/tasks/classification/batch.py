@@ -1,0 +1,107 @@
+"""Joining images and pseudo-labels into the batch that a classifier trains on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raydet.data.images.loader import StepImages
+from raydet.methods import ClassificationMethod
+from raydet.models.label_table import NEVER, LabelTable
+from raydet.records import ClassBatch, PseudoLogits, StepRows
+from raydet.tasks.base import check_age
+from raydet.tasks.window import Window
+
+
+@dataclass(slots=True)
+class LogitStats:
+    """What one step's pseudo-labels are like; plain numbers, for logging."""
+
+    labeled: int
+    pseudo: Tensor  # [U, N] float32
+    ages: list[int]
+    repredicted: int = 0  # labels that took a new prediction
+    had_a_label: int = 0  # of these, how many had one before
+    changed: int = 0  # of these, how many name another class now
+    logits: Tensor | None = None  # [U, N] what the student said, once it has
+
+    def hear(self, told: Mapping[str, Tensor]) -> None:
+        """Take in the student's logits."""
+        self.logits = told["logits"][self.labeled :].cpu()
+
+    def add_to(self, window: Window) -> None:
+        """Add the figures to those since the last line of the log."""
+        window.increase({"labeled": self.labeled, "images": len(self.pseudo), "age": sum(self.ages)})
+        window.increase({"aged": len(self.ages), "repredicted": self.repredicted})
+        window.increase({"had_a_label": self.had_a_label, "changed": self.changed})
+        window.raise_to("age_max", max(self.ages, default=0))
+        for name, logits in (("pseudo", self.pseudo), ("student", self.logits)):
+            if logits is None or not len(logits):
+                continue
+            log_p = logits.double().log_softmax(dim=-1)
+            sums = logits.double().sum(dim=-1)
+            window.increase(
+                {
+                    f"{name}/confidence": float(log_p.amax(dim=-1).exp().sum()),
+                    f"{name}/entropy": float(-(log_p.exp() * log_p).sum()),
+                    f"{name}/logit_sum": float(sums.sum()),
+                    f"{name}/logit_sum_squared": float(sums.square().sum()),
+                }
+            )
+        window.per_class.update(self.pseudo.argmax(dim=-1).tolist() if len(self.pseudo) else [])
+
+
+def assemble(
+    step: int,
+    images: StepImages,
+    labels: Sequence[PseudoLogits],
+    method: ClassificationMethod,
+    memory: LabelTable | None,
+    *,
+    max_age: int,
+    num_classes: int,
+) -> tuple[ClassBatch, LogitStats]:
+    """Give every unlabelled image its pseudo-logits: the remembered ones, or those of its new label.
+
+    Raises StaleLabelError where a label is older than the schedule's derived bound.
+    """
+    ages = [check_age(step, label, max_age) for label in labels]
+    fresh = {label.image_id: label.logits for label in labels}
+    ids = images.ids[len(images.classes) :]
+    table = torch.from_numpy(images.unlabeled_rows)
+    remembered = torch.zeros(len(ids), num_classes) if memory is None else memory.read(table)
+    pseudo = remembered.clone()
+    for place, image_id in enumerate(ids):
+        if image_id in fresh:
+            pseudo[place] = fresh[image_id]
+    stats = LogitStats(len(images.classes), pseudo, ages, repredicted=len(fresh))
+    rows = learned = None
+    if memory is not None and len(ids):
+        is_fresh = torch.tensor([image_id in fresh for image_id in ids])
+        judged = is_fresh & (memory.versions[table] != NEVER)
+        stats.had_a_label = int(judged.sum())
+        stats.changed = int((pseudo.argmax(dim=-1) != remembered.argmax(dim=-1))[judged].sum())
+        rows, learned = _rows(step, images, method, memory, num_classes)
+    batch = ClassBatch(step, images.ids, images.pixels, images.classes, pseudo, learned, rows)
+    return batch, stats
+
+
+def _rows(
+    step: int, images: StepImages, method: ClassificationMethod, memory: LabelTable, num_classes: int
+) -> tuple[StepRows, Tensor | None]:
+    """Return the rows of the table that the step is about, and the learned logits of labelled images, if any."""
+    version = method.schedule().version_for(step)
+    assert version is not None, f"step {step} has unlabelled images and no labels"
+    everybodys = torch.from_numpy(images.all_unlabeled_rows)
+    own = torch.tensor(images.unlabeled_slots)
+    if not memory.learns_labeled:
+        return StepRows(everybodys, own, version), None
+    labeled = memory.num_unlabeled + torch.from_numpy(images.labeled_rows)
+    first = method.first_logits(images.classes, num_classes)
+    learned = torch.where((memory.versions[labeled] == NEVER)[:, None], first, memory.read(labeled))
+    rows = torch.cat([everybodys, memory.num_unlabeled + torch.from_numpy(images.all_labeled_rows)])
+    places = torch.cat([len(everybodys) + torch.tensor(images.labeled_slots), own])
+    return StepRows(rows, places, version), learned

@@ -1,0 +1,230 @@
+from __future__ import annotations
+
+import os
+import pickle
+import pickletools
+import struct
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raydet.data.images.formats.plain_pickle import read_plain_pickle
+from raydet.errors import DataError
+from tests.tiny_data import codes
+from tests.tiny_images import (
+    LABELS,
+    NAMES,
+    cifar_pixels,
+    noise,
+    python2_pickle,
+    read_set,
+    set_config,
+    write_cifar10,
+    write_cifar10_binary,
+    write_cifar100,
+)
+
+
+def test_cifar10_is_read_as_published(tmp_path: Path) -> None:
+    table, log = read_set(write_cifar10(tmp_path), subset="train")
+    assert log.counts == {}
+    assert len(table) == 30 and table.class_names == NAMES  # five batches of six
+    assert table.labels.tolist() == list(LABELS) * 5
+    assert table.id_at(7) == "data_batch_2/1" and table.name_at(7) == f"{tmp_path / 'data_batch_2'}, row 1"
+    # batch 2 starts at picture 200; the picture is stored colour by colour
+    assert np.array_equal(table.pixels_at(7).permute(1, 2, 0).numpy(), noise(1, 201, 32, 32))
+    test, _ = read_set(tmp_path, subset="test")
+    assert len(test) == 6 and test.id_at(0) == "test_batch/0"
+
+
+def test_the_folder_around_the_unpacked_archive_will_do(tmp_path: Path) -> None:
+    write_cifar10(tmp_path / "cifar-10-batches-py")
+    assert len(read_set(tmp_path, subset="test")[0]) == 6
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_batches_written_by_python_3_are_read_too(tmp_path: Path, protocol: int) -> None:
+    written_now, _ = read_set(write_cifar10(tmp_path / "now", protocol=protocol), subset="train")
+    published, _ = read_set(write_cifar10(tmp_path / "then"), subset="train")
+    assert written_now.content.equals(published.content)
+    assert written_now.labels.tolist() == published.labels.tolist()
+
+
+def test_the_binary_version_gives_the_same_pictures(tmp_path: Path) -> None:
+    binary, _ = read_set(write_cifar10_binary(tmp_path / "bin"), subset="train")
+    pickled, _ = read_set(write_cifar10(tmp_path / "py"), subset="train")
+    assert binary.content.equals(pickled.content) and binary.class_names == pickled.class_names
+    assert binary.labels.tolist() == pickled.labels.tolist() and binary.ids.equals(pickled.ids)
+
+
+def test_cifar100_has_the_fine_labels(tmp_path: Path) -> None:
+    table, _ = read_set(write_cifar100(tmp_path), subset="train")
+    assert table.labels.tolist() == list(LABELS) and table.class_names == NAMES and table.id_at(5) == "train/5"
+
+
+def test_the_subset_has_to_be_named(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="holds train, test; say which one with `subset`"):
+        read_set(write_cifar10(tmp_path))
+    with pytest.raises(DataError, match=r"no subset 'val' \(there is: train, test\)"):
+        read_set(tmp_path, subset="val")
+
+
+def test_a_missing_batch_or_list_of_names_is_refused(tmp_path: Path) -> None:
+    (write_cifar10(tmp_path) / "data_batch_4").unlink()
+    with pytest.raises(DataError, match="data_batch_4 is missing; unpack the archive again"):
+        read_set(tmp_path, subset="train")
+    (tmp_path / "batches.meta").unlink()
+    with pytest.raises(DataError, match=r"batches\.meta with the class names is missing"):
+        read_set(tmp_path, subset="test")
+    with pytest.raises(DataError, match="no cifar100 there; looked for meta and train or fine_label_names"):
+        read_set(tmp_path, format="cifar100", subset="test")
+
+
+def test_a_label_that_is_no_class_is_reported_with_its_row(tmp_path: Path) -> None:
+    table, log = read_set(write_cifar10(tmp_path, test=(0, 3, -2)), subset="test")
+    assert codes(log) == ["label-range", "label-range"] and len(table) == 1
+    assert "test_batch, row 1: label 3 of image id test_batch/1: there are 3 classes, 0 to 2" in str(log.problems[0])
+
+
+# --- broken and hostile files -----------------------------------------------------------------------------------------
+
+
+def with_test_batch(folder: Path, content: bytes) -> Path:
+    write_cifar10(folder)
+    (folder / "test_batch").write_bytes(content)
+    return folder
+
+
+def batch(**change: Any) -> dict[str, Any]:
+    content: dict[str, Any] = {"data": cifar_pixels(LABELS), "labels": list(LABELS)}
+    return {key: value for key, value in {**content, **change}.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": None}, "labels missing; this is not a cifar10 batch"),
+        ({"fine_label": [1]}, "unknown entries fine_label"),
+        ({"labels": [0, 1]}, "6 images, but 2 labels"),
+        ({"labels": "012012"}, "labels is not a list of whole numbers"),
+        ({"labels": [0, 1, 2, 0, 1, "2"]}, "labels is not a list of whole numbers"),
+        ({"data": [1, 2]}, "data is list, expected an array"),
+        ({"data": np.zeros((6, 3071), np.uint8)}, r"data is \(6, 3071\), expected an array \[images, 3072\]"),
+    ],
+)
+def test_batches_with_other_entries_or_shapes_are_refused(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=f"test_batch: {message}"):
+        read_set(with_test_batch(tmp_path, python2_pickle(batch(**change))), subset="test")
+
+
+@pytest.mark.parametrize("keep", [0, 1, 40, 18_000, -1])
+def test_a_cut_off_batch_is_refused(tmp_path: Path, keep: int) -> None:
+    content = python2_pickle(batch())
+    with pytest.raises(DataError, match="test_batch: truncated or damaged .*copy or download it again"):
+        read_set(with_test_batch(tmp_path, content[:keep]), subset="test")
+
+
+@pytest.mark.parametrize("size", [0, 3072, 6 * 3073 - 1])
+def test_a_binary_file_of_another_size_is_refused(tmp_path: Path, size: int) -> None:
+    write_cifar10_binary(tmp_path)
+    (tmp_path / "test_batch.bin").write_bytes(bytes(size))
+    with pytest.raises(DataError, match=f"test_batch.bin: {size:,} bytes is no multiple of 3,073"):
+        read_set(tmp_path, subset="test")
+
+
+class _Runs:
+    """Pickles as a call of `os.system`."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = marker
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return os.system, (f"touch {self.marker}",)
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 4, 5])
+def test_a_pickle_that_calls_something_is_refused_and_nothing_runs(tmp_path: Path, protocol: int) -> None:
+    marker = tmp_path / "marker"
+    evil = pickle.dumps({"data": _Runs(marker)}, protocol)
+    with pytest.raises(DataError, match=r"test_batch: .*posix\.system, which is not allowed.*nothing of it was run"):
+        read_set(with_test_batch(tmp_path / "cifar", evil), subset="test")
+    assert not marker.exists()
+    pickle.loads(evil)  # the control: this pickle does run where pickles are trusted
+    assert marker.exists()
+
+
+def test_every_way_to_name_something_forbidden_is_refused(tmp_path: Path) -> None:
+    marker, file = tmp_path / "marker", tmp_path / "evil"
+    command = f"touch {marker}".encode()
+    by_instruction = {
+        "GLOBAL": b"cposix\nsystem\n(U" + bytes([len(command)]) + command + b"tR.",
+        "INST": b"(S'" + command + b"'\niposix\nsystem\n.",
+        "OBJ": b"(cposix\nsystem\nU" + bytes([len(command)]) + command + b"o.",
+        "EXT1": b"\x80\x02\x82\x01.",
+        "PERSID": b"Psomething\n.",
+        "builtins": b"cbuiltins\neval\n(S'1'\ntR.",
+        "ndarray": b"cnumpy\nndarray\n(K\x05tR.",
+        "a method of an allowed module": b"cnumpy\nload\n(S'x'\ntR.",
+        "an attribute of an allowed name": b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93.",
+    }
+    for content in by_instruction.values():
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="evil: .*(not allowed|not a published CIFAR file)"):
+            read_plain_pickle(file)
+    assert not marker.exists()
+
+
+def test_a_pickle_cannot_change_what_the_next_one_meets(tmp_path: Path) -> None:
+    file = tmp_path / "evil"
+    for name in (b"cnumpy\nndarray\n", b"c_codecs\nencode\n", b"cnumpy.core.multiarray\n_reconstruct\n"):
+        file.write_bytes(b"\x80\x02" + name + b"N}U\x05_callK\x01s\x86b.")  # a state of slots: _call = 1
+        with pytest.raises(DataError, match="the pickle changes a function"):
+            read_plain_pickle(file)
+    file.write_bytes(python2_pickle(batch()))
+    assert read_plain_pickle(file)["data"].shape == (6, 3072)
+
+
+def test_arrays_of_anything_but_bytes_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "batch"
+    for array in (np.zeros((2, 2)), np.array([{}, []], dtype=object), np.zeros(2, dtype="V8")):
+        for protocol in (2, 4, 5):
+            file.write_bytes(pickle.dumps({"data": array}, protocol))
+            with pytest.raises(DataError, match="batch: .*not a published CIFAR file"):
+                read_plain_pickle(file)
+
+
+def test_promises_that_a_file_cannot_keep_are_refused_before_they_cost_memory(tmp_path: Path) -> None:
+    file = tmp_path / "batch"
+    shape = python2_pickle(batch()).replace(struct.pack("<i", 3072) + b"\x86", struct.pack("<i", 1 << 30) + b"\x86")
+    huge = {
+        "bytes that are not there": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"x.",
+        "a place in the memo": b"\x80\x02Nr" + struct.pack("<I", (1 << 32) - 1) + b".",
+        "a shape": shape,
+        "tuples of tuples": b"\x80\x02)" + b"2\x86" * 40 + b".",
+    }
+    tracemalloc.start()
+    for content in huge.values():
+        file.write_bytes(content)
+        with pytest.raises(DataError, match="batch: "):
+            read_plain_pickle(file)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+def test_the_helper_writes_what_python_2_wrote() -> None:
+    names = {op.name for op, _, _ in pickletools.genops(python2_pickle(batch()))}
+    assert {"BINSTRING", "GLOBAL", "REDUCE", "BUILD"} <= names and "BINBYTES" not in names
+    loaded = pickle.loads(python2_pickle(batch()), encoding="bytes")
+    assert np.array_equal(loaded[b"data"], cifar_pixels(LABELS)) and loaded[b"labels"] == list(LABELS)
+
+
+def test_auto_tells_the_cifars_apart(tmp_path: Path) -> None:
+    from raydet.data.images.formats.detect import detect_format
+
+    assert detect_format(set_config(write_cifar10(tmp_path / "a"))) == "cifar10"
+    assert detect_format(set_config(write_cifar100(tmp_path / "b"))) == "cifar100"
+    assert detect_format(set_config(write_cifar10_binary(tmp_path / "c"))) == "cifar10"
