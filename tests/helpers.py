@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from raydet.config.classification import ClassificationConfig
 from raydet.config.detection import DetectionConfig
 from raydet.config.load import resolve
 
@@ -73,4 +74,50 @@ def tiny_config(run_dir: Path, **overrides: object) -> DetectionConfig:
     dotted = {"run.dir": str(run_dir), **{key.replace("__", "."): value for key, value in overrides.items()}}
     config = resolve(TINY, dotted, where="tiny_config")
     assert isinstance(config, DetectionConfig)
+    return config
+
+
+# Stages of R2-D2 in steps done: 0 supervised, 4 D2, 10 and 13 repredictions, 16 fine-tuning, 20 the end.
+TINY_CLASSES = {
+    "seed": 3,
+    "data": {
+        "labeled": {"path": "patterns", "patterns": {"num_images": 54, "size": 16, "num_classes": 3}},
+        "labeled_per_class": 4,  # 42 are left: an epoch of 3 steps in stage 2
+        "val": {"path": "patterns", "patterns": {"num_images": 12, "seed": 1, "size": 16, "num_classes": 3}},
+        "views": {"size": 16, "max_translate": 2, "cutout_size": 6},
+        "loader_threads": 0,
+    },
+    "model": {"network": "small_conv", "norm": "group", "channels": [4, 8, 8, 8]},
+    "method": {
+        "name": "r2d2",
+        "burn_in_steps": 4,
+        "burn_in_batch": 8,
+        "d2_steps": 6,
+        "reprediction_interval_steps": 3,
+        "repeat_lrs": [0.05, 0.02],
+        "finetune_steps": 4,
+        "finetune_batch": 16,
+        "label_step_override": 0.78125,
+    },
+    "optim": {
+        "lr": 0.05,
+        "nesterov": True,
+        "warmup_steps": 0,
+        "steps": 20,
+        "labeled_batch": 4,
+        "unlabeled_batch": 12,
+        "precision": "fp32",
+    },
+    "checkpoint": {"every": 100},
+    "eval": {"every": 100},
+    "log": {"every": 1, "tensorboard": False},
+}
+
+
+def tiny_classes(run_dir: Path, **overrides: object) -> ClassificationConfig:
+    """Return a run of a classifier that takes a second, by R2-D2; `method` may be another one; see `tiny_config`."""
+    tree = {**TINY_CLASSES, "method": overrides.pop("method", TINY_CLASSES["method"])}
+    dotted = {"run.dir": str(run_dir), **{key.replace("__", "."): value for key, value in overrides.items()}}
+    config = resolve(tree, dotted, where="tiny_classes")
+    assert isinstance(config, ClassificationConfig)
     return config

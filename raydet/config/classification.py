@@ -19,10 +19,11 @@ class ClassificationConfig(RunConfig):
         """Return what cannot be meant, each with the keys and what to change."""
         found, method = super().contradictions(), self.method
         parts = self.cluster.workers * self.optim.accumulate
-        if isinstance(method, R2D2Config) and parts > min(method.burn_in_batch, method.finetune_batch):
+        if isinstance(method, R2D2Config) and parts > min(method.burn_in_batch, method.finetune_batch // 2):
             found.append(
                 f"cluster.workers={self.cluster.workers} x optim.accumulate={self.optim.accumulate} needs batches of "
-                f"at least that many images; method.burn_in_batch={method.burn_in_batch}, "
+                f"at least that many images, and twice as many for fine-tuning, where labelled and unlabelled ones "
+                f"share a batch; method.burn_in_batch={method.burn_in_batch}, "
                 f"method.finetune_batch={method.finetune_batch}"
             )
         if self.model.network == "resnet18" and self.data.views.size < 64:

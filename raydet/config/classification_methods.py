@@ -125,6 +125,11 @@ class R2D2Config(MethodSection):
                 f"{self.entropy_weight:g}: otherwise the loss drives every prediction to one class, wherever it starts "
                 f"(R2-D2, section on Theorem 1), and training fails"
             )
+        if self.update_labeled and self.labeled_loss == "ce":
+            found.append(
+                "method.update_labeled learns labels from the D2 loss, which labelled images do not have with "
+                "method.labeled_loss=ce; switch one of them off"
+            )
         if not self.repeat_lrs:
             found.append("method.repeat_lrs is empty; give at least one learning rate")
         if optim.decay_at or optim.schedule != "steps" or optim.lr_scaling != "none":

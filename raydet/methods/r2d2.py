@@ -60,7 +60,8 @@ class R2D2(ClassificationMethod):
     def loss_weights(self) -> dict[str, float]:
         """Eq. 2 in stage 2, cross-entropy in the others; a stage's terms are 0 outside it."""
         alpha, beta = self.config.class_loss_weight, self.config.entropy_weight
-        return {"sup/ce": 1.0, "d2/class": alpha, "d2/entropy": beta, "finetune/ce": 1.0}
+        labeled = {"d2/ce": 1.0} if self.config.labeled_loss == "ce" else {}
+        return {"sup/ce": 1.0, **labeled, "d2/class": alpha, "d2/entropy": beta, "finetune/ce": 1.0}
 
     @property
     def stage_ends(self) -> tuple[int, ...]:
@@ -113,18 +114,18 @@ class R2D2(ClassificationMethod):
 
     def losses(self, logits: Tensor, batch: ClassBatch) -> dict[str, LossTerm]:
         """Return the terms of the batch's stage."""
-        absent = nothing(logits)
-        terms = {"sup/ce": absent, "d2/class": absent, "d2/entropy": absent, "finetune/ce": absent}
-        pseudo = self.targets(batch).to(logits.device)
+        terms = dict.fromkeys(self.loss_weights, nothing(logits))
         if batch.step < self.config.burn_in_steps:
             return terms | {"sup/ce": cross_entropy(logits, batch.classes)}
         if batch.step >= self.stage2_end:
-            return terms | {"finetune/ce": cross_entropy(logits, pseudo.argmax(dim=-1))}
+            hard = torch.cat([batch.classes, batch.pseudo_logits.argmax(dim=-1)])
+            return terms | {"finetune/ce": cross_entropy(logits, hard)}
         images, first = torch.tensor(len(logits)), 0
+        pseudo = self.targets(batch).to(logits.device)
         if self.config.labeled_loss == "ce":
             first = batch.num_labeled
             labeled = cross_entropy(logits[:first], batch.classes)
-            terms["sup/ce"] = LossTerm(labeled.total, images)  # all parts of the loss are means over the same images
+            terms["d2/ce"] = LossTerm(labeled.total, images)  # all parts of the loss are means over the same images
         own, given = logits[first:], pseudo[first:]
         terms["d2/class"] = LossTerm(class_loss(own, given, self.config.class_loss_type).sum(), images)
         terms["d2/entropy"] = LossTerm(entropy(own).sum(), images)

@@ -13,7 +13,6 @@ from raydet.data.images.prepare import PreparedImages, open_hidden_images, open_
 from raydet.errors import DataError, UserError
 from raydet.labels.snapshots import Labels, Sample, read_labels, read_sample, steps_with
 from raydet.methods import ClassificationMethod, build_method
-from raydet.methods.r2d2 import R2D2
 from raydet.metrics import read_metrics
 from raydet.report.inputs import RunRecords
 from raydet.train.rundir import RunFolder
@@ -77,8 +76,6 @@ class ClassificationInputs(RunRecords):
     @property
     def repredictions(self) -> tuple[int, ...]:
         """Return the steps at which pseudo-labels are predicted anew, where these are few."""
-        if isinstance(self.method, R2D2):
-            return tuple(self.method.repredictions)
         schedule = self.method.schedule()
         return schedule.boundaries[1:] if schedule.publish_every is None else ()
 

@@ -159,7 +159,7 @@ def _changes(run: ClassificationInputs) -> Iterator[tuple[float, int, float | No
     """Yield each reprediction so far: its step, how many labels took it, and the share that changed."""
     records = [record for record in run.kind("step") if record.get("pseudo/repredicted")]
     ends = (*run.repredictions[1:], run.config.length)
-    for first, last in zip(run.repredictions, ends, strict=True):
+    for first, last in zip(run.repredictions, ends, strict=False):  # none, or as many of both
         own = [record for record in records if first < record["step"] <= last]
         if own:
             yield float(first), sum(record["pseudo/repredicted"] for record in own), _changed(own)

@@ -16,7 +16,9 @@ Curve = tuple[list[float], list[float | None]]  # steps, values
 NO_FIGURES = "No figures were written yet."
 NO_EVALUATION = "There was no evaluation: the run has no data.val, or it is too young."
 MESSAGES = 10  # the newest so many of a kind
-NAMES = {"sup": "labelled", "unsup": "unlabelled", "finetune": "fine-tuning", "top5_error": "top-5 error"}
+NAMES = {
+    "sup": "labelled", "unsup": "unlabelled", "d2": "D2", "finetune": "fine-tuning", "top5_error": "top-5 error",
+}  # fmt: skip
 
 
 def named(name: str) -> str:
@@ -148,11 +150,11 @@ def _settings(run: RunRecords, own: Sequence[tuple[str, str]]) -> list[tuple[str
     config = run.config
     rows: list[tuple[str, str]] = [("method", config.method.name)]
     rows += [(f"method.{key}", str(value)) for key, value in config.method if key != "name" and _is_plain(value)]
+    rows += own
     if run.num_unlabeled is not None:
         rows += [("unlabelled images", str(run.num_unlabeled))]
     optim, labels = config.optim, config.labels
     rows += [
-        *own,
         ("batch", f"{optim.labeled_batch} labelled" + f" + {optim.unlabeled_batch} unlabelled" * config.uses_labels),
         ("learning rate", f"{optim.lr:g} ({optim.name})"),
         ("seed", str(config.seed)),

@@ -140,8 +140,8 @@ class SweepFolder:
         return (self.run_dir(trial_id) / "asked_to_stop").exists()
 
     def prune(self, trial: Trial) -> None:
-        """Delete what only resuming a trial, or using its model, would need."""
-        for name in ("checkpoints", "labels", "data", "ray"):
+        """Delete what only resuming a trial, using its model, or a report of its labels would need."""
+        for name in ("checkpoints", "labels", "diagnostics", "data", "ray"):
             shutil.rmtree(self.run_dir(trial.id) / name, ignore_errors=True)
 
     @contextmanager

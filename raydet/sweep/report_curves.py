@@ -93,7 +93,8 @@ def joint(found: Findings, pictures: Pictures) -> Section:
         return Section(title, [grid([pictures.figure("joint.png", content, caption)])])
     ranked = sorted(found.judged, key=lambda p: found.question.sign * (p.mean or 0.0))
     lines = [([p.values.get(key) for key in found.question.keys], 100 * (p.mean or 0.0)) for p in ranked]
-    content = parallel(scales, lines, found.y_label, ranked.index(found.best), found.question.sign)
+    best, sign = ranked.index(found.best), found.question.sign
+    content = parallel(scales, lines, found.y_label, best=best, sign=sign)
     caption = "A line per point that is done, coloured by its mean; the thick one is the best."
     return Section(title, [pictures.figure("joint.png", content, caption)])  # wide
 

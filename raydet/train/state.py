@@ -112,7 +112,9 @@ def digest_of_images(data: Prepared) -> str:
     """Return a digest of the images of a run, in order, and of its classes: of what a memory is about."""
     content = hashlib.sha256(json.dumps(data.class_names).encode())
     for index in (data.unlabeled, data.labeled):
-        for image_id in [] if index is None else index.ids():
+        ids = [] if index is None else index.ids()
+        content.update(f"{len(ids)} images".encode())
+        for image_id in ids:
             content.update(f"{len(image_id)}:{image_id}".encode())
     return content.hexdigest()
 

@@ -122,7 +122,7 @@ def _training(status: Status) -> Iterator[str]:
     """Yield the newest figures of the student, as far as they were written, each with its name."""
     step = status.step
     if "stage" in step:
-        ends = [end for end in status.start.get("stage_ends", []) if end > status.done]
+        ends = [end for end in status.start.get("stage_ends", []) if end >= status.done]
         yield f"{step['stage']} until {min([*ends, status.steps])}"
     elif step and status.done < status.burn_in_steps:
         yield f"burn-in until {status.burn_in_steps}"

@@ -10,17 +10,23 @@ from raydet.labels.store import read_all
 from raydet.metrics import read_metrics
 from raydet.train.checkpoint import latest_checkpoint
 
+PARTS = ("student", "teacher", "optimizer", "memory")
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
+
+def saved(run: Path) -> dict[str, torch.Tensor]:
+    """Return weights, moments and learned labels of the newest checkpoint."""
     checkpoint = latest_checkpoint(run / "checkpoints")
     assert checkpoint is not None
     return {
-        f"{role}.{name}": value for role in ("student", "teacher") for name, value in checkpoint.tensors(role).items()
+        f"{part}.{name}": value
+        for part in PARTS
+        if checkpoint.has(part)
+        for name, value in checkpoint.tensors(part).items()
     }
 
 
 def assert_same_bits(run: Path, other: Path) -> None:
-    mine, theirs = weights(run), weights(other)
+    mine, theirs = saved(run), saved(other)
     assert mine.keys() == theirs.keys()
     different = [name for name in mine if not torch.equal(mine[name], theirs[name])]
     assert not different, f"{len(different)} of {len(mine)} tensors differ, e.g. {different[:3]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import signal
 import socket
@@ -178,7 +179,8 @@ def test_a_mistake_in_a_job_is_one_message_and_exit_code_2(head: Head, tmp_path:
     assert head.wait(job) == JobStatus.FAILED
     assert head.exit_code(job) == 2
     said = head.client.get_job_logs(job)
-    assert "working directory: 0." in said  # MiB
+    assert (size := re.search(r"working directory: (\d+\.\d+) MiB", said)), said
+    assert float(size[1]) < 5  # the sources alone: no history, no environment, no data
     assert "CPU: 4 for 4 workers + 9 for 1 teachers, together 13; the cluster has 4" in said
     assert "Traceback" not in said
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from raydet.metrics import MetricsWriter, read_metrics, truncate_after
+from raydet.metrics import MetricsWriter, headline, losses_of, mode_of, read_metrics, truncate_after
 
 
 def record(step, **values):
@@ -80,3 +80,21 @@ def test_truncation_keeps_the_step_itself_and_drops_later_ones(tmp_path):
     truncate_after(path, 20)
     assert [each["step"] for each in read_metrics(path)] == [10, 20]
     assert [each.name for each in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_the_headline_of_an_evaluation_follows_from_what_was_measured():
+    detection = {"AP50": 0.5, "AP": 0.25, "AP75": None, "APs": 0.1, "step": 3}
+    assert list(headline(detection).items()) == [("AP", 0.25), ("AP50", 0.5), ("AP75", None)]
+    classification = {"error": 0.25, "accuracy": 0.75, "top5_error": 0.125, "images": 8}
+    assert list(headline(classification).items()) == [("accuracy", 0.75), ("error", 0.25), ("top5_error", 0.125)]
+    assert list(headline(classification | {"top5_error": None})) == ["accuracy", "error"]
+
+
+def test_of_errors_the_lowest_is_best():
+    names = ("AP", "AP75", "accuracy", "error", "top5_error")
+    assert [mode_of(name) for name in names] == ["max", "max", "max", "min", "min"]
+
+
+def test_losses_are_named_once_in_the_order_of_the_record():
+    keys = ("loss", "loss/sup/ce/raw", "loss/sup/ce/weighted", "loss/d2/class/raw", "loss/odd", "lr")
+    assert losses_of(dict.fromkeys(keys, 0.5)) == [("sup", "ce"), ("d2", "class")]

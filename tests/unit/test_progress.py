@@ -111,6 +111,44 @@ def test_the_panel_shows_losses_both_models_and_alarms_as_they_are():
     assert "look at [red]this" in text
 
 
+def classified(number, error, top5_error=None):
+    figures = {"accuracy": 1 - error, "error": error, "top5_error": top5_error, "images": 8, "per_class": {}}
+    return {"kind": "eval", "step": number, "time": 9.0, "split": "val", "model": "student", **figures}
+
+
+def d2_step(number):
+    values = {"loss/sup/ce/raw": 0.0, "loss/sup/ce/weighted": 0.0, "loss/d2/class/raw": 0.5}
+    values |= {"loss/d2/class/weighted": 0.05, "loss/d2/entropy/raw": 1.0, "loss/d2/entropy/weighted": 0.03}
+    labels = {"pseudo/confidence": 0.75, "pseudo/entropy": 0.5, "pseudo/changed": 0.125}
+    return step(number, 2.0, stage="D2", **values, **labels)
+
+
+def test_a_classifiers_line_names_its_stage_and_its_labels():
+    status = filled(start() | {"stage_ends": [10, 60, 80]}, d2_step(40))
+    assert step_line(status) == (
+        "step 40/100  D2 until 60  loss 0.5 (d2 0.08)  8 images/s  "
+        "pseudo-labels: confidence 0.75, entropy 0.5, 12.5 % changed"
+    )
+    assert step_line(filled(start(), d2_step(40))).startswith("step 40/100  D2 until 100")
+    assert "D2 until 60" in step_line(filled(start() | {"stage_ends": [10, 60, 80]}, d2_step(60)))  # its last step
+
+
+def test_a_classifiers_evaluation_has_accuracy_and_errors():
+    assert event_line(classified(20, 0.25)) == "step 20  val student: accuracy 75.0  error 25.0"
+    line = event_line(classified(20, 0.25, top5_error=0.0625))
+    assert line == "step 20  val student: accuracy 75.0  error 25.0  top5_error 6.2"
+
+
+def test_a_classifiers_panel_shows_the_losses_of_its_stage_alone():
+    stream = io.StringIO()
+    status = filled(start(), d2_step(40), classified(20, 0.25), classified(40, 0.5))
+    Console(file=stream, width=100).print(panel("runs/a", status))
+    lines = [" ".join(line.strip("│ ").split()) for line in stream.getvalue().splitlines()]
+    assert "loss ce class entropy" in lines and "d2 raw - 0.5000 1.0000" in lines
+    assert not any(line.startswith("sup") for line in lines)
+    assert "student accuracy 50.0 error 50.0 (step 40)" in lines and "best accuracy so far 75.0" in lines
+
+
 def test_a_panel_before_the_first_record():
     stream = io.StringIO()
     Console(file=stream, width=80).print(panel("runs/a", Status(steps=100, burn_in_steps=10)))

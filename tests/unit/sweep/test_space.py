@@ -27,15 +27,19 @@ def space_file(folder: Path, text: str) -> Path:
 def test_every_shipped_space_suits_the_paper_config_and_the_small_one(file: Path, monkeypatch: pytest.MonkeyPatch):
     sweep = load_sweep(file)
     points = points_of(sweep)
-    for name in ("il_net_bccd", "il_net_coco10"):
+    bases = ["r2d2_signdigits"] if file.stem.startswith("r2d2") else ["il_net_bccd", "il_net_coco10"]
+    for name in bases:
         base = load(ROOT / "jobs" / "configs" / f"{name}.yaml")
+        assert sweep.judged_by(base) == (("error", "min") if file.stem.startswith("r2d2") else ("AP", "max"))
         check_points(base.model_dump(mode="json"), points, where=name)
 
 
 def test_the_papers_tables_have_as_many_points_as_rows():
-    rows = {"beta": 4, "iou_filter": 3, "iou_target": 6, "iou_threshold": 5, "branch_inputs": 6}
-    for name, number in rows.items():
-        sweep = load_sweep(ROOT / "tune_spaces" / f"il_net_{name}.py")
+    il_net = {"beta": 4, "iou_filter": 3, "iou_target": 6, "iou_threshold": 5, "branch_inputs": 6}
+    r2d2 = {"strategies": 5, "class_loss_weight": 5, "entropy_weight": 5, "class_loss_type": 3}
+    rows = {f"il_net_{name}": number for name, number in il_net.items()}
+    for name, number in (rows | {f"r2d2_{name}": number for name, number in r2d2.items()}).items():
+        sweep = load_sweep(ROOT / "tune_spaces" / f"{name}.py")
         assert len(points_of(sweep)) == number == len(sweep.published.values)
 
 
@@ -93,6 +97,9 @@ def test_a_bad_value_in_the_last_point_is_found_before_the_first_one_runs(tmp_pa
         (Sweep("?", {"seed": [1, 2]}), "expected tune.grid_search"),
         (Sweep("?", {"seed": tune.sample_from(lambda spec: 1)}), "sample_from"),
         (Sweep("?", {"seed": tune.randint(0, 9)}, metric="mAP"), "never reported; choose one of AP, AP50"),
+        (Sweep("?", {"seed": tune.randint(0, 9)}, metric="error", mode="max"), "error is best at its min"),
+        (Sweep("?", {"seed": tune.randint(0, 9)}, mode="min"), "best at its max"),
+        (Sweep("?", {"seed": tune.randint(0, 9)}, mode="mean"), "mode='mean'"),
         (Sweep("?", {"seed": tune.randint(0, 9)}, samples=0), "at least 1"),
         (Sweep("?", {"seed": tune.grid_search([1])}, search="optuna"), "nothing to choose"),
         (Sweep("?", {"seed": tune.randint(0, 9)}, scheduler="pbt"), "population based training is not supported"),

@@ -65,6 +65,16 @@ def test_cifar100_has_the_fine_labels(tmp_path: Path) -> None:
     assert table.labels.tolist() == list(LABELS) and table.class_names == NAMES and table.id_at(5) == "train/5"
 
 
+def test_the_binary_version_of_cifar100_has_the_fine_label_second(tmp_path: Path) -> None:
+    coarse = np.full((6, 1), 1, np.uint8)
+    fine = np.array(LABELS, np.uint8)[:, None]
+    np.concatenate([coarse, fine, cifar_pixels(LABELS)], axis=1).tofile(tmp_path / "train.bin")
+    (tmp_path / "fine_label_names.txt").write_text("\n".join(NAMES))
+    table, _ = read_set(tmp_path)
+    assert table.labels.tolist() == list(LABELS) and table.class_names == NAMES
+    assert np.array_equal(table.pixels_at(4).permute(1, 2, 0).numpy(), noise(1, 4, 32, 32))
+
+
 def test_the_subset_has_to_be_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="holds train, test; say which one with `subset`"):
         read_set(write_cifar10(tmp_path))
@@ -200,15 +210,15 @@ def test_promises_that_a_file_cannot_keep_are_refused_before_they_cost_memory(tm
     file = tmp_path / "batch"
     shape = python2_pickle(batch()).replace(struct.pack("<i", 3072) + b"\x86", struct.pack("<i", 1 << 30) + b"\x86")
     huge = {
-        "bytes that are not there": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"x.",
-        "a place in the memo": b"\x80\x02Nr" + struct.pack("<I", (1 << 32) - 1) + b".",
-        "a shape": shape,
-        "tuples of tuples": b"\x80\x02)" + b"2\x86" * 40 + b".",
+        "truncated": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"x.",
+        "place 4294967295 of its memo": b"\x80\x02Nr" + struct.pack("<I", (1 << 32) - 1) + b".",
+        "content does not fit its shape": shape,
+        "more than 32 tuples": b"\x80\x02)" + b"q\x00h\x00\x86" * 40 + b".",
     }
     tracemalloc.start()
-    for content in huge.values():
+    for message, content in huge.items():
         file.write_bytes(content)
-        with pytest.raises(DataError, match="batch: "):
+        with pytest.raises(DataError, match=f"batch: .*{message}"):
             read_plain_pickle(file)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

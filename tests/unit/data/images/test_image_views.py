@@ -107,7 +107,7 @@ def test_a_strip_too_long_for_a_crop_shows_its_middle() -> None:
 def test_cutout_fills_one_square_that_is_clipped_at_the_border() -> None:
     pixels = torch.full((3, 32, 32), 200, dtype=torch.uint8)
     config = views(size=32, cutout_size=16)
-    heights = set()
+    cut_above, cut_below, heights = set(), set(), set()
     for number in range(300):
         viewed = augmented(pixels, config, number, cutout=True)
         rows, columns = (viewed[0] != 200).nonzero(as_tuple=True)
@@ -118,7 +118,9 @@ def test_cutout_fills_one_square_that_is_clipped_at_the_border() -> None:
             assert inside == 16 or (8 <= inside < 16 and (low == 0 or high == 31)), side
         assert viewed[:, top, left].tolist() == list(FILL)
         heights.add(bottom - top + 1)
-    assert min(heights) == 8 and max(heights) == 16  # centred on the first row, and whole
+        (cut_above if top == 0 else cut_below if bottom == 31 else set()).add(bottom - top + 1)
+    # The hole spans rows c - 8 to c + 7: centred on row 0 it shows 0 to 7, on row 31 it shows 23 to 31.
+    assert min(cut_above) == 8 and min(cut_below) == 9 and max(heights) == 16
     assert bool((pixels == 200).all())  # the picture itself is left alone
 
 
