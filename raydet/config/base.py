@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Threshold = Annotated[float, Field(gt=0, lt=1)]
@@ -20,29 +20,68 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
+SetConfig = TypeVar("SetConfig", bound=Section)
+
+
 class ModelSection(Section):
     """What the settings of every model hold."""
 
     weights: str | None = None
 
 
-class DataSection(Section):
-    """What the settings of every family's data hold."""
+class DataSection(Section, Generic[SetConfig]):
+    """Labelled, unlabelled and validation images."""
+
+    labeled: SetConfig
+    """Labelled images."""
+    unlabeled: SetConfig | None = None
+    """More images; what is annotated there is hidden from training and used for diagnostics only. Default: what the
+    choice of labelled images (`labeled_count` and the like) leaves over of `labeled`."""
+    val: SetConfig | None = None
+    """Images for evaluation during training."""
+    test: SetConfig | None = None
+    """Images for `raydet evaluate --split test`; checked with the others, never trained or evaluated on before."""
+
+    labeled_count: PositiveInt | None = None
+    """Use only so many labelled images, some of every class where possible; the rest becomes unlabelled unless
+    `unlabeled` is given."""
+    labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Use only this fraction of the labelled images (see `labeled_count`)."""
+    labeled_ids: str | None = None
+    """File that lists the labelled image ids: a JSON list, or one id a line."""
+    split_seed: int = 0
+    """Seed of the labelled split, apart from `seed`, so that runs with several seeds can share one split."""
 
     loader_threads: NonNegativeInt = 2
     """Threads that decode and augment ahead of the step; 0 works in the training thread."""
     prefetch_steps: PositiveInt = 2
     """How many steps of images are prepared ahead."""
 
-    split_seed: int = 0
-    """Seed of the labelled split, apart from `seed`, so that runs with several seeds can share one split."""
+    drawn_by: ClassVar[tuple[str, ...]] = ("labeled_count", "labeled_fraction")
+    """The keys that draw the labelled images with `split_seed`; `labeled_ids` lists them."""
+
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> Self:
+        given = [key for key in (*self.drawn_by, "labeled_ids") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both choose the labelled images; keep one of them")
+        return self
 
     @property
-    def has_val(self) -> bool:
-        """Whether there are images for evaluation during training."""
-        return getattr(self, "val", None) is not None
+    def sets(self) -> dict[str, SetConfig]:
+        """The sets that are given, by name."""
+        named = {"labeled": self.labeled, "unlabeled": self.unlabeled, "val": self.val, "test": self.test}
+        return {name: one for name, one in named.items() if one is not None}
+
+    @property
+    def split_rule(self) -> dict[str, Any]:
+        """The settings that decide which images keep their labels; the seed counts only where something is drawn."""
+        for key in self.drawn_by:
+            if (value := getattr(self, key)) is not None:
+                return {key: value, "split_seed": self.split_seed}
+        return {} if self.labeled_ids is None else {"labeled_ids": self.labeled_ids}
 
     @property
     def leaves_some_unlabeled(self) -> bool:
         """Whether the run has unlabelled images, as far as the settings say."""
-        raise NotImplementedError
+        return self.unlabeled is not None or (bool(self.split_rule) and self.labeled_fraction != 1)

@@ -101,22 +101,9 @@ class ViewsConfig(Section):
     """Boxes with a side below this in the view are dropped and counted."""
 
 
-class DataConfig(DataSection):
-    """Labelled, unlabelled and validation images."""
+class DataConfig(DataSection[DatasetConfig]):
+    """Labelled, unlabelled and validation images with boxes."""
 
-    labeled: DatasetConfig
-    """Images with boxes."""
-    unlabeled: DatasetConfig | None = None
-    """More images; boxes found there are hidden from training and used for diagnostics only. Default: what
-    `labeled_count`, `labeled_fraction` or `labeled_ids` leaves over of `labeled`."""
-    val: DatasetConfig | None = None
-    """Images for evaluation during training."""
-    test: DatasetConfig | None = None
-    """Images for `raydet evaluate --split test`; checked with the others, never trained or evaluated on before."""
-    labeled_count: PositiveInt | None = None
-    """Use only so many labelled images; the rest becomes unlabelled unless `unlabeled` is given."""
-    labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Use only this fraction of the labelled images (see `labeled_count`)."""
     labeled_ids: str | None = None
     """File that lists the labelled image ids: a JSON list, one id a line, or Unbiased Teacher's seed file with percent
     and seed behind it, as in `COCO_supervision.txt#10/1`."""
@@ -124,16 +111,3 @@ class DataConfig(DataSection):
     """What to do with boxes that are degenerate or leave their image: stop, drop them, or clip what can be clipped."""
     views: ViewsConfig = ViewsConfig()
     """Augmentation."""
-
-    @model_validator(mode="after")
-    def _one_way_to_choose(self) -> DataConfig:
-        given = [k for k in ("labeled_count", "labeled_fraction", "labeled_ids") if getattr(self, k) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} both choose the labelled images; keep one of them")
-        return self
-
-    @property
-    def leaves_some_unlabeled(self) -> bool:
-        """Whether the run has unlabelled images, as far as the settings say."""
-        chosen = self.labeled_count or self.labeled_ids or (self.labeled_fraction or 1) < 1
-        return self.unlabeled is not None or bool(chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -87,39 +87,12 @@ class ImageViewsConfig(Section):
         return self
 
 
-class ImageDataConfig(DataSection):
+class ImageDataConfig(DataSection[ImageSetConfig]):
     """Labelled, unlabelled and validation images of a classifier."""
 
-    labeled: ImageSetConfig
-    """Images with labels."""
-    unlabeled: ImageSetConfig | None = None
-    """More images; labels found there are hidden from training and used for diagnostics only. Default: what
-    `labeled_per_class`, `labeled_count`, `labeled_fraction` or `labeled_ids` leaves over of `labeled`."""
-    val: ImageSetConfig | None = None
-    """Images for evaluation during training."""
-    test: ImageSetConfig | None = None
-    """Images for `raydet evaluate --split test`; checked with the others, never trained or evaluated on before."""
     labeled_per_class: PositiveInt | None = None
     """Use only so many labelled images of each class; the rest becomes unlabelled unless `unlabeled` is given."""
-    labeled_count: PositiveInt | None = None
-    """Use only so many labelled images, drawn in the classes' own proportions, at least one of each."""
-    labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Use only this fraction of the labelled images (see `labeled_count`)."""
-    labeled_ids: str | None = None
-    """File that lists the labelled image ids: a JSON list, or one id a line."""
     views: ImageViewsConfig = ImageViewsConfig()
     """Augmentation."""
 
-    @model_validator(mode="after")
-    def _one_way_to_choose(self) -> ImageDataConfig:
-        ways = ("labeled_per_class", "labeled_count", "labeled_fraction", "labeled_ids")
-        given = [key for key in ways if getattr(self, key) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} both choose the labelled images; keep one of them")
-        return self
-
-    @property
-    def leaves_some_unlabeled(self) -> bool:
-        """Whether the run has unlabelled images, as far as the settings say."""
-        chosen = self.labeled_per_class or self.labeled_count or self.labeled_ids or (self.labeled_fraction or 1) < 1
-        return self.unlabeled is not None or bool(chosen)
+    drawn_by: ClassVar[tuple[str, ...]] = ("labeled_per_class", "labeled_count", "labeled_fraction")

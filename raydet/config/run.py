@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -151,7 +151,7 @@ class RunConfig(Section):
     run: RunSection
     seed: int = 0
     """Seeds every draw of the run; the labelled split has its own (`data.split_seed`)."""
-    data: DataSection
+    data: DataSection[Any]
     model: ModelSection
     method: MethodSection
     optim: OptimConfig = OptimConfig()
@@ -200,8 +200,8 @@ def _contradictions(config: RunConfig) -> list[str]:
         found.append("labels.source=pool needs Ray; set cluster.backend=ray or labels.source=inline")
     if config.uses_labels and not config.data.leaves_some_unlabeled:
         found.append(
-            f"method.name={config.method.name} needs unlabelled images: set data.unlabeled, or data.labeled_count or "
-            f"data.labeled_fraction (< 1) to leave some of data.labeled unlabelled"
+            f"method.name={config.method.name} needs unlabelled images: set data.unlabeled, or one of "
+            f"{', '.join(f'data.{key}' for key in config.data.drawn_by)} to leave some of data.labeled unlabelled"
         )
     smallest = optim.labeled_batch if not config.uses_labels else min(optim.labeled_batch, optim.unlabeled_batch)
     if cluster.workers * optim.accumulate > smallest:

@@ -122,7 +122,7 @@ def _read(
         log.error("data-set", name, "", str(error))
         return None
     table = usable(source, on_bad_box, log, decode_images=decode_images)
-    report_repeated_images(name, table, log)
+    report_repeated_images(table, log)
     return table, summarise(name, config.path, source.format, table)
 
 

@@ -22,13 +22,14 @@ def renumbered(table: Table, class_names: tuple[str, ...], file: str, log: Probl
     for old, name in enumerate(table.class_names):
         if used[old] and name not in number_of:
             message = f"class {name!r} ({used[old]:,} boxes) is not a class of the labelled set"
-            fix = f"{_suggestion(name, class_names)}rename it, remove its boxes, or add it to the labelled set"
+            fix = f"{suggestion(name, class_names)}rename it, remove its boxes, or add it to the labelled set"
             log.error("class-unknown", file, "", message, fix)
     table = table.with_boxes(new_numbers[table.classes] >= 0)
     return replace(table, class_names=class_names, classes=new_numbers[table.classes])
 
 
-def _suggestion(name: str, class_names: tuple[str, ...]) -> str:
+def suggestion(name: str, class_names: tuple[str, ...]) -> str:
+    """Return a half sentence that helps somebody who wrote a class name that is not known."""
     folded = {_fold(known): known for known in class_names}
     close = difflib.get_close_matches(_fold(name), list(folded), n=1, cutoff=0.75)
     if close:

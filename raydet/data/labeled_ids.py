@@ -1,112 +1,49 @@
-"""Files that list the labelled images.
-
-Three forms: a JSON list of ids, one id a line, and Unbiased Teacher's seed files, `{percent: {seed: [numbers]}}`, of
-which `labeled_ids: COCO_supervision.txt#10/1` takes 10 percent, seed 1. The numbers of a seed file count the images
-that have a box (crowd boxes aside), in ascending order of their ids.
-"""
+"""Files that list the labelled images: a JSON list of ids, or one id a line."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from raydet.data.source import Table
 from raydet.errors import DataError
 
 
-def read_labeled_rows(name: str, table: Table) -> NDArray[np.int64]:
-    """Return the rows of `table` that the file lists, ascending. Raises DataError for ids that do not exist."""
-    file, part = _split_name(name)
-    text = _text(file)
-    content = _json_or_none(text)
-    if isinstance(content, dict):
-        return _seed_file_rows(file, part, content, table)
-    if part is not None:
-        raise DataError(f"{file}: '#{part}' is for seed files {{percent: {{seed: [numbers]}}}}; this is a list of ids")
-    if isinstance(content, list):
-        if any(isinstance(entry, bool) or not isinstance(entry, str | int) for entry in content):
-            raise DataError(f"{file}: a JSON list must hold image ids (text or whole numbers) and nothing else")
-        return _rows([str(entry) for entry in content], file, table)
-    return _rows([line.strip() for line in text.splitlines() if line.strip()], file, table)
-
-
-def _split_name(name: str) -> tuple[Path, str | None]:
-    path = Path(name).expanduser()
-    if path.exists() or "#" not in name:
-        return path, None
-    file, _, part = name.rpartition("#")
-    return Path(file).expanduser(), part
-
-
-def _text(file: Path) -> str:
+def read_id_file(file: Path) -> Any:
+    """Return what the file holds: its JSON value, or its lines where it is not JSON. Raises DataError."""
     try:
-        return file.read_bytes().decode("utf-8-sig")
+        text = file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
         raise DataError(f"{file}: no such file (data.labeled_ids)") from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{file}: cannot be read as UTF-8 text: {error}") from None
+    if text.lstrip().startswith(("[", "{")):
+        try:
+            return json.loads(text)
+        except (ValueError, RecursionError):
+            pass  # ids may begin with a bracket
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _json_or_none(text: str) -> Any:
-    if not text.lstrip().startswith(("[", "{")):
-        return None
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _rows(ids: list[str], file: Path, table: Table) -> NDArray[np.int64]:
-    if not ids:
+def listed_rows(content: Any, file: Path, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Return the rows of `ids` that a file's content lists, ascending. Raises DataError for ids that do not exist."""
+    if not isinstance(content, list) or any(isinstance(e, bool) or not isinstance(e, str | int) for e in content):
+        raise DataError(f"{file}: expected image ids: a JSON list of text or whole numbers, or one id a line")
+    if not content:
         raise DataError(f"{file}: lists no image id")
-    row_of = {image_id: row for row, image_id in enumerate(table.ids)}
-    unknown = [image_id for image_id in ids if image_id not in row_of]
+    example = f"the labelled set's ids look like {ids[0]!r}" if len(ids) else "the labelled set is empty"
+    return rows_of([str(entry) for entry in content], ids, str(file), example)
+
+
+def rows_of(wanted: Sequence[Any], ids: Sequence[str], what: str, hint: str) -> NDArray[np.int64]:
+    """Return the rows of `wanted` in `ids`, ascending. Raises DataError that starts with `what` for unknown ones."""
+    row_of = {image_id: row for row, image_id in enumerate(ids)}
+    unknown = [one for one in wanted if not isinstance(one, str) or one not in row_of]
     if unknown:
-        shown = ", ".join(repr(image_id[:60]) for image_id in unknown[:5])
-        example = f"the labelled set's ids look like {table.ids[0]!r}"
-        raise DataError(f"{file}: {len(unknown):,} ids are not in the labelled set ({shown}); {example}")
-    return np.unique(np.array([row_of[image_id] for image_id in ids], dtype=np.int64))
-
-
-def _seed_file_rows(file: Path, part: str | None, content: dict[str, Any], table: Table) -> NDArray[np.int64]:
-    percents = ", ".join(list(content)[:12])
-    if part is None or part.count("/") != 1:
-        raise DataError(
-            f"{file}: a seed file; say which split as '{file.name}#percent/seed', e.g. #10/1 (percents: {percents})"
-        )
-    percent, seed = part.split("/")
-    by_seed = next((seeds for key, seeds in content.items() if _same_number(key, percent)), None)
-    if not isinstance(by_seed, dict):
-        raise DataError(f"{file}: no percent {percent!r} (there are: {percents})")
-    numbers = by_seed.get(seed)
-    if not isinstance(numbers, list) or any(not isinstance(n, int) or isinstance(n, bool) for n in numbers):
-        raise DataError(f"{file}: no seed {seed!r} for {percent} percent (there are: {', '.join(list(by_seed)[:12])})")
-    with_boxes = np.unique(table.box_rows()[~table.crowd])
-    expected = int(float(percent) / 100.0 * len(with_boxes))
-    if len(set(numbers)) != expected or not all(0 <= number < len(with_boxes) for number in numbers):
-        raise DataError(
-            f"{file}: {percent} percent, seed {seed} lists {len(numbers):,} images "
-            f"up to number {max(numbers, default=0):,}, but the labelled set has {len(with_boxes):,} images with boxes "
-            f"({percent} percent: {expected:,}); "
-            "the file was made for another data set"
-        )
-    return np.sort(_by_id(with_boxes, table)[np.array(numbers, dtype=np.int64)])
-
-
-def _by_id(rows: NDArray[np.int64], table: Table) -> NDArray[np.int64]:
-    """Sort rows by image id: as numbers where all are numbers."""
-    ids = [table.ids[row] for row in rows]
-    if all(image_id.lstrip("-").isdecimal() for image_id in ids):
-        return rows[np.argsort([int(image_id) for image_id in ids], kind="stable")]
-    return rows[sorted(range(len(ids)), key=lambda place: ids[place])]
-
-
-def _same_number(a: str, b: str) -> bool:
-    try:
-        return float(a) == float(b)
-    except ValueError:
-        return False
+        shown = ", ".join(f"{one!r:.60}" for one in unknown[:5])
+        raise DataError(f"{what}: {len(unknown):,} ids are not in the labelled set ({shown}); {hint}")
+    return np.unique(np.array([row_of[image_id] for image_id in wanted], dtype=np.int64))

@@ -1,80 +1,155 @@
-"""The same picture twice: what was seen in training must not be measured, nor hidden labels be known."""
+"""The same picture twice, by content: what was seen in training must not be measured, nor hidden labels be known."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
-from raydet.data.paths import resolve_inside
+import numpy as np
+from numpy.typing import NDArray
+
 from raydet.data.problems import ProblemLog
-from raydet.data.source import Table
+from raydet.errors import DataError
 
 _HEAD = 4_096  # bytes; tells nearly all different pictures of equal file size apart
 
 
-@dataclass(frozen=True, slots=True)
-class _Picture:
-    set_name: str
-    image_id: str
-    path: Path
+class Pictures(Protocol):
+    """A set of images, in files or in memory."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def holds_files(self) -> bool:
+        """Return whether the images lie in files of their own."""
+
+    def id_at(self, row: int) -> str:
+        """Return the image id of a row."""
+
+    def name_at(self, row: int) -> str:
+        """Return what messages call an image: its file, or file and row."""
+
+    def file_at(self, row: int) -> Path | None:
+        """Return the file of a row; None where its content is in memory."""
+
+    def bytes_at(self, row: int) -> memoryview:
+        """Return the content of a row that is in memory."""
 
 
-def report_shared_images(tables: Mapping[str, Table], log: ProblemLog) -> None:
-    """Report pictures that are in several sets, by path or by content; the earlier set in `tables` is the one named."""
-    for group in _identical(_pictures(tables), lambda group: len({picture.set_name for picture in group}) > 1):
-        first = group[0]
-        for other in group:
-            if other.set_name != first.set_name:
-                where = f"image id {other.image_id} of the {other.set_name} set"
-                message = f"the same picture is image id {first.image_id} of the {first.set_name} set"
-                fix = f"remove it from one of the sets {first.set_name} and {other.set_name}"
-                log.warn("image-in-two-sets", other.path, where, message, fix)
+def report_shared_images(tables: Mapping[str, Pictures], log: ProblemLog, *, most_files: int | None = None) -> None:
+    """Report pictures that are in several sets; the earlier set in `tables` is the one named.
+
+    With more than `most_files` files to open, only say that this was not looked for.
+    """
+    names, sets = list(tables), list(tables.values())
+    files = sum(len(table) for table in sets if table.holds_files)
+    if len(sets) > 1 and most_files is not None and files > most_files:
+        message = f"{files:,} files were not searched for pictures that are in two sets"
+        log.warn("not-searched", ", ".join(names), "", message, "`raydet check-data` does, and opens all of them")
+        return
+    pictures = _Pooled.of(sets)
+    for group in _identical(pictures, pictures.set_number):
+        first = int(group[0])
+        for other in group[pictures.set_number[group] != pictures.set_number[first]].tolist():
+            first_set, other_set = names[pictures.set_number[first]], names[pictures.set_number[other]]
+            where = f"image id {pictures.id_at(other)} of the {other_set} set"
+            message = f"the same picture is image id {pictures.id_at(first)} of the {first_set} set"
+            fix = f"remove it from one of the sets {first_set} and {other_set}"
+            log.warn("image-in-two-sets", pictures.name_at(other), where, message, fix)
 
 
-def report_repeated_images(name: str, table: Table, log: ProblemLog) -> None:
-    """Report files of one set that have the same content under different names."""
-    for group in _identical(_pictures({name: table}), lambda group: len({picture.path for picture in group}) > 1):
-        first = group[0]
-        for other in group:
-            if other.path != first.path:  # two entries for one file are reported elsewhere
-                message = f"the same picture is image id {first.image_id}, {first.path.name}"
-                log.warn("image-twice", other.path, f"image id {other.image_id}", message, "remove one of them")
+def report_repeated_images(table: Pictures, log: ProblemLog) -> None:
+    """Report pictures that one set holds twice, under different names."""
+    pictures = _Pooled.of([table])
+    for group in _identical(pictures, pictures.row):
+        first = int(group[0])
+        for other in group[1:].tolist():
+            if pictures.name_at(other) == pictures.name_at(first):
+                continue  # two entries for one file are reported elsewhere
+            message = f"the same picture is image id {pictures.id_at(first)}, {pictures.name_at(first)}"
+            where = f"image id {pictures.id_at(other)}"
+            log.warn("image-twice", pictures.name_at(other), where, message, "remove one of them")
 
 
-def _pictures(tables: Mapping[str, Table]) -> list[_Picture]:
-    return [
-        _Picture(set_name, image_id, resolve_inside(table.root, file))
-        for set_name, table in tables.items()
-        for image_id, file in zip(table.ids, table.files, strict=True)
-    ]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pooled:
+    """All images of several sets, one after the other."""
+
+    sets: list[Pictures]
+    set_number: NDArray[np.int64]  # [P]
+    row: NDArray[np.int64]  # [P] in its set
+
+    @staticmethod
+    def of(sets: list[Pictures]) -> _Pooled:
+        counts = [len(table) for table in sets]
+        rows = [np.arange(count, dtype=np.int64) for count in counts]
+        return _Pooled(sets, np.repeat(np.arange(len(sets)), counts), np.concatenate([np.zeros(0, np.int64), *rows]))
+
+    def id_at(self, picture: int) -> str:
+        return self._set_of(picture).id_at(int(self.row[picture]))
+
+    def name_at(self, picture: int) -> str:
+        return self._set_of(picture).name_at(int(self.row[picture]))
+
+    def _set_of(self, picture: int) -> Pictures:
+        return self.sets[int(self.set_number[picture])]
+
+    def traits(self, trait: Callable[[Pictures, int], Any], pictures: NDArray[np.int64]) -> NDArray[np.uint64]:
+        found = np.empty(len(pictures), dtype=np.uint64)
+        for place, picture in enumerate(pictures.tolist()):
+            try:
+                found[place] = trait(self._set_of(picture), int(self.row[picture]))
+            except OSError as error:
+                raise DataError(f"{self.name_at(picture)}: cannot be read: {error.strerror or error}") from None
+        return found
 
 
-def _identical(pictures: list[_Picture], matters: Callable[[list[_Picture]], bool]) -> Iterable[list[_Picture]]:
-    """Return the groups of equal files that matter; few files are opened, fewer are read to the end."""
-    groups: Iterable[list[_Picture]] = [pictures]
+def _identical(pictures: _Pooled, owners: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
+    """Yield groups of equal pictures that belong to several `owners` `[P]`; few files are read to their end."""
+    candidates = np.arange(len(pictures.row))
     for trait in (_size, _head, _digest):
-        groups = [part for group in groups for part in _parts(group, trait) if matters(part)]
-    return groups
+        keys = pictures.traits(trait, candidates)
+        kept = _of_several_owners(keys, owners[candidates])
+        candidates, keys = candidates[kept], keys[kept]
+    order = np.argsort(keys, kind="stable")  # pictures of a group stay in the order of their sets
+    starts = np.flatnonzero(np.diff(keys[order])) + 1
+    groups = np.split(candidates[order], starts) if len(order) else []
+    yield from sorted(groups, key=lambda group: int(group[0]))
 
 
-def _parts(pictures: list[_Picture], trait: Callable[[Path], int | bytes]) -> Iterator[list[_Picture]]:
-    parts: dict[int | bytes, list[_Picture]] = {}
-    for picture in pictures:
-        parts.setdefault(trait(picture.path), []).append(picture)
-    yield from parts.values()
+def _of_several_owners(keys: NDArray[np.uint64], owners: NDArray[np.int64]) -> NDArray[np.bool_]:
+    _, group = np.unique(keys, return_inverse=True)
+    low = np.full(len(keys), np.iinfo(np.int64).max)
+    high = np.full(len(keys), -1)
+    np.minimum.at(low, group, owners)
+    np.maximum.at(high, group, owners)
+    several: NDArray[np.bool_] = low[group] != high[group]
+    return several
 
 
-def _size(path: Path) -> int:
-    return path.stat().st_size
+def _size(table: Pictures, row: int) -> int:
+    file = table.file_at(row)
+    return table.bytes_at(row).nbytes if file is None else file.stat().st_size
 
 
-def _head(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return stream.read(_HEAD)
+def _head(table: Pictures, row: int) -> int:
+    file = table.file_at(row)
+    if file is None:
+        return _number(hashlib.blake2b(table.bytes_at(row)[:_HEAD], digest_size=8))
+    with file.open("rb") as stream:
+        return _number(hashlib.blake2b(stream.read(_HEAD), digest_size=8))
 
 
-def _digest(path: Path) -> bytes:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "blake2b").digest()
+def _digest(table: Pictures, row: int) -> int:
+    file = table.file_at(row)
+    if file is None:
+        return _number(hashlib.blake2b(table.bytes_at(row), digest_size=8))
+    with file.open("rb") as stream:
+        return _number(hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=8)))
+
+
+def _number(digest: Any) -> int:
+    return int.from_bytes(digest.digest(), "little")

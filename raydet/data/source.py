@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.paths import resolve_inside
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Source:
@@ -110,6 +112,27 @@ class Table:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @property
+    def holds_files(self) -> bool:
+        """Return whether the images lie in files of their own: always."""
+        return True
+
+    def id_at(self, row: int) -> str:
+        """Return the image id of a row."""
+        return self.ids[row]
+
+    def name_at(self, row: int) -> str:
+        """Return what messages call an image: its file."""
+        return str(self.file_at(row))
+
+    def file_at(self, row: int) -> Path:
+        """Return the file of a row. Raises DataError where it would lie outside of `root`."""
+        return resolve_inside(self.root, self.files[row])
+
+    def bytes_at(self, row: int) -> memoryview:
+        """Return the content of a row that is in memory: there is none."""
+        raise TypeError(f"{self.name_at(row)} is a file")
 
     def box_rows(self) -> NDArray[np.int64]:
         """Return the image `[B]` of each box."""

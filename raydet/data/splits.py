@@ -10,19 +10,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydet.config.detection_data import DataConfig
-from raydet.data.files import replacing
-from raydet.data.labeled_ids import read_labeled_rows
+from raydet.data.saved_split import saved_or_drawn
+from raydet.data.seed_file import read_labeled_rows
 from raydet.data.source import Table
 from raydet.errors import DataError
 from raydet.randomness import derive_seed
-
-_FORMAT = 1
 
 
 def labeled_rows(config: DataConfig, table: Table, file: Path) -> NDArray[np.int64]:
@@ -30,21 +27,9 @@ def labeled_rows(config: DataConfig, table: Table, file: Path) -> NDArray[np.int
 
     Raises DataError where the saved split was made with other settings or for other images.
     """
-    rule = _rule(config)
-    fingerprint = _fingerprint(table)
-    if file.exists():
-        return _rows_of(_saved(file, rule, fingerprint), table, file)
-    rows = choose_rows(config, table)
-    content = {
-        "format": _FORMAT,
-        "rule": rule,
-        "images": len(table),
-        "fingerprint": fingerprint,
-        "labeled": [table.ids[row] for row in rows],
-    }
-    with replacing(file) as stream:
-        stream.write(json.dumps(content, indent=1, ensure_ascii=False).encode())
-    return rows
+    return saved_or_drawn(
+        file, table.ids, lambda: choose_rows(config, table), rule=config.split_rule, fingerprint=_fingerprint(table)
+    )
 
 
 def stratified(
@@ -92,41 +77,6 @@ def choose_rows(config: DataConfig, table: Table) -> NDArray[np.int64]:
     return stratified(table.ids, table.box_rows()[trained], table.classes[trained], config.split_seed, count)
 
 
-def _rule(config: DataConfig) -> dict[str, Any]:
-    """Return the settings that decide on the split; the seed counts only where something is drawn."""
-    for key in ("labeled_count", "labeled_fraction"):
-        if (value := getattr(config, key)) is not None:
-            return {key: value, "split_seed": config.split_seed}
-    return {} if config.labeled_ids is None else {"labeled_ids": config.labeled_ids}
-
-
 def _fingerprint(table: Table) -> str:
     content = json.dumps([sorted(table.ids), list(table.class_names)], ensure_ascii=False)
     return hashlib.blake2b(content.encode(), digest_size=16).hexdigest()
-
-
-def _saved(file: Path, rule: dict[str, Any], fingerprint: str) -> list[str]:
-    remedy = "delete the file to draw a new split, or use another folder"
-    try:
-        content = json.loads(file.read_bytes())
-        saved_rule, saved_print, labeled = content["rule"], content["fingerprint"], list(content["labeled"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{file}: not a readable split file ({error}); {remedy}") from None
-    if saved_rule != rule:
-        raise DataError(f"{file}: made with {_shown(saved_rule)}, but the config says {_shown(rule)}; {remedy}")
-    if saved_print != fingerprint:
-        message = f"made for {content.get('images')} images; since then images or classes of the labelled set changed"
-        raise DataError(f"{file}: {message}; restore them, or {remedy}")
-    return labeled
-
-
-def _shown(rule: dict[str, Any]) -> str:
-    return ", ".join(f"{key}: {value}" for key, value in rule.items()) or "all images labelled"
-
-
-def _rows_of(ids: list[str], table: Table, file: Path) -> NDArray[np.int64]:
-    row_of = {image_id: row for row, image_id in enumerate(table.ids)}
-    try:
-        return np.array(sorted(row_of[image_id] for image_id in ids), dtype=np.int64)
-    except (KeyError, TypeError) as error:
-        raise DataError(f"{file}: damaged, no image id {error}; delete the file to draw a new split") from None

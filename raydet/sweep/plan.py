@@ -103,5 +103,5 @@ def disk_of(config: RunConfig, *, num_classes: int, at_once: int, num_burn_ins: 
 
 def check_metric(config: RunConfig) -> None:
     """Raise ConfigError where a trial could never be judged."""
-    if not config.data.has_val:
+    if config.data.val is None:
         raise ConfigError("a search compares trials on data.val, which is not set; set it to withheld labelled images")

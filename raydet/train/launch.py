@@ -38,10 +38,10 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
         task = task_of(config)
         data = task.open(folder.data) if resume else task.prepare(folder.data)
         if config.uses_labels and data.unlabeled is None:
+            ways = ", ".join(f"data.{key}" for key in config.data.drawn_by)
             raise DataError(
                 f"method.name={config.method.name} needs unlabelled images, but all {len(data.labeled)} images are "
-                f"labelled; leave some of them unlabelled (data.labeled_count, data.labeled_fraction), or set "
-                f"data.unlabeled"
+                f"labelled; leave some of them unlabelled ({ways}), or set data.unlabeled"
             )
         task.check(data)
         said = [describe(config, data), *(f"  changed: {line}" for line in folder.changes(config))]

@@ -7,7 +7,6 @@ from typing import Any, cast
 from raydet.config.images import ImageDataConfig, ImageSetConfig
 from raydet.data.check import CheckReport
 from raydet.data.images.formats.detect import detect_format, read_images
-from raydet.data.images.leaks import report_repeated_images
 from raydet.data.images.rules import usable
 from raydet.data.images.sets import (
     given_sets,
@@ -20,6 +19,7 @@ from raydet.data.images.sets import (
 from raydet.data.images.splits import choose_rows
 from raydet.data.images.summary import ImageSetSummary, summarise
 from raydet.data.images.table import NO_LABEL, ImageTable
+from raydet.data.leaks import report_repeated_images
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 

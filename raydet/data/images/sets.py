@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet.config.images import ImageDataConfig, ImageSetConfig
-from raydet.data.class_names import _suggestion
-from raydet.data.images.leaks import report_shared_images
+from raydet.data.class_names import suggestion
 from raydet.data.images.table import ImageTable
+from raydet.data.leaks import report_shared_images
 from raydet.data.problems import ProblemLog
 
 
@@ -48,7 +48,7 @@ def renumbered(table: ImageTable, class_names: tuple[str, ...], file: str, log: 
     for old, name in enumerate(table.class_names):
         if used[old] and name not in number_of:
             message = f"class {name!r} ({used[old]:,} images) is not a class of the labelled set"
-            fix = f"{_suggestion(name, class_names)}rename it, remove its images, or add it to the labelled set"
+            fix = f"{suggestion(name, class_names)}rename it, remove its images, or add it to the labelled set"
             log.error("class-unknown", file, "", message, fix)
     kept = is_known[table.labels]
     if not kept.all():

@@ -9,20 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydet.config.images import ImageDataConfig
-from raydet.data.files import replacing
 from raydet.data.images.table import ImageTable
-from raydet.data.labeled_ids import _json_or_none, _text
-from raydet.data.splits import _saved
+from raydet.data.labeled_ids import listed_rows, read_id_file
+from raydet.data.saved_split import saved_or_drawn
 from raydet.errors import DataError
 from raydet.randomness import derive_seed
-
-_FORMAT = 1
 
 
 def labeled_rows(config: ImageDataConfig, table: ImageTable, file: Path) -> NDArray[np.int64]:
@@ -30,26 +26,20 @@ def labeled_rows(config: ImageDataConfig, table: ImageTable, file: Path) -> NDAr
 
     Raises DataError where the saved split was made with other settings or for other images or labels.
     """
-    rule, fingerprint = _rule(config), _fingerprint(table)
-    if file.exists():
-        return _rows_of(_saved(file, rule, fingerprint), table, f"{file}: damaged", "delete it to draw a new split")
-    rows = choose_rows(config, table)
-    content = {
-        "format": _FORMAT,
-        "rule": rule,
-        "images": len(table),
-        "fingerprint": fingerprint,
-        "labeled": table.ids.take(rows).to_pylist(),
-    }
-    with replacing(file) as stream:
-        stream.write(json.dumps(content, indent=1, ensure_ascii=False).encode())
-    return rows
+    return saved_or_drawn(
+        file,
+        table.ids.to_pylist(),
+        lambda: choose_rows(config, table),
+        rule=config.split_rule,
+        fingerprint=_fingerprint(table),
+    )
 
 
 def choose_rows(config: ImageDataConfig, table: ImageTable) -> NDArray[np.int64]:
     """Return the rows of `table` (all labelled) that `config` labels, ascending. Raises DataError where it cannot."""
     if config.labeled_ids is not None:
-        return _listed_rows(config.labeled_ids, table)
+        file = Path(config.labeled_ids).expanduser()
+        return listed_rows(read_id_file(file), file, table.ids.to_pylist())
     if config.labeled_per_class is not None:
         return _first_of_each(table, config.labeled_per_class, config.split_seed)
     classes = int((table.images_per_class() > 0).sum())
@@ -99,38 +89,6 @@ def _places(table: ImageTable, seed: int) -> NDArray[np.int64]:
     """Return a number `[D]` by which the images are shuffled: a function of seed and id."""
     drawn = (derive_seed(seed, "split", image_id) for image_id in table.ids.to_pylist())
     return np.fromiter(drawn, dtype=np.int64, count=len(table))
-
-
-def _listed_rows(name: str, table: ImageTable) -> NDArray[np.int64]:
-    """Return the rows that a file lists: a JSON list of ids, or one id a line."""
-    file = Path(name).expanduser()
-    text = _text(file)
-    content = _json_or_none(text)
-    if content is None:
-        content = [line.strip() for line in text.splitlines() if line.strip()]
-    if not isinstance(content, list) or any(isinstance(e, bool) or not isinstance(e, str | int) for e in content):
-        raise DataError(f"{file}: expected image ids: a JSON list of text or whole numbers, or one id a line")
-    if not content:
-        raise DataError(f"{file}: lists no image id")
-    example = f"the labelled set's ids look like {table.id_at(0)!r}" if len(table) else "the labelled set is empty"
-    return _rows_of([str(entry) for entry in content], table, str(file), example)
-
-
-def _rows_of(ids: list[Any], table: ImageTable, what: str, hint: str) -> NDArray[np.int64]:
-    row_of = {image_id: row for row, image_id in enumerate(table.ids.to_pylist())}
-    unknown = [one for one in ids if not isinstance(one, str) or one not in row_of]
-    if unknown:
-        shown = ", ".join(f"{one!r:.60}" for one in unknown[:5])
-        raise DataError(f"{what}: {len(unknown):,} ids are not in the labelled set ({shown}); {hint}")
-    return np.unique(np.array([row_of[image_id] for image_id in ids], dtype=np.int64))
-
-
-def _rule(config: ImageDataConfig) -> dict[str, Any]:
-    """Return the settings that decide on the split; the seed counts only where something is drawn."""
-    for key in ("labeled_per_class", "labeled_count", "labeled_fraction"):
-        if (value := getattr(config, key)) is not None:
-            return {key: value, "split_seed": config.split_seed}
-    return {} if config.labeled_ids is None else {"labeled_ids": config.labeled_ids}
 
 
 def _fingerprint(table: ImageTable) -> str:

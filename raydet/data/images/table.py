@@ -87,11 +87,19 @@ class ImageTable:
             return f"{self.root}/{file}"
         return f"{self.origins[self.origin[row]]}, row {self.place[row]}"
 
+    def file_at(self, row: int) -> Path | None:
+        """Return the file of a row; None where its content is in the table. Raises DataError outside of `root`."""
+        name = self.files[row].as_py()
+        return resolve_inside(self.root, name) if name and self.root is not None else None
+
+    def bytes_at(self, row: int) -> memoryview:
+        """Return the content of a row that is in the table."""
+        return memoryview(self.content[row].as_buffer())
+
     def pixels_at(self, row: int) -> Tensor:
         """Decode an image: uint8 `[3, H, W]` RGB, gray as three equal channels. Raises DataError that names it."""
-        if file := self.files[row].as_py():
-            assert self.root is not None
-            return decode(resolve_inside(self.root, file))
+        if (file := self.file_at(row)) is not None:
+            return decode(file)
         buffer = self.content[row].as_buffer()
         if not self.shapes[row].any():
             if not buffer.size:

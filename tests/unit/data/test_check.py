@@ -148,7 +148,7 @@ def test_pictures_of_equal_size_and_beginning_are_told_apart(tmp_path: Path) -> 
         (tmp_path / f"{n}.bmp").write_bytes(whole[:-1] + last)
     report = check_dataset(dataset(file))
     assert [problem.where for problem in report.problems] == ["image id 4"]
-    assert "the same picture is image id 2, 2.bmp" in str(report.problems[0])
+    assert f"the same picture is image id 2, {tmp_path / '2.bmp'}" in str(report.problems[0])
 
 
 # --- fix --------------------------------------------------------------------------------------------------------------

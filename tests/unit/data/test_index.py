@@ -90,7 +90,7 @@ def test_every_id_is_found_at_its_row(tmp_path_factory: pytest.TempPathFactory, 
 
 
 def test_hash_collisions_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import raydet.data.index as module
+    import raydet.data.mapped as module
 
     monkeypatch.setattr(module, "_hash", lambda image_id: np.uint64(len(image_id) % 1))
     write_index(tmp_path / "a.arrow", tiny_table(tmp_path))

@@ -172,8 +172,8 @@ def test_ids_come_as_lines_or_json(tmp_path: Path, text: str) -> None:
         ("", "lists no image id"),
         ("[]", "lists no image id"),
         ("1\n99\n98", "2 ids are not in the labelled set .'99', '98'.; the labelled set's ids look like '0'"),
-        ("[1.5]", "must hold image ids"),
-        ("[true]", "must hold image ids"),
+        ("[1.5]", "expected image ids"),
+        ("[true]", "expected image ids"),
         ("[1, 2", "are not in the labelled set"),
     ],
 )

@@ -1,0 +1,168 @@
+"""Index files: one memory-mapped Arrow IPC file per image set that all processes share, not a list of dicts in each.
+
+A row is an image. Opening checks a digest of the whole content, so that a half-written or damaged file is never used;
+nothing in it is executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raydet.data.files import replacing
+from raydet.errors import DataError
+
+_LOOKUP = {
+    "hash_sorted": pa.uint64(),  # hashes of all ids in ascending order, and
+    "hash_row": pa.int64(),  # the rows they belong to: lookup by id without a dict
+}
+
+
+@dataclass(frozen=True, slots=True)
+class IndexKind:
+    """What one kind of index file holds."""
+
+    name: str  # what messages call it
+    key: str  # of its description in the file's metadata
+    format: int
+    columns: Mapping[str, Any]  # name -> Arrow type, no nulls; the first is "id"
+
+    @property
+    def schema(self) -> Any:
+        """Return the columns and those of the lookup."""
+        return pa.schema([*self.columns.items(), *_LOOKUP.items()])
+
+
+class MappedIndex:
+    """Read access to an index file. Pickles as its path; every process maps the same pages."""
+
+    kind: ClassVar[IndexKind]
+
+    def __init__(self, path: Path, batch: Any, about: dict[str, Any]) -> None:
+        """Wrap a checked record batch; use `open`."""
+        self.path = path
+        self.class_names: tuple[str, ...] = tuple(about["class_names"])
+        self._ids = batch.column("id")
+        self._hash_sorted: NDArray[np.uint64] = flat(batch.column("hash_sorted"))
+        self._hash_row: NDArray[np.int64] = flat(batch.column("hash_row"))
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Map an index file. Raises DataError where it is missing, damaged, or of another version."""
+        file = Path(path)
+        return cls(file, *_read(file, cls.kind))
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return type(self).open, (os.fspath(self.path.absolute()),)
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def id_at(self, row: int) -> str:
+        """Return the image id of a row."""
+        return str(self._ids[row].as_py())
+
+    def ids(self) -> list[str]:
+        """Return all image ids, in row order."""
+        return list(self._ids.to_pylist())
+
+    def position(self, image_id: str) -> int:
+        """Return the row of an image id, in O(log n) and without a table in memory. Raises KeyError."""
+        key = _hash(image_id)
+        place = int(np.searchsorted(self._hash_sorted, key))
+        while place < len(self) and self._hash_sorted[place] == key:  # more than one turn: a collision
+            row = int(self._hash_row[place])
+            if self.id_at(row) == image_id:
+                return row
+            place += 1
+        raise KeyError(f"no image id {image_id!r} in {self.path}")
+
+
+def write_index_file(path: Path, kind: IndexKind, columns: Sequence[Any], about: Mapping[str, Any]) -> None:
+    """Write an index file: aside first, then renamed, so that no reader ever sees half of it.
+
+    `columns`: Arrow arrays in the order of `kind.columns`; `about`: plain values, `class_names` among them.
+    """
+    hashes = np.array([_hash(image_id) for image_id in columns[0].to_pylist()], dtype=np.uint64)
+    order = np.argsort(hashes, kind="stable")
+    lookup = [pa.array(hashes[order]), pa.array(order.astype(np.int64))]
+    batch = pa.RecordBatch.from_arrays([*columns, *lookup], schema=kind.schema)
+    text = json.dumps({"format": kind.format, **about})
+    batch = batch.replace_schema_metadata({kind.key: text, "digest": _digest(text.encode(), batch)})
+    with replacing(path) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def flat(column: Any) -> NDArray[Any]:
+    """View a column without nulls as NumPy, without a copy."""
+    array: NDArray[Any] = column.to_numpy(zero_copy_only=True)
+    return array
+
+
+def _read(file: Path, kind: IndexKind) -> tuple[Any, dict[str, Any]]:
+    """Map the file and check it: (record batch, description)."""
+    remedy = "delete it and prepare the data again"
+    try:
+        with pa.ipc.open_file(pa.memory_map(os.fspath(file))) as reader:
+            batches = [reader.get_batch(number) for number in range(min(2, reader.num_record_batches))]
+        for batch in batches:
+            batch.validate(full=True)
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such {kind.name}; prepare the data first") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = (str(error).splitlines() or ["unreadable"])[0]
+        raise DataError(f"{file}: damaged or not an {kind.name} ({reason}); {remedy}") from None
+    batch = batches[0] if len(batches) == 1 else None
+    if batch is None or not batch.schema.equals(kind.schema) or kind.key.encode() not in (batch.schema.metadata or {}):
+        raise DataError(f"{file}: not a raydet {kind.name}; {remedy}")
+    metadata = batch.schema.metadata
+    text = metadata[kind.key.encode()]
+    if (found := _format(text)) != kind.format:
+        raise DataError(f"{file}: {kind.name} format {found}, this raydet reads {kind.format}; {remedy}")
+    if any(column.null_count for column in batch.columns) or _digest(text, batch).encode() != metadata.get(b"digest"):
+        raise DataError(f"{file}: damaged (its content does not match its digest); {remedy}")
+    return batch, json.loads(text)
+
+
+def _format(text: bytes) -> Any:
+    try:
+        return json.loads(text)["format"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "unknown"
+
+
+def _hash(image_id: str) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "little"))
+
+
+def _digest(about: bytes, batch: Any) -> str:
+    digest = hashlib.blake2b(about, digest_size=16)
+    for column in batch.columns:
+        for values in _values(column):
+            digest.update(values.nbytes.to_bytes(8, "little"))
+            digest.update(values.data)
+    return digest.hexdigest()
+
+
+def _values(column: Any) -> Iterator[NDArray[Any]]:
+    """Yield what a column says, whatever spare room its buffers have."""
+    if pa.types.is_large_list(column.type):
+        yield flat(column.offsets)
+        yield flat(column.values)
+    elif pa.types.is_large_string(column.type) or pa.types.is_large_binary(column.type):
+        if len(column):
+            _, offsets, data = column.buffers()
+            ends = np.frombuffer(offsets, np.int64, len(column) + 1, column.offset * 8)
+            yield np.diff(ends)
+            yield np.frombuffer(data if data is not None else b"", np.uint8)[ends[0] : ends[-1]]
+    else:
+        yield flat(column)
