@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -10,7 +10,20 @@ from raydet.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Weigh
 from raydet.config.method import MethodSection, TeacherSection
 from raydet.config.optim import OptimConfig
 
+if TYPE_CHECKING:
+    from raydet.config.run import RunConfig
+
 ClassLossType = Literal["kl_pred_to_pseudo", "kl_pseudo_to_pred", "mse"]
+
+
+def _published_at_stages(run: RunConfig) -> list[str]:
+    """Return a contradiction where a teacher is to be published between the stages of a method that has none."""
+    if run.labels.publish_every == 1:
+        return []
+    return [
+        f"labels.publish_every={run.labels.publish_every} has no effect with method.name={run.method.name}, whose "
+        f"labels are predicted at fixed steps: remove it"
+    ]
 
 
 class SupervisedClassifierConfig(TeacherSection):
@@ -45,11 +58,16 @@ class PseudoLabelConfig(MethodSection):
     reprediction_interval_steps: PositiveInt | None = None
     """Label anew, by the student of that time, every so many steps; default: once, at the burn-in's end."""
 
+    def contradictions(self, run: RunConfig) -> list[str]:
+        """Return what of the run cannot be meant with this method, each with the keys and what to change."""
+        return [*super().contradictions(run), *_published_at_stages(run)]
+
 
 class R2D2Config(MethodSection):
     """R2-D2 (Wang et al., AAAI 2020): pseudo-labels are learned, and predicted anew from time to time."""
 
     fixed_length: ClassVar[bool] = True
+    lr_keys: ClassVar[tuple[str, ...]] = ("method.burn_in_lr", "optim.lr", "method.repeat_lrs", "method.finetune_lr")
     name: Literal["r2d2"] = "r2d2"
     burn_in_steps: PositiveInt = 30_000
     """Stage 1: optimiser steps on labelled images only (300 epochs of 100)."""
@@ -109,9 +127,13 @@ class R2D2Config(MethodSection):
             return self.burn_in_steps + self.d2_steps + self.tail_steps
         return optim.steps if self.finetune_enabled else optim.steps - self.finetune_steps
 
-    def contradictions(self, optim: OptimConfig) -> list[str]:
-        """Return what of the method's settings cannot be meant, each with the keys and what to change."""
-        found = []
+    def shortened(self, burn_in: int, later: int) -> dict[str, int]:
+        """Return what to change for a run of `burn_in` steps of stage 1, `later` of D2, and one more."""
+        return {**super().shortened(burn_in, later), "d2_steps": later, "finetune_steps": 1}
+
+    def contradictions(self, run: RunConfig) -> list[str]:
+        """Return what of the run cannot be meant with this method, each with the keys and what to change."""
+        optim, found = run.optim, _published_at_stages(run)
         least = self.burn_in_steps + self.d2_steps + self.finetune_steps
         if optim.steps < least:
             found.append(
@@ -136,6 +158,13 @@ class R2D2Config(MethodSection):
             found.append(
                 "r2d2 has a law of the learning rate of its own (burn_in_lr, optim.lr, repeat_lrs, finetune_lr): leave "
                 "optim.decay_at empty, optim.schedule=steps and optim.lr_scaling=none"
+            )
+        parts = run.cluster.workers * optim.accumulate
+        if parts > min(self.burn_in_batch, self.finetune_batch // 2):
+            found.append(
+                f"cluster.workers={run.cluster.workers} x optim.accumulate={optim.accumulate} needs batches of at "
+                f"least that many images, and twice as many for fine-tuning, where labelled and unlabelled ones share "
+                f"a batch; method.burn_in_batch={self.burn_in_batch}, method.finetune_batch={self.finetune_batch}"
             )
         return found
 

@@ -12,6 +12,11 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(gt=0, le=1)]
 
 
+LEAST_SIZES = {"shake_shake26": 8, "conv_large": 12, "resnet18": 64, "lenet2d": 20, "small_conv": 8}
+"""Network -> the smallest side of an image (pixels). `conv_large`: two halvings leave 3 of 12, its last convolution 1;
+LeNet: two leave 4 of 20; ResNet-18: five leave 2 of 64, which is little enough."""
+
+
 class ClassifierConfig(ModelSection):
     """A network that gives every image one vector of class logits."""
 
@@ -35,6 +40,11 @@ class ClassifierConfig(ModelSection):
     weights: str | None = None
     """`resnet18`: local safetensors (or torch `weights_only`-loadable) file of ImageNet weights with torchvision's
     names; the last layer is left out where the number of classes differs."""
+
+    @property
+    def least_size(self) -> int:
+        """The smallest side of an image (pixels) that the network takes."""
+        return LEAST_SIZES[self.network]
 
     @model_validator(mode="after")
     def _fits(self) -> ClassifierConfig:

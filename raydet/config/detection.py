@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from raydet.config.base import PositiveInt
 from raydet.config.detection_data import DataConfig
 from raydet.config.detection_methods import DetectionMethodConfig, SupervisedConfig
 from raydet.config.detector import ModelConfig
-from raydet.config.run import RunConfig
+from raydet.config.run import EvalConfig, LabelsConfig, RunConfig
+
+
+class BoxLabelsConfig(LabelsConfig):
+    """How pseudo-labels are made and kept."""
+
+    score_floor: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Candidates at or below this score are not stored."""
+    top_k: PositiveInt = 1000
+    """Most candidates stored per image, best score first."""
+
+
+class BoxEvalConfig(EvalConfig):
+    """Evaluation while training."""
+
+    engine: Literal["auto", "hotcoco", "pycocotools"] = "auto"
+    """COCO AP engine; `auto` takes hotcoco where installed (same figures, faster) and says which."""
 
 
 class DetectionConfig(RunConfig):
@@ -14,6 +35,8 @@ class DetectionConfig(RunConfig):
     data: DataConfig
     model: ModelConfig = ModelConfig()
     method: DetectionMethodConfig
+    labels: BoxLabelsConfig = BoxLabelsConfig()
+    eval: BoxEvalConfig = BoxEvalConfig()
 
     def contradictions(self) -> list[str]:
         """Return what cannot be meant, each with the keys and what to change."""

@@ -29,14 +29,14 @@ FAMILIES: dict[type[RunConfig], list[str]] = {
 
 def family_of(tree: Mapping[str, Any], where: str) -> type[RunConfig]:
     """Return the configuration class of a run from its unchecked settings. Raises ConfigError for an unknown method."""
+    every = [name for names in FAMILIES.values() for name in names]
     method = tree.get("method")
     name = method.get("name") if isinstance(method, Mapping) else None
     for family, names in FAMILIES.items():
         if name in names:
             return family
     if name is None:
-        return DetectionConfig  # its validation says that the method is missing
-    every = [name for names in FAMILIES.values() for name in names]
+        raise ConfigError(f"{where}: method.name: required, but not given; one of {', '.join(every)}")
     near = difflib.get_close_matches(str(name), every, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
     raise ConfigError(f"{where}: method.name={name!r}: expected one of {', '.join(every)}{hint}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
 from raydet.config.base import NonNegativeInt, Section
 from raydet.config.optim import OptimConfig
+
+if TYPE_CHECKING:
+    from raydet.config.run import RunConfig
 
 
 class MethodSection(Section):
@@ -17,6 +20,8 @@ class MethodSection(Section):
     """Whether the method trains on pseudo-labels."""
     fixed_length: ClassVar[bool] = False
     """Whether the end of the run is a stage of its own, so that a run once begun cannot be made longer."""
+    lr_keys: ClassVar[tuple[str, ...]] = ("optim.lr",)
+    """Where its learning rates are set: what a run that diverged is mended with, and may change when it is resumed."""
     name: str
     burn_in_steps: NonNegativeInt = 2000
     """Optimiser steps on labelled images only, before the first pseudo-labels."""
@@ -25,11 +30,16 @@ class MethodSection(Section):
         """Return the optimiser steps of a run."""
         return optim.steps
 
-    def contradictions(self, optim: OptimConfig) -> list[str]:
-        """Return what of the method's settings cannot be meant, each with the keys and what to change."""
-        if self.uses_labels and self.burn_in_steps >= optim.steps:
+    def shortened(self, burn_in: int, later: int) -> dict[str, int]:
+        """Return what to change for a run of `burn_in` steps of the burn-in, `later` of the stage after it, and one
+        more."""
+        return {"burn_in_steps": burn_in}
+
+    def contradictions(self, run: RunConfig) -> list[str]:
+        """Return what of the run cannot be meant with this method, each with the keys and what to change."""
+        if self.uses_labels and self.burn_in_steps >= run.optim.steps:
             return [
-                f"method.burn_in_steps={self.burn_in_steps} leaves nothing of optim.steps={optim.steps} for "
+                f"method.burn_in_steps={self.burn_in_steps} leaves nothing of optim.steps={run.optim.steps} for "
                 f"pseudo-labels; lower the first, raise the second, or use a supervised method"
             ]
         return []

@@ -35,7 +35,7 @@ class OptimConfig(Section):
     decay_at: tuple[PositiveInt, ...] = ()
     """Steps at which the learning rate falls to a tenth."""
     labeled_batch: PositiveInt = 12
-    """Labelled images per step, over all workers. Each enters the student twice: strong and weak view."""
+    """Labelled images per step, over all workers. Each enters a detector twice: strong and weak view."""
     unlabeled_batch: PositiveInt = 12
     """Unlabelled images per step, over all workers."""
     clip_norm: PositiveFloat | None = None

@@ -31,10 +31,6 @@ class LabelsConfig(Section):
     """Ask for labels so many steps ahead (A). 0 is the papers' algorithm."""
     publish_every: PositiveInt = 1
     """Publish a new teacher every so many steps (P). Label age is at most A + P - 1 steps."""
-    score_floor: Annotated[float, Field(gt=0, lt=1)] = 0.05
-    """Candidates at or below this score are not stored."""
-    top_k: PositiveInt = 1000
-    """Most candidates stored per image, best score first."""
     forward_images: PositiveInt = 1
     """Images per teacher forward. With 1 a label does not depend on its neighbours in the batch, bit for bit."""
     timeout_s: PositiveFloat = 600.0
@@ -126,8 +122,6 @@ class EvalConfig(Section):
 
     every: PositiveInt = 5000
     """Evaluate every so many steps, at the burn-in's end and at the end."""
-    engine: Literal["auto", "hotcoco", "pycocotools"] = "auto"
-    """COCO AP engine; `auto` takes hotcoco where installed (same figures, faster) and says which."""
     max_images: PositiveInt | None = None
     """Evaluate on the first so many images only (all by default)."""
 
@@ -146,7 +140,7 @@ class LogConfig(Section):
 
 
 class RunConfig(Section):
-    """One training run. Each family of methods narrows `data`, `model` and `method` to its own."""
+    """One training run. Each family of methods narrows the sections to what it uses, with defaults that suit it."""
 
     run: RunSection
     seed: int = 0
@@ -179,7 +173,7 @@ class RunConfig(Section):
 
     def contradictions(self) -> list[str]:
         """Return what cannot be meant, each with the keys and what to change."""
-        return [*_contradictions(self), *self.method.contradictions(self.optim)]
+        return [*_contradictions(self), *self.method.contradictions(self)]
 
     @model_validator(mode="after")
     def _no_contradictions(self) -> RunConfig:

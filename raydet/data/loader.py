@@ -19,7 +19,7 @@ from torch import Tensor
 from raydet.config.detection import DetectionConfig
 from raydet.data.decode import decode
 from raydet.data.index import DatasetIndex
-from raydet.data.order import BatchOrder
+from raydet.data.order import BatchOrder, own_slots
 from raydet.data.prefetch import Prefetcher
 from raydet.data.prepare import PreparedData
 from raydet.data.views import strong_view, weak_view
@@ -227,7 +227,7 @@ class _Share:
     def __init__(self, index: DatasetIndex, batch: int, seed: int, name: str, rank: int, world: int) -> None:
         self.index = index
         self._order = BatchOrder(len(index), batch, seed, name)
-        self._slice = range(rank * batch // world, (rank + 1) * batch // world)
+        self._slice = own_slots(batch, rank, world)
 
     def slots(self, step: int) -> list[tuple[int, int]]:
         """Return (slot in the global batch, position in the index) of each image of a step."""

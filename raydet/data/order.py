@@ -42,6 +42,11 @@ class BatchOrder:
         return _shuffled(place, keys, self.num_images)
 
 
+def own_slots(batch: int, rank: int, world: int) -> range:
+    """Return the contiguous share of a global batch that is one rank's."""
+    return range(rank * batch // world, (rank + 1) * batch // world)
+
+
 def _shuffled(place: NDArray[np.int64], keys: NDArray[np.uint64], n: int) -> NDArray[np.int64]:
     """Map each place `[B]` below `n` to its image under the permutation that its key `[B]` names.
 

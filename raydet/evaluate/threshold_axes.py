@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from raydet.config.detection import DetectionConfig
 from raydet.config.load import resolve
-from raydet.config.run import RunConfig
 from raydet.errors import ConfigError
 from raydet.evaluate.thresholds import Select
 from raydet.methods import Thresholds, build_detection_method
@@ -38,7 +38,7 @@ class Axes:
         return found
 
 
-def read_axes(config: RunConfig, thresholds: Thresholds, words: Sequence[str] = ()) -> Axes:
+def read_axes(config: DetectionConfig, thresholds: Thresholds, words: Sequence[str] = ()) -> Axes:
     """Read `--grid`; what it leaves out gets the default grid. Raises ConfigError for what cannot be meant.
 
     The score axis cannot go below `labels.score_floor`: nothing is stored there.
@@ -73,7 +73,7 @@ def read_axes(config: RunConfig, thresholds: Thresholds, words: Sequence[str] = 
     return Axes(thresholds, scores, qualities, score, quality)
 
 
-def selections(config: RunConfig, axes: Axes) -> list[tuple[float | None, Select]]:
+def selections(config: DetectionConfig, axes: Axes) -> list[tuple[float | None, Select]]:
     """Return the method's own selection at each quality threshold, and at the lowest score threshold."""
     lowest = {axes.thresholds.score: axes.scores[0]}
     if axes.thresholds.quality is None:
@@ -81,7 +81,7 @@ def selections(config: RunConfig, axes: Axes) -> list[tuple[float | None, Select
     return [(each, selection(config, lowest | {axes.thresholds.quality: each})) for each in axes.qualities]
 
 
-def selection(config: RunConfig, settings: dict[str, float]) -> Select:
+def selection(config: DetectionConfig, settings: dict[str, float]) -> Select:
     """Return what the configured method keeps of a label with other settings, by dotted key."""
     method = build_detection_method(resolve(config.model_dump(mode="json"), settings), "trying thresholds")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from raydet.config.classification import ClassificationConfig
 from raydet.config.run import RunConfig
 from raydet.errors import UserError
 from raydet.methods.base import Memory, Method
@@ -25,6 +26,7 @@ __all__ = [
     "Method",
     "Selection",
     "Thresholds",
+    "build_classification_method",
     "build_detection_method",
     "build_method",
 ]
@@ -50,4 +52,11 @@ def build_detection_method(config: RunConfig, purpose: str) -> DetectionMethod:
     method = build_method(config)
     if not isinstance(method, DetectionMethod):
         raise UserError(f"{purpose} is for detectors; method.name={config.method.name} trains a classifier")
+    return method
+
+
+def build_classification_method(config: ClassificationConfig) -> ClassificationMethod:
+    """Do the same for a classifier's configuration."""
+    method = build_method(config)
+    assert isinstance(method, ClassificationMethod), type(method)
     return method

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from raydet.config.classifier import ClassifierConfig
-from raydet.errors import ConfigError
 from raydet.models.classifiers.conv_large import ConvLarge
 from raydet.models.classifiers.layers import noisy
 from raydet.models.classifiers.lenet import LeNet2d
@@ -58,7 +57,7 @@ class Classifier(nn.Module):
         """Classify `pixels` uint8 `[B, 3, S, S]` RGB, on the model's device.
 
         In training mode all random draws come from `rng`, a generator on that device; evaluation draws nothing. Raises
-        ValueError where a network that draws trains without `rng`, ConfigError for images too small for the network.
+        ValueError where a network that draws trains without `rng`. `config.least_size` says how small images may be.
         """
         x = self.normalised(pixels)
         if self.training:
@@ -71,12 +70,6 @@ class Classifier(nn.Module):
     def normalised(self, pixels: Tensor) -> Tensor:
         """Return what the network sees, but for noise: `(pixels / 255 - mean) / std`, float32 `[B, 3, S, S]`."""
         assert pixels.dtype == torch.uint8, f"images are uint8, got {pixels.dtype}"
-        height, width = pixels.shape[-2:]
-        if min(height, width) < self.network.min_side:
-            raise ConfigError(
-                f"model.network: {self.config.network} wants images of at least {self.network.min_side} px a side, got "
-                f"{height} x {width}; raise data.views.size"
-            )
         return (pixels.float() / 255 - self.mean) / self.std
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from raydet.config.detection import DetectionConfig
 from raydet.config.detection_data import DatasetConfig
-from raydet.config.run import RunConfig
 from raydet.errors import DataError, UserError
 from raydet.evaluate.threshold_axes import Axes, read_axes, selections
 from raydet.evaluate.threshold_choice import FEW_TRUTHS, Choice, Point, pareto_front, recommend
@@ -29,7 +29,7 @@ class ThresholdResult:
     """All figures, and what to make of them."""
 
     folder: RunFolder
-    config: RunConfig
+    config: DetectionConfig
     axes: Axes
     evidence: Evidence
     grid: ThresholdGrid
@@ -71,8 +71,8 @@ def try_thresholds(
     Raises UserError where the grid cannot be meant, or there are no labels, or no true boxes to compare them with.
     """
     folder = run_folder_of(path)
-    config = folder.load_config()
-    thresholds = build_detection_method(config, "raydet thresholds").thresholds
+    method = build_detection_method(folder.load_config(), "raydet thresholds")
+    config, thresholds = method.run, method.thresholds
     if thresholds is None:
         raise UserError(
             f"{folder.path}: method.name={config.method.name} reads no pseudo-labels, so it has no thresholds to choose"

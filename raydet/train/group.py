@@ -41,6 +41,6 @@ class Group:
         """Wait until every rank is here."""
         self.all_gather(None)
 
-    def slice_of(self, batch: int) -> slice:
-        """Return this rank's contiguous share of a global batch."""
-        return slice(self.rank * batch // self.world, (self.rank + 1) * batch // self.world)
+    def every(self, number: int) -> range:
+        """Return this rank's share of `number` things that are looked at once: every so manyth."""
+        return range(self.rank, number, self.world)

@@ -122,7 +122,8 @@ class Trainer:
                 )
                 grad_norm = self.grad_norm()
                 stats.hear(losses.told)
-                losses.check_finite(None if self.scaler.is_enabled() else grad_norm, batch, self.group)
+                grad = None if self.scaler.is_enabled() else grad_norm
+                losses.check_finite(grad, batch, self.group, lr_keys=self.config.method.lr_keys)
                 if state.memory is not None:
                     self.method.learn(state.memory, batch, losses.told, self._total)  # 7
                 self.optimizer_step(s, grad_norm)

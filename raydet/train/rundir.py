@@ -28,7 +28,7 @@ from raydet.config.version import VERSION_KEY, take_version
 from raydet.errors import ConfigError, FolderInUseError
 
 # Sections and keys that may change between attempts: they alter speed, volume or length, never a sample or a label; and
-# what a run that diverged is mended with.
+# what a run that diverged is mended with, beside the learning rates (`MethodSection.lr_keys`).
 FREE_TO_CHANGE = (
     "cluster",
     "pool",
@@ -43,7 +43,6 @@ FREE_TO_CHANGE = (
     "labels.source",
     "labels.keep_versions",
     "optim.steps",
-    "optim.lr",
     "optim.clip_norm",
     "optim.decay_at",
 )
@@ -155,8 +154,9 @@ class RunFolder:
 
     def _check_same(self, config: RunConfig) -> None:
         held = {"optim.steps"} if config.method.fixed_length else set()
+        free = (*FREE_TO_CHANGE, *config.method.lr_keys)
         keys = {line: line.split(":")[0] for line in self.changes(config)}
-        locked = [line for line, key in keys.items() if key in held or not _is_free(key)]
+        locked = [line for line, key in keys.items() if key in held or not _is_in(key, free)]
         if locked:
             raise ConfigError(
                 f"--resume: the configuration differs from the one {self.path} was started with:\n  "
@@ -172,8 +172,8 @@ def differences(before: RunConfig, now: RunConfig) -> list[str]:
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed]
 
 
-def _is_free(key: str) -> bool:
-    return any(key == free or key.startswith(f"{free}.") for free in FREE_TO_CHANGE)
+def _is_in(key: str, sections: tuple[str, ...]) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in sections)
 
 
 def flat(tree: Any, prefix: str = "") -> dict[str, Any]:

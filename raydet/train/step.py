@@ -82,10 +82,13 @@ class StepLosses:
     stop_votes: Tensor  # [1] float32 on the device: how many ranks want to stop after this step
     told: dict[str, Tensor] = field(default_factory=dict)  # see `StepTerms`; the views of this rank, in their order
 
-    def check_finite(self, grad_norm: Tensor | None, batch: Batch, group: Group) -> None:
+    def check_finite(
+        self, grad_norm: Tensor | None, batch: Batch, group: Group, *, lr_keys: tuple[str, ...] = ("optim.lr",)
+    ) -> None:
         """Raise NonFiniteLossError, on every rank and before any weight changes, naming terms and images of the step.
 
-        `grad_norm` of the reduced gradients, or None where a gradient scaler deals with overflow itself.
+        `grad_norm` of the reduced gradients, or None where a gradient scaler deals with overflow itself; `lr_keys`:
+        the settings that a lower learning rate can be given by.
         """
         values = self.raw if grad_norm is None else torch.cat([self.raw, grad_norm.reshape(1).to(self.raw)])
         if bool(torch.isfinite(values).all()):
@@ -95,8 +98,8 @@ class StepLosses:
         images = group.all_gather(sorted(set(batch.image_ids)))
         raise NonFiniteLossError(
             f"step {batch.step}: {', '.join(bad)} not finite; images of the step by rank: {images}. "
-            f"Look at these images (raydet check-data), or go on with --resume and a lower optim.lr or an "
-            f"optim.clip_norm."
+            f"Look at these images (raydet check-data), or go on with --resume and a lower {' or '.join(lr_keys)}, or "
+            f"an optim.clip_norm."
         )
 
 

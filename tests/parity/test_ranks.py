@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from torch import Tensor
 
 from raydet.config.detection import DetectionConfig
+from raydet.data.order import own_slots
 from raydet.geometry import View
 from raydet.methods import build_method
 from raydet.records import StudentBatch, Target, ViewedImage
@@ -48,7 +49,8 @@ def view(name: str, copy: int) -> ViewedImage:
 
 def batch_of(rank: int, world: int) -> StudentBatch:
     """Return a rank's contiguous share of the global batch: 4 labelled images as 8 views, 4 unlabelled ones."""
-    share = Group(rank, world).slice_of(4)
+    slots = own_slots(4, rank, world)
+    share = slice(slots.start, slots.stop)
     names = [f"labeled-{i}" for i in range(4)][share]
     targets = [target(number, i) for i, number in enumerate(LABELED_BOXES)][share]
     pseudo = [target(number, 10 + i) for i, number in enumerate(PSEUDO_BOXES)][share]

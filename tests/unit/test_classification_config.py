@@ -94,7 +94,17 @@ def test_a_setting_of_the_other_family_is_unknown():
         ),
         ({"method__class_loss_type": "kl"}, "method.class_loss_type"),
         ({"method__labeled_logit_scale": 0}, "method.labeled_logit_scale=0"),
-        ({"model__network": "resnet18", "model__norm": "batch"}, "use 64 or more, or another network"),
+        (
+            {"model__network": "resnet18", "model__norm": "batch"},
+            "data.views.size=16 is too small for model.network=resnet18: use 64 or more, or another network",
+        ),
+        (
+            {"model__network": "lenet2d", "model__norm": "batch"},
+            "data.views.size=16 is too small for model.network=lenet2d: use 20 or more",
+        ),
+        ({"labels__publish_every": 5}, "labels.publish_every=5 has no effect with method.name=r2d2"),
+        ({"labels__top_k": 5}, "labels.top_k: unknown key"),
+        ({"eval__engine": "auto"}, "eval.engine: unknown key"),
         ({"model__network": "shake_shake26"}, "network shake_shake26 has no group norm"),
         ({"data__labeled_count": 6}, "labeled_per_class and labeled_count both choose the labelled images"),
         ({"data__labeled_per_class": None}, "method.name=r2d2 needs unlabelled images"),

@@ -130,7 +130,8 @@ def test_what_alters_samples_or_labels_may_not_change(change: dict[str, object],
 
 def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path):
     folder = started(tmp_path)
-    for text, why in (('{"run": {}}', "data: required"), ("[]", "expected an object"), ("{", "cannot be read as JSON")):
+    wrong = {'{"run": {}}': "method.name: required", "[]": "expected an object", "{": "cannot be read as JSON"}
+    for text, why in wrong.items():
         folder.config_json.write_text(text)
         with pytest.raises(ConfigError, match=rf"config\.json: .*{why}"):
             folder.load_config()

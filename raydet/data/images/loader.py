@@ -22,7 +22,7 @@ from raydet.config.classification import ClassificationConfig
 from raydet.data.images.index import ImageIndex
 from raydet.data.images.prepare import PreparedImages
 from raydet.data.images.views import augmented_view, plain_view
-from raydet.data.order import BatchOrder
+from raydet.data.order import BatchOrder, own_slots
 from raydet.data.prefetch import Prefetcher
 from raydet.randomness import stream
 
@@ -161,8 +161,7 @@ class ImageStepLoader:
             name, whole = f"{kind} {stage}", kind == "unlabeled"
             order = BatchOrder(len(index), batch, self._config.seed, name, whole_epochs=whole)
             self._orders[kind, stage] = order
-        own = range(self._rank * batch // self._world, (self._rank + 1) * batch // self._world)
-        return _Share(index, kind, order.positions(step), own)
+        return _Share(index, kind, order.positions(step), own_slots(batch, self._rank, self._world))
 
     def _start(self, step: int) -> tuple[list[Future[Tensor]], ...]:
         return tuple([self._submit(share, part, step) for part in _chunks(share)] for share in self._shares(step))

@@ -17,7 +17,6 @@ class ConvLarge(nn.Module):
     """
 
     width = 128
-    min_side = 12  # two halvings leave 3 px, the unpadded convolution 1
 
     def __init__(self, normalisation: Norm, dropout_share: float) -> None:
         super().__init__()

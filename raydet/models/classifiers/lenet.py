@@ -15,7 +15,6 @@ class LeNet2d(nn.Module):
     """
 
     width = 2
-    min_side = 20  # 20 -> 16 -> 8 -> 4
 
     def __init__(self) -> None:
         super().__init__()

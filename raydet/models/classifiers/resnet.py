@@ -16,7 +16,6 @@ class ResNet18(nn.Module):
     """ResNet-18 up to its last layer; `body` has torchvision's parameter names and initial weights."""
 
     width = 512
-    min_side = 1
 
     def __init__(self) -> None:
         super().__init__()

@@ -24,7 +24,6 @@ class ShakeShake26(nn.Module):
     """Twelve blocks in three stages; the second and third stage halve the resolution."""
 
     width = STAGE_CHANNELS[-1]
-    min_side = 1
 
     def __init__(self) -> None:
         super().__init__()

@@ -13,8 +13,6 @@ class SmallConv(nn.Module):
     The first one has stride 2: at full resolution the second would cost more than all the others together.
     """
 
-    min_side = 8
-
     def __init__(self, channels: tuple[int, ...], normalisation: Norm) -> None:
         super().__init__()
         first, second, third, fourth = channels

@@ -11,23 +11,21 @@ from raydet.data.images.index import ImageIndex
 from raydet.data.images.views import plain_view
 from raydet.evaluate.classes import ClassifierResult, Counts, count, result_of
 from raydet.models.classifier import Classified, Classifier
+from raydet.models.mode import evaluating
 from raydet.train.group import Group
 
 IMAGES_PER_FORWARD = 128
 
 
-@torch.no_grad()
 def predict(
     model: Classifier, index: ImageIndex, rows: Sequence[int], views: ImageViewsConfig, device: torch.device
 ) -> Classified:
     """Return logits and features of the images at `rows`, unaugmented, in evaluation mode, on the CPU."""
-    was_training = model.training
-    model.eval()
     found = []
     for start in range(0, len(rows), IMAGES_PER_FORWARD):
         pixels = [plain_view(index.pixels_at(row), views) for row in rows[start : start + IMAGES_PER_FORWARD]]
-        found.append(model(torch.stack(pixels).to(device)))
-    model.train(was_training)
+        with evaluating(model):
+            found.append(model(torch.stack(pixels).to(device)))
     if not found:
         return Classified(torch.zeros(0, model.num_classes), torch.zeros(0, model.network.width))
     return Classified(torch.cat([each.logits for each in found]).cpu(), torch.cat([e.features for e in found]).cpu())
@@ -38,7 +36,7 @@ def evaluate_sharded(
 ) -> ClassifierResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
     number = len(index) if max_images is None else min(max_images, len(index))
-    rows = range(group.rank, number, group.world)
+    rows = group.every(number)
     said = predict(model, index, rows, views, group.device)
     parts: list[Counts] = group.all_gather(count(said.logits, index.labels()[rows]))
     return result_of(parts, index.class_names) if group.is_lead else None

@@ -1,27 +1,22 @@
-"""The teacher at work: image ids in, pseudo-boxes in original pixels out.
-
-The same class serves the training process (inline source) and the teacher actors (pool), so both give the same labels.
-"""
+"""The teacher of a detector: image ids in, pseudo-boxes in original pixels out."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-
-import torch
 
 from raydet.config.detection import DetectionConfig
 from raydet.data.loader import TeacherViews
 from raydet.data.prepare import open_prepared
 from raydet.geometry import clip_boxes, is_usable
 from raydet.methods import build_detection_method
-from raydet.models.ema import load_weights
+from raydet.models.detector import Detector
 from raydet.models.images import collate
-from raydet.records import Candidates, PseudoBoxes, TeacherRef, ViewedImage, Weights
-from raydet.train.optim import autocast_dtype
+from raydet.records import Candidates, PseudoBoxes, TeacherRef, ViewedImage
+from raydet.tasks.annotator import ModelAnnotator
 
 
-class DetectorAnnotator:
-    """Holds a teacher; labels images one forward of `labels.forward_images` at a time."""
+class DetectorAnnotator(ModelAnnotator[Detector, ViewedImage, PseudoBoxes]):
+    """Labels weak views, and carries the boxes back into the original image."""
 
     def __init__(
         self, config: DetectionConfig, data_folder: str, device: str, views: TeacherViews | None = None
@@ -29,42 +24,26 @@ class DetectorAnnotator:
         """`views`: those of the loader, where the student is trained in this very process."""
         data = open_prepared(data_folder)
         assert data.unlabeled is not None
-        self._views = views or TeacherViews(data, config)
         self._index = data.unlabeled
-        self._config = config
+        self._views = views or TeacherViews(data, config)
         self._method = build_detection_method(config, "labelling with boxes")
-        self._device = torch.device(device)
-        self._dtype = autocast_dtype(config.optim.precision, self._device)
-        self._teacher = self._method.build_model(len(data.class_names)).to(self._device).eval()
-        self._teacher.requires_grad_(False)
-        self._ref: TeacherRef | None = None
+        super().__init__(config, self._method.build_model(len(data.class_names)), device)
 
-    def load(self, ref: TeacherRef, weights: Weights) -> None:
-        """Become the teacher of that version."""
-        load_weights(self._teacher, weights)
-        self._ref = ref
+    def see(self, image_id: str, version: int) -> ViewedImage:
+        """Return the weak view."""
+        return self._views.take(image_id, version)
 
-    @torch.no_grad()
-    def label(self, image_ids: Sequence[str]) -> list[PseudoBoxes]:
-        """Return one record per image id, in order. Raises DataError where an image cannot be read."""
-        assert self._ref is not None, "label() before load()"
-        size = self._config.labels.forward_images
-        found: list[PseudoBoxes] = []
-        for start in range(0, len(image_ids), size):
-            views = [self._views.take(image_id, self._ref.version) for image_id in image_ids[start : start + size]]
-            images = collate([view.pixels for view in views], self._device)
-            with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
-                said = self._method.annotate(self._teacher, images)
-            found += [self._record(view, each) for view, each in zip(views, said, strict=True)]
-        return found
+    def annotate(self, ids: Sequence[str], views: Sequence[ViewedImage], ref: TeacherRef) -> list[PseudoBoxes]:
+        """Return what the method's teacher finds."""
+        said = self._method.annotate(self.model, collate([view.pixels for view in views], self.device))
+        return [self._record(view, each, ref) for view, each in zip(views, said, strict=True)]
 
-    def _record(self, view: ViewedImage, said: Candidates) -> PseudoBoxes:
-        assert self._ref is not None
+    def _record(self, view: ViewedImage, said: Candidates, ref: TeacherRef) -> PseudoBoxes:
         height, width = self._index.size_at(self._index.position(view.image_id))
         boxes = clip_boxes(view.view.to_original(said.boxes.float().cpu()), height, width)
         record = PseudoBoxes(
             view.image_id,
-            self._ref,
+            ref,
             boxes,
             said.classes.cpu(),
             said.scores.float().cpu(),

@@ -14,28 +14,26 @@ from raydet.geometry import clip_boxes
 from raydet.methods import DetectionMethod
 from raydet.models.detector import Detector
 from raydet.models.images import collate
+from raydet.models.mode import evaluating
 from raydet.train.group import Group
 
 IMAGES_PER_FORWARD = 4
 
 
-@torch.no_grad()
 def predict(
     method: DetectionMethod, model: Detector, index: DatasetIndex, positions: Sequence[int], device: torch.device
 ) -> list[Detections]:
     """Return the detections of the images at `positions`, boxes in original pixels."""
-    was_training = model.training
-    model.eval()
     found = []
     for start in range(0, len(positions), IMAGES_PER_FORWARD):
         chunk = positions[start : start + IMAGES_PER_FORWARD]
         views = [eval_view(decode(index.file_at(i)), method.run.data.views) for i in chunk]
-        images = collate([pixels for pixels, _ in views], device)
-        for i, (_, view), said in zip(chunk, views, method.detect(model, images), strict=True):
+        with evaluating(model):
+            said = method.detect(model, collate([pixels for pixels, _ in views], device))
+        for i, (_, view), each in zip(chunk, views, said, strict=True):
             height, width = index.size_at(i)
-            boxes = clip_boxes(view.to_original(said.boxes.float().cpu()), height, width)
-            found.append(Detections(index.id_at(i), boxes, said.classes.cpu(), said.scores.float().cpu()))
-    model.train(was_training)
+            boxes = clip_boxes(view.to_original(each.boxes.float().cpu()), height, width)
+            found.append(Detections(index.id_at(i), boxes, each.classes.cpu(), each.scores.float().cpu()))
     return found
 
 
@@ -44,9 +42,8 @@ def evaluate_sharded(
 ) -> EvalResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
     number = len(index) if max_images is None else min(max_images, len(index))
-    mine = predict(method, model, index, range(group.rank, number, group.world), group.device)
-    gathered = group.all_gather(mine)
+    parts = group.all_gather(predict(method, model, index, group.every(number), group.device))
     if not group.is_lead:
         return None
-    found = [detections for part in gathered for detections in part]
+    found = [detections for part in parts for detections in part]
     return coco_metrics(index, found, engine=method.run.eval.engine, positions=range(number))
