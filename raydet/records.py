@@ -177,7 +177,7 @@ class ClassBatch:
     pixels: Tensor  # [B, 3, S, S] uint8, RGB
     classes: Tensor  # [L] int64, ground truth of the labelled views
     pseudo_logits: Tensor  # [U, N] float32: what the unlabelled views are trained on; of ground truth nothing gets here
-    learned_logits: Tensor | None = None  # [L, N] float32, where the labels of labelled images are learned too
+    learned_logits: Tensor | None = None  # [L, N] float32, where labels of labelled images are learned; NaN: not yet
     rows: StepRows | None = None  # where there is a memory, and a step has unlabelled views
 
     @property

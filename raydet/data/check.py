@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from raydet.config.detection_data import DataConfig, DatasetConfig
 from raydet.data.box_rules import OnBadBox
@@ -26,13 +26,34 @@ from raydet.errors import DataError
 _MISREAD = frozenset({"boxes-normalised", "boxes-corners"})  # errors that leaving boxes out would hide
 
 
+class Summary(Protocol):
+    """What one set holds, of whatever family; `str` gives all of it, over several lines."""
+
+    @property
+    def name(self) -> str:
+        """Return what the set is for: labeled, unlabeled, val, test, or "data" where it is checked alone."""
+
+    @property
+    def images(self) -> int:
+        """Return how many images it has."""
+
+    @property
+    def num_classes(self) -> int:
+        """Return how many classes it knows."""
+
+    def headline(self) -> str:
+        """Return name and size, in a few words."""
+
+
 @dataclass(frozen=True, slots=True)
 class CheckReport:
     """What was found. `problems` holds the first 10,000 of each code, `counts` all of them."""
 
-    sets: tuple[SetSummary, ...]
+    sets: tuple[Summary, ...]
     problems: tuple[Problem, ...]
     counts: dict[tuple[Severity, str], int]
+    num_labeled: int = 0  # images that training sees with their labels, and without, where a configuration was checked
+    num_unlabeled: int = 0
 
     @property
     def num_errors(self) -> int:
@@ -59,7 +80,7 @@ def check_dataset(config: DatasetConfig, *, decode_images: bool = True) -> Check
     log = ProblemLog()
     with TemporaryDirectory(prefix="raydet-") as generated:
         found = _read("data", config, "error", log, decode_images, Path(generated))
-    return _report([found[1]] if found else [], log)
+    return report_of([found[1]] if found else [], log)
 
 
 def check_config(config: DataConfig, *, decode_images: bool = True) -> CheckReport:
@@ -73,8 +94,8 @@ def check_config(config: DataConfig, *, decode_images: bool = True) -> CheckRepo
                 tables[name] = found[0]
                 summaries.append(found[1])
         if "labeled" in tables:
-            _check_relations(tables, config, log)  # reads the images again
-    return _report(summaries, log)
+            tables = _check_relations(tables, config, log)  # reads the images again
+    return report_of(summaries, log, tables)
 
 
 def fix_dataset(config: DatasetConfig, policy: Literal["drop", "clip"], out: Path) -> FixResult:
@@ -95,7 +116,7 @@ def fix_dataset(config: DatasetConfig, policy: Literal["drop", "clip"], out: Pat
         for piece in _coco_pieces(table):
             stream.write(piece.encode())
     summary = summarise("fixed", str(out), "coco", table)
-    return FixResult(out, table.root, _report([summary], log))
+    return FixResult(out, table.root, report_of([summary], log))
 
 
 def format_report(report: CheckReport, per_code: int = 10) -> str:
@@ -112,6 +133,12 @@ def format_report(report: CheckReport, per_code: int = 10) -> str:
     return "\n".join(blocks)
 
 
+def report_of(summaries: Sequence[Summary], log: ProblemLog, tables: Mapping[str, Sized] | None = None) -> CheckReport:
+    """Return the report of what was logged; `tables` are the sets as training sees them, after the split."""
+    labeled, unlabeled = (len((tables or {}).get(name, ())) for name in ("labeled", "unlabeled"))
+    return CheckReport(tuple(summaries), tuple(log.problems), dict(log.counts), labeled, unlabeled)
+
+
 def _read(
     name: str, config: DatasetConfig, on_bad_box: OnBadBox, log: ProblemLog, decode_images: bool, generated: Path
 ) -> tuple[Table, SetSummary] | None:
@@ -126,17 +153,15 @@ def _read(
     return table, summarise(name, config.path, source.format, table)
 
 
-def _check_relations(tables: dict[str, Table], config: DataConfig, log: ProblemLog) -> None:
+def _check_relations(tables: dict[str, Table], config: DataConfig, log: ProblemLog) -> dict[str, Table]:
+    """Report what is wrong between the sets; returns them as training sees them."""
     tables = with_common_classes(tables, config, log)
     try:
         tables = with_split(tables, choose_rows(config, tables["labeled"]))
     except DataError as error:
         log.error("split", "data", "", str(error))
     report_relations(tables, config, log)
-
-
-def _report(summaries: list[SetSummary], log: ProblemLog) -> CheckReport:
-    return CheckReport(tuple(summaries), tuple(log.problems), dict(log.counts))
+    return tables
 
 
 def _coco_pieces(table: Table) -> Iterator[str]:

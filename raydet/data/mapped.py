@@ -46,6 +46,8 @@ class MappedIndex:
     """Read access to an index file. Pickles as its path; every process maps the same pages."""
 
     kind: ClassVar[IndexKind]
+    content: str
+    """A digest of everything that is known of the images, wherever they lie."""
 
     def __init__(self, path: Path, batch: Any, about: dict[str, Any]) -> None:
         """Wrap a checked record batch; use `open`."""
@@ -59,7 +61,10 @@ class MappedIndex:
     def open(cls, path: str | Path) -> Self:
         """Map an index file. Raises DataError where it is missing, damaged, or of another version."""
         file = Path(path)
-        return cls(file, *_read(file, cls.kind))
+        batch, about, content = _read(file, cls.kind)
+        index = cls(file, batch, about)
+        index.content = content
+        return index
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         return type(self).open, (os.fspath(self.path.absolute()),)
@@ -97,7 +102,7 @@ def write_index_file(path: Path, kind: IndexKind, columns: Sequence[Any], about:
     lookup = [pa.array(hashes[order]), pa.array(order.astype(np.int64))]
     batch = pa.RecordBatch.from_arrays([*columns, *lookup], schema=kind.schema)
     text = json.dumps({"format": kind.format, **about})
-    batch = batch.replace_schema_metadata({kind.key: text, "digest": _digest(text.encode(), batch)})
+    batch = batch.replace_schema_metadata({kind.key: text, "digest": _digest(text.encode(), _content(batch))})
     with replacing(path) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
         writer.write_batch(batch)
 
@@ -108,8 +113,8 @@ def flat(column: Any) -> NDArray[Any]:
     return array
 
 
-def _read(file: Path, kind: IndexKind) -> tuple[Any, dict[str, Any]]:
-    """Map the file and check it: (record batch, description)."""
+def _read(file: Path, kind: IndexKind) -> tuple[Any, dict[str, Any], str]:
+    """Map the file and check it: (record batch, description, digest of the batch)."""
     remedy = "delete it and prepare the data again"
     try:
         with pa.ipc.open_file(pa.memory_map(os.fspath(file))) as reader:
@@ -128,9 +133,10 @@ def _read(file: Path, kind: IndexKind) -> tuple[Any, dict[str, Any]]:
     text = metadata[kind.key.encode()]
     if (found := _format(text)) != kind.format:
         raise DataError(f"{file}: {kind.name} format {found}, this raydet reads {kind.format}; {remedy}")
-    if any(column.null_count for column in batch.columns) or _digest(text, batch).encode() != metadata.get(b"digest"):
+    content = "" if any(column.null_count for column in batch.columns) else _content(batch)
+    if _digest(text, content).encode() != metadata.get(b"digest"):
         raise DataError(f"{file}: damaged (its content does not match its digest); {remedy}")
-    return batch, json.loads(text)
+    return batch, json.loads(text), content
 
 
 def _format(text: bytes) -> Any:
@@ -144,8 +150,12 @@ def _hash(image_id: str) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(image_id.encode(), digest_size=8).digest(), "little"))
 
 
-def _digest(about: bytes, batch: Any) -> str:
-    digest = hashlib.blake2b(about, digest_size=16)
+def _digest(about: bytes, content: str) -> str:
+    return hashlib.blake2b(about + content.encode(), digest_size=16).hexdigest()
+
+
+def _content(batch: Any) -> str:
+    digest = hashlib.blake2b(digest_size=16)
     for column in batch.columns:
         for values in _values(column):
             digest.update(values.nbytes.to_bytes(8, "little"))

@@ -32,6 +32,10 @@ class SetSummary:
         """Return how many classes the set knows."""
         return len(self.boxes_per_class)
 
+    def headline(self) -> str:
+        """Return its name and size."""
+        return f"{self.name} {self.images:,} images, {self.boxes:,} boxes"
+
     def __str__(self) -> str:
         low, middle, high = self.image_sides
         small, medium, large = self.box_sizes

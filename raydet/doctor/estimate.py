@@ -1,10 +1,10 @@
-"""What a run will need: places on the cluster, disk, time."""
+"""What a run will need: places on the cluster, disk, main memory."""
 
 from __future__ import annotations
 
 import math
 import shutil
-import tempfile
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,9 @@ from raydet.cluster.needs import Resources, arithmetic, check_fits, claims_of, t
 from raydet.config.run import RunConfig
 from raydet.doctor.finding import Finding, fail, ok, warn
 from raydet.errors import ConfigError
+from raydet.labels.schedule import LabelSchedule
 from raydet.methods import build_method
-
-LABEL_BYTES = {"il_net": 8_000, "unbiased_teacher": 2_000}  # a stored label, measured: benchmarks/store.md
-GB = 1e9
+from raydet.tasks import task_of
 
 
 def plan(config: RunConfig, nodes: Sequence[Resources], *, is_local: bool) -> list[Finding]:
@@ -52,28 +51,62 @@ def plan(config: RunConfig, nodes: Sequence[Resources], *, is_local: bool) -> li
 class Disk:
     """Bytes at the end of a run."""
 
-    parameters: int
-    checkpoints: int
+    parameters: int  # of the model, not bytes
+    weights: int  # of models and optimiser, in all kept checkpoints
+    memories: int  # what the method keeps of each image, in all of them that have it
     labels: int
 
+    @property
+    def checkpoints(self) -> int:
+        """Return what all kept checkpoints take."""
+        return self.weights + self.memories
 
-def disk_of(config: RunConfig, num_classes: int) -> Disk:
-    """Estimate what a run writes, in float32: each checkpoint holds student, optimiser, teacher and published teacher.
 
-    Kept are `checkpoint.keep`, the burn-in's end and the best one, and one more while it is written.
+def disk_of(config: RunConfig, *, num_labeled: int, num_unlabeled: int, num_classes: int) -> Disk:
+    """Estimate what a run writes, at most, in float32: each checkpoint holds student, optimiser and, where the method
+    has them, teacher, published teacher and memory; the memory is empty until the burn-in's end.
+
+    Kept are `checkpoint.keep`, the ends of stages and the best one, and one more while it is written.
     """
+    method = build_method(config.model_copy(update={"model": config.model.model_copy(update={"weights": None})}))
     with torch.device("meta"):
-        model = build_method(config.model_copy(update={"model": config.model.model_copy(update={"weights": None})}))
-        parameters = sum(p.numel() for p in model.build_model(num_classes).parameters())
+        parameters = sum(p.numel() for p in method.build_model(num_classes).parameters())
     moments = {"sgd": 1, "adamw": 2}[config.optim.name]
-    copies = 1 + moments + (2 if config.uses_labels else 1)
-    labels = 0
-    if config.uses_labels:
-        steps = max(0, config.last_step - config.method.burn_in_steps)
-        if config.labels.keep_versions is not None:
-            steps = min(steps, config.labels.keep_versions * config.labels.publish_every)
-        labels = steps * config.optim.unlabeled_batch * LABEL_BYTES.get(config.method.name, 100 + 4 * num_classes)
-    return Disk(parameters, (config.checkpoint.keep + 3) * copies * 4 * parameters, labels)
+    copies = 1 + moments + (method.ema_keep_rate is not None) + config.uses_labels
+    ends = {end for end in method.stage_ends if 0 < end < config.last_step}
+    kept = config.checkpoint.keep + 2 + len(ends)
+    after_burn_in = kept - (config.method.burn_in_steps in ends)
+    memory = method.memory_bytes(num_labeled, num_unlabeled, num_classes)
+    labels = labels_kept(config, method.schedule(), num_unlabeled) * task_of(config).label_bytes(num_classes)
+    return Disk(parameters, kept * copies * 4 * parameters, after_burn_in * memory, labels)
+
+
+def labels_made(config: RunConfig, schedule: LabelSchedule, images: int) -> dict[int, int]:
+    """Return how many labels each teacher version makes at most: one of each image that comes up in its time."""
+    every, last_step = schedule.publish_every, config.last_step
+    versions = [step for step in schedule.boundaries if step < last_step]
+    if every is not None and versions:
+        versions += range(versions[-1] + every, last_step, every)
+    ends = [*versions[1:], last_step + schedule.lookahead]
+    batch = config.optim.unlabeled_batch
+    made = {first: min(images, (end - first) * batch) for first, end in zip(versions, ends, strict=False)}
+    if every is None and versions:
+        made[versions[-1]] = images  # a last stage of the run may have larger batches
+    return made
+
+
+def labels_kept(config: RunConfig, schedule: LabelSchedule, images: int) -> int:
+    """Return how many labels the store holds at most.
+
+    `labels.keep_versions` deletes at checkpoints, and nothing that one of the last two may need: what three intervals
+    between checkpoints make is there besides.
+    """
+    made = labels_made(config, schedule, images)
+    if config.labels.keep_versions is None or not made:
+        return sum(made.values())
+    versions, recent = list(made), 3 * config.checkpoint.every
+    besides = max(bisect_left(versions, first + recent) - place for place, first in enumerate(versions))
+    return sum(sorted(made.values())[-(config.labels.keep_versions + besides) :])
 
 
 def judge_disk(disk: Disk, run_dir: Path) -> Finding:
@@ -81,9 +114,10 @@ def judge_disk(disk: Disk, run_dir: Path) -> Finding:
     place = next(folder for folder in [run_dir, *run_dir.parents] if folder.is_dir())
     free = shutil.disk_usage(place).free
     need = disk.checkpoints + disk.labels
+    tables = f" ({as_size(disk.memories)} of it label tables)" if disk.memories else ""
     text = (
-        f"{disk.parameters / 1e6:.1f} M parameters: {disk.checkpoints / GB:.2f} GB of checkpoints + "
-        f"{disk.labels / GB:.2f} GB of labels at most; {place} has {free / GB:.1f} GB free"
+        f"{disk.parameters / 1e6:.1f} M parameters: {as_size(disk.checkpoints)} of checkpoints{tables} + "
+        f"{as_size(disk.labels)} of labels at most; {place} has {as_size(free)} free"
     )
     if need > free:
         advice = "lower checkpoint.keep, set labels.keep_versions, or take another run.dir"
@@ -93,48 +127,20 @@ def judge_disk(disk: Disk, run_dir: Path) -> Finding:
     return ok("disk", text)
 
 
-def measure(config: RunConfig, *, burn_in: int = 2, mutual: int = 4) -> Finding:
-    """Train a few steps of this very configuration, in this process and a temporary folder, and extrapolate.
-
-    The first step of each phase is left out. Reads and checks the data as a run does, and writes what a run writes, a
-    checkpoint at the burn-in's end and one at the end included; then removes it. Raises what a run would raise.
-    """
-    from raydet.metrics import read_metrics
-    from raydet.tasks import task_of
-    from raydet.train.group import Group
-    from raydet.train.launch import local_source
-    from raydet.train.rundir import RunFolder
-    from raydet.train.worker import train_rank
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    with tempfile.TemporaryDirectory(prefix="raydet-doctor-") as folder:
-        short = _short(config, Path(folder) / "run", burn_in, mutual)
-        task_of(short).prepare(RunFolder(short.run.dir).data)
-        train_rank(short, Group(device=device), local_source)
-        lines = [line for line in read_metrics(RunFolder(short.run.dir).metrics) if line["kind"] == "step"]
-    seconds = {line["step"]: float(line["step_s"]) for line in lines}
-    alone = seconds[burn_in]
-    taught = [seconds[step] for step in range(burn_in + 2, burn_in + mutual + 1)] if config.uses_labels else [alone]
-    mean = sum(taught) / len(taught)
-    split = config.method.burn_in_steps if config.uses_labels else 0
-    minutes = round((split * alone + (config.last_step - split) * mean) / 60)
-    return ok(
-        "time",
-        f"{alone:.2f} s per burn-in step, {mean:.2f} s per later step, with the whole batch and the teacher in one "
-        f"process on {device.type}: {minutes // 60} h {minutes % 60:02} min for {config.last_step} steps without "
-        f"evaluations; n workers share a batch, and a pool takes the teacher's part",
-    )
+def judge_memory(each: int, ranks: int, have: int | None) -> Finding:
+    """Judge main memory for a label table of `each` bytes in every rank; `have`: of the machine that all share, or None
+    where they may be on several."""
+    text = f"the label table takes {as_size(each)} in every rank (here {ranks}), beside network and images"
+    if have is None:
+        return ok("memory", text)
+    text = f"{text}; this machine has {as_size(have)}"
+    if ranks * each > have:
+        return fail("memory", text, "lower cluster.workers, use a cluster, or fewer unlabelled images")
+    if ranks * each > 0.8 * have:
+        return warn("memory", text, "lower cluster.workers, or leave nothing else running")
+    return ok("memory", text)
 
 
-def _short(config: RunConfig, run_dir: Path, burn_in: int, mutual: int) -> RunConfig:
-    """Return the configuration with few steps, one process, labels made on the spot, and nothing evaluated."""
-    update = {
-        "run": config.run.model_copy(update={"dir": str(run_dir), "fork_from": None, "stop_at": None}),
-        "data": config.data.model_copy(update={"val": None, "test": None}),
-        "method": config.method.model_copy(update={"burn_in_steps": burn_in}),
-        "optim": config.optim.model_copy(update={"steps": burn_in + mutual}),
-        "labels": config.labels.model_copy(update={"source": "inline", "lookahead": 0}),
-        "cluster": config.cluster.model_copy(update={"backend": "process", "workers": 1, "min_workers": None}),
-        "log": config.log.model_copy(update={"every": 1, "tensorboard": False}),
-    }
-    return config.model_copy(update=update)
+def as_size(count: int) -> str:
+    """Return bytes as text, e.g. `2.2 MB`."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

@@ -14,11 +14,13 @@ from raydet.cluster.upload import LIMIT_BYTES, upload_of
 from raydet.config.run import ClusterConfig, RunConfig
 from raydet.data.check import CheckReport
 from raydet.doctor import probe
-from raydet.doctor.estimate import disk_of, judge_disk, measure, plan
+from raydet.doctor.estimate import disk_of, judge_disk, judge_memory, plan
 from raydet.doctor.finding import Finding, fail, ok, warn
 from raydet.doctor.machine import Facts, compare, judge
+from raydet.doctor.measure import measure
 from raydet.doctor.network import auth_mode, judge_mode, judge_ports, listening, reachable
 from raydet.errors import UserError
+from raydet.methods import build_method
 from raydet.tasks import task_of
 
 DASHBOARD = "http://127.0.0.1:8265"
@@ -37,7 +39,7 @@ def examine(config: RunConfig | None, *, address: str | None, measured: bool) ->
         yield _run_dir(Path(config.run.dir))
         yield from plan(config, [{"GPU": float(len(here["gpus"]))}], is_local=True)
     if config is not None:
-        yield from _run(config, measured)
+        yield from _run(config, measured, is_local=address is None)
 
 
 def _cluster(config: RunConfig | None, address: str, here: Facts, wants_gpu: bool) -> Iterator[Finding]:
@@ -59,24 +61,43 @@ def _cluster(config: RunConfig | None, address: str, here: Facts, wants_gpu: boo
         yield fail("cluster", str(error), "where the port answers, a missing or wrong token is the usual reason")
 
 
-def _run(config: RunConfig, measured: bool) -> Iterator[Finding]:
+def _run(config: RunConfig, measured: bool, *, is_local: bool) -> Iterator[Finding]:
     """Look at what the run reads, writes and takes."""
     report = task_of(config).check_data(decode_images=False)
-    yield _data(report)
-    num_classes = max((one.num_classes for one in report.sets), default=0)
-    yield judge_disk(disk_of(config, max(1, num_classes)), Path(config.run.dir).absolute())
+    yield _data(config, report)
     if report.num_errors:
         return
-    if measured:
-        yield measure(config)
-    else:
+    num_classes = max(one.num_classes for one in report.sets)
+    sizes = {"num_labeled": report.num_labeled, "num_unlabeled": report.num_unlabeled, "num_classes": num_classes}
+    yield judge_disk(disk_of(config, **sizes), Path(config.run.dir).absolute())
+    if table := build_method(config).memory_bytes(**sizes):
+        have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if is_local else None
+        yield judge_memory(table, config.cluster.workers, have)
+    if config.uses_labels and not report.num_unlabeled:
+        return
+    if not measured:
         yield ok("time", "not measured; --measure trains a few steps in a temporary folder")
+        return
+    try:
+        yield measure(config)
+    except UserError as error:
+        yield fail("time", str(error), "raydet train would refuse this")
 
 
-def _data(report: CheckReport) -> Finding:
-    sets = ", ".join(f"{one.name} {one.images:,} images, {one.boxes:,} boxes" for one in report.sets)
+def _data(config: RunConfig, report: CheckReport) -> Finding:
+    sets = ", ".join(one.headline() for one in report.sets)
     if report.num_errors:
-        return fail("data", f"{report.num_errors} errors; {sets}", "raydet check-data CONFIG lists them")
+        return fail(
+            "data",
+            f"{report.num_errors} errors; {sets or 'nothing could be read'}",
+            "raydet check-data CONFIG lists them",
+        )
+    if report.num_unlabeled:
+        sets = f"{sets}; {report.num_labeled:,} labelled and {report.num_unlabeled:,} unlabelled images to train on"
+    elif config.uses_labels:
+        return fail(
+            "data", f"{sets}; none is unlabelled", "label fewer of them, set data.unlabeled, or use a supervised method"
+        )
     if report.num_warnings:
         return warn("data", f"{report.num_warnings} warnings; {sets}", "raydet check-data CONFIG lists them")
     return ok("data", f"{sets}; images not decoded here, `raydet check-data` does")

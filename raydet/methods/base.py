@@ -82,6 +82,10 @@ class Method(ABC, Generic[Config, AnyBatch]):
         """Return what the run keeps of each image; None: nothing."""
         return None
 
+    def memory_bytes(self, num_labeled: int, num_unlabeled: int, num_classes: int) -> int:
+        """Return how large that is, on every rank and in a checkpoint; allocates nothing."""
+        return 0
+
     def learn(self, memory: Any, batch: AnyBatch, told: dict[str, Tensor], total: SumOverRanks) -> None:
         """Change the memory by what one step's forward `told`, before the weights change; the same on all ranks."""
 

@@ -65,10 +65,6 @@ class ClassificationMethod(Method[ClassificationConfig, ClassBatch]):
         """Return what the run keeps of each image; None: nothing."""
         return None
 
-    def first_logits(self, classes: Tensor, num_classes: int) -> Tensor:
-        """Return the logits `[L, N]` that learned labels of labelled images start from; see `LabelTable`."""
-        raise AssertionError(f"{type(self).__name__} learns no labels")
-
     def step_terms(self, student: Classifier, batch: ClassBatch, device: torch.device) -> StepTerms:
         """Return the losses of a batch, and the logits of all its views."""
         seed = derive_seed(self.run.seed, "forward", batch.step, batch.image_ids[0])

@@ -132,19 +132,21 @@ class R2D2(ClassificationMethod):
         return terms
 
     def targets(self, batch: ClassBatch) -> Tensor:
-        """Return y~ `[B, N]` of all views; that of a labelled image follows from its class, unless it is learned."""
-        labeled = batch.learned_logits
-        if labeled is None:
-            labeled = self.first_logits(batch.classes, batch.pseudo_logits.shape[1])
+        """Return y~ `[B, N]` of all views; that of a labelled image follows from its class, until it is learned."""
+        labeled = self.config.labeled_logit_scale * F.one_hot(batch.classes, batch.pseudo_logits.shape[1]).float()
+        if batch.learned_logits is not None:
+            labeled = torch.where(batch.learned_logits.isnan(), labeled, batch.learned_logits)
         return torch.cat([labeled, batch.pseudo_logits])
-
-    def first_logits(self, classes: Tensor, num_classes: int) -> Tensor:
-        """Return y~ `[L, N]` of labelled images of these classes."""
-        return self.config.labeled_logit_scale * F.one_hot(classes, num_classes).float()
 
     def build_memory(self, num_labeled: int, num_unlabeled: int, num_classes: int) -> LabelTable:
         """Return the table of y~: a row per unlabelled image, then one per labelled image where those are learned."""
         return LabelTable(num_unlabeled, num_classes, num_labeled=num_labeled if self.config.update_labeled else 0)
+
+    def memory_bytes(self, num_labeled: int, num_unlabeled: int, num_classes: int) -> int:
+        """Return the size of the table."""
+        with torch.device("meta"):
+            table = self.build_memory(num_labeled, num_unlabeled, num_classes)
+        return table.logits.nbytes + table.versions.nbytes
 
     def learn(self, memory: LabelTable, batch: ClassBatch, told: dict[str, Tensor], total: SumOverRanks) -> None:
         """Apply Eq. 7 to the rows of the whole step, each computed by the rank that has its image."""

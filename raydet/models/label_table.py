@@ -42,8 +42,8 @@ class LabelTable:
         return [bool(stale) for stale in self.versions[list(rows)] != version]
 
     def read(self, rows: Tensor) -> Tensor:
-        """Return copies `[B, N]` of the rows `[B]`."""
-        return self.logits[rows]
+        """Return copies `[B, N]` of the rows `[B]`; NaN where nothing was learned yet."""
+        return self.logits[rows].masked_fill((self.versions[rows] == NEVER)[:, None], torch.nan)
 
     def write(self, rows: Tensor, logits: Tensor, version: int) -> None:
         """Overwrite rows `[B]` by `[B, N]`; of a row given twice the later one stays."""

@@ -84,8 +84,8 @@ def search(
 def describe(folder: SweepFolder, question: Question, trials: Sequence[Trial], config: RunConfig, at_once: int) -> str:
     """Return the lines a user reads before a search starts; prepares, and so checks, the data."""
     groups = {trial.burn_in for trial in trials if trial.burn_in is not None}
-    num_classes = len(task_of(config).prepare(folder.path / "data").class_names)
-    disk = disk_of(config, num_classes=num_classes, at_once=at_once, num_burn_ins=len(groups))
+    data = task_of(config).prepare(folder.path / "data")
+    disk = disk_of(config, data, at_once=at_once, num_burn_ins=len(groups))
     over = sum(trial.is_over for trial in trials)
     number = question.samples if question.is_adaptive else len(trials)
     claims = ", ".join(f"{amount:g} {name}" for name, amount in total(claims_of_trial(config)).items())

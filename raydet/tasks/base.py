@@ -28,6 +28,10 @@ class Index(Protocol):
 
     def __len__(self) -> int: ...
 
+    @property
+    def content(self) -> str:
+        """Return a digest of everything that is known of the images, wherever they lie."""
+
     def ids(self) -> list[str]:
         """Return all image ids, in row order."""
 
@@ -152,10 +156,12 @@ class Task(ABC, Generic[Config]):
         method: Any,
         memory: Memory | None,
         *,
+        version: int | None,
         max_age: int,
         num_classes: int,
     ) -> tuple[Batch, StepStats]:
-        """Join views and labels to what the student trains on. `labels` are those that the memory needs, or all.
+        """Join views and labels to what the student trains on. `labels` are those that the memory needs, or all;
+        `version` is the teacher that labels the step.
 
         Raises StaleLabelError where a label is older than the schedule's derived bound.
         """
@@ -167,6 +173,10 @@ class Task(ABC, Generic[Config]):
     @abstractmethod
     def figures(self, window: Window, class_names: Sequence[str]) -> dict[str, Any]:
         """Return what the log says about pseudo-labels; `window` has seen at least one."""
+
+    @abstractmethod
+    def label_bytes(self, num_classes: int) -> int:
+        """Return about how many bytes the label of one image takes in the store."""
 
     def alarm(self, window: Window) -> Alarm | None:
         """Return what is wrong with the labels of a window; None: nothing."""

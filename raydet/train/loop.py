@@ -34,7 +34,7 @@ from raydet.train.group import Group
 from raydet.train.journal import Journal
 from raydet.train.optim import autocast_dtype, build_optimizer, set_lr
 from raydet.train.rundir import RunFolder
-from raydet.train.state import TrainState, digest_of_images
+from raydet.train.state import TrainState, digest_of_images, digest_of_labeled
 from raydet.train.step import StepModule, backward, share_statistics, statistics_of, wrap
 
 
@@ -62,8 +62,8 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=dtype == torch.float16)
         unlabeled = 0 if data.unlabeled is None else len(data.unlabeled)
         memory = method.build_memory(len(data.labeled), unlabeled, len(data.class_names))
-        images = digest_of_images(data) if memory is not None else ""
-        self.state = TrainState(student, build_optimizer(student, config.optim), self.scaler, memory, images)
+        optimizer, images = build_optimizer(student, config.optim), digest_of_images(data)
+        self.state = TrainState(student, optimizer, self.scaler, memory, images, digest_of_labeled(data))
         self.module = StepModule(student, method, device=group.device, dtype=dtype)
         self.statistics = statistics_of(student)
         self.names = tuple(method.loss_weights)
@@ -107,6 +107,7 @@ class Trainer:
                     labels,
                     self.method,
                     state.memory,
+                    version=schedule.version_for(s),
                     max_age=schedule.max_age,
                     num_classes=len(self.data.class_names),
                 )

@@ -29,6 +29,7 @@ class TrainState:
     scaler: torch.amp.GradScaler
     memory: Memory | None = None  # what is learned about each image
     images: str = ""  # digest of the images that it is about, and of their classes
+    labeled: str = ""  # digest of which images are labelled
     ema: EmaTeacher | None = None
     published: tuple[TeacherRef, Weights] | None = None  # the newest teacher that was sent out to label
     step: int = 0  # optimiser steps completed
@@ -52,6 +53,7 @@ class TrainState:
             "published": {"version": ref.version, "digest": ref.digest} if ref else None,
             "best": self.best,
             "images": self.images,
+            "labeled": self.labeled,
             "optimizer": type(self.optimizer).__name__,
             "scaler": self.scaler.state_dict(),
         }
@@ -109,14 +111,14 @@ class TrainState:
 
 
 def digest_of_images(data: Prepared) -> str:
-    """Return a digest of the images of a run, in order, and of its classes: of what a memory is about."""
-    content = hashlib.sha256(json.dumps(data.class_names).encode())
-    for index in (data.unlabeled, data.labeled):
-        ids = [] if index is None else index.ids()
-        content.update(f"{len(ids)} images".encode())
-        for image_id in ids:
-            content.update(f"{len(image_id)}:{image_id}".encode())
-    return content.hexdigest()
+    """Return a digest of all images of a run, in order, and of its classes: of what a memory is about."""
+    parts = [index.content if index is not None else "" for index in (data.unlabeled, data.labeled)]
+    return hashlib.sha256(json.dumps([*parts, *data.class_names]).encode()).hexdigest()
+
+
+def digest_of_labeled(data: Prepared) -> str:
+    """Return a digest of which images are labelled, and of the classes."""
+    return hashlib.sha256(json.dumps([sorted(data.labeled.ids()), *data.class_names]).encode()).hexdigest()
 
 
 def _parameters(state: TrainState) -> Iterator[tuple[str, torch.nn.Parameter]]:

@@ -22,6 +22,7 @@ from raydet.train.group import Group
 from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
 from raydet.train.rundir import RunFolder
+from raydet.train.state import digest_of_labeled
 from raydet.train.stop import watching
 
 SourceFactory = Callable[[RunConfig, Group, int, Any], LabelSource]
@@ -56,12 +57,20 @@ def _reason(step: int, config: RunConfig) -> str:
     return "done" if step >= config.length else "reached run.stop_at"
 
 
-def check_fork(fork: Checkpoint, config: RunConfig, class_names: tuple[str, ...]) -> None:
+def check_fork(fork: Checkpoint, config: RunConfig, data: Prepared) -> None:
     """Raise CheckpointError unless a run of this configuration can start from that checkpoint."""
     where = f"run.fork_from={fork.path}"
     theirs, burn_in = list(fork.state.get("class_names", [])), config.method.burn_in_steps
-    if theirs != list(class_names):
-        raise CheckpointError(f"{where}: its classes are {theirs}, this run's are {list(class_names)}; they must agree")
+    if theirs != list(data.class_names):
+        raise CheckpointError(
+            f"{where}: its classes are {theirs}, this run's are {list(data.class_names)}; they must agree"
+        )
+    if fork.state.get("labeled") not in (None, digest_of_labeled(data)):
+        raise CheckpointError(
+            f"{where}: it was trained with other labelled images than this run's, so what is unlabelled here may have "
+            f"been seen with its label; use the same data.labeled and the same choice of it (data.split_seed among "
+            f"others), or take the weights alone with model.weights"
+        )
     if fork.step > burn_in:
         raise CheckpointError(
             f"{where} is at step {fork.step}, method.burn_in_steps is {burn_in}: the teacher starts at the burn-in's "
@@ -84,7 +93,7 @@ def _build(config: RunConfig, task: Task[Any], group: Group, data: Prepared, mak
     checkpoint = open_checkpoint(path) if path else None
     fork = open_checkpoint(Path(config.run.fork_from)) if config.run.fork_from and checkpoint is None else None
     if fork is not None:
-        check_fork(fork, config, data.class_names)
+        check_fork(fork, config, data)
     start = checkpoint.step if checkpoint else fork.step if fork else 0
     if group.is_lead:
         truncate_after(folder.metrics, start)

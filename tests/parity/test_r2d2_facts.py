@@ -14,7 +14,7 @@ from torch import Tensor
 from raydet.errors import ConfigError
 from raydet.methods.r2d2 import class_loss, entropy, label_gradient, theorem_1
 from raydet.models.label_table import LabelTable
-from raydet.records import StepRows
+from raydet.records import ClassBatch, StepRows
 from tests.r2d2_batches import batch_of, cifar, learned_by, share_of, tiny
 
 ALPHA, BETA = 0.1, 0.03
@@ -167,7 +167,8 @@ def test_theorems_1_and_2_hold_wherever_the_gradient_is_zero(label: list[float],
 
 @pytest.mark.parametrize(("classes", "share"), [(10, 0.999592), (100, 0.995526), (1000, 0.956613)])
 def test_fact_7_labels_of_labelled_images(classes: int, share: float):
-    label = cifar().first_logits(torch.tensor([3]), classes)
+    batch = ClassBatch(30_000, ["image"], torch.zeros(1, 3, 8, 8), torch.tensor([3]), torch.zeros(0, classes))
+    label = cifar().targets(batch)
     assert label[0, 3] == 10 and label.sum() == 10
     assert float(label.double().softmax(1)[0, 3]) == near(share)  # e^10 / (e^10 + N - 1)
 
@@ -240,9 +241,7 @@ def test_fact_11_the_table_does_not_depend_on_the_number_of_ranks(
     if learns_labeled:
         numbers = torch.cat([unlabeled + torch.arange(labeled), torch.arange(unlabeled)])
         everybodys = torch.cat([torch.arange(unlabeled), unlabeled + torch.arange(labeled)])
-        batch = replace(
-            batch, learned_logits=method.first_logits(batch.classes, 3), rows=StepRows(everybodys, numbers, 4)
-        )
+        batch = replace(batch, learned_logits=method.targets(batch)[:labeled], rows=StepRows(everybodys, numbers, 4))
     tables = [
         table
         for world in (1, 2, 4)

@@ -58,7 +58,8 @@ def assembled(
     max_age: int = 100,
     **changes: Any,
 ) -> tuple[ClassBatch, LogitStats]:
-    return assemble(step, images(rank), labels, method(**changes), memory, max_age=max_age, num_classes=3)
+    version = method(**changes).schedule().version_for(step)
+    return assemble(step, images(rank), labels, memory, version=version, max_age=max_age, num_classes=3)
 
 
 def table(*rows: tuple[int, list[float], int], num_labeled: int = 0) -> LabelTable:
@@ -110,7 +111,8 @@ def test_labels_of_labelled_images_come_first_where_they_are_learned(rank: int):
     assert batch.rows.rows.tolist() == [4, 0, 2, 1, 5, 3, 7, 6, 7, 9]
     # own views: two labelled ones, then three unlabelled ones
     assert batch.rows.own.tolist() == [[6, 7, 0, 1, 2], [8, 9, 3, 4, 5]][rank]
-    assert batch.learned_logits.tolist() == [[0, 4, 6], [10, 0, 0]]  # l0 and l3 start from their class, here 0
+    assert batch.learned_logits[0].tolist() == [0, 4, 6]
+    assert batch.learned_logits[1].isnan().all()  # l0 and l3 have not been learned yet
 
 
 def test_without_a_memory_every_image_has_a_new_label():
@@ -127,7 +129,7 @@ def test_a_burn_in_step_has_labelled_images_only():
         own.ids[:2], own.pixels[:2], own.classes, own.labeled_rows, own.unlabeled_rows[:0], own.labeled_slots,
         range(0), own.all_labeled_rows, own.all_unlabeled_rows[:0],
     )  # fmt: skip
-    batch, stats = assemble(2, own, [], method(), table(), max_age=5, num_classes=3)
+    batch, stats = assemble(2, own, [], table(), version=None, max_age=5, num_classes=3)
     assert (batch.num_labeled, batch.num_unlabeled, batch.rows) == (2, 0, None)
     assert batch.pseudo_logits.shape == (0, 3)
     window = Window()
@@ -144,13 +146,13 @@ def test_a_label_older_than_the_bound_or_from_the_future_is_an_error():
 
 
 def test_passes_of_a_step_keep_labels_with_their_images():
-    memory = table(*((row, [float(row), 0.0, 0.0], 4) for row in ROWS), (6 + 1, [7.0, 0, 0], 4), num_labeled=4)
+    memory = table(*((row, [float(row), 0.0, 0.0], 4) for row in [*ROWS, 6 + 0, 6 + 1]), num_labeled=4)
     batch, _ = assembled(6, [], memory, method__update_labeled=True)
     first, second = batch.split(2)
     assert [part.image_ids for part in (first, second)] == [["l1", "u4"], ["l0", "u0", "u2"]]
     assert [part.classes.tolist() for part in (first, second)] == [[2], [0]]
     assert [part.pseudo_logits[:, 0].tolist() for part in (first, second)] == [[4], [0, 2]]
-    assert [part.learned_logits[:, 0].tolist() for part in (first, second)] == [[7], [10]]
+    assert [part.learned_logits[:, 0].tolist() for part in (first, second)] == [[7], [6]]
     assert batch.split(1) == [batch]
 
 

@@ -13,11 +13,10 @@ from raydet.cluster.nodes import Answer
 from raydet.cluster.storage import _read_and_reply
 from raydet.cluster.upload import upload_of
 from raydet.config.load import dump
-from raydet.doctor import estimate, network, probe
-from raydet.doctor.estimate import disk_of, judge_disk, plan
+from raydet.doctor import network, probe
 from raydet.doctor.finding import Finding
 from raydet.doctor.machine import compare, judge
-from tests.helpers import tiny_config
+from tests.helpers import tiny_classes, tiny_config
 
 GOOD = {
     "python": "3.11.7",
@@ -169,53 +168,7 @@ def test_an_address_that_does_not_answer_is_explained(address: str, text: str):
     assert text in found.text
 
 
-# what a run needs
-
-
-def test_places_are_arithmetic(tmp_path: Path):
-    config = tiny_config(
-        tmp_path,
-        cluster__backend="ray",
-        cluster__workers=4,
-        cluster__gpus_per_worker=1,
-        labels__source="pool",
-        labels__lookahead=1,
-        pool__actors=2,
-        pool__gpus_per_actor=1.0,
-    )
-    big, small = {"CPU": 16.0, "GPU": 4.0}, {"CPU": 8.0, "GPU": 1.0}
-    (enough,) = plan(config, [big, big], is_local=False)
-    # 4 workers x 1 CPU + 2 teachers x 1 CPU; 4 x 1 GPU + 2 x 1 GPU; 16 + 16 CPUs and 4 + 4 GPUs
-    assert enough.level == "ok"
-    assert enough.text == (
-        "CPU: 4 for 4 workers + 2 for 2 teachers; there is 32; GPU: 4 for 4 workers + 2 for 2 teachers; there is 8"
-    )
-    (short,) = plan(config, [big, small], is_local=False)
-    assert short.level == "fail"
-    assert "GPU: 4 for 4 workers + 2 for 2 teachers, together 6; the cluster has 5" in short.text
-    (elastic,) = plan(
-        config.model_copy(update={"cluster": config.cluster.model_copy(update={"min_workers": 2})}),
-        [big, small],
-        is_local=False,
-    )
-    assert elastic.level == "warn"
-    (local,) = plan(config, [{"GPU": 0.0}], is_local=True)
-    assert local.level == "fail"
-    assert "CPU" not in local.text
-    assert plan(tiny_config(tmp_path), [{}], is_local=True)[0].level == "ok"
-
-
-def test_disk_is_parameters_times_copies_plus_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    config = tiny_config(tmp_path, optim__steps=103, checkpoint__keep=2)  # burn-in 3; 4 unlabelled images a step
-    disk = disk_of(config, 6)
-    # AdamW keeps 2 moments: student 1 + 2, teacher 1, published teacher 1 = 5 copies; 2 + 3 checkpoints; 4 bytes
-    assert disk.checkpoints == 5 * 5 * 4 * disk.parameters
-    assert disk.labels == 100 * 4 * 8000  # (103 - 3) steps x 4 labels x 8.0 KB
-    bounded = config.model_copy(update={"labels": config.labels.model_copy(update={"keep_versions": 10})})
-    assert disk_of(bounded, 6).labels == 10 * 4 * 8000
-    assert judge_disk(disk, tmp_path / "not" / "yet").level == "ok"
-    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3_000_000}))
-    assert judge_disk(disk, tmp_path).level == "fail"  # the labels alone are 3.2 MB
+# what goes with a job
 
 
 def test_an_upload_leaves_out_what_the_ignore_files_name(tmp_path: Path):
@@ -245,9 +198,38 @@ def test_doctor_says_what_would_go_wrong_and_fails(tmp_path: Path, capsys: pytes
     assert main(["doctor", str(config), "--measure", "--json"]) == 0
     found = {each["topic"]: each for each in json.loads(capsys.readouterr().out)}
     assert "labeled 24 images, 48 boxes, val 6 images, 13 boxes" in found["data"]["text"]
-    assert " per later step" in found["time"]["text"]
+    assert "10 labelled and 14 unlabelled images to train on" in found["data"]["text"]
+    assert " per later step" in found["time"]["text"] and "memory" not in found
     assert not (tmp_path / "run").exists()
     assert main(["doctor", str(config), "data.labeled=/nowhere.json", "--address", "127.0.0.1:1"]) == 1
     said = capsys.readouterr().out
     assert "Connection refused" in said
     assert "errors" in said
+
+
+def test_doctor_knows_classifiers_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(tiny_classes(tmp_path / "run")))
+    assert main(["doctor", str(config), "--measure", "--json"]) == 0
+    found = {each["topic"]: each for each in json.loads(capsys.readouterr().out)}
+    # 54 images, 4 of each of 3 classes labelled
+    assert "labeled 54 images of 3 classes, val 12 images of 3 classes; 12 labelled and 42 unl" in found["data"]["text"]
+    assert " per supervised step, " in found["time"]["text"] and " per D2 step (" in found["time"]["text"]
+    assert "MB in every rank (here 1)" in found["memory"]["text"]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_method_of_pseudo_labels_needs_unlabelled_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(tiny_config(tmp_path / "run", data__labeled_count=24)))  # all of them
+    assert main(["doctor", str(config), "--measure"]) == 1
+    assert "none is unlabelled" in capsys.readouterr().out
+
+
+def test_what_a_run_would_refuse_is_a_finding_beside_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(tiny_classes(tmp_path / "run", optim__unlabeled_batch=50)))  # of 42 images
+    assert main(["doctor", str(config), "--measure"]) == 1
+    said = capsys.readouterr().out
+    assert "stage 'D2' wants 50 unlabelled images per step, there are 42" in said
+    assert "ok    disk" in said

@@ -105,8 +105,9 @@ class Images:
 class Ids:
     found: tuple[str, ...]
 
-    def ids(self) -> list[str]:
-        return list(self.found)
+    @property
+    def content(self) -> str:
+        return " ".join(self.found)
 
 
 DATA = Images(Ids(("a", "b")), Ids(("c", "d", "e")))

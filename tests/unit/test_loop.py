@@ -83,6 +83,7 @@ def test_the_best_model_is_saved_and_kept(tmp_path: Path, monkeypatch: pytest.Mo
     [
         ({"method__burn_in_steps": 2}, "is at step 3, method.burn_in_steps is 2"),
         ({"optim__name": "sgd"}, "was trained with AdamW, optim.name is sgd"),
+        ({"data__split_seed": 99}, "trained with other labelled images.*data.split_seed among others"),
     ],
 )
 def test_a_fork_that_does_not_fit_is_refused(overrides: dict, message: str, burn_in: Path, tmp_path: Path):

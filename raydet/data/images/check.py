@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 from raydet.config.images import ImageDataConfig, ImageSetConfig
-from raydet.data.check import CheckReport
+from raydet.data.check import CheckReport, report_of
 from raydet.data.images.formats.detect import detect_format, read_images
 from raydet.data.images.rules import usable
 from raydet.data.images.sets import (
@@ -33,9 +31,9 @@ def check_image_set(config: ImageSetConfig, *, decode_images: bool = True) -> Ch
     log = ProblemLog()
     found = _read("data", config, log, decode_images)
     if found is None:
-        return _report([], log)
+        return report_of([], log)
     report_missing_classes("given", found[0], config.path, log)
-    return _report([found[1]], log)
+    return report_of([found[1]], log)
 
 
 def check_images(config: ImageDataConfig, *, decode_images: bool = True) -> CheckReport:
@@ -48,8 +46,8 @@ def check_images(config: ImageDataConfig, *, decode_images: bool = True) -> Chec
             tables[name] = found[0]
             summaries.append(found[1])
     if "labeled" in tables:
-        _check_relations(tables, config, log)
-    return _report(summaries, log)
+        tables = _check_relations(tables, config, log)
+    return report_of(summaries, log, tables)
 
 
 def _read(
@@ -68,15 +66,12 @@ def _read(
     return table, summarise(name, config.path, format, table, look=decode_images)
 
 
-def _check_relations(tables: dict[str, ImageTable], config: ImageDataConfig, log: ProblemLog) -> None:
+def _check_relations(tables: dict[str, ImageTable], config: ImageDataConfig, log: ProblemLog) -> dict[str, ImageTable]:
+    """Report what is wrong between the sets; returns them as training sees them."""
     tables = with_common_classes(tables, config, log)
     try:
         tables = with_split(tables, choose_rows(config, tables["labeled"]))
     except DataError as error:
         log.error("split", "data", "", str(error))
     report_relations(tables, config, log)
-
-
-def _report(summaries: list[ImageSetSummary], log: ProblemLog) -> CheckReport:
-    # A report only prints its sets, and these know how to print themselves.
-    return CheckReport(cast(Any, tuple(summaries)), tuple(log.problems), dict(log.counts))
+    return tables

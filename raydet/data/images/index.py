@@ -20,7 +20,7 @@ from raydet.data.mapped import IndexKind, MappedIndex, flat, write_index_file
 _KIND = IndexKind(
     name="image index",
     key="raydet-images",
-    format=1,
+    format=2,
     columns={
         "id": pa.large_utf8(),
         "label": pa.int64(),

@@ -30,15 +30,18 @@ def with_common_classes(
     names = tables["labeled"].class_names
     given = given_sets(config)
     return {
-        name: table if name == "labeled" else renumbered(table, names, given[name].path, log)
+        name: renumbered(table, names, given[name].path, log, is_hidden=not needs_labels(name))
         for name, table in tables.items()
     }
 
 
-def renumbered(table: ImageTable, class_names: tuple[str, ...], file: str, log: ProblemLog) -> ImageTable:
+def renumbered(
+    table: ImageTable, class_names: tuple[str, ...], file: str, log: ProblemLog, *, is_hidden: bool = False
+) -> ImageTable:
     """Return `table` with the class numbers of `class_names`, matched by exact name.
 
-    Classes that `class_names` lacks are errors where images have them (those are left out), else forgotten.
+    Classes that `class_names` lacks are errors where images have them (those are left out), else forgotten. Labels that
+    are `is_hidden` from training anyway are forgotten with a warning, and their images stay.
     """
     number_of = {name: number for number, name in enumerate(class_names)}
     # one place more, for images without a label: -1 stays -1
@@ -48,9 +51,13 @@ def renumbered(table: ImageTable, class_names: tuple[str, ...], file: str, log: 
     for old, name in enumerate(table.class_names):
         if used[old] and name not in number_of:
             message = f"class {name!r} ({used[old]:,} images) is not a class of the labelled set"
-            fix = f"{suggestion(name, class_names)}rename it, remove its images, or add it to the labelled set"
-            log.error("class-unknown", file, "", message, fix)
-    kept = is_known[table.labels]
+            hint = suggestion(name, class_names)
+            if is_hidden:
+                log.warn("class-unknown", file, "", message, f"{hint}diagnostics will say nothing about these images")
+            else:
+                fix = f"{hint}rename it, remove its images, or add it to the labelled set"
+                log.error("class-unknown", file, "", message, fix)
+    kept = is_known[table.labels] | is_hidden
     if not kept.all():
         table = table.take(np.flatnonzero(kept))
     return table.with_labels(new_numbers[table.labels], class_names)

@@ -48,6 +48,10 @@ class ImageSetSummary:
         """Return how many classes the set knows."""
         return len(self.images_per_class)
 
+    def headline(self) -> str:
+        """Return its name and size."""
+        return f"{self.name} {self.images:,} images of {self.num_classes:,} classes"
+
     def __str__(self) -> str:
         size = f"{self.content_bytes / 2**20:,.1f} MiB in the index" if self.content_bytes else "in files of their own"
         lines = [

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from raydet.data.images.loader import StepImages
-from raydet.methods import ClassificationMethod
-from raydet.models.label_table import NEVER, LabelTable
+from raydet.models.label_table import LabelTable
 from raydet.records import ClassBatch, PseudoLogits, StepRows
 from raydet.tasks.base import check_age
 from raydet.tasks.window import Window
@@ -58,9 +57,9 @@ def assemble(
     step: int,
     images: StepImages,
     labels: Sequence[PseudoLogits],
-    method: ClassificationMethod,
     memory: LabelTable | None,
     *,
+    version: int | None,
     max_age: int,
     num_classes: int,
 ) -> tuple[ClassBatch, LogitStats]:
@@ -72,7 +71,7 @@ def assemble(
     fresh = {label.image_id: label.logits for label in labels}
     ids = images.ids[len(images.classes) :]
     table = torch.from_numpy(images.unlabeled_rows)
-    remembered = torch.zeros(len(ids), num_classes) if memory is None else memory.read(table)
+    remembered = torch.full((len(ids), num_classes), torch.nan) if memory is None else memory.read(table)
     pseudo = remembered.clone()
     for place, image_id in enumerate(ids):
         if image_id in fresh:
@@ -81,27 +80,22 @@ def assemble(
     rows = learned = None
     if memory is not None and len(ids):
         is_fresh = torch.tensor([image_id in fresh for image_id in ids])
-        judged = is_fresh & (memory.versions[table] != NEVER)
+        judged = is_fresh & ~remembered.isnan().any(dim=-1)
         stats.had_a_label = int(judged.sum())
         stats.changed = int((pseudo.argmax(dim=-1) != remembered.argmax(dim=-1))[judged].sum())
-        rows, learned = _rows(step, images, method, memory, num_classes)
+        rows, learned = _rows(images, memory, version)
     batch = ClassBatch(step, images.ids, images.pixels, images.classes, pseudo, learned, rows)
     return batch, stats
 
 
-def _rows(
-    step: int, images: StepImages, method: ClassificationMethod, memory: LabelTable, num_classes: int
-) -> tuple[StepRows, Tensor | None]:
-    """Return the rows of the table that the step is about, and the learned logits of labelled images, if any."""
-    version = method.schedule().version_for(step)
-    assert version is not None, f"step {step} has unlabelled images and no labels"
+def _rows(images: StepImages, memory: LabelTable, version: int | None) -> tuple[StepRows, Tensor | None]:
+    """Return the rows of the table that the step is about, and what was learned of labelled images, if anything is."""
+    assert version is not None, "a step with unlabelled images and without labels"
     everybodys = torch.from_numpy(images.all_unlabeled_rows)
     own = torch.tensor(images.unlabeled_slots)
     if not memory.learns_labeled:
         return StepRows(everybodys, own, version), None
-    labeled = memory.num_unlabeled + torch.from_numpy(images.labeled_rows)
-    first = method.first_logits(images.classes, num_classes)
-    learned = torch.where((memory.versions[labeled] == NEVER)[:, None], first, memory.read(labeled))
+    learned = memory.read(memory.num_unlabeled + torch.from_numpy(images.labeled_rows))
     rows = torch.cat([everybodys, memory.num_unlabeled + torch.from_numpy(images.all_labeled_rows)])
     places = torch.cat([len(everybodys) + torch.tensor(images.labeled_slots), own])
     return StepRows(rows, places, version), learned

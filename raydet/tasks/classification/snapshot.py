@@ -36,7 +36,7 @@ def write_snapshot(
         own = table.versions[: table.num_unlabeled] != NEVER
         if bool(own.any()):
             _write_table(folder, step, table.logits[: table.num_unlabeled][own], own.nonzero()[:, 0])
-        pseudo = table.read(torch.tensor(unlabeled)).masked_fill(~own[unlabeled][:, None], torch.nan)
+        pseudo = table.read(torch.tensor(unlabeled))
     samples = [_sample(model, data.labeled, _spaced(len(data.labeled)), None, views, device)]
     index = data.unlabeled if data.unlabeled is not None else data.labeled
     samples.append(_sample(model, index, unlabeled, pseudo, views, device))

@@ -20,7 +20,7 @@ from raydet.data.images.single import prepare_image_set
 from raydet.errors import DataError
 from raydet.evaluate.classes import ClassifierResult
 from raydet.labels.schedule import LabelSchedule
-from raydet.methods import ClassificationMethod, build_method
+from raydet.methods import ClassificationMethod, build_classification_method
 from raydet.models.classifier import Classifier
 from raydet.models.label_table import LabelTable
 from raydet.records import ClassBatch, PseudoLogits
@@ -56,10 +56,9 @@ class Classification(Task[ClassificationConfig]):
 
     def check(self, data: PreparedImages) -> None:
         """Raise DataError where a batch of unlabelled images would hold one of them twice."""
-        config, method = self.config, build_method(self.config)
+        config, method = self.config, build_classification_method(self.config)
         if data.unlabeled is None or not config.uses_labels:
             return
-        assert isinstance(method, ClassificationMethod)
         for first in {0, *(end for end in method.stage_ends if end < config.length)}:
             stage = method.stage_at(first)
             batch = stage.batches(len(data.labeled), len(data.unlabeled))[1]
@@ -96,11 +95,12 @@ class Classification(Task[ClassificationConfig]):
         method: ClassificationMethod,
         memory: Any,
         *,
+        version: int | None,
         max_age: int,
         num_classes: int,
     ) -> tuple[ClassBatch, LogitStats]:
         """Give every unlabelled image its pseudo-logits."""
-        return assemble(step, views, labels, method, memory, max_age=max_age, num_classes=num_classes)
+        return assemble(step, views, labels, memory, version=version, max_age=max_age, num_classes=num_classes)
 
     def evaluate(
         self,
@@ -136,6 +136,10 @@ class Classification(Task[ClassificationConfig]):
         if sums["had_a_label"]:
             values["pseudo/changed"] = sums["changed"] / sums["had_a_label"]
         return values
+
+    def label_bytes(self, num_classes: int) -> int:
+        """Return the size of a float32 per class, and of what a row has besides: key and digest."""
+        return 100 + 4 * num_classes
 
     def extras(self, method: ClassificationMethod, step: int) -> dict[str, Any]:
         """Name the stage."""

@@ -76,6 +76,7 @@ class Detection(Task[DetectionConfig]):
         method: DetectionMethod,
         memory: Memory | None,
         *,
+        version: int | None,
         max_age: int,
         num_classes: int,
     ) -> tuple[StudentBatch, LabelStats]:
@@ -113,6 +114,10 @@ class Detection(Task[DetectionConfig]):
             for name, number in sums.items()
             if name.startswith(prefix)
         }
+
+    def label_bytes(self, num_classes: int) -> int:
+        """Return what benchmarks/store.md measured: IL-net stores candidates before NMS, the others what is left."""
+        return 8_000 if isinstance(self.config.method, IlNetConfig) else 2_000
 
     def alarm(self, window: Window) -> Alarm | None:
         """Say, with the likely cause, that no pseudo-box survives."""

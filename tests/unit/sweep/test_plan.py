@@ -14,7 +14,8 @@ from raydet.sweep.folder import SweepFolder
 from raydet.sweep.plan import claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
 from raydet.sweep.points import points_of
 from raydet.sweep.space import Sweep
-from tests.helpers import tiny_config
+from raydet.tasks import task_of
+from tests.helpers import tiny_classes, tiny_config
 
 BETA = Sweep("?", {"method.unsup_reg_weight": tune.grid_search([0.5, 1.0])})
 RAY = {"cluster__backend": "ray", "cluster__workers": 2, "cluster__gpus_per_worker": 1}
@@ -91,9 +92,10 @@ def test_a_run_that_ends_within_its_burn_in_shares_none(tmp_path: Path):
 
 
 def test_the_disk_estimate_counts_what_runs_and_what_stays(tmp_path: Path):
-    config = tiny_config(tmp_path)
-    run = estimate.disk_of(config, 4)
-    disk = disk_of(config, num_classes=4, at_once=2, num_burn_ins=1)
-    trial = run.checkpoints + run.labels
-    assert disk.at_the_end == run.checkpoints // 2 + trial
+    config = tiny_classes(tmp_path)
+    data = task_of(config).prepare(tmp_path / "data")  # 12 images with labels, 42 without, 3 classes
+    run = estimate.disk_of(config, num_labeled=12, num_unlabeled=42, num_classes=3)
+    disk = disk_of(config, data, at_once=2, num_burn_ins=1)
+    trial = run.weights + run.memories + run.labels
+    assert disk.at_the_end == run.weights // 2 + trial  # a burn-in has learned no labels yet
     assert disk.at_once == disk.at_the_end + 2 * trial

@@ -143,3 +143,13 @@ def test_every_id_is_found_at_its_row(tmp_path_factory: pytest.TempPathFactory, 
     table = raw_table(ids, pixels, np.zeros(count, dtype=np.int64), ("a",), [("f", count)])
     index = opened(replace(table, origins=("g",)), tmp_path_factory.mktemp("index"))
     assert [index.position(image_id) for image_id in ids] == list(range(count))
+
+
+def test_the_digest_of_the_content_follows_the_images_and_not_their_place(tmp_path: Path):
+    def content(seed: int, file: str) -> str:
+        pixels = np.stack([noise(seed, number).transpose(2, 0, 1) for number in range(2)])
+        write_images(tmp_path / "index.arrow", raw_table(["0", "1"], pixels, np.array([0, 1]), ("0", "1"), [(file, 2)]))
+        return ImageIndex.open(tmp_path / "index.arrow").content
+
+    assert content(0, "here.gz") == content(0, "moved/here.gz")
+    assert content(0, "here.gz") != content(5, "here.gz")  # the same ids and class names, other pictures

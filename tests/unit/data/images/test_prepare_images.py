@@ -137,12 +137,22 @@ def test_classes_of_further_sets_are_matched_by_name(tmp_path: Path) -> None:
     ("name", "hint"),
     [("Dog ", "did you mean 'dog'"), ("d-o-g", "did you mean 'dog'"), ("horse", "its classes: cat, dog, owl")],
 )
-@pytest.mark.parametrize("role", ["val", "test", "unlabeled"])
+@pytest.mark.parametrize("role", ["val", "test"])
 def test_unknown_classes_are_refused_with_a_suggestion(tmp_path: Path, role: str, name: str, hint: str) -> None:
     other = write_parquet(tmp_path / "b.parquet", [0, 1, 1], names=("cat", name), first=20)
     config = data_config(write_parquet(tmp_path / "a.parquet"), **{role: other})
     with pytest.raises(DataError, match=f"class '{name}' .2 images. is not a class of the labelled set.*{hint}"):
         prepare_images(config, tmp_path / "run")
+
+
+def test_labels_that_nobody_sees_do_not_stop_a_run(tmp_path: Path) -> None:
+    more = write_parquet(tmp_path / "b.parquet", [0, 1, 1], names=("cat", "misc"), first=20)
+    data = prepare_images(data_config(write_parquet(tmp_path / "a.parquet"), unlabeled=more), tmp_path / "run")
+    assert data.unlabeled is not None and len(data.unlabeled) == 3
+    hidden = open_hidden_images(tmp_path / "run")
+    assert hidden is not None and hidden.labels().tolist() == [0, -1, -1]
+    assert "class 'misc' (2 images) is not a class of the labelled set" in data.warnings[0]
+    assert "diagnostics will say nothing about these images" in data.warnings[0]
 
 
 def test_a_class_without_a_labelled_image_is_an_error_that_names_it(tmp_path: Path) -> None:

@@ -1,0 +1,77 @@
+"""How long a run will take: a few of its steps, trained in a temporary folder."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from raydet.config.load import resolve
+from raydet.config.run import RunConfig
+from raydet.doctor.estimate import labels_made
+from raydet.doctor.finding import Finding, ok
+from raydet.methods import build_method
+from raydet.metrics import read_metrics
+from raydet.tasks import task_of
+
+BURN_IN, LATER = 2, 4  # steps that are trained; the first of each stage is not counted
+
+
+def measure(config: RunConfig) -> Finding:
+    """Train a few steps of this very configuration, in this process and a temporary folder, and extrapolate.
+
+    Reads and checks the data as a run does, and writes what a run writes, a checkpoint at the burn-in's end and one at
+    the end included; then removes it. Raises what a run would raise.
+    """
+    from raydet.train.group import Group
+    from raydet.train.launch import local_source
+    from raydet.train.rundir import RunFolder
+    from raydet.train.worker import train_rank
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with tempfile.TemporaryDirectory(prefix="raydet-doctor-") as folder:
+        short = short_run(config, Path(folder) / "run")
+        data = task_of(short).prepare(RunFolder(short.run.dir).data)
+        task_of(config).check(data)
+        train_rank(short, Group(device=device), local_source)
+        lines = [line for line in read_metrics(RunFolder(short.run.dir).metrics) if line["kind"] == "step"]
+        return ok("time", extrapolate(config, lines, len(data.unlabeled or ()), device.type))
+
+
+def short_run(config: RunConfig, run_dir: Path) -> RunConfig:
+    """Return the configuration with few steps, one process, labels made on the spot, and nothing evaluated."""
+    changes: dict[str, Any] = {"run.dir": str(run_dir), "run.fork_from": None, "run.stop_at": BURN_IN + LATER}
+    changes |= {"optim.steps": BURN_IN + LATER + 1, "data.val": None, "data.test": None}
+    changes |= {f"method.{key}": value for key, value in config.method.shortened(BURN_IN, LATER).items()}
+    changes |= {"labels.source": "inline", "labels.lookahead": 0, "log.every": 1, "log.tensorboard": False}
+    changes |= {"cluster.backend": "process", "cluster.workers": 1, "cluster.min_workers": None}
+    return resolve(config.model_dump(mode="json"), changes, where="the measured steps")
+
+
+def extrapolate(config: RunConfig, lines: Sequence[Mapping[str, Any]], num_unlabeled: int, device: str) -> str:
+    """Say how long the whole run takes, from the log's line of each measured step."""
+    method, by_step = build_method(config), {line["step"]: line for line in lines}
+    first, rest = by_step[BURN_IN], [by_step[step] for step in range(BURN_IN + 2, BURN_IN + LATER + 1)]
+    seconds, labelling = (sum(float(line[key]) for line in rest) / len(rest) for key in ("step_s", "label_wait_s"))
+    num_first = config.method.burn_in_steps if config.uses_labels else 0
+    num_rest = max(0, config.last_step - num_first)
+    made = sum(labels_made(config, method.schedule(), num_unlabeled).values())
+    share = min(1.0, made / max(1, num_rest * config.optim.unlabeled_batch))
+    total = num_first * float(first["step_s"]) + num_rest * (seconds - (1 - share) * labelling)
+    text = f"{seconds:.2f} s per {rest[-1].get('stage', 'later' if made else 'training')} step"
+    if made:
+        text = f"{float(first['step_s']):.2f} s per {first.get('stage', 'burn-in')} step, {text}"
+    if made and share < 1:
+        text += f" ({labelling:.2f} s of it for labels, which {share:.0%} of the images need)"
+    last = task_of(config).extras(method, config.last_step - 1).get("stage")
+    if last not in (None, first.get("stage"), rest[-1].get("stage")):
+        text += f", {last} taken to be as slow"
+    minutes = round(total / 60)
+    return (
+        f"{text}, with the whole batch and the teacher in one process on {device}: {minutes // 60} h "
+        f"{minutes % 60:02} min for {config.last_step} steps without evaluations; n workers share a batch, and a pool "
+        f"takes the teacher's part"
+    )
