@@ -17,27 +17,16 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from raydet.config.classification import ClassificationConfig
-from raydet.config.run import RunConfig
+from raydet.config.families import FAMILIES
 
 FILE_NAME = "metrics.jsonl"
 Record = dict[str, Any]
-FIGURES = {
-    "detection": ("AP", "AP50", "AP75", "APs", "APm", "APl"),
-    "classification": ("accuracy", "error", "top5_error"),
-}
-"""Figures of an evaluation, all shares in [0, 1] or None: the first one decides, the first three are the headline."""
 LOWER_IS_BETTER = frozenset({"error", "top5_error"})
 
 
-def figures_of(config: RunConfig) -> tuple[str, ...]:
-    """Return the names of the figures that the evaluations of a run have, the one that decides first."""
-    return FIGURES["classification" if isinstance(config, ClassificationConfig) else "detection"]
-
-
 def headline(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return the most telling figures of an evaluation's record, the one that decides first; see `FIGURES`."""
-    names = next((names for names in FIGURES.values() if names[0] in record), FIGURES["detection"])
+    """Return the most telling figures of an evaluation's record, the one that decides first: `RunConfig.figures`."""
+    names = next((family.figures for family in FAMILIES if family.figures[0] in record), ())
     # Below six classes the true one is always among the five best, so there is no such figure.
     return {name: record.get(name) for name in names[:3] if name != "top5_error" or record.get(name) is not None}
 

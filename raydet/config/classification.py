@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from raydet.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Weight
 from raydet.config.classification_methods import ClassificationMethodConfig
 from raydet.config.classifier import ClassifierConfig
@@ -40,6 +42,8 @@ class ClassLabelsConfig(LabelsConfig):
 
 class ClassificationConfig(RunConfig):
     """One training run of an image classifier."""
+
+    figures: ClassVar[tuple[str, ...]] = ("accuracy", "error", "top5_error")
 
     data: ImageDataConfig
     model: ClassifierConfig = ClassifierConfig()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,8 @@ class BoxEvalConfig(EvalConfig):
 
 class DetectionConfig(RunConfig):
     """One training run of a detector."""
+
+    figures: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
     data: DataConfig
     model: ModelConfig = ModelConfig()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -141,6 +141,9 @@ class LogConfig(Section):
 
 class RunConfig(Section):
     """One training run. Each family of methods narrows the sections to what it uses, with defaults that suit it."""
+
+    figures: ClassVar[tuple[str, ...]]
+    """Figures of an evaluation, shares in [0, 1] or None: the first one decides, the first three are the headline."""
 
     run: RunSection
     seed: int = 0

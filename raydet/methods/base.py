@@ -40,6 +40,9 @@ class Method(ABC, Generic[Config, AnyBatch]):
     """Keys of the method's configuration that change nothing before the burn-in's end, so that a search over them
     trains the burn-in once."""
 
+    fork_drops: ClassVar[str | None] = None
+    """What weights of a checkpoint begin with that a run may be forked without, where its model has none of them."""
+
     def __init__(self, config: Config) -> None:
         self.run = config
 

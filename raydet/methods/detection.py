@@ -46,8 +46,14 @@ class Thresholds:
     quality: str | None = None  # of `PseudoBoxes.quality`, before NMS: each value is a selection of its own
 
 
+IOU_BRANCH = "iou_branch."
+"""What the weights begin with that only some detection methods have."""
+
+
 class DetectionMethod(Method[DetectionConfig, StudentBatch]):
     """A method that trains a detector."""
+
+    fork_drops = IOU_BRANCH
 
     @abstractmethod
     def build_model(self, num_classes: int) -> Detector:

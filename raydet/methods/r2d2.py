@@ -168,13 +168,21 @@ class R2D2(ClassificationMethod):
             rule = f"{config.label_lr:g} x {config.class_loss_weight:g}"
         if config.label_step_override is not None:
             rule = "label_step_override"
-        table = self.build_memory(num_labeled, num_unlabeled, num_classes)
+        rows = num_unlabeled + num_labeled * config.update_labeled
+        megabytes = self.memory_bytes(num_labeled, num_unlabeled, num_classes) / 1e6
+        epoch, missed = num_unlabeled // optim.unlabeled_batch, []
+        if self.repredictions and config.reprediction_interval_steps < epoch:
+            missed = [
+                f"warning: method.reprediction_interval_steps={config.reprediction_interval_steps} is less than the "
+                f"{epoch:,} steps of an epoch: some labels will miss a reprediction"
+            ]
         again = ", ".join(str(step) for step in self.repredictions[:8]) + ", ..." * (len(self.repredictions) > 8)
         return [
             f"label step: {self.label_step:g} = {rule}",
-            f"label table: {len(table.logits):,} x {num_classes} logits, {table.megabytes:.1f} MB in every rank",
+            f"label table: {rows:,} x {num_classes} logits, {megabytes:.1f} MB in every rank",
             f"stages: supervised until {config.burn_in_steps}, D2 until {self.stage2_end}, fine-tuning until "
             f"{self.run.length}; repredictions at {again or 'no step'}",
+            *missed,
         ]
 
 

@@ -53,6 +53,13 @@ class Classifier(nn.Module):
         self.mean: Tensor
         self.std: Tensor
 
+    def exported(self) -> dict[str, Tensor]:
+        """Return the weights: those of a ResNet-18 by torchvision's names, those of the others by their own."""
+        weights = self.state_dict()
+        if not isinstance(self.network, ResNet18):
+            return weights
+        return {name.replace("network.body.", "").replace("last.", "fc."): value for name, value in weights.items()}
+
     def forward(self, pixels: Tensor, rng: torch.Generator | None = None) -> Classified:
         """Classify `pixels` uint8 `[B, 3, S, S]` RGB, on the model's device.
 

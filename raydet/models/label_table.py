@@ -61,17 +61,45 @@ class LabelTable:
         return {"logits": self.logits, "versions": self.versions}
 
     def load(self, tensors: dict[str, Tensor], where: str) -> None:
-        """Become a saved table. Raises CheckpointError where it has another number of images or classes."""
-        found, expected = tensors["logits"].shape, self.logits.shape
-        if found != expected or tensors["versions"].shape != self.versions.shape:
+        """Become a saved table. Raises CheckpointError where it is none, or of other images or classes."""
+        logits = _checked("logits", tensors, self.logits, where)
+        versions = _checked("versions", tensors, self.versions, where)
+        found, expected = logits.shape, self.logits.shape
+        if found != expected:
             raise CheckpointError(
                 f"{where}: its label table is of {found[0]:,} images and {found[1]} classes, this run has "
                 f"{expected[0]:,} and {expected[1]}; a table belongs to one data set: use the run's own data"
             )
-        self.logits.copy_(tensors["logits"])
-        self.versions.copy_(tensors["versions"])
+        if len(versions) != len(logits):
+            raise CheckpointError(
+                f"{where}: its label table has logits of {len(logits):,} images, but versions of {len(versions):,}; "
+                f"use another checkpoint"
+            )
+        # Both are NaN where anything is; this takes a tenth of the time of `isfinite`, and no memory.
+        if logits.numel() and not all(bound.isfinite() for bound in logits.aminmax()):
+            raise CheckpointError(
+                f"{where}: its label table holds NaN or infinite logits, expected finite numbers; use another checkpoint"
+            )
+        self.logits.copy_(logits)
+        self.versions.copy_(versions)
 
     @property
     def megabytes(self) -> float:
         """Return the memory that it takes on every rank."""
         return (self.logits.numel() * 4 + self.versions.numel() * 8) / 1e6
+
+
+def _checked(name: str, tensors: dict[str, Tensor], own: Tensor, where: str) -> Tensor:
+    """Return a tensor of a file after a look at its type and dimensions."""
+    if (found := tensors.get(name)) is None:
+        there = ", ".join(repr(key[:40]) for key in sorted(tensors)[:10]) or "nothing"
+        raise CheckpointError(
+            f"{where}: its label table lacks {name!r} (there is: {there}), expected 'logits' and 'versions'; use "
+            f"another checkpoint"
+        )
+    if found.dtype != own.dtype or found.ndim != own.ndim:
+        raise CheckpointError(
+            f"{where}: {name} of its label table are {found.dtype} {list(found.shape)}, expected {own.dtype} "
+            f"{list(own.shape)}; use another checkpoint"
+        )
+    return found

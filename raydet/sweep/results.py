@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.parquet
 
 from raydet.config.load import dump, resolve
-from raydet.metrics import FILE_NAME, figures_of
+from raydet.metrics import FILE_NAME
 from raydet.sweep.course import Course
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.question import Question, read_question, value_text
@@ -137,7 +137,7 @@ def write_results(folder: Path) -> str:
 def as_table(question: Question, rows: Sequence[TrialRow]) -> pa.Table:
     """Return a row per trial; figures are shares, lists and other values that are no plain column are JSON text."""
     metric = question.metric
-    figures = dict.fromkeys((metric, *figures_of(question.base)[:3]))
+    figures = dict.fromkeys((metric, *question.base.figures[:3]))
     lines = []
     for row in rows:
         newest, best = row.course.newest(), row.best

@@ -25,11 +25,12 @@ from typing import Any, Literal
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.sample import Domain, Function, Sampler
 
+from raydet.config.families import FAMILIES
 from raydet.config.run import RunConfig
 from raydet.errors import UserError
-from raydet.metrics import FIGURES, figures_of, mode_of
+from raydet.metrics import mode_of
 
-METRICS = tuple(name for names in FIGURES.values() for name in names)
+METRICS = tuple(name for family in FAMILIES for name in family.figures)
 PBT_REFUSED = (
     "population based training is not supported: it changes settings in the middle of a run, so its result is no "
     "configuration that `raydet train` could repeat, and pseudo-labels would come from a teacher that no single run "
@@ -101,7 +102,7 @@ class Sweep:
 
     def judged_by(self, base: RunConfig) -> tuple[str, str]:
         """Return metric and mode for runs like `base`. Raises SpaceError where these have no such figure."""
-        known = figures_of(base)
+        known = base.figures
         metric = known[0] if self.metric is None else self.metric
         if metric not in known:
             raise SpaceError(

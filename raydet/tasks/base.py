@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import torch
+from torch import Tensor
 
 from raydet.config.run import RunConfig
 from raydet.data.check import CheckReport
@@ -103,6 +104,15 @@ class Alarm:
     after_steps: int  # only worth saying when it has been so for so long
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Exported:
+    """A model as other programs load it."""
+
+    weights: dict[str, Tensor]
+    class_names: list[str]  # in the order of its outputs
+    remark: str = ""  # what was left out
+
+
 class Task(ABC, Generic[Config]):
     """One family of methods: detection, classification."""
 
@@ -169,6 +179,10 @@ class Task(ABC, Generic[Config]):
     @abstractmethod
     def evaluate(self, method: Any, model: Any, index: Any, group: Group, *, max_images: int | None) -> Result | None:
         """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
+
+    @abstractmethod
+    def exported(self, model: Any, class_names: Sequence[str]) -> Exported:
+        """Return a model with the names that plain torchvision gives its weights, where it is one of torchvision's."""
 
     @abstractmethod
     def figures(self, window: Window, class_names: Sequence[str]) -> dict[str, Any]:

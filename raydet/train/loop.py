@@ -74,7 +74,7 @@ class Trainer:
         if checkpoint is not None:
             self.state.restore(checkpoint, keep_rate=self.method.ema_keep_rate)
         elif fork is not None:
-            left_out = self.state.fork(fork)
+            left_out = self.state.fork(fork, drops=self.method.fork_drops)
             if left_out:
                 self.journal.note(self.state.step, f"forked from {fork.path}; left out: {', '.join(left_out)}")
         self.group.barrier()  # every rank has opened its store

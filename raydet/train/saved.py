@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from raydet.config.detection import DetectionConfig
 from raydet.config.run import RunConfig
@@ -125,29 +125,21 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
         from raydet.train.onnx_export import export_onnx
 
         return export_onnx(saved, out)
-    background = ["__background__"] if isinstance(saved.model, Detector) else []  # torchvision's class 0
+    found = task_of(saved.config).exported(saved.model, saved.class_names)
     notes = {
-        "class_names": json.dumps([*background, *saved.class_names]),
+        "class_names": json.dumps(found.class_names),
         "model": saved.role,
         "step": str(saved.checkpoint.step),
         "raydet_model_config": saved.config.model.model_dump_json(),
     }
-    weights: dict[str, Tensor] = {key: value.contiguous() for key, value in saved.model.state_dict().items()}
-    branch = [key for key in weights if key.startswith("iou_branch.")]
-    plain = {key: value for key, value in weights.items() if key not in branch}
     aside = out.with_name(f".writing-{out.name}")
-    save_file(plain, aside, metadata=notes)
+    save_file({name: value.contiguous() for name, value in found.weights.items()}, aside, metadata=notes)
     aside.rename(out)
-    left_out = f" ({len(branch)} tensors of the IoU branch left out)" if branch else ""
-    return f"{out}: {saved.role} at step {saved.checkpoint.step}, {len(plain)} tensors{left_out}"
+    return f"{out}: {saved.role} at step {saved.checkpoint.step}, {len(found.weights)} tensors{found.remark}"
 
 
 def report(run_dir: Path) -> Path:
     """Write RUN/report.html."""
     from raydet.report.write import write_report  # matplotlib only where it is wanted
 
-    folder = RunFolder(run_dir)
-    method = build_method(folder.load_config())
-    if not isinstance(method, DetectionMethod):
-        return write_report(folder.path)
-    return write_report(folder.path, select=lambda label: method.select(label).kept)
+    return write_report(RunFolder(run_dir).path)

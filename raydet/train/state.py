@@ -60,7 +60,7 @@ class TrainState:
 
     def restore(self, checkpoint: Checkpoint, *, keep_rate: float | None) -> None:
         """Take over everything from a checkpoint of the same run. Raises CheckpointError where it does not fit."""
-        self._restore_student(checkpoint, dropped_ok=False)
+        self._restore_student(checkpoint)
         self._restore_memory(checkpoint)
         if checkpoint.has("teacher") and keep_rate is not None:
             self.ema = EmaTeacher(self.student, keep_rate=keep_rate)
@@ -71,17 +71,18 @@ class TrainState:
         self.best = dict(checkpoint.state.get("best") or {})
         self._restore_scaler(checkpoint)
 
-    def fork(self, checkpoint: Checkpoint) -> list[str]:
+    def fork(self, checkpoint: Checkpoint, *, drops: str | None = None) -> list[str]:
         """Take over student, optimiser and step of another run's burn-in. Returns the names of weights left out.
 
-        Raises CheckpointError where the two do not fit; `check_fork` compares their settings.
+        Of the weights that this model lacks, those that begin with `drops` are. Raises CheckpointError where the two do
+        not fit; `check_fork` compares their settings.
         """
         for name in ("teacher", "memory"):
             if checkpoint.has(name):
                 raise CheckpointError(
                     f"{checkpoint.path}: this checkpoint already has a {name}; fork from the one at the burn-in's end"
                 )
-        left_out = self._restore_student(checkpoint, dropped_ok=True)
+        left_out = self._restore_student(checkpoint, drops)
         self._restore_scaler(checkpoint)
         return left_out
 
@@ -99,11 +100,12 @@ class TrainState:
         if self.scaler.is_enabled() and checkpoint.state.get("scaler"):
             self.scaler.load_state_dict(checkpoint.state["scaler"])
 
-    def _restore_student(self, checkpoint: Checkpoint, *, dropped_ok: bool) -> list[str]:
+    def _restore_student(self, checkpoint: Checkpoint, drops: str | None = None) -> list[str]:
         weights = checkpoint.tensors("student")
-        dropped = sorted(set(weights) - set(self.student.state_dict())) if dropped_ok else []
-        if any(not name.startswith("iou_branch.") for name in dropped):
-            raise CheckpointError(f"{checkpoint.path}: weights that this model lacks: {', '.join(dropped[:5])}")
+        lacking = sorted(set(weights) - set(self.student.state_dict()))
+        dropped = [name for name in lacking if drops is not None and name.startswith(drops)]
+        if dropped != lacking:
+            raise CheckpointError(f"{checkpoint.path}: weights that this model lacks: {', '.join(lacking[:5])}")
         load_weights(self.student, _to_numpy({k: v for k, v in weights.items() if k not in dropped}))
         _load_optimizer(self, checkpoint.tensors("optimizer"), str(checkpoint.path))
         self.step = checkpoint.step

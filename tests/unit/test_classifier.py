@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision.models as tv
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raydet.config.classifier import ClassifierConfig
@@ -207,3 +207,14 @@ def test_weights_of_another_resnet_are_refused_by_name(tmp_path: Path):
 def test_missing_weights_are_refused(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"model\.weights: no file"):
         build(network="resnet18", weights=str(tmp_path / "missing.pth"))
+
+
+def test_an_exported_resnet18_is_torchvisions_and_can_be_started_from(tmp_path: Path):
+    model = build(network="resnet18").eval()
+    save_file(model.exported(), tmp_path / "exported.safetensors")
+    theirs = tv.resnet18(num_classes=3).eval()
+    theirs.load_state_dict(load_file(tmp_path / "exported.safetensors"))
+    pixels = images(2, 64)
+    assert torch.equal(theirs(model.normalised(pixels)), model(pixels).logits)
+    again = build(network="resnet18", weights=str(tmp_path / "exported.safetensors")).eval()
+    assert torch.equal(again(pixels).logits, model(pixels).logits)

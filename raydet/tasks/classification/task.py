@@ -24,7 +24,7 @@ from raydet.methods import ClassificationMethod, build_classification_method
 from raydet.models.classifier import Classifier
 from raydet.models.label_table import LabelTable
 from raydet.records import ClassBatch, PseudoLogits
-from raydet.tasks.base import Task
+from raydet.tasks.base import Exported, Task
 from raydet.tasks.classification.annotator import ClassAnnotator
 from raydet.tasks.classification.batch import LogitStats, assemble
 from raydet.tasks.classification.predict import evaluate_sharded
@@ -113,6 +113,10 @@ class Classification(Task[ClassificationConfig]):
     ) -> ClassifierResult | None:
         """Return accuracy and errors."""
         return evaluate_sharded(model, index, self.config.data.views, group, max_images=max_images)
+
+    def exported(self, model: Classifier, class_names: Sequence[str]) -> Exported:
+        """Give a ResNet-18 torchvision's names; the other networks are not torchvision's."""
+        return Exported(model.exported(), list(class_names))
 
     def figures(self, window: Window, class_names: Sequence[str]) -> dict[str, Any]:
         """Return what labels and predictions of unlabelled images are like, means over images."""

@@ -17,9 +17,10 @@ from raydet.data.single import prepare_one
 from raydet.evaluate import EvalResult
 from raydet.labels.schedule import LabelSchedule
 from raydet.methods import DetectionMethod, Memory
+from raydet.methods.detection import IOU_BRANCH
 from raydet.models.detector import Detector
 from raydet.records import PseudoBoxes, StudentBatch
-from raydet.tasks.base import Alarm, Task
+from raydet.tasks.base import Alarm, Exported, Task
 from raydet.tasks.detection.annotator import DetectorAnnotator
 from raydet.tasks.detection.batch import LabelStats, assemble
 from raydet.tasks.detection.predict import evaluate_sharded
@@ -88,6 +89,14 @@ class Detection(Task[DetectionConfig]):
     ) -> EvalResult | None:
         """Return COCO's figures."""
         return evaluate_sharded(method, model, index, group, max_images=max_images)
+
+    def exported(self, model: Detector, class_names: Sequence[str]) -> Exported:
+        """Leave the IoU branch out: what is left is torchvision's `FasterRCNN`, whose class 0 is the background."""
+        weights = model.state_dict()
+        plain = {name: value for name, value in weights.items() if not name.startswith(IOU_BRANCH)}
+        left_out = len(weights) - len(plain)
+        remark = f" ({left_out} tensors of the IoU branch left out)" if left_out else ""
+        return Exported(plain, ["__background__", *class_names], remark)
 
     def figures(self, window: Window, class_names: Sequence[str]) -> dict[str, Any]:
         """Return what became of the pseudo-boxes, per image."""
