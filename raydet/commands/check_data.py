@@ -4,16 +4,30 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from raydet.errors import UserError
+
+if TYPE_CHECKING:
+    from raydet.data.check import CheckReport
+    from raydet.data.kind import Kind
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("check-data", help="list all problems of a data set at once")
     parser.add_argument("config_or_dataset", help="raydet YAML config, or a data set path")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings that replace the config's (data.val=...), or of the one data set (label_column=...)",
+    )
     parser.add_argument("--images", help="image root of a COCO JSON")
-    parser.add_argument("--subset", help="VOC list or YOLO train, val, test")
+    parser.add_argument("--subset", help="VOC list, or the part (train, val, test) of a YOLO or classification set")
+    parser.add_argument(
+        "--task", choices=("detection", "classification"), help="what a data set is for; default: by what lies there"
+    )
     parser.add_argument("--no-decode", action="store_true", help="do not decode every image (faster)")
     parser.add_argument("--fix", choices=("drop", "clip"), help="write a cleaned COCO JSON to --out")
     parser.add_argument("--out", help="where --fix writes")
@@ -22,26 +36,77 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Check, or write a cleaned copy; returns 1 where errors were found."""
-    from raydet.config.detection_data import DatasetConfig
-    from raydet.data.check import check_dataset, fix_dataset, format_report
+    from raydet.data.check import format_report
 
     target = Path(arguments.config_or_dataset)
     is_config = target.suffix in (".yaml", ".yml") and target.name not in ("data.yaml", "data.yml")
-    if arguments.fix:
-        if not arguments.out or is_config:
-            raise UserError("--fix works on one data set and writes to --out FILE.json")
-        dataset = DatasetConfig(path=str(target), images=arguments.images, subset=arguments.subset)
-        fixed = fix_dataset(dataset, arguments.fix, Path(arguments.out))
-        print(format_report(fixed.report))
-        print(f"written: {fixed.file}; use it with images: {fixed.images}")
-        return 0
+    if arguments.fix and (not arguments.out or is_config):
+        raise UserError("--fix works on one data set and writes to --out FILE.json")
+    if arguments.out and not arguments.fix:
+        raise UserError("--out is where --fix writes; add --fix drop or --fix clip, or leave --out away")
     if is_config:
-        from raydet.config.load import load
-        from raydet.tasks import task_of
-
-        report = task_of(load(target)).check_data(decode_images=not arguments.no_decode)
+        report = _of_config(arguments)
     else:
-        dataset = DatasetConfig(path=str(target), images=arguments.images, subset=arguments.subset)
-        report = check_dataset(dataset, decode_images=not arguments.no_decode)
+        kind, given = _data_set(arguments)
+        if arguments.fix:
+            return _fix(kind, given, arguments)
+        report = _of_data_set(kind, given, decode=not arguments.no_decode)
     print(format_report(report))
     return 1 if report.num_errors else 0
+
+
+def _of_config(arguments: argparse.Namespace) -> CheckReport:
+    from raydet.config.load import load
+    from raydet.tasks import task_of
+
+    for option in ("images", "subset", "task"):
+        if getattr(arguments, option) is not None:
+            raise UserError(f"--{option} is for a data set by itself; {arguments.config_or_dataset} is a config")
+    config = load(arguments.config_or_dataset, arguments.overrides)
+    return task_of(config).check_data(decode_images=not arguments.no_decode)
+
+
+def _data_set(arguments: argparse.Namespace) -> tuple[Kind, dict[str, Any]]:
+    """Return what a data set is for, and its settings."""
+    from raydet.config.load import parse_override
+    from raydet.data.kind import kind_of
+
+    path = arguments.config_or_dataset
+    if others := [word for word in arguments.overrides if "=" not in word]:
+        raise UserError(
+            f"{path} and {others[0]}: one data set at a time; quote a glob, so that the shell leaves it whole"
+        )
+    given = {"path": path, "images": arguments.images, "subset": arguments.subset}
+    given = {key: value for key, value in given.items() if value is not None}
+    given |= dict(parse_override(text) for text in arguments.overrides)
+    if arguments.task is not None:
+        return arguments.task, given
+    kind = "detection" if "images" in given else kind_of(path, given.get("subset"))
+    print(f"taken for a {kind} data set; where that is wrong, give --task")
+    return kind, given
+
+
+def _of_data_set(kind: Kind, given: dict[str, Any], *, decode: bool) -> CheckReport:
+    from raydet.config.detection_data import DatasetConfig
+    from raydet.config.images import ImageSetConfig
+    from raydet.config.load import resolve_section
+    from raydet.data.check import check_dataset
+    from raydet.data.images.check import check_image_set
+
+    if kind == "detection":
+        return check_dataset(resolve_section(DatasetConfig, given, where=given["path"]), decode_images=decode)
+    return check_image_set(resolve_section(ImageSetConfig, given, where=given["path"]), decode_images=decode)
+
+
+def _fix(kind: Kind, given: dict[str, Any], arguments: argparse.Namespace) -> int:
+    from raydet.config.detection_data import DatasetConfig
+    from raydet.config.load import resolve_section
+    from raydet.data.check import fix_dataset, format_report
+
+    path = given["path"]
+    if kind == "classification":
+        raise UserError(f"--fix is for boxes, {path} has classes: mend there what check-data lists without --fix")
+    fixed = fix_dataset(resolve_section(DatasetConfig, given, where=path), arguments.fix, Path(arguments.out))
+    print(format_report(fixed.report))
+    print(f"written: {fixed.file}; use it with images: {fixed.images}")
+    return 0

@@ -6,6 +6,8 @@ import argparse
 import json
 from pathlib import Path
 
+from raydet.errors import UserError
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
@@ -13,7 +15,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("run_or_checkpoint", help="run folder or checkpoint folder")
     parser.add_argument("--data", help="data set instead of the run's own: anything that data.val may be")
     parser.add_argument("--images", help="image root of a COCO JSON given with --data")
-    parser.add_argument("--subset", help="VOC list, YOLO or CIFAR part of a data set given with --data")
+    parser.add_argument("--subset", help="VOC list, or the part (test, ...) of a data set given with --data")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="which of the run's own data sets")
     parser.add_argument("--model", choices=("teacher", "student"), help="default: the teacher where there is one")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -22,12 +24,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate and print."""
+    from raydet.config.detection import DetectionConfig
     from raydet.train.saved import evaluate_model, load_saved
 
     given = {"path": arguments.data, "images": arguments.images, "subset": arguments.subset}
-    data = {key: value for key, value in given.items() if value is not None} if arguments.data else None
+    data = {key: value for key, value in given.items() if value is not None}
+    if data and arguments.data is None:
+        raise UserError("--images and --subset describe the data set of --data; the run's own are chosen with --split")
     saved = load_saved(Path(arguments.run_or_checkpoint), role=arguments.model)
-    result = evaluate_model(saved, data=data, split=arguments.split)
+    if arguments.images is not None and not isinstance(saved.config, DetectionConfig):
+        name = saved.config.method.name
+        raise UserError(f"--images is the image root of a COCO JSON, and method.name={name} trains a classifier")
+    result = evaluate_model(saved, data=data or None, split=arguments.split)
     # Which model it was: a damaged newest checkpoint is passed over, and figures look alike.
     if arguments.json:
         about = {"checkpoint": str(saved.checkpoint.path), "model": saved.role, "step": saved.checkpoint.step}

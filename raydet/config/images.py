@@ -68,7 +68,7 @@ class ImageSetConfig(Section):
 class ImageViewsConfig(Section):
     """How images are augmented."""
 
-    size: Annotated[int, Field(ge=8)] = 32
+    size: Annotated[int, Field(ge=8, le=4096)] = 32
     """Side of the square that the network sees (pixels); images of another size are resized."""
     crop: Literal["translate", "resized", "none"] = "translate"
     """`translate`: moved by up to `max_translate` pixels, reflected at the border. `resized`: random resized crop in

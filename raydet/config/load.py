@@ -5,23 +5,24 @@ The same dotted string names a setting in YAML, on the command line (`method.sco
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
-import types
-import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from raydet import __version__
-from raydet.config.families import FAMILIES, family_of
+from raydet.config.base import Section
+from raydet.config.explain import explain_run, explain_section
+from raydet.config.families import family_of
 from raydet.config.run import RunConfig
 from raydet.config.version import VERSION_KEY, is_newer, take_version
 from raydet.errors import ConfigError
+
+AnySection = TypeVar("AnySection", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
@@ -91,10 +92,18 @@ def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], *, where: str
         # Strict validation in JSON mode: "0.7" is no number and 1 is no boolean, but a list may be a tuple.
         return family.model_validate_json(_to_json(merged, where), strict=True)
     except ValidationError as error:
-        problems = [_explain(where, problem, merged) for problem in error.errors()]
+        problems = [f"{where}: {line}" for line in explain_run(error, merged["method"]["name"])]
         if is_newer(written_by):
             problems.insert(0, f"{where}: written by raydet {written_by}, this is {__version__}: update raydet")
         raise ConfigError("\n".join(problems)) from None
+
+
+def resolve_section(model: type[AnySection], tree: Mapping[str, Any], *, where: str) -> AnySection:
+    """Validate one section by itself, such as one data set. Raises ConfigError, one line per problem."""
+    try:
+        return model.model_validate_json(_to_json(tree, where), strict=True)
+    except ValidationError as error:
+        raise ConfigError("\n".join(f"{where}: {line}" for line in explain_section(error, model))) from None
 
 
 def dump(config: RunConfig) -> str:
@@ -127,45 +136,3 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
             raise ConfigError(f"override {key}: {parent} is {child!r}, not a section")
         node = child
     node[last] = value
-
-
-def known_keys() -> list[str]:
-    """Return every dotted key of the configuration, of whatever family."""
-    return list(dict.fromkeys(key for family in FAMILIES for key in _walk(family, "")))
-
-
-def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield f"{prefix}{name}"
-        for child in _models(field.annotation):
-            yield from _walk(child, f"{prefix}{name}.")
-
-
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    elif typing.get_origin(annotation) in (typing.Union, types.UnionType, typing.Annotated):
-        for part in typing.get_args(annotation):
-            yield from _models(part)
-
-
-def _explain(where: str, problem: Any, tree: Mapping[str, Any]) -> str:
-    path = [str(part) for part in problem["loc"]]
-    name = tree.get("method", {}).get("name") if isinstance(tree.get("method"), dict) else None
-    if len(path) > 1 and path[0] == "method" and path[1] == name:
-        del path[1]  # pydantic puts the union's tag into the path
-    key = ".".join(path) or "config"
-    kind, message = problem["type"], problem["msg"].removeprefix("Value error, ")
-    if kind == "extra_forbidden":
-        near = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.6) or difflib.get_close_matches(
-            path[-1], [k.rsplit(".", 1)[-1] for k in known_keys()], n=1, cutoff=0.7
-        )
-        hint = f"; did you mean {near[0]}?" if near else "; `raydet train --print-config` shows all keys"
-        return f"{where}: {key}: unknown key{hint}"
-    if kind == "missing":
-        return f"{where}: {key}: required, but not given"
-    if key == "method.ema_keep_rate" and problem.get("input") == 1:
-        message = "must be in [0, 1); 1.0 would freeze the teacher forever"
-    if kind == "value_error":
-        return f"{where}: {message}" if key == "config" else f"{where}: {key}: {message}"
-    return f"{where}: {key}={json.dumps(problem.get('input'), default=str)}: {message}"

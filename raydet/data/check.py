@@ -123,11 +123,12 @@ def format_report(report: CheckReport, per_code: int = 10) -> str:
     """Return the report as text: the sets, then errors and warnings, the first `per_code` of each code."""
     counts = Counter(report.counts)
     blocks = [str(summary) for summary in report.sets]
-    for severity, title in (("error", "errors"), ("warning", "warnings")):
+    for severity in ("error", "warning"):
         found = [problem for problem in report.problems if problem.severity == severity]
         if found:
             total = report.num_errors if severity == "error" else report.num_warnings
-            blocks.append("\n  ".join([f"{total:,} {title}:", *capped(found, counts, per_code)]))
+            title = f"{total:,} {severity}{'s' * (total != 1)}:"
+            blocks.append("\n  ".join([title, *capped(found, counts, per_code)]))
     if not report.num_errors:
         blocks.append("no errors: this data can be used")
     return "\n".join(blocks)

@@ -64,7 +64,10 @@ def open_hidden(folder: str | Path) -> DatasetIndex | None:
 
 
 def _read(name: str, one: DatasetConfig, config: DataConfig, folder: Path, log: ProblemLog) -> Table:
-    source = read_source(one, log, folder / "shapes" / name)
+    try:
+        source = read_source(one, log, folder / "shapes" / name)
+    except DataError as error:
+        raise DataError(f"data.{name}: {error}") from None
     return usable(source, config.on_bad_box, log)
 
 

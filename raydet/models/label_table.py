@@ -78,7 +78,8 @@ class LabelTable:
         # Both are NaN where anything is; this takes a tenth of the time of `isfinite`, and no memory.
         if logits.numel() and not all(bound.isfinite() for bound in logits.aminmax()):
             raise CheckpointError(
-                f"{where}: its label table holds NaN or infinite logits, expected finite numbers; use another checkpoint"
+                f"{where}: its label table holds NaN or infinite logits, expected finite numbers; use another "
+                f"checkpoint"
             )
         self.logits.copy_(logits)
         self.versions.copy_(versions)

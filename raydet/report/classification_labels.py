@@ -111,7 +111,7 @@ def gallery(run: ClassificationInputs, pictures: Pictures) -> Section:
         shown = [_picture(run, pictures, f"class_{number}_{i}.png", newest, each) for i, each in enumerate(chosen)]
         body += [heading(name), grid(shown, "thumbs") if shown else paragraph("There are none.", "absent")]
     what = "Pseudo-labels" if run.learned or not run.predicted else "Predictions of a sample"
-    lead = f"{what} of step {newest.step}, with probability."
+    lead = f"{what} of step {newest.step}: class and, in brackets, its probability."
     if run.truth is not None:
         lead += " The true class, which training never sees, is named where it is another one."
     return Section(title, [paragraph(lead), *body])
@@ -134,7 +134,7 @@ def _picture(run: ClassificationInputs, pictures: Pictures, name: str, labels: L
     """Return an image with what it is taken for, or what is wrong with it."""
     assert run.data is not None and run.data.unlabeled is not None
     row = int(labels.rows[place])
-    caption = f"{_class_name(run, int(labels.classes[place]))} {labels.scores[place]:.2f}"
+    caption = f"{_class_name(run, int(labels.classes[place]))} ({labels.scores[place]:.2f})"
     true = -1 if run.truth is None else int(run.truth[row])
     if true not in (-1, labels.classes[place]):
         caption += f", truly {_class_name(run, true)}"

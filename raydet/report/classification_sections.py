@@ -18,6 +18,7 @@ from raydet.report.common import (
     plot,
     progress,
     settings_of,
+    share,
 )
 from raydet.report.page import Pictures, Section, grid, heading, paragraph, percent, table, tiles
 
@@ -29,7 +30,7 @@ def summary(run: ClassificationInputs, pictures: Pictures) -> Section:
     if stage is not None:
         figures["stage"] = stage
     if run.learned:
-        figures["label accuracy"] = percent(run.learned[-1].accuracy)
+        figures["label accuracy"] = share("accuracy", run.learned[-1].accuracy)
     body = [tiles(figures | elapsed(run)), *messages(run)]
     own = [("labelled images", run.config.data.labeled.path), ("network", run.config.model.network)]
     if run.data is not None:
@@ -58,7 +59,9 @@ def learning_curves(run: ClassificationInputs, pictures: Pictures) -> Section:
 def marks_text(run: ClassificationInputs) -> str:
     """Say what the vertical lines in plots mean."""
     parts = []
-    if run.stage_ends:
+    if len(run.stage_ends) == 1:
+        parts.append(f"The dotted line marks the end of a stage (step {run.stage_ends[0]}).")
+    elif run.stage_ends:
         parts.append(f"Dotted lines mark the ends of stages (steps {', '.join(map(str, run.stage_ends))}).")
     if run.repredictions:
         parts.append("Sparsely dotted lines mark the steps at which pseudo-labels are predicted anew.")
@@ -129,17 +132,18 @@ def loss_parts(run: ClassificationInputs, pictures: Pictures) -> Section:
         return Section(title, [paragraph(NO_FIGURES, "absent")])
     figures = []
     for source in dict.fromkeys(source for source, _ in losses):
-        parts = {name: f"loss/{source}/{name}/raw" for each, name in losses if each == source}
-        shown = {name: _where_present(curve) for name, curve in curves(run, parts).items()}
+        parts = {named(name): f"loss/{source}/{name}/raw" for each, name in losses if each == source}
+        shown = {name: _of_present(curve) for name, curve in curves(run, parts).items()}
         shown = {name: curve for name, curve in shown.items() if curve[0]}
         if shown:
-            caption = f"Losses, unweighted: {named(source)}."
+            about = f"{named(source)} images" if source in ("sup", "unsup") else f"stage {named(source)}"
+            caption = f"Losses before weighting: {about}."
             figures.append(plot(run, pictures, f"loss_{source}.png", shown, "loss, unweighted", caption))
     lead = "Each part is drawn over the steps that have it."
     return Section(title, [paragraph(lead), grid(figures)])
 
 
-def _where_present(curve: Curve) -> Curve:
+def _of_present(curve: Curve) -> Curve:
     """Return a curve without the steps where the loss is exactly 0: those of other stages."""
     points = [(step, value) for step, value in zip(*curve, strict=True) if value != 0]
     return [step for step, _ in points], [value for _, value in points]

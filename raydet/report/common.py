@@ -18,11 +18,12 @@ NO_EVALUATION = "There was no evaluation: the run has no data.val, or it is too 
 MESSAGES = 10  # the newest so many of a kind
 NAMES = {
     "sup": "labelled", "unsup": "unlabelled", "d2": "D2", "finetune": "fine-tuning", "top5_error": "top-5 error",
+    "ce": "cross-entropy", "class": "classification", "entropy": "entropy of predictions",
 }  # fmt: skip
 
 
 def named(name: str) -> str:
-    """Return what people call a figure, or the images that a loss is about."""
+    """Return what people call a figure, a loss, or the images that a loss is about."""
     return NAMES.get(name, name)
 
 
@@ -33,8 +34,13 @@ def progress(run: RunRecords) -> dict[str, str]:
     newest = {record["model"]: record for record in run.kind("eval")}
     for model in ("teacher", "student"):
         figures = headline(newest[model]) if model in newest else {}
-        tiles |= {f"{model} {named(name)}": percent(value) for name, value in figures.items()}
+        tiles |= {f"{model} {named(name)}": share(name, value) for name, value in figures.items()}
     return tiles
+
+
+def share(name: str, value: float | None) -> str:
+    """Return a figure in percent, with the sign where people write it: AP has none."""
+    return percent(value) if value is None or name.startswith("AP") else f"{percent(value)} %"
 
 
 def elapsed(run: RunRecords) -> dict[str, str]:
@@ -61,11 +67,15 @@ def settings_of(run: RunRecords, own: Sequence[tuple[str, str]]) -> list[str]:
 
 
 def loss_curves(run: RunRecords) -> dict[str, Curve]:
-    """Return the weighted training loss: in all, and of each kind of images or stage."""
+    """Return the weighted training loss: in all, and of each kind of images or stage over the steps that have it."""
     found = curves(run, {"total": "loss"})
     for source in dict.fromkeys(source for source, _ in loss_names(run)):
         names = [f"loss/{each}/{name}/weighted" for each, name in loss_names(run) if each == source]
-        found |= summed(run, named(source), names)
+        # Exactly 0 is a loss at the steps of other stages.
+        found |= {
+            label: (steps, [value or None for value in values])
+            for label, (steps, values) in summed(run, named(source), names).items()
+        }
     return found
 
 
@@ -79,16 +89,29 @@ def speed(run: RunRecords, pictures: Pictures) -> Section:
     if not run.kind("step"):
         return Section("Speed, waits and label age", [paragraph(NO_FIGURES, "absent")])
     seconds = {"step": "step_s", "wait for images": "data_wait_s", "wait for labels": "label_wait_s"}
-    ages = curves(run, {"oldest": "labels/age_max", "mean": "labels/age_mean"})
     rate = curves(run, {"images/s": "images_per_s"})
     figures = [
         plot(run, pictures, "speed.png", rate, "images per second", "Training throughput, all workers together."),
         plot(run, pictures, "waits.png", curves(run, seconds), "seconds per step", "Where the time of a step goes."),
     ]
-    if ages:
+    ages = _ages(run)
+    if any(value for _, values in ages.values() for value in values):
         caption = "Age of the pseudo-labels when they were used."
+        if run.repredictions:
+            caption = "Age of the predictions that pseudo-labels start from, when they were taken over."
         figures.append(plot(run, pictures, "age.png", ages, "age (steps)", caption))
-    return Section("Speed, waits and label age", [grid(figures)])
+    fresh = [paragraph("Every pseudo-label was used in the step that its teacher was from: age 0.")] if ages else []
+    return Section("Speed, waits and label age", [*([] if len(figures) > 2 else fresh), grid(figures)])
+
+
+def _ages(run: RunRecords) -> dict[str, Curve]:
+    """Return the ages of labels, with gaps at steps that took none."""
+    idle = {record["step"] for record in run.kind("step") if record.get("pseudo/repredicted") == 0}
+    found = curves(run, {"oldest": "labels/age_max", "mean": "labels/age_mean"})
+    return {
+        name: (steps, [None if step in idle else value for step, value in zip(steps, values, strict=True)])
+        for name, (steps, values) in found.items()
+    }
 
 
 def curves(run: RunRecords, names: dict[str, str]) -> dict[str, Curve]:
@@ -148,9 +171,7 @@ def _status(run: RunRecords) -> str:
 
 def _settings(run: RunRecords, own: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
     config = run.config
-    rows: list[tuple[str, str]] = [("method", config.method.name)]
-    rows += [(f"method.{key}", str(value)) for key, value in config.method if key != "name" and _is_plain(value)]
-    rows += own
+    rows: list[tuple[str, str]] = [("method", config.method.name), *own]
     if run.num_unlabeled is not None:
         rows += [("unlabelled images", str(run.num_unlabeled))]
     optim, labels = config.optim, config.labels
@@ -160,13 +181,14 @@ def _settings(run: RunRecords, own: Sequence[tuple[str, str]]) -> list[tuple[str
         ("seed", str(config.seed)),
     ]
     if config.uses_labels:
-        rows += [("labels", f"{labels.source}, lookahead {labels.lookahead}, publish every {labels.publish_every}")]
+        publish = "" if run.repredictions else f", publish every {labels.publish_every}"
+        rows += [("labels", f"{labels.source}, lookahead {labels.lookahead}{publish}")]
     starts = run.kind("start")
     if starts:
         begun = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(starts[0]["time"]))
         rows += [("begun", begun), ("attempts", str(len(starts))), ("workers", str(starts[-1].get("world", "–")))]
         rows += [("parameters", f"{starts[-1]['num_params'] / 1e6:.1f} M")] if "num_params" in starts[-1] else []
-    return rows
+    return rows + [(f"method.{key}", str(value)) for key, value in config.method if key != "name" and _is_plain(value)]
 
 
 def _is_plain(value: Any) -> bool:

@@ -18,6 +18,7 @@ COLORS = ("#3b82f6", "#f97316", "#10b981", "#a855f7", "#ef4444", "#ca8a04", "#06
 SIZE_INCHES, DPI = (5.6, 3.3), 150
 NOISY = 60  # curves of more points are drawn faintly, with a moving average on top
 MOST_MINOR = 40  # marks
+ROW = 64  # characters that fit side by side in a legend; beside its name an entry has a line and a gap: 5
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float | None]]]  # name -> (x, y); None leaves a gap
 
@@ -73,7 +74,8 @@ def lines(
     _draw(marks, axes)
     low, high = axes.dataLim.intervaly
     axes.set_ylim(min(low, 0.0), 1.03 * max(high, top or 0.0) or 1.0)
-    legend(axes, len(series) + (level is not None))
+    longest = max(map(len, series), default=0)
+    legend(axes, len(series) + (level is not None), columns=max(3, ROW // (longest + 5)))
     return png(figure)
 
 

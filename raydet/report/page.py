@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,16 +22,17 @@ h1{font-size:26px;line-height:1.2;margin:8px 0 2px}h2{font-size:19px;margin:0 0 
 p{margin:4px 0 12px}.soft,figcaption,.absent{color:var(--soft)}
 nav{display:flex;flex-wrap:wrap;gap:4px 16px;margin:12px 0 20px}a{color:var(--accent);text-decoration:none}
 section{background:var(--card);border:1px solid var(--line);border-radius:12px;padding:18px 20px;margin:0 0 16px}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(104px,1fr));gap:8px;margin:12px 0 16px}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(148px,1fr));gap:8px;margin:12px 0 16px}
 .settings{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:0 28px;margin:12px 0}
 .settings div{display:flex;justify-content:space-between;gap:16px;padding:3px 0;border-bottom:1px solid var(--line)}
-.settings dt{color:var(--soft)}.settings dd{margin:0;text-align:right}
+.settings dt{color:var(--soft);flex:none;max-width:75%}.settings dd{margin:0;text-align:right}
 .tile{border:1px solid var(--line);border-radius:10px;padding:10px 12px}
-.tile b{display:block;font-size:20px;line-height:1.25;font-variant-numeric:tabular-nums}.tile span{color:var(--soft)}
-.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px}
+.tile b{display:block;overflow-wrap:break-word;
+font-size:20px;line-height:1.25;font-variant-numeric:tabular-nums}.tile span{color:var(--soft)}
+.plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px;margin:0 0 12px}
 .pairs{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,250px),1fr));gap:12px;margin:0 0 18px}
 .thumbs{display:grid;grid-template-columns:repeat(auto-fill,minmax(112px,1fr));gap:12px;margin:0 0 12px}
-figure{margin:0}.plots figure:only-child{max-width:640px}
+figure{margin:0}.plots figure:only-child{max-width:516px}
 figure img{display:block;width:100%;height:auto;border-radius:6px}
 figcaption{font-size:13px;margin-top:4px}
 .scroll{overflow-x:auto}table{border-collapse:collapse;overflow-wrap:break-word;font-variant-numeric:tabular-nums}
@@ -106,8 +108,13 @@ def tiles(figures: Mapping[str, str]) -> str:
 
 def settings(rows: Iterable[tuple[str, str]]) -> str:
     """Return names and values, in as many columns as there is room for."""
-    pairs = (f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in rows)
+    pairs = (f"<div><dt>{_breakable(name)}</dt><dd>{_breakable(value)}</dd></div>" for name, value in rows)
     return f'<dl class="settings">{"".join(pairs)}</dl>'
+
+
+def _breakable(value: str) -> str:
+    """Return text that breaks between the words of a key or path rather than inside one."""
+    return re.sub(r"([_/])", r"\1<wbr>", text(value))
 
 
 def grid(figures: Iterable[str], kind: str = "plots") -> str:

@@ -66,6 +66,7 @@ def _of_a_classifier(folder: Path, pictures: Pictures) -> Sequence[Section]:
     from raydet.report.classification_inputs import read_classification_inputs
 
     run = read_classification_inputs(folder)
+    is_r2d2 = run.config.method.name == "r2d2"
     makers = [
         classification_sections.summary,
         classification_sections.learning_curves,
@@ -73,9 +74,9 @@ def _of_a_classifier(folder: Path, pictures: Pictures) -> Sequence[Section]:
         classification_sections.accuracy_table,
         classification_sections.loss_parts,
         classification_labels.confidence,
-        classification_labels.repredictions,
+        *([classification_labels.repredictions] if is_r2d2 else []),
         classification_labels.correctness,
-        *([r2d2_sections.theorem] if run.config.method.name == "r2d2" else []),
+        *([r2d2_sections.theorem] if is_r2d2 else []),
         *([r2d2_sections.features] if run.config.model.network == "lenet2d" else []),
         common.speed,
         classification_labels.gallery,

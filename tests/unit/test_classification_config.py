@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from raydet.config.families import parse
-from raydet.config.load import dump, read_yaml, resolve
+from raydet.config.images import ImageSetConfig
+from raydet.config.load import dump, read_yaml, resolve, resolve_section
 from raydet.errors import ConfigError
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
@@ -78,10 +79,37 @@ def test_an_unknown_method_is_answered_with_all_names():
     assert refused(method__name="zzz") == f"tiny_classes: method.name='zzz': expected one of {every}"
 
 
-def test_a_setting_of_the_other_family_is_unknown():
-    assert "model.backbone: unknown key" in refused(model__backbone="small_gn")
-    with pytest.raises(ConfigError, match="data.labeled_per_class: unknown key"):
-        resolve({**TINY, "run": {"dir": "x"}}, {"data.labeled_per_class": 4})
+def test_settings_of_the_other_family_are_named_as_such():
+    assert refused(model__backbone="small_gn") == (
+        "tiny_classes: model.backbone: unknown key: for detectors, and method.name=r2d2 trains a classifier; remove "
+        "what is not meant"
+    )
+    with pytest.raises(ConfigError) as error:
+        resolve({**TINY, "run": {"dir": "x"}}, {"data.labeled_per_class": 4, "model.network": "small_conv"})
+    assert str(error.value) == (
+        "config: data.labeled_per_class, model.network: unknown keys: for classifiers, and method.name=il_net trains a "
+        "detector; remove what is not meant"
+    )
+
+
+def test_settings_of_other_methods_are_named_as_such():
+    assert refused(method={"name": "mean_teacher", "d2_steps": 3, "reprediction_interval_steps": 4}).splitlines() == [
+        "tiny_classes: method.d2_steps: unknown key: for method.name=r2d2, not for mean_teacher; remove what is not "
+        "meant",
+        "tiny_classes: method.reprediction_interval_steps: unknown key: for method.name=pseudo_label or r2d2, not for "
+        "mean_teacher; remove what is not meant",
+    ]
+
+
+def test_a_data_set_by_itself_is_validated_with_the_same_words():
+    with pytest.raises(ConfigError) as error:
+        resolve_section(ImageSetConfig, {"path": "x", "label_colum": "y", "subset": 3}, where="x")
+    assert str(error.value).splitlines() == [
+        "x: subset=3: Input should be a valid string",
+        "x: label_colum: unknown key; did you mean label_column?",
+    ]
+    with pytest.raises(ConfigError, match="zzz: unknown key; there are path, format, subset, image_column"):
+        resolve_section(ImageSetConfig, {"path": "x", "zzz": 1}, where="x")
 
 
 @pytest.mark.parametrize(

@@ -140,8 +140,9 @@ def test_a_whole_run_makes_a_page_with_every_section(run):
         "Speed, waits and label age",
         "Labels on their images",
     ]
-    tiles = ("70.0 student accuracy", "30.0 student error", "6.2 student top-5 error", "fine-tuning stage", "1.5 M")
-    for figure in (*tiles, "all labels are <one class>", "83.3 label accuracy", "1.5 min", "unlabelled images 48"):
+    tiles = ("70.0 % student accuracy", "30.0 % student error", "6.2 % student top-5 error", "fine-tuning stage")
+    others = ("all labels are <one class>", "83.3 % label accuracy", "1.5 min", "1.5 M", "unlabelled images 48")
+    for figure in (*tiles, *others):
         assert figure in shown["Summary"]
     text = page.read_text(encoding="utf-8")
     assert "absent" not in re.sub(r"<style>.*?</style>", "", text, flags=re.S) and "<b>" not in shown
@@ -183,7 +184,7 @@ def test_the_gallery_shows_the_sure_and_the_unsure(run):
     assert [name for name, _ in _groups(found.newest, None)] == ["Most confident", "Least confident"]
     names = found.class_names
     text = text_of(gallery, run)
-    assert f"{names[(truth[6] + 1) % 6]} 0.53, truly {names[truth[6]]}" in text  # 0.5 + 6 / 200
+    assert f"{names[(truth[6] + 1) % 6]} (0.53), truly {names[truth[6]]}" in text  # 0.5 + 6 / 200
 
 
 def test_the_share_that_a_reprediction_changes_is_over_all_of_its_windows(run):
@@ -232,7 +233,7 @@ def test_damage_and_missing_data_cost_their_own_sections_only(run):
     file = run.diagnostics / "step_00000060.labels.arrow"
     file.write_bytes(b"damaged")
     assert f"cannot be read: {file}: damaged" in text_of(correctness, run)
-    assert "70.0 student accuracy" in text_of(summary, run)
+    assert "70.0 % student accuracy" in text_of(summary, run)
     file.unlink()
     (run.data / "hidden.arrow").unlink()
     assert "The run's data cannot be read" in text_of(gallery, run)
@@ -252,8 +253,9 @@ def test_other_methods_have_a_page_without_what_is_r2d2s(tmp_path, name):
     add_metrics(run, models=models)
     add_snapshots(run, learned=False, with_features=False)
     shown = sections_of(write_report(run.path))
-    assert "Theorem 1" not in shown and "Features" not in shown
-    assert f"70.0 {models[0]} accuracy" in shown["Summary"]
+    assert not {"Theorem 1", "Features", "Labels changed by repredictions"} & shown.keys()
+    assert "The dotted line marks the end of a stage (step 20)." in shown["Learning curves"]
+    assert f"70.0 % {models[0]} accuracy" in shown["Summary"]
     assert "learns no labels of its own" in shown["Accuracy of pseudo-labels and predictions"]
     assert "Predictions of a sample of step 60" in shown["Labels on their images"]
 
@@ -272,4 +274,4 @@ def test_images_without_hidden_labels_are_not_judged(run):
     content["sets"].remove("hidden")
     manifest.write_text(json.dumps(content))
     assert "came without labels" in text_of(correctness, run)
-    assert "Most confident Least confident" in re.sub(r" \w+ 0\.\d\d", "", text_of(gallery, run))
+    assert "Most confident Least confident" in re.sub(r" \w+ \(0\.\d\d\)", "", text_of(gallery, run))

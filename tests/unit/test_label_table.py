@@ -89,6 +89,59 @@ def test_a_table_of_another_size_is_refused(images: int, classes: int, said: str
     )
 
 
+def saved_table() -> dict[str, torch.Tensor]:
+    return {"logits": torch.zeros(3, 2), "versions": torch.zeros(3, dtype=torch.int64)}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            {"versions": None},
+            "its label table lacks 'versions' (there is: 'logits'), expected 'logits' and 'versions'; use another "
+            "checkpoint",
+        ),
+        (
+            {"logits": None, "versions": None, "\x1b[2J" + "x" * 99: torch.zeros(1)},
+            f"its label table lacks 'logits' (there is: '\\x1b[2J{'x' * 36}'), expected 'logits' and 'versions'; use "
+            "another checkpoint",
+        ),
+        (
+            {"logits": torch.zeros(6)},
+            "logits of its label table are torch.float32 [6], expected torch.float32 [3, 2]; use another checkpoint",
+        ),
+        (
+            {"logits": torch.zeros(3, 2, dtype=torch.float64)},
+            "logits of its label table are torch.float64 [3, 2], expected torch.float32 [3, 2]; use another checkpoint",
+        ),
+        (
+            {"versions": torch.zeros(3)},
+            "versions of its label table are torch.float32 [3], expected torch.int64 [3]; use another checkpoint",
+        ),
+        (
+            {"versions": torch.zeros(4, dtype=torch.int64)},
+            "its label table has logits of 3 images, but versions of 4; use another checkpoint",
+        ),
+        *(
+            (
+                {"logits": torch.tensor([[0.0, 1.0], [2.0, number], [4.0, 5.0]])},
+                "its label table holds NaN or infinite logits, expected finite numbers; use another checkpoint",
+            )
+            for number in (float("nan"), float("inf"), float("-inf"))
+        ),
+    ],
+)
+def test_what_is_no_label_table_is_refused_and_nothing_of_it_taken(
+    change: dict[str, torch.Tensor | None], said: str
+) -> None:
+    tensors = {name: tensor for name, tensor in {**saved_table(), **change}.items() if tensor is not None}
+    table = LabelTable(3, 2)
+    with pytest.raises(CheckpointError) as error:
+        table.load(tensors, "RUN/step_9")
+    assert str(error.value) == f"RUN/step_9: {said}"
+    assert table.logits.tolist() == [[0, 0]] * 3 and table.versions.tolist() == [NEVER] * 3
+
+
 # as part of a run's state
 
 

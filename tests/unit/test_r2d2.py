@@ -151,7 +151,7 @@ def test_the_stages_of_a_run_are_whole_and_in_order():
 def test_an_interval_shorter_than_an_epoch_is_noted():
     notes = cifar(method__reprediction_interval_steps=118).notes(4000, 46_000, 10)
     assert notes[-1] == (
-        "warning: method.reprediction_interval_steps=118 is less than the 119 steps of an epoch: some labels will miss a "
-        "reprediction"  # floor(46000 / 384) = 119
+        "warning: method.reprediction_interval_steps=118 is less than the 119 steps of an epoch: some labels will miss "
+        "a reprediction"  # floor(46000 / 384) = 119
     )
     assert not cifar(method__reprediction_interval_steps=119).notes(4000, 46_000, 10)[-1].startswith("warning")

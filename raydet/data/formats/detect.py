@@ -57,7 +57,8 @@ def detect_format(config: DatasetConfig) -> Format:
         raise DataError(f"{path}: format unknown; give a COCO .json, a YOLO data.yaml, a folder or a glob of images")
     if glob.has_magic(config.path):
         return "folder"
-    raise DataError(f"{path}: no such file or folder")
+    hint = "; the generated `patterns` have classes, `shapes` have boxes" if config.path == "patterns" else ""
+    raise DataError(f"{path}: no such file or folder{hint}")
 
 
 def _format_of_folder(folder: Path) -> Format:

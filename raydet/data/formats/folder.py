@@ -50,24 +50,45 @@ def image_names(root: Path, log: ProblemLog) -> list[str]:
 
 
 def walk(folder: Path, log: ProblemLog) -> Iterator[Path]:
-    """Yield the files under a folder except hidden ones, without entering symlinked folders.
+    """Yield the files under a folder, in any order, except hidden ones; symlinked folders are not entered.
 
-    Raises DataError where a folder cannot be listed: a part of the data would silently be missing.
+    Raises DataError where a folder cannot be listed or a symlink not be followed: a part of the data would silently be
+    missing.
     """
+    waiting = [folder]  # no recursion: an archive of deeply nested folders would exhaust it
+    while waiting:
+        for entry in listed(waiting.pop()):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            elif _leads_to_folder(entry):
+                fix = "name its target as the data set, or copy it"
+                log.warn("symlinked-folder", _shown(entry.path), "", "a symlinked folder is not entered", fix)
+            else:
+                yield Path(entry.path)
+
+
+def listed(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what lies in a folder, sorted by name. Raises DataError where that cannot be known."""
     try:
-        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        raise DataError(f"{folder}: cannot be listed: {error.strerror or error}") from None
-    for entry in entries:
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir(follow_symlinks=False):
-            yield from walk(Path(entry.path), log)
-        elif entry.is_dir():
-            message = "a symlinked folder is not entered"
-            log.warn("symlinked-folder", entry.path, "", message, "name its target as the data set, or copy it")
-        else:
-            yield Path(entry.path)
+        raise DataError(f"{_shown(folder)}: cannot be listed: {error.strerror or error}") from None
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # such as symlinks in a circle
+        message = f"{_shown(entry.path)}: cannot be followed: {error.strerror or error}; remove the symlink"
+        raise DataError(message) from None
+
+
+def _shown(path: Path | str) -> str:
+    """Return a path as messages can hold it; those of an archive may contain escape sequences."""
+    return str(path) if is_plain(str(path)) else ascii(str(path))
 
 
 def _from_glob(pattern: str) -> tuple[str, list[str]]:

@@ -69,7 +69,11 @@ def open_hidden_images(folder: str | Path) -> ImageIndex | None:
 
 
 def _read(name: str, one: ImageSetConfig, log: ProblemLog) -> ImageTable:
-    return usable(read_images(one, log), one.path, log, needs_labels=needs_labels(name))
+    try:
+        table = read_images(one, log)
+    except DataError as error:
+        raise DataError(f"data.{name}: {error}") from None
+    return usable(table, one.path, log, needs_labels=needs_labels(name))
 
 
 def _write(tables: dict[str, ImageTable], folder: Path) -> None:

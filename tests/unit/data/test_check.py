@@ -63,6 +63,11 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
     assert "image-unreadable" not in codes(quick) and quick.num_errors == 7
 
 
+def test_one_error_is_in_the_singular(tmp_path: Path) -> None:
+    text = format_report(check_dataset(dataset(tmp_path / "none.json")))
+    assert text.startswith("1 error:\n") and "no such file" in text
+
+
 def test_check_and_prepare_give_the_same_verdict(tmp_path: Path) -> None:
     report = check_dataset(dataset(broken(tmp_path)), decode_images=False)
     with pytest.raises(DataError) as caught:

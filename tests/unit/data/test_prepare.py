@@ -247,7 +247,7 @@ def test_boxes_of_the_labelled_part_are_those_of_the_file(tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", ["nothing.json", "nothing", "data.txt"])
 def test_a_path_that_is_no_data_set_is_one_message(tmp_path: Path, name: str) -> None:
     (tmp_path / "data.txt").write_text("x")
-    with pytest.raises(DataError, match=f"{name}: (no such file or folder|format unknown)"):
+    with pytest.raises(DataError, match=f"^data.labeled: .*{name}: (no such file or folder|format unknown)"):
         prepare(make_config(tmp_path / name), tmp_path / "run")
 
 

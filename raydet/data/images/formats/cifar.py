@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet.data.images.formats.plain_pickle import read_plain_pickle
+from raydet.data.images.formats.shown import quoted
 from raydet.data.images.formats.subset import chosen
 from raydet.data.images.table import ImageTable, raw_table
 from raydet.errors import DataError
@@ -19,7 +20,8 @@ Format = Literal["cifar10", "cifar100"]
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
 _KEYS = {"data", "labels", "fine_labels", "coarse_labels", "filenames", "batch_label"}
-_MAX_FILE = 1 << 28  # bytes of a binary file
+_MAX_FILE = 1 << 28  # bytes of a binary file; the largest published one (CIFAR-100, train) has 154 million
+_MAX_NAMES = 1 << 20  # bytes of a list of class names
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +77,7 @@ def read_cifar(folder: Path, format: Format, subset: str | None) -> ImageTable:
     home, layout = found
     there = {name: files for name, files in layout.subsets.items() if any((home / file).exists() for file in files)}
     files = [home / name for name in chosen(home, subset, there)[1]]
-    if missing := [file.name for file in files if not file.exists()]:
+    if missing := [file.name for file in files if not file.is_file()]:
         raise DataError(f"{home}: {', '.join(missing)} is missing; unpack the archive again")
     class_names = _class_names(home / layout.names, layout)
     read = _read_binary if layout.label_bytes else _read_batch
@@ -103,6 +105,8 @@ def _class_names(file: Path, layout: _Layout) -> tuple[str, ...]:
     if not file.is_file():
         raise DataError(f"{file.parent}: {file.name} with the class names is missing; unpack the archive again")
     if layout.label_bytes:
+        if (size := file.stat().st_size) > _MAX_NAMES:
+            raise DataError(f"{file}: {size:,} bytes; a list of class names has at most {_MAX_NAMES:,}")
         names: Any = [line.strip() for line in file.read_text("utf-8", errors="replace").splitlines() if line.strip()]
     else:
         found = read_plain_pickle(file).get(layout.names_key)
@@ -119,7 +123,7 @@ def _listed(value: Any) -> list[Any]:
 def _read_batch(file: Path, layout: _Layout) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     content = read_plain_pickle(file)
     if unknown := sorted(set(content) - _KEYS):
-        raise DataError(f"{file}: unknown entries {', '.join(unknown)[:200]}; this is not a {layout.format} batch")
+        raise DataError(f"{file}: unknown entries {quoted(unknown)}; this is not a {layout.format} batch")
     if lacking := sorted({"data", layout.labels_key} - set(content)):
         raise DataError(f"{file}: {' and '.join(lacking)} missing; this is not a {layout.format} batch")
     data, labels = content["data"], content[layout.labels_key]
@@ -135,7 +139,9 @@ def _read_batch(file: Path, layout: _Layout) -> tuple[NDArray[np.uint8], NDArray
 
 def _read_binary(file: Path, layout: _Layout) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     size, record = file.stat().st_size, layout.label_bytes + _PIXELS
-    if size == 0 or size % record or size > _MAX_FILE:
+    if size > _MAX_FILE:
+        raise DataError(f"{file}: {size:,} bytes; a CIFAR file has at most {_MAX_FILE:,}")
+    if size == 0 or size % record:
         raise DataError(f"{file}: {size:,} bytes is no multiple of {record:,}, the size of an image with its label")
     records = np.fromfile(file, dtype=np.uint8).reshape(-1, record)
     return records[:, layout.label_bytes :], records[:, layout.label_bytes - 1].astype(np.int64)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.images.formats.shown import quoted, shown
 from raydet.data.images.table import NO_LABEL
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
@@ -34,7 +35,7 @@ def parse_class_names(text: bytes, where: str) -> tuple[str, ...]:
     try:
         names = json.loads(text.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{where}: not valid JSON ({error}); expected a list of class names") from None
+        raise DataError(f"{where}: not valid JSON ({shown(error)}); expected a list of class names") from None
     return checked_class_names(names, where)
 
 
@@ -63,7 +64,7 @@ def numbered_by_name(
     known = class_names if class_names is not None else tuple(sorted(found))
     number_of: dict[str | None, int] = {name: number for number, name in enumerate(known)}
     for name in sorted(found.difference(known)):
-        message = f"the label {name!r:.60} is not in the list of classes ({', '.join(known[:10])})"
+        message = f"the label {quoted([name])} is not in the list of classes ({quoted(known[:10])})"
         log.error("label-unknown", source, "", message, "correct the label or the list")
     number_of[None] = NO_LABEL
     return np.array([number_of.get(name, NO_LABEL) for name in names], dtype=np.int64), known

@@ -54,7 +54,8 @@ def detect_format(config: ImageSetConfig) -> Format:
     if not path.exists():
         if glob.has_magic(config.path):
             return "parquet" if config.path.endswith(".parquet") else "folder"
-        raise DataError(f"{path}: no such file or folder")
+        hint = "; the generated `shapes` have boxes, `patterns` have classes" if config.path == "shapes" else ""
+        raise DataError(f"{path}: no such file or folder{hint}")
     by_suffix: dict[str, Format] = {".parquet": "parquet", ".mat": "svhn"}
     if path.suffix.lower() in by_suffix:
         return by_suffix[path.suffix.lower()]

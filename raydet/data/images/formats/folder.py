@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raydet.data.formats.folder import SUFFIXES, image_names, read_folder, walk
+from raydet.data.formats.folder import SUFFIXES, image_names, listed, read_folder, walk
 from raydet.data.images.table import NO_LABEL, ImageTable, files_table
 from raydet.data.paths import checked_name, resolve_inside
 from raydet.data.problems import ProblemLog
@@ -20,10 +20,14 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 def has_images(folder: Path) -> bool:
     """Return whether there is an image anywhere in a folder; looks no further than the first one."""
-    try:
-        return any(path.suffix.lower() in SUFFIXES for path in walk(folder, ProblemLog()))
-    except OSError:  # a symlink loop: the reader says where
-        return True
+    return any(path.suffix.lower() in SUFFIXES for path in walk(folder, ProblemLog()))
+
+
+def has_class_folders(folder: Path) -> bool:
+    """Return whether the images of a folder lie in several folders, and none beside these: one folder a class."""
+    if not folder.is_dir() or any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+        return False
+    return sum(has_images(folder / name) for name in _class_folders(folder)) > 1
 
 
 def read_image_folder(path: Path, subset: str | None, log: ProblemLog) -> ImageTable:
@@ -36,13 +40,14 @@ def read_image_folder(path: Path, subset: str | None, log: ProblemLog) -> ImageT
         source = read_folder(str(path), log)
         names = _regular(source.root, source.files, log)
         return files_table(source.root, names, np.full(len(names), NO_LABEL, dtype=np.int64), ())
-    root = (path / checked_name(subset) if subset is not None else path).resolve()
-    if not root.is_dir():
-        raise DataError(f"{path if subset is None else path / subset}: no such folder")
+    folder = path / checked_name(subset) if subset is not None else path
+    if not folder.is_dir():  # asked first: a symlink in a circle cannot be resolved
+        raise DataError(f"{folder}: no such folder")
+    root = folder.resolve()
     class_names = _class_folders(root)
     if subset is None and len(_SPLITS.intersection(class_names)) > 1 and _SPLITS.issuperset(class_names):
         raise DataError(f"{path}: holds the subsets {', '.join(class_names)}; name one with `subset`")
-    names = _regular(root, _listed(root, log), log)
+    names = _regular(root, image_names(root, log), log)
     if not names:
         raise DataError(f"{root}: no images there (looked for {', '.join(SUFFIXES)})")
     number_of = {name: number for number, name in enumerate(class_names)}
@@ -51,17 +56,8 @@ def read_image_folder(path: Path, subset: str | None, log: ProblemLog) -> ImageT
 
 
 def _class_folders(root: Path) -> tuple[str, ...]:
-    with os.scandir(root) as entries:
-        folders = [e.name for e in entries if e.is_dir(follow_symlinks=False) and not e.name.startswith(".")]
-    return tuple(sorted(folders))
-
-
-def _listed(root: Path, log: ProblemLog) -> list[str]:
-    try:
-        return image_names(root, log)
-    except OSError as error:
-        message = f"{error.filename or root}: cannot be followed: {error.strerror or error}; remove the symlink"
-        raise DataError(message) from None
+    folders = (entry.name for entry in listed(root) if entry.is_dir(follow_symlinks=False))
+    return tuple(name for name in folders if not name.startswith("."))
 
 
 def _regular(root: Path, names: list[str], log: ProblemLog) -> list[str]:

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from raydet.config.images import ImageSetConfig
 from raydet.data.images.formats.class_names import numbered_by_value, read_class_names
+from raydet.data.images.formats.limits import MOST_DEFLATED, check_count, check_unpacked
+from raydet.data.images.formats.shown import check_file_name, shown
 from raydet.data.images.formats.subset import chosen
 from raydet.data.images.table import NO_LABEL, ImageTable, raw_table
 from raydet.data.problems import ProblemLog
@@ -21,7 +23,6 @@ from raydet.errors import DataError
 
 _NAME = re.compile(r"(?:.*-)?(train|test|t10k)-(images|labels)[.-]idx[13]-ubyte(\.gz)?")
 _UNSIGNED_BYTE = 0x08
-_MOST_DEFLATED = 1_040  # gzip shrinks by no more: what a file can hold at most
 _CHUNK = 1 << 22
 _AGAIN = "copy or download it again"
 
@@ -66,7 +67,8 @@ def _files(folder: Path) -> dict[tuple[str, str], Path]:
     """Return the files by subset (train, test) and kind (images, labels). Raises DataError for two of a kind."""
     found: dict[tuple[str, str], Path] = {}
     for file in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if match := _NAME.fullmatch(file.name):
+        if (match := _NAME.fullmatch(file.name)) and file.is_file():
+            check_file_name(file.name, folder)
             key = ("train" if match[1] == "train" else "test", match[2])
             if key in found and found[key].name.removesuffix(".gz") != file.name.removesuffix(".gz"):
                 raise DataError(f"{folder}: both {found[key].name} and {file.name}; give each set a folder of its own")
@@ -82,9 +84,12 @@ def _read(file: Path, dimensions: int) -> NDArray[np.uint8]:
         with gzip.open(file, "rb") if is_packed else file.open("rb") as stream:
             head = stream.read(4 + 4 * dimensions)
             shape = _shape(file, head, dimensions)
-            size, most = math.prod(shape), stored * _MOST_DEFLATED if is_packed else stored - len(head)
+            size, most = math.prod(shape), stored * MOST_DEFLATED if is_packed else stored - len(head)
             if size > most:
                 raise DataError(f"{file}: cut off: {_shown(shape)} are announced, the file has {stored:,}; {_AGAIN}")
+            check_count(file, shape[0])
+            if is_packed:
+                check_unpacked(file, size, "unpack it with gunzip if that is meant")
             data = bytearray()
             while len(data) < size and (chunk := stream.read(min(_CHUNK, size - len(data)))):
                 data += chunk
@@ -92,7 +97,7 @@ def _read(file: Path, dimensions: int) -> NDArray[np.uint8]:
     except FileNotFoundError:
         raise DataError(f"{file}: no such file") from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-        raise DataError(f"{file}: damaged gzip ({error}); {_AGAIN}") from None
+        raise DataError(f"{file}: damaged gzip ({shown(error)}); {_AGAIN}") from None
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
     if len(data) != size or left_over:

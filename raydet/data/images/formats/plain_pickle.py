@@ -1,37 +1,25 @@
 """Reading the one kind of pickle that raydet accepts: dicts, lists, text, numbers and arrays of bytes.
 
-CIFAR is published as pickles, and a pickle can run any code. Nothing in one does here: before anything is built, every
-instruction is checked against a list, and the few functions that a NumPy array is written with are replaced by
-stand-ins which only look at what they are given. Everything else that a file names is refused.
+CIFAR is published as pickles, and a pickle can run any code. Nothing in one does here, for Python's reader is not used:
+a small machine goes through the instructions. It knows those that build plain values, and for the few functions that a
+NumPy array is written with it has stand-ins. It refuses everything else, and what would cost far more time or memory
+than a published file does; only text can be a key, because a few tuples of tuples can take forever to hash.
 """
 
 from __future__ import annotations
 
-import io
-import math
-import pickle
 import pickletools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from raydet.data.images.formats.pickled_array import Array, DType, Function, Refused, known_function
+from raydet.data.images.formats.shown import shown
 from raydet.errors import DataError
 
 _MAX_FILE = 1 << 28  # bytes; the largest published file (CIFAR-100, train) has 155 million
-_MAX_MEMO = 1 << 22  # places of the memo, which is allocated up to the highest one a file names
-_MAX_TUPLES = 32  # an array takes six; tuples of tuples can take forever to hash
-_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
-_TUPLES = frozenset({"TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"})
-_TEXT = ("STRING", "BINSTRING", "SHORT_BINSTRING", "UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
-_BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
-_NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "NONE", "NEWTRUE", "NEWFALSE")
-_LISTS = ("EMPTY_DICT", "DICT", "SETITEM", "SETITEMS", "EMPTY_LIST", "LIST", "APPEND", "APPENDS", "EMPTY_TUPLE")
-_MACHINE = ("PROTO", "FRAME", "STOP", "MARK", "POP", "POP_MARK", "GET", "BINGET", "LONG_BINGET", "MEMOIZE")
-_CALLS = ("GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD")  # of the stand-ins below
-_ALLOWED = _PUTS | _TUPLES | {*_TEXT, *_BYTES, *_NUMBERS, *_LISTS, *_MACHINE, *_CALLS}
+_MAX_INSTRUCTIONS = 1 << 21  # that file has about 200 thousand: one for a label, two for a name
+_MAX_CONTAINERS = 100  # dicts, lists and tuples; that file has about ten
 
 
 def read_plain_pickle(file: Path) -> dict[str, Any]:
@@ -41,23 +29,11 @@ def read_plain_pickle(file: Path) -> dict[str, Any]:
     """
     data = _read(file)
     try:
-        _check_instructions(data)
-        return _named(_Unpickler(io.BytesIO(data), encoding="bytes").load())
-    except _Refused as error:
+        return _named(_Machine(len(data)).run(data))
+    except Refused as error:
         raise DataError(f"{file}: {error}; this is not a published CIFAR file, and nothing of it was run") from None
     except Exception as error:  # a damaged pickle raises nearly anything
-        raise DataError(f"{file}: truncated or damaged ({error}); copy or download it again") from None
-
-
-def _named(content: Any) -> dict[str, Any]:
-    if not isinstance(content, dict):
-        raise _Refused(f"it holds a {type(content).__name__} instead of a dict")
-    texts = {key.decode("latin-1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}
-    return {key: value.finished() if isinstance(value, _Array) else value for key, value in texts.items()}
-
-
-class _Refused(Exception):
-    """The pickle holds something that the published files do not."""
+        raise DataError(f"{file}: truncated or damaged ({shown(error)}); copy or download it again") from None
 
 
 def _read(file: Path) -> bytes:
@@ -71,110 +47,138 @@ def _read(file: Path) -> bytes:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
 
 
-def _check_instructions(data: bytes) -> None:
-    """Look through a pickle without building anything; lengths are compared with what the file holds."""
-    tuples = 0
-    for opcode, argument, _ in pickletools.genops(data):
-        if opcode.name not in _ALLOWED:
-            raise _Refused(f"the pickle instruction {opcode.name} is not allowed")
-        if opcode.name in _PUTS and not 0 <= int(argument or 0) < _MAX_MEMO:
-            raise _Refused(f"the pickle stores a value at place {argument} of its memo")
-        tuples += opcode.name in _TUPLES
-        if tuples > _MAX_TUPLES:
-            raise _Refused(f"more than {_MAX_TUPLES} tuples")
+def _named(content: Any) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise Refused(f"it holds a {type(content).__name__} instead of a dict")
+    texts = {key.decode("latin-1") if isinstance(key, bytes) else key: value for key, value in content.items()}
+    return {key: value.finished() if isinstance(value, Array) else value for key, value in texts.items()}
 
 
-class _Unpickler(pickle.Unpickler):
-    """Knows five names, none of which stands for what a pickle expects behind it."""
+class _Machine:
+    """Builds the value of a pickle: on a stack, with a memo of what is used again."""
 
-    def find_class(self, module: str, name: str) -> _StandIn:
-        known = _STAND_INS.get((module.replace("numpy._core.", "numpy.core."), name))
-        if known is None:
-            raise _Refused(f"the pickle asks for {module}.{name}, which is not allowed".replace("\n", " "))
-        return known
+    def __init__(self, num_bytes: int) -> None:
+        self._stack: list[Any] = []
+        self._below: list[list[Any]] = []  # the rest of the stack under each open mark
+        self._memo: dict[int, Any] = {}
+        self._containers = 0
+        self._may_encode = num_bytes  # a file as long as that encodes more only where it repeats a text
+
+    def run(self, data: bytes) -> Any:
+        """Return the value. Raises Refused, and nearly anything where the pickle is damaged."""
+        for number, (instruction, argument, _) in enumerate(pickletools.genops(data)):
+            if number == _MAX_INSTRUCTIONS:
+                raise Refused(f"more than {_MAX_INSTRUCTIONS:,} pickle instructions")
+            self._do(instruction.name, argument)
+        return self._stack.pop()
+
+    def _do(self, name: str, argument: Any) -> None:
+        if name in _VALUES:
+            self._stack.append(argument)
+        elif name in _PUTS:
+            self._memo[argument] = self._stack[-1]
+        elif name in _STRINGS:
+            self._stack.append(argument.encode("latin-1"))
+        elif name in _GETS:
+            self._stack.append(self._memo[argument])
+        elif name in _CONSTANTS:
+            self._stack.append(_CONSTANTS[name])
+        elif name == "GLOBAL":
+            self._stack.append(known_function(argument))
+        elif name in _ACTIONS:
+            _ACTIONS[name](self)
+        elif name not in _IGNORED:
+            raise Refused(f"the pickle instruction {name} is not allowed")
+
+    def memoize(self) -> None:
+        self._memo[len(self._memo)] = self._stack[-1]
+
+    def mark(self) -> None:
+        self._below.append(self._stack)
+        self._stack = []
+
+    def since_mark(self) -> list[Any]:
+        """Take what was pushed after the last mark."""
+        values, self._stack = self._stack, self._below.pop()
+        return values
+
+    def last(self, count: int) -> list[Any]:
+        """Take the last values, in the order in which they were pushed."""
+        return [self._stack.pop() for _ in range(count)][::-1]
+
+    def push(self, container: Any) -> None:
+        self._containers += 1
+        if self._containers > _MAX_CONTAINERS:
+            raise Refused(f"more than {_MAX_CONTAINERS} dicts, lists and tuples")
+        self._stack.append(container)
+
+    def append(self, values: list[Any]) -> None:
+        if not isinstance(self._stack[-1], list):
+            raise Refused("the pickle appends to something that is not a list")
+        self._stack[-1].extend(values)
+
+    def set_items(self, values: list[Any]) -> None:
+        if not isinstance(self._stack[-1], dict):
+            raise Refused("the pickle sets items of something that is not a dict")
+        self._stack[-1].update(_items(values))
+
+    def look_up(self) -> None:
+        module, name = self.last(2)
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise Refused("the pickle asks for something without a name")
+        self._stack.append(known_function(f"{module} {name}"))
+
+    def call(self) -> None:
+        function, arguments = self.last(2)
+        if not isinstance(function, Function) or not isinstance(arguments, tuple):
+            raise Refused("the pickle calls something that is not a function")
+        result = function.call(*arguments)
+        self._may_encode -= len(result) if isinstance(result, bytes) else 0
+        if self._may_encode < 0:
+            raise Refused("the pickle encodes the same text over and over")
+        self._stack.append(result)
+
+    def set_state(self) -> None:
+        target, state = self.last(2)
+        if isinstance(target, Array):
+            target.set_state(state)
+        elif not isinstance(target, DType):
+            raise Refused(f"the pickle changes a {type(target).__name__.lower()}")
+        self._stack.append(target)
 
 
-class _StandIn:
-    """What a pickle may call; an object without attributes that it could set."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[..., Any]) -> None:
-        self._call = call
-
-    def __call__(self, *arguments: Any) -> Any:
-        return self._call(*arguments)
-
-    def __setstate__(self, state: Any) -> None:
-        raise _Refused("the pickle changes a function")
+def _items(values: list[Any]) -> dict[str | bytes, Any]:
+    keys = values[::2]
+    if not all(isinstance(key, str | bytes) for key in keys):
+        raise Refused("a key that is not text")
+    return dict(zip(keys, values[1::2], strict=True))
 
 
-class _DType:
-    """Stands in for an instance of numpy.dtype: a name."""
-
-    def __init__(self, name: Any, *_: Any) -> None:
-        self.name = name
-
-    def __setstate__(self, state: Any) -> None:
-        """Byte order and the like mean nothing for bytes."""
-
-
-class _Array:
-    """Stands in for an array until its content is known."""
-
-    def __init__(self) -> None:
-        self._pixels: NDArray[np.uint8] | None = None
-
-    def __setstate__(self, state: Any) -> None:
-        try:
-            _, shape, dtype, is_fortran, data = state
-        except (TypeError, ValueError):
-            raise _Refused("an array without a shape and content") from None
-        self.fill(data, dtype, shape, is_fortran=bool(is_fortran))
-
-    def fill(self, data: Any, dtype: Any, shape: Any, *, is_fortran: bool) -> None:
-        if not isinstance(dtype, _DType) or dtype.name not in ("u1", b"u1", "uint8", b"uint8"):
-            raise _Refused("an array of something other than bytes (uint8)")
-        sides = shape if isinstance(shape, tuple) and all(type(s) is int and s >= 0 for s in shape) else None
-        if sides is None or not isinstance(data, bytes | bytearray) or len(data) != math.prod(sides):
-            raise _Refused(f"an array whose content does not fit its shape {shape!r:.60}")
-        self._pixels = np.frombuffer(data, dtype=np.uint8).reshape(sides, order="F" if is_fortran else "C")
-
-    def finished(self) -> NDArray[np.uint8]:
-        if self._pixels is None:
-            raise _Refused("an array without content")
-        return self._pixels
-
-
-def _no_array(*_: Any) -> None:
-    raise _Refused("the pickle calls numpy.ndarray, which is not allowed")
-
-
-def _reconstruct(kind: Any, *_: Any) -> _Array:
-    if kind is not _NDARRAY:
-        raise _Refused("the pickle reconstructs something that is not an array")
-    return _Array()
-
-
-def _from_buffer(data: Any, dtype: Any, shape: Any, order: Any) -> _Array:
-    """Stand in for what protocol 5 calls instead of `_reconstruct`."""
-    array = _Array()
-    array.fill(data, dtype, shape, is_fortran=order == "F")
-    return array
-
-
-def _encode(text: Any, encoding: Any) -> bytes:
-    """Stand in for codecs.encode, as which Python 3 writes bytes into old protocols."""
-    if not isinstance(text, str) or encoding not in ("latin1", b"latin1", "latin-1", b"latin-1"):
-        raise _Refused("the pickle asks for an encoding other than latin1")
-    return text.encode("latin-1")
-
-
-_NDARRAY = _StandIn(_no_array)
-_STAND_INS = {
-    ("numpy", "ndarray"): _NDARRAY,
-    ("numpy", "dtype"): _StandIn(_DType),
-    ("numpy.core.multiarray", "_reconstruct"): _StandIn(_reconstruct),
-    ("numpy.core.numeric", "_frombuffer"): _StandIn(_from_buffer),
-    ("_codecs", "encode"): _StandIn(_encode),
+_PUTS = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
+_GETS = frozenset({"GET", "BINGET", "LONG_BINGET"})
+_STRINGS = frozenset({"STRING", "BINSTRING", "SHORT_BINSTRING"})  # of Python 2: bytes
+_TEXT = ("UNICODE", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8")
+_BYTES = ("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8")
+_NUMBERS = ("INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1")
+_VALUES = frozenset({*_TEXT, *_BYTES, *_NUMBERS})
+_CONSTANTS = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "EMPTY_TUPLE": ()}
+_IGNORED = frozenset({"PROTO", "FRAME", "STOP"})
+_ACTIONS: dict[str, Callable[[_Machine], None]] = {
+    "MEMOIZE": _Machine.memoize,
+    "MARK": _Machine.mark,
+    "EMPTY_DICT": lambda machine: machine.push({}),
+    "DICT": lambda machine: machine.push(_items(machine.since_mark())),
+    "SETITEM": lambda machine: machine.set_items(machine.last(2)),
+    "SETITEMS": lambda machine: machine.set_items(machine.since_mark()),
+    "EMPTY_LIST": lambda machine: machine.push([]),
+    "LIST": lambda machine: machine.push(machine.since_mark()),
+    "APPEND": lambda machine: machine.append(machine.last(1)),
+    "APPENDS": lambda machine: machine.append(machine.since_mark()),
+    "TUPLE": lambda machine: machine.push(tuple(machine.since_mark())),
+    "TUPLE1": lambda machine: machine.push(tuple(machine.last(1))),
+    "TUPLE2": lambda machine: machine.push(tuple(machine.last(2))),
+    "TUPLE3": lambda machine: machine.push(tuple(machine.last(3))),
+    "STACK_GLOBAL": _Machine.look_up,
+    "REDUCE": _Machine.call,
+    "BUILD": _Machine.set_state,
 }

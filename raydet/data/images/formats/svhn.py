@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from raydet.data.images.formats.limits import MOST_DEFLATED, check_count, check_unpacked
+from raydet.data.images.formats.mat5 import BrokenFile, Variable, list_variables
+from raydet.data.images.formats.shown import quoted
 from raydet.data.images.formats.subset import chosen
 from raydet.data.images.table import ImageTable, raw_table
-from raydet.errors import DataError, UserError
+from raydet.errors import DataError
 
 _CLASS_NAMES = tuple("0123456789")
-_MOST_DEFLATED = 1_040  # zlib shrinks by no more: what a file can hold at most
 
 
 def has_svhn(folder: Path) -> bool:
@@ -23,7 +27,7 @@ def has_svhn(folder: Path) -> bool:
 def read_svhn(path: Path, subset: str | None) -> ImageTable:
     """Read one file, or the one in a folder that `subset` names; label 10 is the digit 0. Ids are `train_32x32/17`.
 
-    Raises DataError where the file is damaged or holds something else, UserError where SciPy is not installed.
+    Raises DataError where the file is damaged or holds something else.
     """
     file = path
     if path.is_dir():
@@ -48,35 +52,39 @@ def _files(folder: Path) -> dict[str, Path]:
     return {subset: file for subset, file in files.items() if file.is_file()}
 
 
-def _load(file: Path) -> tuple[Any, Any]:
+def _load(file: Path) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return X uint8 `[H, W, 3, N]` and y `[N]`; their sizes are checked before they are read."""
-    try:
-        from scipy.io import loadmat, whosmat
-    except ImportError:
-        raise UserError(f"{file}: SVHN's .mat files need SciPy; install it: pip install 'raydet[svhn]'") from None
     if not file.is_file():
         raise DataError(f"{file}: no such file")
     try:
-        found = {name: (shape, kind) for name, shape, kind in whosmat(str(file))}
-        _check(file, found)
-        content = loadmat(str(file), variable_names=["X", "y"])
-        pixels, digits = content["X"], np.asarray(content["y"]).reshape(-1)
-    except DataError:
-        raise
-    except Exception as error:  # SciPy's parser raises nearly anything on damaged files
+        variables = list_variables(file)
+        _check(file, variables)
+        found = {variable.name: variable for variable in variables}
+        pixels, digits = found["X"].read(), found["y"].read().reshape(-1)
+    except BrokenFile as error:
         raise DataError(f"{file}: truncated or damaged, or not MATLAB 5 ({error}); download it again") from None
-    if pixels.dtype != np.uint8 or digits.dtype.kind not in "uif" or pixels.shape[3] != len(digits):
-        raise DataError(f"{file}: X or y is not what SVHN holds; download it again")
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
+    if pixels.dtype != np.uint8:
+        raise DataError(f"{file}: X is stored as {pixels.dtype}, expected uint8; download it again")
     return pixels, digits
 
 
-def _check(file: Path, found: dict[str, tuple[tuple[int, ...], str]]) -> None:
-    x, x_kind = found.get("X", ((), ""))
-    y, _ = found.get("y", ((), ""))
-    if len(x) != 4 or x[2] != 3 or x_kind != "uint8" or len(y) != 2 or 1 not in y:
-        there = ", ".join(f"{name} {list(shape)} {kind}" for name, (shape, kind) in list(found.items())[:10])
-        raise DataError(f"{file}: holds {there or 'nothing'}; expected X [height, width, 3, images] uint8 and y")
-    if max(y) != x[3]:
-        raise DataError(f"{file}: {x[3]:,} images, but {max(y):,} labels")
-    if np.prod(x, dtype=np.float64) > file.stat().st_size * _MOST_DEFLATED:
-        raise DataError(f"{file}: X {list(x)} is announced, more than a file of this size can hold; download it again")
+def _check(file: Path, variables: list[Variable]) -> None:
+    """Refuse what is not SVHN, or too large, by what the file announces."""
+    x, y = ([variable for variable in variables if variable.name == name] for name in ("X", "y"))
+    is_svhn = [one.kind for one in x] == ["uint8"] and len(y) == 1 and bool(y[0].type)
+    if not is_svhn or len(x[0].shape) != 4 or x[0].shape[2] != 3 or len(y[0].shape) != 2 or 1 not in y[0].shape:
+        there = ", ".join(f"{quoted([one.name])} {list(one.shape)} {one.kind}" for one in variables[:10])
+        raise DataError(
+            f"{file}: holds {there or 'nothing'}; expected X [height, width, 3, images] uint8 and y, each once"
+        )
+    shape, num_labels = x[0].shape, max(y[0].shape)
+    if num_labels != shape[3]:
+        raise DataError(f"{file}: {shape[3]:,} images, but {num_labels:,} labels")
+    size = math.prod(shape)
+    if size > file.stat().st_size * MOST_DEFLATED:
+        announced = f"X {list(shape)} is announced"
+        raise DataError(f"{file}: {announced}, more than a file of this size can hold; download it again")
+    check_count(file, shape[3])
+    check_unpacked(file, size, "no published SVHN file is that large: download it again")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import os
 import struct
 from pathlib import Path
 
@@ -72,6 +73,32 @@ def test_a_size_that_the_file_cannot_hold_is_refused_before_anything_is_allocate
     (tmp_path / name).write_bytes(gzip.compress(content) if packed else content)
     with pytest.raises(DataError, match="cut off: 4294967295 x 16384 x 16384 bytes are announced"):
         read_set(tmp_path)
+
+
+def test_a_packed_file_that_unpacks_to_more_than_memory_is_refused_before_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "train-images-idx3-ubyte.gz"
+    content = struct.pack(">4I", 0x803, 5000, 1024, 1024) + bytes(6 << 20)  # a header that promises 4.9 GiB
+    file.write_bytes(gzip.compress(content, compresslevel=0))
+    with pytest.raises(DataError) as error:
+        read_set(tmp_path)
+    assert str(error.value) == (
+        f"{file}: 5,242,880,000 bytes unpacked, at most 4,294,967,296 are read; unpack it with gunzip if that is meant"
+    )
+    content = struct.pack(">4I", 0x803, (1 << 24) + 1, 1, 1) + bytes(1 << 24)  # images of one pixel
+    file.write_bytes(gzip.compress(content))
+    with pytest.raises(DataError, match="16,777,217 images or labels, at most 16,777,216 are read; use a part of them"):
+        read_set(tmp_path)
+
+
+def test_what_is_no_file_is_no_image_file_and_odd_names_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(images(tmp_path))  # opening it would wait forever
+    with pytest.raises(DataError, match="no IDX images there"):
+        read_set(tmp_path, format="idx")
+    (tmp_path / "\x1b[2J-train-images-idx3-ubyte").write_bytes(b"")
+    with pytest.raises(
+        DataError, match=r"the file name '\\x1b\[2J-train-images-idx3-ubyte' is not valid UTF-8 or contains"
+    ):
+        read_set(tmp_path, format="idx")
 
 
 def test_another_magic_number_is_refused(tmp_path: Path) -> None:

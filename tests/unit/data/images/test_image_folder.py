@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import inspect
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
+from raydet.config.detection_data import DatasetConfig
+from raydet.data.formats.detect import read_source
+from raydet.data.formats.folder import walk
 from raydet.data.images.formats.detect import detect_format
+from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from tests.tiny_data import codes
 from tests.tiny_images import encoded, noise, read_set, set_config, write_class_folders
@@ -84,6 +90,48 @@ def test_what_is_no_file_is_reported_and_never_opened(tmp_path: Path) -> None:
     (tmp_path / "dog" / "loop.png").symlink_to(tmp_path / "dog" / "loop.png")
     with pytest.raises(DataError, match=r"loop\.png: cannot be followed: Too many levels of symbolic links; remove"):
         read_set(tmp_path)
+
+
+def test_a_symlink_in_a_circle_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "loop").symlink_to(tmp_path / "cat" / "loop")
+    named = r"cat/loop: cannot be followed: Too many levels of symbolic links; remove the symlink"
+    for format in ("auto", "folder"):
+        with pytest.raises(DataError, match=named):
+            read_set(tmp_path, format=format)
+    for format in ("auto", "folder"):  # among images with boxes
+        with pytest.raises(DataError, match=named):
+            read_source(DatasetConfig.model_validate({"path": str(tmp_path), "format": format}), ProblemLog())
+    (tmp_path / "train").symlink_to(tmp_path / "train")
+    with pytest.raises(DataError, match="train: no such folder"):
+        read_set(tmp_path, format="folder", subset="train")
+
+
+def test_escape_sequences_in_names_of_folders_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    write_class_folders(tmp_path, {"cat": 1, "dog": 1})
+    (tmp_path / "\x1b[2J").symlink_to(tmp_path / "cat")
+    _, log = read_set(tmp_path)
+    assert log.warnings() == (
+        f"[symlinked-folder] '{tmp_path}/\\x1b[2J': a symlinked folder is not entered; name its target as the data "
+        "set, or copy it",
+    )
+    (tmp_path / "\x1b[2J").unlink()
+    (tmp_path / "\x1b[2J").symlink_to(tmp_path / "\x1b[2J")
+    with pytest.raises(DataError, match=r"^'/.*/\\x1b\[2J': cannot be followed"):
+        read_set(tmp_path)
+
+
+def test_folders_may_be_nested_more_deeply_than_functions(tmp_path: Path) -> None:
+    file = tmp_path / ("a/" * 100) / "x.png"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack(0)) + 50)
+    try:
+        found = list(walk(tmp_path, ProblemLog()))
+    finally:
+        sys.setrecursionlimit(limit)
+    assert found == [file]
 
 
 def test_a_file_that_is_no_image_is_named_when_it_is_read(tmp_path: Path) -> None:

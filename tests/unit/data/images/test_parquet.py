@@ -48,6 +48,30 @@ def test_columns_may_have_other_names_and_types(tmp_path: Path) -> None:
     assert np.array_equal(table.pixels_at(2).permute(1, 2, 0).numpy(), noise(None, 2))
 
 
+def test_several_row_groups_are_read_in_order(tmp_path: Path) -> None:
+    images = [None if row % 10 == 3 else {"bytes": b"%d" % row, "path": None} for row in range(100)]
+    labels = [None if row % 7 == 0 else f"class {row % 3}" for row in range(100)]
+    table = pa.table({"image": images, "label": labels, "image_id": [f"id {row}" for row in range(100)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=40)
+    found = read_parquet([tmp_path / "a.parquet"], set_config("x"), ProblemLog())
+    rows = [row for row in range(100) if row % 10 != 3]
+    assert [bytes(found.bytes_at(place)) for place in range(len(found))] == [b"%d" % row for row in rows]
+    assert found.ids.to_pylist() == [f"id {row}" for row in rows]
+    assert found.labels.tolist() == [-1 if row % 7 == 0 else row % 3 for row in rows]
+
+
+def test_categories_may_be_text_or_numbers(tmp_path: Path) -> None:
+    columns = {
+        "image": [b"x"] * 4,
+        "label": pa.array([7, 5, None, 7]).dictionary_encode(),
+        "image_id": pa.array(["a", "b", None, "c"]).dictionary_encode(),
+    }
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet")
+    table, log = read_set(tmp_path / "a.parquet", needs_labels=False)
+    assert table.class_names == ("5", "7") and table.labels.tolist() == [1, 0, 1]
+    assert table.ids.to_pylist() == ["a", "b", "c"] and codes(log) == ["image-id"]
+
+
 def test_class_names_are_found_in_four_places(tmp_path: Path) -> None:
     feature = {"names": ["a", "b", "c"], "_type": "ClassLabel"}
     metadata = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
@@ -126,7 +150,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"image_column": "img"}, r"no column 'img' \(there are: image, label\); set image_column"),
+        ({"image_column": "img"}, r"no column 'img' \(there are: 'image', 'label'\); set image_column"),
         ({"label_column": "class"}, "no column 'class' .*correct label_column"),
         ({"id_column": "name"}, "no column 'name' .*correct id_column"),
         ({"image_column": "label"}, r"column 'label' holds int64; expected encoded images"),
@@ -151,7 +175,7 @@ def test_labels_that_are_null_negative_or_too_large_are_reported_with_their_row(
 
 def test_a_name_that_is_no_class_is_reported_once(tmp_path: Path) -> None:
     _, log = read_set(write_parquet(tmp_path / "a.parquet", ["cat", "cow", "cow", None]))
-    assert "the label 'cow' is not in the list of classes (cat, dog, owl)" in str(log.problems[0])
+    assert "the label 'cow' is not in the list of classes ('cat', 'dog', 'owl')" in str(log.problems[0])
     assert codes(log).count("label-unknown") == 1
 
 

@@ -100,11 +100,21 @@ def test_every_format_goes_all_the_way(tmp_path: Path, write: Any) -> None:
     if write == "folder":
         write_class_folders(tmp_path / "data.parquet" / "train", {"cat": 2, "dog": 2, "owl": 2})
     else:
-        write(tmp_path / "data.parquet")
+        write(tmp_path / "data.parquet" / "train.parquet" if write is write_parquet else tmp_path / "data.parquet")
     data = prepare_images(data_config(labeled, labeled_per_class=1), tmp_path / "run")
     assert data.labeled.images_per_class().tolist() == [1, 1, 1] and data.unlabeled is not None
     for index in (data.labeled, data.unlabeled):
         assert all(index.pixels_at(row).shape[0] == 3 for row in range(len(index)))
+
+
+def test_a_set_that_cannot_be_read_is_named_by_its_key(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"^data\.val: /nowhere: no such file or folder$"):
+        prepare_images(data_config(file, val="/nowhere"), tmp_path / "run")
+    with pytest.raises(DataError, match=r"^data\.labeled: .*a\.parquet: subset 'train' is for folders of several"):
+        prepare_images(data_config({"path": str(file), "subset": "train"}), tmp_path / "run")
+    with pytest.raises(DataError, match=r"^data\.labeled: shapes: no such .*; the generated `shapes` have boxes"):
+        prepare_images(data_config("shapes"), tmp_path / "run")
 
 
 def test_small_images_are_in_the_index_and_files_stay_files(tmp_path: Path) -> None:

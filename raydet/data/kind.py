@@ -1,0 +1,48 @@
+"""What lies at a path, boxes or classes: for commands that are given a data set and no method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from raydet.config.detection_data import DatasetConfig
+from raydet.config.images import ImageSetConfig
+from raydet.config.load import resolve_section
+from raydet.data.formats.detect import detect_format as boxes_format
+from raydet.data.images.formats.detect import detect_format as classes_format
+from raydet.data.images.formats.folder import has_class_folders
+from raydet.errors import DataError
+
+Kind = Literal["detection", "classification"]
+LOOKED_FOR = (
+    "looked for boxes: COCO .json, YOLO data.yaml or images/ + labels/, VOC Annotations/ or *.xml; for classes: CIFAR, "
+    "SVHN .mat, IDX, .parquet, a folder of images per class; and for plain images"
+)
+
+
+def kind_of(path: str, subset: str | None = None) -> Kind:
+    """Decide from what lies there. Annotated boxes come first, then classes; plain images count as detection data.
+
+    Raises DataError where there is neither.
+    """
+    boxes = resolve_section(DatasetConfig, {"path": path}, where=path)
+    classes = resolve_section(ImageSetConfig, {"path": path, "subset": subset}, where=path)
+    boxed, no_boxes = _tried(lambda: boxes_format(boxes))
+    classed, no_classes = _tried(lambda: classes_format(classes))
+    if boxed not in ("", "folder"):
+        return "detection"
+    if classed not in ("", "folder"):
+        return "classification"
+    if boxed or classed:
+        return "classification" if has_class_folders(Path(classes.path).expanduser()) else "detection"
+    # The same from both: there is nothing, or it cannot be looked into.
+    raise DataError(no_boxes if no_boxes == no_classes else f"{path}: no data set found there; {LOOKED_FOR}")
+
+
+def _tried(detect: Callable[[], str]) -> tuple[str, str]:
+    """Return the format, or an empty one and why."""
+    try:
+        return detect(), ""
+    except DataError as error:
+        return "", str(error)

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raydet.data.images.formats import parquet_columns
+from raydet.data.images.formats.parquet import read_parquet
+from raydet.data.problems import ProblemLog
+from raydet.errors import DataError
+from tests.tiny_images import encoded, noise, read_set, set_config, write_parquet
+
+ONE_MIB = bytes(range(256)) * 4096
+
+
+def write_repeated(file: Path, rows: int, *, row_group_size: int = 1000, **columns: bytes | str) -> Path:
+    """Write the same values over and over, which are stored once."""
+    place = pa.array(np.zeros(rows, np.int32))
+    given = {"image": encoded(noise(0, 0)), **columns}
+    table = {name: pa.DictionaryArray.from_arrays(place, pa.array([value])) for name, value in given.items()}
+    # Without Arrow's schema, in which the columns are dictionaries: where they are read, they must not look like one.
+    pq.write_table(pa.table(table), file, store_schema=False, row_group_size=row_group_size)
+    return file
+
+
+def test_images_that_decode_to_too_much_are_refused_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_columns, "_MAX_BYTES", 1 << 25)
+    file = write_repeated(tmp_path / "a.parquet", 200, image=ONE_MIB)
+    pool = pa.default_memory_pool()
+    before, now = pool.max_memory(), pool.bytes_allocated()
+    with pytest.raises(DataError) as error:
+        read_set(file)
+    assert str(error.value) == (
+        f"{file}: the images and labels up to here are more than 0.03125 GiB decoded, which would all be copied; write "
+        "the images into one folder a class"
+    )
+    assert pool.max_memory() <= max(before, now + (60 << 20))  # of 200 MiB: what is allowed, 16 rows, and the file
+
+
+def test_all_files_are_counted_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_columns, "_MAX_BYTES", 1 << 25)
+    for name in ("a", "b"):
+        write_repeated(tmp_path / f"{name}.parquet", 20, image=ONE_MIB, row_group_size=7)
+        assert len(read_parquet([tmp_path / f"{name}.parquet"], set_config("x"), ProblemLog())) == 20
+    with pytest.raises(DataError, match=r"b\.parquet: the images and labels up to here are more than 0\.03125 GiB"):
+        read_set(tmp_path / "*.parquet")
+
+
+def test_text_is_counted_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_columns, "_MAX_BYTES", 1 << 25)
+    pool = pa.default_memory_pool()
+    for column in ("label", "image_id"):
+        file = write_repeated(tmp_path / f"{column}.parquet", 200, **{column: "x" * (1 << 20)})
+        before, now = pool.max_memory(), pool.bytes_allocated()
+        with pytest.raises(DataError, match=rf"{column}\.parquet: .*are more than 0\.03125 GiB decoded"):
+            read_set(file)
+        assert pool.max_memory() <= max(before, now + (40 << 20))
+
+
+def test_other_columns_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parquet_columns, "_MAX_BYTES", 1 << 25)
+    file = write_repeated(tmp_path / "a.parquet", 200, label="cat", other="x" * (1 << 20))
+    assert read_set(file)[0].class_names == ("cat",)
+    image = pa.array([{"bytes": encoded(noise(0, 0)), "path": "x" * (1 << 20)}])
+    many = pa.StructArray.from_arrays(
+        [pa.DictionaryArray.from_arrays(pa.array([0] * 200, pa.int32()), image.field(name)) for name in (0, 1)],
+        ["bytes", "path"],
+    )
+    pq.write_table(pa.table({"image": many}), file, store_schema=False)
+    assert len(read_set(file, needs_labels=False)[0]) == 200
+
+
+def test_more_than_images_shrink_is_refused_below_the_limit_for_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parquet_columns, "_FREE_BYTES", 1 << 20)
+    file = tmp_path / "a.parquet"
+    starts_alike = pa.array([ONE_MIB] * 150)  # each is stored as what it adds to the one before
+    pq.write_table(
+        pa.table({"image": starts_alike}), file, use_dictionary=False, column_encoding={"image": "DELTA_BYTE_ARRAY"}
+    )
+    assert file.stat().st_size < 1 << 20
+    with pytest.raises(DataError, match=r"a\.parquet: [\d,]+ bytes that decode to [\d,]+ and more, as no images do"):
+        read_set(file)
+
+
+def test_more_rows_than_images_are_read_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": pa.nulls((1 << 24) + 1, pa.binary())}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: 16,777,217 images or labels, at most 16,777,216 are read"):
+        read_set(tmp_path / "a.parquet")
+
+
+def test_escape_sequences_in_names_of_columns_do_not_reach_the_terminal(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"\x1b[2J": [b""], "y" * 100: [1]}), file)
+    with pytest.raises(DataError) as error:
+        read_set(file)
+    assert str(error.value) == (f"{file}: no column 'image' (there are: '\\x1b[2J', '{'y' * 60}'); set image_column")
+    pq.write_table(pa.table({"image": [{"\x1b[2J": 1}]}), file)
+    with pytest.raises(DataError, match=r"'image' is a struct of '\\x1b\[2J'; expected `bytes` in it"):
+        read_set(file)
+    pq.write_table(pa.table({"image": [b""], "label": [{"\x1b[2J": 1}]}), file)
+    with pytest.raises(DataError, match=r"'label' holds 'struct<\\x1b\[2J: int64>'; expected whole numbers"):
+        read_set(file)
+
+
+def test_columns_that_arrow_cannot_tell_apart_are_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"image": [b""], "image.more": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"other columns start with 'image' and a dot; rename or remove them"):
+        read_set(tmp_path / "a.parquet")
+
+
+def test_text_that_is_not_unicode_is_refused(tmp_path: Path) -> None:
+    wrong = pa.array([b"cat", b"\xff"]).view(pa.utf8())
+    pq.write_table(pa.table({"image": [b"", b""], "label": wrong}), tmp_path / "a.parquet")
+    with pytest.raises(DataError, match=r"a\.parquet: damaged, or not a Parquet file \(Invalid UTF8 sequence"):
+        read_set(tmp_path / "a.parquet")
+
+
+def test_what_is_no_file_is_never_opened_and_odd_names_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.parquet")  # opening it would wait forever
+    with pytest.raises(DataError, match=r"a\.parquet: not a file"):
+        read_set(tmp_path)
+    write_parquet(tmp_path / "train-\x1b[2J.parquet")
+    for path in (tmp_path, tmp_path / "*.parquet"):
+        with pytest.raises(
+            DataError, match=r"the file name '.*train-\\x1b\[2J\.parquet' is not valid UTF-8 or contains a"
+        ):
+            read_set(path)
