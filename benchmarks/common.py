@@ -20,8 +20,8 @@ import torch
 
 from raydet.config.detection import DetectionConfig
 from raydet.config.load import load, resolve
-from raydet.data.loader import views_for_training
-from raydet.data.prepare import prepare
+from raydet.data.boxes.family import BOXES
+from raydet.data.boxes.loader import views_for_training
 from raydet.methods import build_method
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.group import Group
@@ -143,7 +143,7 @@ class SteppedTrainer:
         if folder.config_json.exists():
             shutil.rmtree(folder.path)  # an earlier benchmark
         folder.prepare(config, resume=False)
-        data = prepare(config.data, folder.data)
+        data = BOXES.prepare(config.data, folder.data)
         journal = _PausingJournal(config, group, data.class_names)
         journal.turn = self
         method = build_method(config)

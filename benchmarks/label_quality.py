@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from raydet.data.index import DatasetIndex
-from raydet.data.prepare import open_hidden
+from raydet.data.boxes.family import BOXES
+from raydet.data.boxes.index import DatasetIndex
 from raydet.evaluate.pseudo import LabelPair, PseudoLabelQuality, pseudo_label_quality
 from raydet.labels.convert import from_table
 from raydet.labels.store import read_all
@@ -34,7 +34,7 @@ def main(runs: list[str]) -> None:
     print("|---|---|---|---|---|---|---|---|")
     for run in runs:
         folder = RunFolder(run)
-        method, hidden = build_method(folder.load_config()), open_hidden(folder.data)
+        method, hidden = build_method(folder.load_config()), BOXES.open_hidden(folder.data)
         assert hidden is not None, f"{run}: its unlabelled images have no hidden boxes"
         labels = [label for table in read_all(folder.labels) for label in from_table(table)]
         labels.sort(key=lambda label: label.teacher.version)

@@ -44,7 +44,7 @@ from processes import cpu_by_role
 from ray.actor import ActorHandle
 
 from raydet.config.detection import DetectionConfig
-from raydet.data.prepare import open_prepared, prepare
+from raydet.data.boxes.family import BOXES
 from raydet.models.weights import digest, weights_of
 from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
@@ -85,7 +85,7 @@ def pool(config: DetectionConfig) -> Iterator[ActorHandle]:
     """A broker with its teachers, all started."""
     folder = RunFolder(config.run.dir)
     shutil.rmtree(folder.path, ignore_errors=True)
-    prepare(config.data, folder.data)
+    BOXES.prepare(config.data, folder.data)
     broker = start_broker(config.pool, AnnotatorFactory(config, str(folder.data), "cpu"), folder.labels)
     resize(broker, config.pool.actors)
     try:
@@ -141,7 +141,7 @@ def trainer_part(options: argparse.Namespace, fork: Path) -> None:
     factory = AnnotatorFactory(config, str(RunFolder(inline.trainer.config.run.dir).data), "cpu")
     annotator, weights = factory(), student_weights(fork)
     annotator.load(TeacherRef(burn_in, digest(weights)), weights)
-    data = open_prepared(RunFolder(inline.trainer.config.run.dir).data)
+    data = BOXES.open(RunFolder(inline.trainer.config.run.dir).data)
     labels = annotator.label([data.unlabeled.id_at(i) for i in range(len(data.unlabeled))])
     free = SteppedTrainer(base_config(options, "free", **same), fork=fork, make_source=lambda *_: FreeSource(labels))
     with pool(config) as broker:
@@ -170,7 +170,7 @@ def labels_part(options: argparse.Namespace, fork: Path) -> None:
     broker_cpu: list[float] = []
     with pool(config) as broker:
         folder = RunFolder(config.run.dir)
-        images = open_prepared(folder.data).unlabeled
+        images = BOXES.open(folder.data).unlabeled
         ids = [images.id_at(i) for i in range(min(IMAGES, len(images)))]
         bare = AnnotatorFactory(config, str(folder.data), "cpu")()
         source = PoolSource(broker, rank=0, attempt=1)

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from common import SteppedTrainer
 
-import raydet.data.loader
+import raydet.data.boxes.loader
 import raydet.labels.source
 import raydet.tasks.detection.annotator
 import raydet.train.loop
-from raydet.data.loader import StepLoader
+from raydet.data.boxes.loader import StepLoader
 from raydet.labels.source import InlineSource
 from raydet.labels.store import PseudoLabelStore
 from raydet.methods.il_net import IlNet
@@ -29,7 +29,7 @@ LOOP, ANNOTATOR, SOURCE, LOADER = (
     raydet.train.loop,
     raydet.tasks.detection.annotator,
     raydet.labels.source,
-    raydet.data.loader,
+    raydet.data.boxes.loader,
 )
 # (owner, attribute, section). Time inside a nested section counts for the inner one only.
 PLACES: tuple[tuple[Any, str, str], ...] = (

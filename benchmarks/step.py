@@ -39,11 +39,11 @@ from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
 from raydet.config.detection import DetectionConfig
+from raydet.data.boxes.family import BOXES, PreparedBoxes
+from raydet.data.boxes.loader import StepLoader, TeacherViews
+from raydet.data.boxes.views import strong_view, weak_view
 from raydet.data.decode import decode
-from raydet.data.loader import StepLoader, TeacherViews
 from raydet.data.order import BatchOrder
-from raydet.data.prepare import PreparedData, open_prepared
-from raydet.data.views import strong_view, weak_view
 from raydet.gates import after_nms, by_quality, by_score
 from raydet.geometry import clip_boxes, is_usable
 from raydet.learning_rate import lr_at
@@ -66,7 +66,7 @@ CPU = torch.device("cpu")
 class Plain:
     """IL-net's mutual learning written down as one loop body; one student forward per step, as raydet does it."""
 
-    def __init__(self, config: DetectionConfig, data: PreparedData, fork: Path) -> None:
+    def __init__(self, config: DetectionConfig, data: PreparedBoxes, fork: Path) -> None:
         self.config, self.data = config, data
         self.student = build_method(config).build_model(len(data.class_names)).train()
         state = TrainState(self.student, build_optimizer(self.student, config.optim), torch.amp.GradScaler("cpu"))
@@ -145,7 +145,7 @@ def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, config: Detecti
     optimizer.zero_grad(set_to_none=True)
 
 
-def supervised_pair(config: DetectionConfig, data: PreparedData, fork: Path) -> dict[str, Callable[[], float]]:
+def supervised_pair(config: DetectionConfig, data: PreparedBoxes, fork: Path) -> dict[str, Callable[[], float]]:
     """One supervised step of raydet's detector and of torchvision's, from the burn-in's weights on a fixed batch."""
     loader = StepLoader(data, config, TeacherViews(data, config), rank=0, world=1, version_for=lambda _: None)
     views = loader.take(0).labeled
@@ -206,7 +206,7 @@ def measure(options: argparse.Namespace, fork: Path) -> dict[str, Clock]:
     """Run all variants in this process."""
     config = base_config(options, "mutual", method__burn_in_steps=open_checkpoint(fork).step)
     mutual = SteppedTrainer(config, fork=fork)
-    data = open_prepared(RunFolder(config.run.dir).data)
+    data = BOXES.open(RunFolder(config.run.dir).data)
     variants = {"mutual": mutual, "plain": Plain(config, data, fork), "plain again": Plain(config, data, fork)}
     if options.loop_only:
         return in_turn(variants, options.rounds, options.warm_up, seed=options.child)

@@ -23,7 +23,7 @@ import torch
 from common import CHECKOUT, Clock, arguments, base_config, burned_in, machine, spread
 from processes import Process, descendants
 
-from raydet.data.prepare import open_prepared, prepare
+from raydet.data.boxes.family import BOXES
 from raydet.labels.convert import from_table, to_table
 from raydet.labels.store import PseudoLabelStore, read_all
 from raydet.metrics import read_metrics
@@ -44,8 +44,8 @@ def labels_of(options: argparse.Namespace, fork: Path, method: str) -> list[Pseu
     """What the burned-in teacher says about every unlabelled image."""
     config = base_config(options, f"store-{method}", method={**METHODS[method], "burn_in_steps": 1})
     folder = RunFolder(config.run.dir)
-    prepare(config.data, folder.data)
-    data = open_prepared(folder.data)
+    BOXES.prepare(config.data, folder.data)
+    data = BOXES.open(folder.data)
     annotator = AnnotatorFactory(config, str(folder.data), "cpu")()
     weights = {
         name: value.numpy()

@@ -10,11 +10,11 @@ import numpy as np
 from PIL import Image
 
 from raydet.config.detection_data import DatasetConfig
-from raydet.data.box_rules import OnBadBox
-from raydet.data.formats.detect import read_source
+from raydet.data.boxes.box_rules import OnBadBox
+from raydet.data.boxes.formats.detect import read_source
+from raydet.data.boxes.rules import usable
+from raydet.data.boxes.source import Table
 from raydet.data.problems import ProblemLog
-from raydet.data.rules import usable
-from raydet.data.source import Table
 
 Entry = dict[str, Any]
 

@@ -15,7 +15,7 @@ from raydet.bulk.desk import shown, skipped
 from raydet.bulk.roots import Root
 from raydet.bulk.shards import SCHEMA
 from raydet.bulk.witnesses import Witness
-from raydet.data.views import eval_view
+from raydet.data.boxes.views import eval_view
 from raydet.errors import DataError
 from raydet.geometry import View, clip_boxes, is_usable
 from raydet.methods import DetectionMethod

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 
 from raydet.bulk.roots import Root, is_uri, local_path, open_root
 from raydet.data.files import replacing
-from raydet.data.formats.folder import SUFFIXES
+from raydet.data.folder import SUFFIXES
 from raydet.errors import DataError
 
 RUN_LINES = 200_000  # names sorted in memory at once, some 40 MB

@@ -21,7 +21,7 @@ from raydet.bulk.manifest import Manifest, check_same, check_same_images, read_m
 from raydet.bulk.progress import Progress
 from raydet.bulk.shards import Chunk, chunks, finished, shard_path, write_shard
 from raydet.bulk.witnesses import find_witnesses
-from raydet.data.formats.folder import SUFFIXES
+from raydet.data.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError
 from raydet.train.saved import SavedDetector, load_detector
 

@@ -90,18 +90,19 @@ def _of_data_set(kind: Kind, given: dict[str, Any], *, decode: bool) -> CheckRep
     from raydet.config.detection_data import DatasetConfig
     from raydet.config.images import ImageSetConfig
     from raydet.config.load import resolve_section
-    from raydet.data.check import check_dataset
-    from raydet.data.images.check import check_image_set
+    from raydet.data.boxes.family import BOXES
+    from raydet.data.images.family import IMAGES
 
     if kind == "detection":
-        return check_dataset(resolve_section(DatasetConfig, given, where=given["path"]), decode_images=decode)
-    return check_image_set(resolve_section(ImageSetConfig, given, where=given["path"]), decode_images=decode)
+        return BOXES.check_one(resolve_section(DatasetConfig, given, where=given["path"]), decode_images=decode)
+    return IMAGES.check_one(resolve_section(ImageSetConfig, given, where=given["path"]), decode_images=decode)
 
 
 def _fix(kind: Kind, given: dict[str, Any], arguments: argparse.Namespace) -> int:
     from raydet.config.detection_data import DatasetConfig
     from raydet.config.load import resolve_section
-    from raydet.data.check import fix_dataset, format_report
+    from raydet.data.boxes.fix import fix_dataset
+    from raydet.data.check import format_report
 
     path = given["path"]
     if kind == "classification":

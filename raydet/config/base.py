@@ -20,7 +20,13 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
 
-SetConfig = TypeVar("SetConfig", bound=Section)
+class SetSection(Section):
+    """What the description of every image set holds."""
+
+    path: str
+
+
+SetConfig = TypeVar("SetConfig", bound=SetSection)
 
 
 class ModelSection(Section):

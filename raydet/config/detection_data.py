@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import DataSection, Fraction, PositiveFloat, PositiveInt, Section
+from raydet.config.base import DataSection, Fraction, PositiveFloat, PositiveInt, Section, SetSection
 
 
 class ShapesConfig(Section):
@@ -39,7 +39,7 @@ def expand_variables(text: str) -> str:
     return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, text)
 
 
-class DatasetConfig(Section):
+class DatasetConfig(SetSection):
     """One data set. In YAML a plain string is short for `path: <string>`.
 
     Paths may hold `${NAME}` and `${NAME:-default}`; relative paths start at the working directory.

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import DataSection, Fraction, NonNegativeInt, PositiveInt, Section
+from raydet.config.base import DataSection, Fraction, NonNegativeInt, PositiveInt, Section, SetSection
 from raydet.config.detection_data import expand_variables
 
 
@@ -23,7 +23,7 @@ class PatternsConfig(Section):
     """How many classes."""
 
 
-class ImageSetConfig(Section):
+class ImageSetConfig(SetSection):
     """One set of images. In YAML a plain string is short for `path: <string>`.
 
     Paths may hold `${NAME}` and `${NAME:-default}`; relative paths start at the working directory.

@@ -9,7 +9,7 @@ from typing import Literal
 from raydet.config.detection_data import DatasetConfig
 from raydet.config.images import ImageSetConfig
 from raydet.config.load import resolve_section
-from raydet.data.formats.detect import detect_format as boxes_format
+from raydet.data.boxes.formats.detect import detect_format as boxes_format
 from raydet.data.images.formats.detect import detect_format as classes_format
 from raydet.data.images.formats.folder import has_class_folders
 from raydet.errors import DataError

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
-from raydet.data.index import DatasetIndex
+from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
 
 EngineName = Literal["auto", "hotcoco", "pycocotools"]

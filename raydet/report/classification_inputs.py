@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet.config.classification import ClassificationConfig
-from raydet.data.images.prepare import PreparedImages, open_hidden_images, open_images
+from raydet.data.images.family import IMAGES, PreparedImages
 from raydet.errors import DataError, UserError
 from raydet.labels.snapshots import Labels, Sample, read_labels, read_sample, steps_with
 from raydet.methods import ClassificationMethod, build_method
@@ -161,8 +161,8 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _read_data(folder: Path) -> tuple[PreparedImages | None, Ints | None, str]:
     try:
-        data = open_images(folder)
-        hidden = open_hidden_images(folder)
+        data = IMAGES.open(folder)
+        hidden = IMAGES.open_hidden(folder)
     except UserError as error:
         return None, None, f"The run's data cannot be read: {error}"
     if hidden is None:

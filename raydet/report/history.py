@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from raydet.data.index import DatasetIndex
+from raydet.data.boxes.index import DatasetIndex
 from raydet.evaluate import LabelPair, PseudoLabelQuality, pseudo_label_quality
 from raydet.labels.convert import from_table
 from raydet.labels.store import read_all

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from raydet.config.detection import DetectionConfig
 from raydet.config.run import RunConfig
-from raydet.data.index import DatasetIndex
-from raydet.data.prepare import open_hidden, open_prepared
+from raydet.data.boxes.family import BOXES
+from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
 from raydet.metrics import Record, read_metrics
 from raydet.report.history import LabelHistory, Select, read_history
@@ -71,9 +71,9 @@ def read_inputs(run_dir: Path, select: Select) -> Inputs:
     unlabeled, hidden, no_truth = None, None, ""
     class_names: tuple[str, ...] = ()
     try:
-        prepared = open_prepared(folder.data)
+        prepared = BOXES.open(folder.data)
         unlabeled, class_names = prepared.unlabeled, prepared.class_names
-        hidden = open_hidden(folder.data)
+        hidden = BOXES.open_hidden(folder.data)
         if hidden is None:
             no_truth = (
                 "The unlabelled images came without boxes, so nothing can be said about pseudo-labels being right."

@@ -11,10 +11,9 @@ import pyarrow as pa
 import torch
 
 from raydet.config.detection_data import DatasetConfig
-from raydet.data.index import DatasetIndex
-from raydet.data.loader import teacher_view
-from raydet.data.prepare import open_hidden, open_prepared
-from raydet.data.single import prepare_one
+from raydet.data.boxes.family import BOXES
+from raydet.data.boxes.index import DatasetIndex
+from raydet.data.boxes.loader import teacher_view
 from raydet.errors import CheckpointError, DataError, UserError
 from raydet.evaluate.thresholds import TrueLabel
 from raydet.geometry import clip_boxes, is_usable
@@ -86,7 +85,7 @@ def read_evidence(path: Path, *, data: DatasetConfig | None, version: int | None
 
 def _from_store(folder: RunFolder, version: int | None, max_images: int) -> Evidence | str:
     """Return the evidence in a run folder, or why there is none."""
-    hidden = open_hidden(folder.data)
+    hidden = BOXES.open_hidden(folder.data)
     if hidden is None:
         return "the unlabelled images came without boxes"
     labels = newest_labels(folder.labels, version, max_images)
@@ -130,8 +129,8 @@ def _labeled_set(
 ) -> tuple[DatasetIndex, str]:
     """Return the labelled images to run the teacher on, and what to call them."""
     if data is not None:
-        return prepare_one(data, folder.data / "thresholds", class_names=saved.class_names), data.path
-    val = open_prepared(folder.data).val
+        return BOXES.prepare_one(data, folder.data / "thresholds", class_names=saved.class_names), data.path
+    val = BOXES.open(folder.data).val
     if val is None:
         reason = f"its stored labels cannot be used ({why_not}), and " if why_not else ""
         raise DataError(f"{folder.path}: {reason}it has no data.val; give labelled images with --data")

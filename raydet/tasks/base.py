@@ -6,13 +6,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
+from raydet.config.load import resolve_section
 from raydet.config.run import RunConfig
 from raydet.data.check import CheckReport
+from raydet.data.family import DataFamily
+from raydet.data.prepared import PreparedSets
 from raydet.errors import StaleLabelError
 from raydet.labels.schedule import LabelSchedule
 from raydet.labels.source import Annotator
@@ -24,45 +27,7 @@ from raydet.train.group import Group
 Config = TypeVar("Config", bound=RunConfig)
 
 
-class Index(Protocol):
-    """A set of images, as far as the engine needs to know it."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def content(self) -> str:
-        """Return a digest of everything that is known of the images, wherever they lie."""
-
-    def ids(self) -> list[str]:
-        """Return all image ids, in row order."""
-
-
-class Prepared(Protocol):
-    """The image sets of one run; what is known of unlabelled images, but hidden from training, is not among them."""
-
-    @property
-    def folder(self) -> Path:
-        """Return where they lie."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Return the names in label order."""
-
-    @property
-    def labeled(self) -> Index:
-        """Return the labelled images."""
-
-    @property
-    def unlabeled(self) -> Index | None:
-        """Return the unlabelled images."""
-
-    @property
-    def val(self) -> Index | None:
-        """Return the images for evaluation during training."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Return what a user should know about the data."""
+Prepared = PreparedSets[Any]
 
 
 class Loader(Protocol):
@@ -116,27 +81,33 @@ class Exported:
 class Task(ABC, Generic[Config]):
     """One family of methods: detection, classification."""
 
-    score_name: str
+    images: ClassVar[DataFamily[Any, Any, Any]]
+    """How its data is read and stored."""
+    score_name: ClassVar[str]
     """What `Result.score` is called."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    @abstractmethod
-    def prepare(self, folder: Path) -> Prepared:
+    def prepare(self, folder: Path) -> PreparedSets[Any]:
         """Read, check and split the data, and write it where `open` finds it. Raises DataError that lists errors."""
+        return self.images.prepare(self.config.data, folder)
 
-    @abstractmethod
-    def open(self, folder: str | Path) -> Prepared:
+    def open(self, folder: str | Path) -> PreparedSets[Any]:
         """Open what `prepare` wrote. Raises DataError where it is missing or damaged."""
+        return self.images.open(folder)
 
-    @abstractmethod
-    def open_set(self, given: Mapping[str, str], folder: Path, *, class_names: tuple[str, ...]) -> Any:
-        """Prepare one data set by itself, described by keys of `data.val`, its classes numbered as in `class_names`."""
+    def open_set(self, given: Mapping[str, Any], folder: Path, *, class_names: tuple[str, ...]) -> Any:
+        """Prepare one data set by itself, described by keys of `data.val`, its classes numbered as in `class_names`.
 
-    @abstractmethod
+        Raises ConfigError for keys or values that cannot be meant, and DataError where the set cannot be used.
+        """
+        one = resolve_section(self.images.set_config, given, where=str(given.get("path", "data set")))
+        return self.images.prepare_one(one, folder, class_names=class_names)
+
     def check_data(self, *, decode_images: bool) -> CheckReport:
         """List all problems of the data."""
+        return self.images.check(self.config.data, decode_images=decode_images)
 
     def check(self, data: Any) -> None:
         """Raise DataError where the run cannot be meant with this data."""

@@ -31,9 +31,9 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, clip_boxes_to_image
 from torchvision.transforms.v2 import functional as F
 
+from raydet.data.boxes.family import BOXES
+from raydet.data.boxes.views import eval_view
 from raydet.data.decode import decode
-from raydet.data.prepare import open_prepared
-from raydet.data.views import eval_view
 from raydet.errors import UserError
 from raydet.models.detector import MIN_SIDE_PX
 from raydet.models.images import IMAGENET_MEAN, IMAGENET_STD, SIZE_DIVISOR, collate
@@ -204,7 +204,7 @@ def _is_large(boxes: Tensor, min_side_px: float) -> Tensor:
 
 def _images_to_check(saved: SavedDetector) -> list[Tensor]:
     """Return uint8 images `[3, H, W]`: some of the run's, at the size of its most common shape, and one of noise."""
-    prepared = open_prepared(saved.checkpoint.path.parents[1] / "data")
+    prepared = BOXES.open(saved.checkpoint.path.parents[1] / "data")
     index = prepared.val if prepared.val is not None else prepared.labeled
     shapes = [index.size_at(i) for i in range(len(index))]
     usual = Counter(shapes).most_common(1)[0][0]

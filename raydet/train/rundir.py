@@ -56,7 +56,7 @@ class RunFolder:
         if any(len(part.encode()) > 255 or "\0" in part for part in self.path.parts):
             raise ConfigError(f"run.dir: a part of {str(self.path)[:80]}... is longer than 255 bytes; shorten it")
         self.data = self.path / "data"
-        self.split = self.data / "split.json"  # written by raydet.data.prepare
+        self.split = self.data / "split.json"  # written by raydet.data.family
         self.labels = self.path / "labels"
         self.diagnostics = self.path / "diagnostics"  # see `raydet.labels.snapshots`
         self.checkpoints = self.path / "checkpoints"

@@ -14,7 +14,7 @@ import pytest
 from raydet import __version__
 from raydet.cli import main
 from raydet.config.load import dump, load
-from raydet.data.shapes import materialise
+from raydet.data.boxes.shapes import materialise
 from raydet.metrics import read_metrics
 from tests.helpers import TINY, tiny_config
 from tests.integration.processes import steps_done

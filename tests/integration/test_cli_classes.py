@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from raydet.cli import main
 from raydet.config.classifier import ClassifierConfig
 from raydet.config.load import dump
-from raydet.data.images.prepare import open_images
+from raydet.data.images.family import IMAGES
 from raydet.models.classifier import Classifier
 from tests.helpers import tiny_classes
 from tests.integration.test_cli import refused
@@ -119,7 +119,7 @@ def test_an_exported_classifier_says_what_the_run_says(run: str, tmp_path: Path,
     names = json.loads(about["class_names"])
     model = Classifier(ClassifierConfig.model_validate_json(about["raydet_model_config"]), len(names)).eval()
     model.load_state_dict(load_file(file))
-    val = open_images(Path(run) / "data").val
+    val = IMAGES.open(Path(run) / "data").val
     assert val is not None
     said = model(torch.stack([val.pixels_at(row) for row in range(len(val))])).logits.argmax(dim=1)
     capsys.readouterr()

@@ -30,7 +30,7 @@ from raydet.bulk.roots import LocalRoot
 from raydet.bulk.shards import chunks
 from raydet.cli import main
 from raydet.cluster.nodes import alive_nodes
-from raydet.data.shapes import materialise
+from raydet.data.boxes.shapes import materialise
 from raydet.metrics import read_metrics
 from raydet.tasks.detection.predict import predict
 from raydet.train.launch import launch
@@ -107,9 +107,9 @@ def test_every_image_is_labelled_or_skipped_with_a_reason(labelled: Path, photos
 
 def test_labels_are_the_detections_that_evaluation_judges(run: Path, tmp_path: Path):
     saved = load_saved(run)
-    from raydet.data.prepare import open_prepared
+    from raydet.data.boxes.family import BOXES
 
-    index = open_prepared(run / "data").val
+    index = BOXES.open(run / "data").val
     names = [Path(index.file_at(position)) for position in range(len(index))]
     assert label(run, names[0].parent, tmp_path / "out") == 0
     found = {row["image"]: row for row in rows(tmp_path / "out")}

@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from raydet.config.detection import DetectionConfig
+from raydet.data.boxes.family import BOXES, PreparedBoxes
+from raydet.data.boxes.views import strong_view, weak_view
 from raydet.data.decode import decode
 from raydet.data.order import BatchOrder
-from raydet.data.prepare import PreparedData, open_prepared
-from raydet.data.views import strong_view, weak_view
 from raydet.gates import after_nms
 from raydet.geometry import clip_boxes, is_usable
 from raydet.models.detector import Detector
@@ -31,7 +31,7 @@ from tests.helpers import tiny_config
 CPU = torch.device("cpu")
 
 
-def reference(config: DetectionConfig, data: PreparedData) -> tuple[list[dict[str, float]], Detector, Detector]:
+def reference(config: DetectionConfig, data: PreparedBoxes) -> tuple[list[dict[str, float]], Detector, Detector]:
     """Train as the paper says; return the raw losses of each step, the student and the last teacher."""
     method, optim, seed, views = config.method, config.optim, config.seed, config.data.views
     has_branch = method.name == "il_net"
@@ -118,7 +118,7 @@ def test_the_engine_trains_exactly_as_the_paper_says(name: str, tmp_path: Path):
     overrides = {} if name == "il_net" else {"method": {"name": name, "burn_in_steps": 3, "score_threshold": 0.16}}
     config = tiny_config(tmp_path / "run", method__ema_keep_rate=0.5, **overrides)
     folder = launch(config)
-    expected, student, teacher = reference(config, open_prepared(folder.data))
+    expected, student, teacher = reference(config, BOXES.open(folder.data))
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "step"]
     assert len(steps) == config.optim.steps

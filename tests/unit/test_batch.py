@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet.data.loader import StepViews
+from raydet.data.boxes.loader import StepViews
 from raydet.errors import StaleLabelError
 from raydet.geometry import View
 from raydet.methods import build_method

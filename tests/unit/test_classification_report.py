@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from raydet.config.load import resolve
-from raydet.data.images.prepare import open_hidden_images, prepare_images
+from raydet.data.images.family import IMAGES
 from raydet.labels.snapshots import Sample, write_labels, write_sample
 from raydet.metrics import MetricsWriter
 from raydet.report import write_report
@@ -44,7 +44,7 @@ def make_run(path, method=R2D2, *, network="lenet2d", num_images=60):
     config = resolve(tree, {})
     folder = RunFolder(path)
     folder.prepare(config, resume=False)
-    prepare_images(config.data, folder.data)
+    IMAGES.prepare(config.data, folder.data)
     return folder
 
 
@@ -93,7 +93,7 @@ def add_snapshots(folder, steps=(20, 40, 60), *, wrong=8, learned=True, with_fea
 
     The image in row i has its label with the probability 0.5 + i / 200.
     """
-    truth = open_hidden_images(folder.data).labels()
+    truth = IMAGES.open_hidden(folder.data).labels()
     rows = np.arange(len(truth))
     classes = np.where(rows < wrong, (truth + 1) % 6, truth)
     logits = torch.nn.functional.one_hot(torch.from_numpy(classes), 6).float()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from raydet.data.index import Truth
+from raydet.data.boxes.index import Truth
 from raydet.errors import UserError
 from raydet.evaluate import Detections, LabelPair, coco_metrics, pseudo_label_quality
 

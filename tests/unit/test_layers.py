@@ -39,6 +39,7 @@ LAYERS = {
     "raydet.__main__": 6,
 }
 SIBLINGS = ("raydet.methods", "raydet.labels", "raydet.data")  # layer 2: none imports another
+FAMILIES = ("raydet.data.boxes", "raydet.data.images")  # what they share lies above them
 MAY_IMPORT_RAY = (
     "raydet.bulk.crew",
     "raydet.cluster",
@@ -88,6 +89,14 @@ def test_methods_labels_and_data_do_not_import_each_other():
             theirs = next((s for s in SIBLINGS if other.startswith(s)), None)
             if mine and theirs and LAYERS[prefix_of(other)] == 2:
                 assert mine == theirs, f"{name} imports {other}"
+
+
+def test_data_with_boxes_and_data_with_classes_do_not_import_each_other():
+    for name, imported in modules():
+        mine = next((family for family in FAMILIES if name.startswith(family)), None)
+        theirs = {family for family in FAMILIES for other in imported if other.startswith(family)}
+        if name.startswith("raydet.data") and name != "raydet.data.kind":  # which of them lies at a path
+            assert theirs <= {mine}, f"{name} imports {theirs}"
 
 
 def test_only_the_shells_import_ray():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet.data import loader
+from raydet.data.boxes import loader
 from raydet.errors import CheckpointError, NonFiniteLossError
 from raydet.metrics import read_metrics
 from raydet.train import loop

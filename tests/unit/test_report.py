@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from raydet.config.load import resolve
-from raydet.data.prepare import open_hidden, prepare
+from raydet.data.boxes.family import BOXES
 from raydet.errors import ConfigError, UserError
 from raydet.labels.convert import to_table
 from raydet.labels.store import PseudoLabelStore
@@ -55,7 +55,7 @@ def run(tmp_path):
     config = resolve(tree, {})
     folder = RunFolder(tmp_path / "run")
     folder.prepare(config, resume=False)
-    prepare(config.data, folder.data)
+    BOXES.prepare(config.data, folder.data)
     return folder
 
 
@@ -75,7 +75,7 @@ def label(image_id, version, rows):
 
 def add_labels(folder, versions):
     """Store, for each hidden image and version, one right box with score 0.9 and one wrong one with score 0.3."""
-    hidden = open_hidden(folder.data)
+    hidden = BOXES.open_hidden(folder.data)
     store = PseudoLabelStore(folder.labels, writer="rank0")
     for version in versions:
         rows = [(BOX, 0, 0.9), ([0.0, 0.0, 5.0, 5.0], 1, 0.3)]

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from raydet.cli import main
 from raydet.config.detection import DetectionConfig
 from raydet.config.load import resolve
-from raydet.data.prepare import open_hidden
+from raydet.data.boxes.family import BOXES
 from raydet.errors import ConfigError
 from raydet.evaluate import LabelPair, pseudo_label_quality
 from raydet.evaluate.pseudo import own_truth_iou
@@ -235,7 +235,7 @@ def test_the_command_judges_stored_labels_checkpoints_and_other_sets(
     figures = json.loads(capsys.readouterr().out)
     assert figures == json.loads((folder.path / "thresholds.json").read_text())
     assert (figures["scores"], figures["qualities"]) == ([0.06, 0.1, 0.2], [0.2, 0.5])
-    hidden = open_hidden(folder.data)
+    hidden = BOXES.open_hidden(folder.data)
     assert hidden is not None
     labels = newest_labels(folder.labels, None, 1000)
     kept = sum(len(build_method(config).select(label).kept) for label in labels)

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydet.config.classification import ClassificationConfig
+from raydet.data.images.family import PreparedImages
 from raydet.data.images.index import ImageIndex
-from raydet.data.images.prepare import PreparedImages
 from raydet.data.images.views import augmented_view, plain_view
 from raydet.data.order import BatchOrder, own_slots
 from raydet.data.prefetch import Prefetcher

@@ -1,4 +1,4 @@
-"""Which images keep their labels: a pure function of (ids, labels, seed, rule), saved and used again.
+"""Which images keep their labels: a pure function of (ids, labels, seed, rule).
 
 Every image has a place in a shuffle that depends on the seed and its id alone. Its rank among the images of its own
 class decides when it is labelled, so a larger number of labels contains the smaller one.
@@ -16,23 +16,8 @@ from numpy.typing import NDArray
 from raydet.config.images import ImageDataConfig
 from raydet.data.images.table import ImageTable
 from raydet.data.labeled_ids import listed_rows, read_id_file
-from raydet.data.saved_split import saved_or_drawn
 from raydet.errors import DataError
 from raydet.randomness import derive_seed
-
-
-def labeled_rows(config: ImageDataConfig, table: ImageTable, file: Path) -> NDArray[np.int64]:
-    """Return the rows of `table` that are labelled, ascending: read from `file` where it exists, else drawn and saved.
-
-    Raises DataError where the saved split was made with other settings or for other images or labels.
-    """
-    return saved_or_drawn(
-        file,
-        table.ids.to_pylist(),
-        lambda: choose_rows(config, table),
-        rule=config.split_rule,
-        fingerprint=_fingerprint(table),
-    )
 
 
 def choose_rows(config: ImageDataConfig, table: ImageTable) -> NDArray[np.int64]:
@@ -91,7 +76,7 @@ def _places(table: ImageTable, seed: int) -> NDArray[np.int64]:
     return np.fromiter(drawn, dtype=np.int64, count=len(table))
 
 
-def _fingerprint(table: ImageTable) -> str:
+def fingerprint(table: ImageTable) -> str:
     """Name the images and their labels, in whatever order they come."""
     digest = hashlib.blake2b(json.dumps(list(table.class_names), ensure_ascii=False).encode(), digest_size=16)
     for image_id, label in sorted(zip(table.ids.to_pylist(), table.labels.tolist(), strict=True)):

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from raydet.config.classification import ClassificationConfig
+from raydet.data.images.family import IMAGES
 from raydet.data.images.loader import teacher_image
-from raydet.data.images.prepare import open_images
 from raydet.methods import build_classification_method
 from raydet.models.classifier import Classifier
 from raydet.records import PseudoLogits, TeacherRef
@@ -20,7 +20,7 @@ class ClassAnnotator(ModelAnnotator[Classifier, Tensor, PseudoLogits]):
     """Labels plain or augmented views, as the method wants."""
 
     def __init__(self, config: ClassificationConfig, data_folder: str, device: str) -> None:
-        data = open_images(data_folder)
+        data = IMAGES.open(data_folder)
         assert data.unlabeled is not None
         self._index, self._config = data.unlabeled, config
         method = build_classification_method(config)

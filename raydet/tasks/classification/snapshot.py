@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from raydet.config.images import ImageViewsConfig
+from raydet.data.images.family import PreparedImages
 from raydet.data.images.index import ImageIndex
-from raydet.data.images.prepare import PreparedImages
 from raydet.labels.snapshots import Sample, write_labels, write_sample
 from raydet.models.classifier import Classifier
 from raydet.models.label_table import NEVER, LabelTable

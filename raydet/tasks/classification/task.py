@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from raydet.config.classification import ClassificationConfig
-from raydet.config.images import ImageSetConfig
-from raydet.data.check import CheckReport
-from raydet.data.images.check import check_images
+from raydet.data.images.family import IMAGES, PreparedImages
 from raydet.data.images.index import ImageIndex
 from raydet.data.images.loader import ImageStepLoader, StepImages
-from raydet.data.images.prepare import PreparedImages, open_images, prepare_images
-from raydet.data.images.single import prepare_image_set
 from raydet.errors import DataError
 from raydet.evaluate.classes import ClassifierResult
 from raydet.labels.schedule import LabelSchedule
@@ -36,23 +32,8 @@ from raydet.train.group import Group
 class Classification(Task[ClassificationConfig]):
     """One class per image: logits instead of boxes, measured by accuracy."""
 
+    images = IMAGES
     score_name = "accuracy"
-
-    def prepare(self, folder: Path) -> PreparedImages:
-        """Read, check and split the data."""
-        return prepare_images(self.config.data, folder)
-
-    def open(self, folder: str | Path) -> PreparedImages:
-        """Open what `prepare` wrote."""
-        return open_images(folder)
-
-    def open_set(self, given: Mapping[str, str], folder: Path, *, class_names: tuple[str, ...]) -> ImageIndex:
-        """Prepare a set of labelled images."""
-        return prepare_image_set(ImageSetConfig.model_validate(given), folder, class_names=class_names)
-
-    def check_data(self, *, decode_images: bool) -> CheckReport:
-        """List all problems of the data."""
-        return check_images(self.config.data, decode_images=decode_images)
 
     def check(self, data: PreparedImages) -> None:
         """Raise DataError where a batch of unlabelled images would hold one of them twice."""

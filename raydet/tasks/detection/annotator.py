@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raydet.config.detection import DetectionConfig
-from raydet.data.loader import TeacherViews
-from raydet.data.prepare import open_prepared
+from raydet.data.boxes.family import BOXES
+from raydet.data.boxes.loader import TeacherViews
 from raydet.geometry import clip_boxes, is_usable
 from raydet.methods import build_detection_method
 from raydet.models.detector import Detector
@@ -22,7 +22,7 @@ class DetectorAnnotator(ModelAnnotator[Detector, ViewedImage, PseudoBoxes]):
         self, config: DetectionConfig, data_folder: str, device: str, views: TeacherViews | None = None
     ) -> None:
         """`views`: those of the loader, where the student is trained in this very process."""
-        data = open_prepared(data_folder)
+        data = BOXES.open(data_folder)
         assert data.unlabeled is not None
         self._index = data.unlabeled
         self._views = views or TeacherViews(data, config)

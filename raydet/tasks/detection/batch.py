@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from raydet.data.loader import StepViews
+from raydet.data.boxes.loader import StepViews
 from raydet.geometry import carry
 from raydet.methods import DetectionMethod, Selection
 from raydet.records import PseudoBoxes, StudentBatch, Target, ViewedImage

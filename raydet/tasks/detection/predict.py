@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from raydet.data.boxes.index import DatasetIndex
+from raydet.data.boxes.views import eval_view
 from raydet.data.decode import decode
-from raydet.data.index import DatasetIndex
-from raydet.data.views import eval_view
 from raydet.evaluate import Detections, EvalResult, coco_metrics
 from raydet.geometry import clip_boxes
 from raydet.methods import DetectionMethod

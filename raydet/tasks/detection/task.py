@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from raydet.config.detection import DetectionConfig
-from raydet.config.detection_data import DatasetConfig
 from raydet.config.detection_methods import IlNetConfig, UnbiasedTeacherConfig
-from raydet.data.check import CheckReport, check_config
-from raydet.data.index import DatasetIndex
-from raydet.data.loader import StepLoader, StepViews, TeacherViews, views_for_training
-from raydet.data.prepare import PreparedData, open_prepared, prepare
-from raydet.data.single import prepare_one
+from raydet.data.boxes.family import BOXES, PreparedBoxes
+from raydet.data.boxes.index import DatasetIndex
+from raydet.data.boxes.loader import StepLoader, StepViews, TeacherViews, views_for_training
 from raydet.evaluate import EvalResult
 from raydet.labels.schedule import LabelSchedule
 from raydet.methods import DetectionMethod, Memory
@@ -31,35 +27,20 @@ from raydet.train.group import Group
 class Detection(Task[DetectionConfig]):
     """Boxes: found, gated, carried from view to view, measured by COCO's AP."""
 
+    images = BOXES
     score_name = "AP"
 
-    def prepare(self, folder: Path) -> PreparedData:
-        """Read, check and split the data."""
-        return prepare(self.config.data, folder)
-
-    def open(self, folder: str | Path) -> PreparedData:
-        """Open what `prepare` wrote."""
-        return open_prepared(folder)
-
-    def open_set(self, given: Mapping[str, str], folder: Path, *, class_names: tuple[str, ...]) -> DatasetIndex:
-        """Prepare a set of images with boxes."""
-        return prepare_one(DatasetConfig.model_validate(given), folder, class_names=class_names)
-
-    def check_data(self, *, decode_images: bool) -> CheckReport:
-        """List all problems of the data."""
-        return check_config(self.config.data, decode_images=decode_images)
-
-    def describe(self, data: PreparedData) -> str:
+    def describe(self, data: PreparedBoxes) -> str:
         """Count images and boxes."""
         boxes, classes = data.labeled.num_boxes, len(data.class_names)
         return f"{len(data.labeled)} labelled images with {boxes} boxes of {classes} classes"
 
-    def build_views(self, data: PreparedData, world: int) -> TeacherViews:
+    def build_views(self, data: PreparedBoxes, world: int) -> TeacherViews:
         """Return the weak views that the inline teacher and the loader share."""
         return views_for_training(data, self.config, world)
 
     def build_loader(
-        self, data: PreparedData, method: DetectionMethod, schedule: LabelSchedule, views: TeacherViews, group: Group
+        self, data: PreparedBoxes, method: DetectionMethod, schedule: LabelSchedule, views: TeacherViews, group: Group
     ) -> StepLoader:
         """Return this rank's loader."""
         rank, world = group.rank, group.world

@@ -8,8 +8,9 @@ import pytest
 from pycocotools.coco import COCO
 
 from raydet.config.detection_data import DataConfig, DatasetConfig
-from raydet.data.check import CheckReport, check_config, check_dataset, fix_dataset, format_report
-from raydet.data.prepare import prepare
+from raydet.data.boxes.family import BOXES
+from raydet.data.boxes.fix import fix_dataset
+from raydet.data.check import CheckReport, format_report
 from raydet.errors import DataError
 from tests.helpers import data_folder
 from tests.tiny_data import coco_content, read_table, write_coco, write_image
@@ -46,7 +47,7 @@ def broken(folder: Path) -> Path:
 
 
 def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
-    report = check_dataset(dataset(broken(tmp_path)))
+    report = BOXES.check_one(dataset(broken(tmp_path)))
     assert codes(report) == {
         "annotation-category-unknown": 1,
         "annotation-image-unknown": 1,
@@ -59,19 +60,19 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
     }
     assert report.num_errors == 8 and report.num_warnings == 0
     assert all(problem.fix or ";" in problem.message for problem in report.problems)
-    quick = check_dataset(dataset(broken(tmp_path)), decode_images=False)
+    quick = BOXES.check_one(dataset(broken(tmp_path)), decode_images=False)
     assert "image-unreadable" not in codes(quick) and quick.num_errors == 7
 
 
 def test_one_error_is_in_the_singular(tmp_path: Path) -> None:
-    text = format_report(check_dataset(dataset(tmp_path / "none.json")))
+    text = format_report(BOXES.check_one(dataset(tmp_path / "none.json")))
     assert text.startswith("1 error:\n") and "no such file" in text
 
 
 def test_check_and_prepare_give_the_same_verdict(tmp_path: Path) -> None:
-    report = check_dataset(dataset(broken(tmp_path)), decode_images=False)
+    report = BOXES.check_one(dataset(broken(tmp_path)), decode_images=False)
     with pytest.raises(DataError) as caught:
-        prepare(DataConfig(labeled=dataset(tmp_path / "data.json")), tmp_path / "run")
+        BOXES.prepare(DataConfig(labeled=dataset(tmp_path / "data.json")), tmp_path / "run")
     assert "7 errors" in str(caught.value)
     for problem in report.problems:
         assert str(problem) in str(caught.value)
@@ -82,7 +83,7 @@ def test_check_and_prepare_give_the_same_verdict(tmp_path: Path) -> None:
 )
 def test_real_data_are_clean_and_counted(name: str, images: int, boxes: int, crowd: int) -> None:
     file = data_folder(name) / "annotations" / "train.json"
-    report = check_dataset(dataset(file))
+    report = BOXES.check_one(dataset(file))
     assert report.num_errors == 0 and report.num_warnings == 0
     (summary,) = report.sets
     assert (summary.images, summary.boxes, summary.crowd_boxes) == (images, boxes, crowd)
@@ -96,7 +97,7 @@ def test_real_data_are_clean_and_counted(name: str, images: int, boxes: int, cro
 def test_the_report_reads_well_and_is_capped(tmp_path: Path) -> None:
     content = coco_content()
     content["annotations"] += [{**content["annotations"][0], "id": n, "bbox": [1, 1, 0, 1]} for n in range(100, 422)]
-    report = check_dataset(dataset(write_coco(tmp_path, content)))
+    report = BOXES.check_one(dataset(write_coco(tmp_path, content)))
     assert format_report(report).splitlines() == [
         f"data: {tmp_path}/data.json (read as coco)",
         "  2 images, 0 of them without boxes; sides 80 to 100 pixels, median 100",
@@ -111,7 +112,7 @@ def test_the_report_reads_well_and_is_capped(tmp_path: Path) -> None:
         ),
         "  [box-degenerate] ... and 312 more",
     ]
-    good = check_dataset(dataset(write_coco(tmp_path / "good")))
+    good = BOXES.check_one(dataset(write_coco(tmp_path / "good")))
     assert format_report(good).splitlines()[-1] == "no errors: this data can be used"
 
 
@@ -124,7 +125,7 @@ def test_a_set_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> N
             "unlabeled": str(tmp_path / "more"),
         }
     )
-    report = check_config(config)
+    report = BOXES.check(config)
     assert codes(report)["data-set"] == 1 and report.num_errors == 9
     assert [summary.name for summary in report.sets] == ["labeled", "unlabeled"]
     assert "none.json: no such file or folder" in format_report(report)
@@ -136,13 +137,13 @@ def test_relations_between_sets_are_checked(tmp_path: Path) -> None:
     content["categories"][0]["name"] = "Dog"
     val = write_coco(tmp_path / "val", content)
     config = DataConfig.model_validate({"labeled": str(labeled), "val": str(val), "labeled_count": 3})
-    assert codes(check_config(config)) == {"class-empty": 1, "class-unknown": 1, "image-in-two-sets": 2, "split": 1}
+    assert codes(BOXES.check(config)) == {"class-empty": 1, "class-unknown": 1, "image-in-two-sets": 2, "split": 1}
 
 
 def test_the_same_picture_twice_in_one_set_is_mentioned(tmp_path: Path) -> None:
     file = write_coco(tmp_path)
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())
-    report = check_dataset(dataset(file))
+    report = BOXES.check_one(dataset(file))
     assert codes(report) == {"image-twice": 1}
 
 
@@ -151,7 +152,7 @@ def test_pictures_of_equal_size_and_beginning_are_told_apart(tmp_path: Path) -> 
     whole = write_image(tmp_path / "1.bmp").read_bytes()  # 24 kB without compression
     for n, last in ((2, b"x"), (3, b"y"), (4, b"x")):
         (tmp_path / f"{n}.bmp").write_bytes(whole[:-1] + last)
-    report = check_dataset(dataset(file))
+    report = BOXES.check_one(dataset(file))
     assert [problem.where for problem in report.problems] == ["image id 4"]
     assert f"the same picture is image id 2, {tmp_path / '2.bmp'}" in str(report.problems[0])
 
@@ -173,7 +174,7 @@ def test_a_fixed_copy_is_clean_and_the_original_untouched(
     assert (result.file, result.images) == (out, tmp_path / "data")
     assert result.report.num_errors == 5 and result.report.num_warnings == 3  # left out; dropped or clipped
     assert file.read_bytes() == before
-    report = check_dataset(dataset(out, images=str(result.images)))
+    report = BOXES.check_one(dataset(out, images=str(result.images)))
     assert report.num_errors == report.num_warnings == 0
     table, _ = read_table(out, images=str(result.images))
     assert table.boxes.tolist() == boxes and table.files == ["a.jpg", "b.jpg"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydet.data.formats.folder import walk
+from raydet.data.folder import walk
 from raydet.data.kind import kind_of
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError, UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from raydet.config.images import ImageSetConfig, PatternsConfig
-from raydet.data.formats.folder import SUFFIXES
+from raydet.data.folder import SUFFIXES
 from raydet.data.images.formats.cifar import find_cifar, read_cifar
 from raydet.data.images.formats.folder import has_images, read_image_folder
 from raydet.data.images.formats.idx import has_idx, read_idx

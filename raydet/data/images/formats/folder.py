@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from raydet.data.formats.folder import SUFFIXES, image_names, listed, read_folder, walk
+from raydet.data.folder import SUFFIXES, image_names, listed, listed_images, walk
 from raydet.data.images.table import NO_LABEL, ImageTable, files_table
 from raydet.data.paths import checked_name, resolve_inside
 from raydet.data.problems import ProblemLog
@@ -37,9 +37,9 @@ def read_image_folder(path: Path, subset: str | None, log: ProblemLog) -> ImageT
     symlinks must stay inside. Raises DataError where there is no image.
     """
     if glob.has_magic(str(path)) and not path.is_dir():
-        source = read_folder(str(path), log)
-        names = _regular(source.root, source.files, log)
-        return files_table(source.root, names, np.full(len(names), NO_LABEL, dtype=np.int64), ())
+        root, names = listed_images(str(path), log)
+        names = _regular(root, names, log)
+        return files_table(root, names, np.full(len(names), NO_LABEL, dtype=np.int64), ())
     folder = path / checked_name(subset) if subset is not None else path
     if not folder.is_dir():  # asked first: a symlink in a circle cannot be resolved
         raise DataError(f"{folder}: no such folder")

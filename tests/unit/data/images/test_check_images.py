@@ -6,15 +6,14 @@ from typing import Any
 import pytest
 
 from raydet.data.check import format_report
-from raydet.data.images.check import check_image_set, check_images
-from raydet.data.images.prepare import prepare_images
+from raydet.data.images.family import IMAGES
 from raydet.errors import DataError
 from tests.helpers import data_folder
 from tests.tiny_images import data_config, encoded, noise, set_config, write_class_folders, write_parquet
 
 
 def test_a_sound_set_is_described(tmp_path: Path) -> None:
-    report = check_image_set(set_config(write_parquet(tmp_path / "a.parquet")))
+    report = IMAGES.check_one(set_config(write_parquet(tmp_path / "a.parquet")))
     text = format_report(report)
     assert (report.num_errors, report.num_warnings) == (0, 0)
     assert "a.parquet (read as parquet)" in text and "6 images, 0.0 MiB in the index; 0 without a label" in text
@@ -29,7 +28,7 @@ def test_mean_and_deviation_of_the_colours_are_measured(tmp_path: Path) -> None:
         pixels[..., 0] = red
         pixels[:4, :, 1] = 51  # half of the rows at 1/5: mean 0.1, deviation 0.1
         (root / name / "x.png").write_bytes(encoded(pixels))
-    text = format_report(check_image_set(set_config(root)))
+    text = format_report(IMAGES.check_one(set_config(root)))
     assert "mean [0.500, 0.100, 0.000], std [0.500, 0.100, 0.000]" in text
     assert "2 images, in files of their own" in text
 
@@ -37,7 +36,7 @@ def test_mean_and_deviation_of_the_colours_are_measured(tmp_path: Path) -> None:
 def test_real_data_has_no_problem() -> None:
     folder = data_folder("clothing")
     sets = {name: folder / f"{name}.parquet" for name in ("val", "test")}
-    report = check_images(data_config(folder / "train.parquet", labeled_per_class=4, **sets), decode_images=False)
+    report = IMAGES.check(data_config(folder / "train.parquet", labeled_per_class=4, **sets), decode_images=False)
     assert report.counts == {} and [one.images for one in report.sets] == [3260, 610, 1226]
 
 
@@ -45,18 +44,18 @@ def test_images_that_cannot_be_decoded_are_found(tmp_path: Path) -> None:
     png = encoded(noise(0, 7))
     images = [png, b"junk", encoded(noise(1, 8))[:70], encoded(noise(2, 9))]
     file = write_parquet(tmp_path / "a.parquet", [0, 1, 1, 2], names=("a", "b", "c"), images=images)
-    report = check_image_set(set_config(file))
+    report = IMAGES.check_one(set_config(file))
     assert report.counts == {("error", "image-unreadable"): 2, ("warning", "class-missing"): 1}
     text = format_report(report)
     assert "a.parquet, row 1, image id 1: not an image that can be read" in text
     assert "row 2, image id 2: truncated or damaged image" in text
-    assert check_image_set(set_config(file), decode_images=False).num_errors == 0
+    assert IMAGES.check_one(set_config(file), decode_images=False).num_errors == 0
 
 
 def test_a_picture_that_a_set_holds_twice_is_a_warning(tmp_path: Path) -> None:
     png = encoded(noise(0, 7))
     file = write_parquet(tmp_path / "a.parquet", [0, 1, 2, 0], images=[png, encoded(noise(1, 1)), png, png])
-    report = check_image_set(set_config(file))
+    report = IMAGES.check_one(set_config(file))
     assert report.counts == {("warning", "image-twice"): 2}
     assert "row 2, image id 2: the same picture is image id 0" in format_report(report)
 
@@ -68,7 +67,7 @@ def test_everything_is_listed_at_once(tmp_path: Path) -> None:
         test=tmp_path / "missing.parquet",
         labeled_per_class=3,
     )
-    report = check_images(config)
+    report = IMAGES.check(config)
     assert {code for severity, code in report.counts if severity == "error"} == {
         "label-range", "label-missing", "class-unknown", "data-set", "split"
     }  # fmt: skip
@@ -91,13 +90,13 @@ CASES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("case", CASES)
 def test_check_and_prepare_give_the_same_verdict(tmp_path: Path, case: str) -> None:
     config = data_config(write_parquet(tmp_path / "a.parquet", **CASES[case]))
-    report = check_images(config, decode_images=False)
+    report = IMAGES.check(config, decode_images=False)
     assert (report.num_errors == 0) == (case == "sound")
     if case == "sound":
-        prepare_images(config, tmp_path / "run")
+        IMAGES.prepare(config, tmp_path / "run")
         return
     with pytest.raises(DataError) as caught:
-        prepare_images(config, tmp_path / "run")
+        IMAGES.prepare(config, tmp_path / "run")
     code = next(code for severity, code in report.counts if severity == "error")
     first = next(problem for problem in report.problems if problem.code == code)
     assert first.message in str(caught.value)
@@ -105,6 +104,6 @@ def test_check_and_prepare_give_the_same_verdict(tmp_path: Path, case: str) -> N
 
 def test_one_set_alone_needs_no_labels_but_all_or_none(tmp_path: Path) -> None:
     plain = write_parquet(tmp_path / "a.parquet", labels=None, names=None)
-    assert check_image_set(set_config(plain)).counts == {}
+    assert IMAGES.check_one(set_config(plain)).counts == {}
     some = write_parquet(tmp_path / "b.parquet", [0, 1, 2, None])
-    assert check_image_set(set_config(some)).counts == {("error", "label-missing"): 1}
+    assert IMAGES.check_one(set_config(some)).counts == {("error", "label-missing"): 1}

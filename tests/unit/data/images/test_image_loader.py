@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from raydet.config.images import ImageDataConfig
+from raydet.data.images.family import IMAGES, PreparedImages
 from raydet.data.images.loader import ImageStepLoader, StepImages, fill_color, teacher_image
-from raydet.data.images.prepare import PreparedImages, prepare_images
 from raydet.data.images.views import plain_view
 from raydet.errors import DataError
 from raydet.methods import ClassificationMethod, build_method
@@ -30,7 +30,7 @@ EVERY_STAGE = (0, 3, 4, 9, 15, 16, 19)
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedImages:
     """12 labelled images and 42 unlabelled ones."""
-    return prepare_images(ImageDataConfig.model_validate(TINY_CLASSES["data"]), tmp_path_factory.mktemp("data"))
+    return IMAGES.prepare(ImageDataConfig.model_validate(TINY_CLASSES["data"]), tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydet.data.images.splits import choose_rows, labeled_rows
+from raydet.data.images.family import IMAGES
+from raydet.data.images.splits import choose_rows
 from raydet.data.images.table import ImageTable, raw_table
 from raydet.errors import DataError
 from tests.tiny_images import data_config
@@ -118,15 +119,15 @@ def test_lists_that_cannot_be_used_are_refused(tmp_path: Path, text: str, messag
 def test_a_saved_split_is_used_again_and_refused_after_a_change(tmp_path: Path) -> None:
     file, config = tmp_path / "split.json", data_config("x", labeled_per_class=2)
     table = table_of([6, 6])
-    rows = labeled_rows(config, table, file)
-    again = labeled_rows(config, table.take(np.arange(12)[::-1]), file)
+    rows = IMAGES.labeled_rows(config, table, file)
+    again = IMAGES.labeled_rows(config, table.take(np.arange(12)[::-1]), file)
     assert rows.tolist() == sorted((11 - again).tolist())
     with pytest.raises(DataError, match="made with labeled_per_class: 2, split_seed: 0, but the config says .*: 3"):
-        labeled_rows(data_config("x", labeled_per_class=3), table, file)
+        IMAGES.labeled_rows(data_config("x", labeled_per_class=3), table, file)
     relabelled = table.with_labels(np.roll(table.labels, 1), table.class_names)
     for other in (relabelled, table.take(np.arange(11)), table_of([6, 6], prefix="j")):
         with pytest.raises(DataError, match="made for 12 images; since then images or classes .* changed"):
-            labeled_rows(config, other, file)
+            IMAGES.labeled_rows(config, other, file)
     file.write_text("{")
     with pytest.raises(DataError, match="not a readable split file"):
-        labeled_rows(config, table, file)
+        IMAGES.labeled_rows(config, table, file)

@@ -1,0 +1,41 @@
+"""Class numbers are private to one data set; between sets only names count."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from raydet.data.boxes.source import Table
+from raydet.data.problems import ProblemLog
+from raydet.data.suggestion import suggestion
+
+
+def renumbered(table: Table, class_names: tuple[str, ...], file: str, log: ProblemLog) -> Table:
+    """Return `table` with the class numbers of `class_names`, matched by exact name.
+
+    Classes that `class_names` lacks are errors where boxes use them (those are left out), else forgotten.
+    """
+    number_of = {name: number for number, name in enumerate(class_names)}
+    new_numbers = np.array([number_of.get(name, -1) for name in table.class_names] or [-1], dtype=np.int64)
+    used = np.bincount(table.classes, minlength=len(table.class_names))
+    for old, name in enumerate(table.class_names):
+        if used[old] and name not in number_of:
+            message = f"class {name!r} ({used[old]:,} boxes) is not a class of the labelled set"
+            fix = f"{suggestion(name, class_names)}rename it, remove its boxes, or add it to the labelled set"
+            log.error("class-unknown", file, "", message, fix)
+    table = table.with_boxes(new_numbers[table.classes] >= 0)
+    return replace(table, class_names=class_names, classes=new_numbers[table.classes])
+
+
+def report_empty_classes(table: Table, name: str, file: str, log: ProblemLog) -> None:
+    """Report a set without boxes to train on or to find, and classes without any."""
+    counts = table.usable_per_class()
+    if counts.sum() == 0:
+        log.error("no-boxes", file, "", f"the {name} set has no usable box", "check its annotations and class names")
+        return
+    empty = [class_name for class_name, count in zip(table.class_names, counts, strict=True) if count == 0]
+    if empty:
+        shown = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
+        effect = "cannot be learnt" if name == "labeled" else "AP is undefined for them"
+        log.warn("class-empty", file, "", f"the {name} set has no box of: {shown}", effect)

@@ -1,0 +1,75 @@
+"""`raydet check-data --fix`: a copy of a detection set's annotations without what cannot be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal
+
+from raydet.config.detection_data import DatasetConfig
+from raydet.data.boxes.formats.detect import read_source
+from raydet.data.boxes.rules import usable
+from raydet.data.boxes.source import Table
+from raydet.data.boxes.summary import summarise
+from raydet.data.check import CheckReport, report_of
+from raydet.data.files import replacing
+from raydet.data.problems import ProblemLog
+from raydet.errors import DataError
+
+_MISREAD = frozenset({"boxes-normalised", "boxes-corners"})  # errors that leaving boxes out would hide
+
+
+@dataclass(frozen=True, slots=True)
+class FixResult:
+    """A cleaned copy of a data set's annotations."""
+
+    file: Path  # COCO JSON; set `path` to it
+    images: Path  # where its file names start; set `images` to it
+    report: CheckReport  # what is left, and what was left out (errors) or dropped or clipped (warnings)
+
+
+def fix_dataset(config: DatasetConfig, policy: Literal["drop", "clip"], out: Path) -> FixResult:
+    """Write a COCO JSON of what is usable: broken images and annotations are left out, bad boxes dropped or clipped.
+
+    Images are referred to, not copied; images, annotations and categories are numbered from 1. Raises DataError where
+    `out` exists, nothing can be read, or all boxes are in another convention.
+    """
+    if out.exists():
+        raise DataError(f"{out}: exists already and is not overwritten; give another name")
+    log = ProblemLog()
+    with TemporaryDirectory(prefix="raydet-") as generated:
+        source = read_source(config, log, Path(generated))
+        table = usable(source, policy, log, decode_images=True)
+    if not _MISREAD.isdisjoint(code for _, code in log.counts):
+        log.raise_errors("this cannot be fixed by leaving boxes out")
+    with replacing(out) as stream:
+        for piece in _coco_pieces(table):
+            stream.write(piece.encode())
+    summary = summarise("fixed", str(out), "coco", table)
+    return FixResult(out, table.root, report_of([summary], log))
+
+
+def _coco_pieces(table: Table) -> Iterator[str]:
+    """Yield a COCO JSON in pieces: all of it at once would need many times the memory of the table."""
+    yield '{"images":['
+    for row, name in enumerate(table.files):
+        height, width = table.sizes[row].tolist()
+        entry: dict[str, Any] = {"id": row + 1, "file_name": name, "height": height, "width": width}
+        yield _piece(entry, row)
+    yield '],\n"annotations":['
+    for box, row in enumerate(table.box_rows().tolist()):
+        x1, y1, x2, y2 = table.boxes[box].tolist()
+        entry = {"id": box + 1, "image_id": row + 1, "category_id": int(table.classes[box]) + 1}
+        entry |= {"bbox": [x1, y1, x2 - x1, y2 - y1], "area": float(table.areas[box]), "iscrowd": int(table.crowd[box])}
+        yield _piece(entry, box)
+    yield '],\n"categories":['
+    for number, name in enumerate(table.class_names):
+        yield _piece({"id": number + 1, "name": name}, number)
+    yield "]}\n"
+
+
+def _piece(entry: dict[str, Any], number: int) -> str:
+    return (",\n" if number else "\n") + json.dumps(entry, ensure_ascii=False)

@@ -1,0 +1,254 @@
+"""The entries of a COCO file, collected into columns."""
+
+from __future__ import annotations
+
+import math
+from array import array
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydet.data.boxes.source import Source, box_place
+from raydet.data.problems import ProblemLog
+from raydet.data.text import is_plain
+
+_INT64 = range(-(2**63), 2**63)
+
+
+class CocoColumns:
+    """Collects the entries in file order; `annotations` may come before the images and categories they point to."""
+
+    def __init__(self, file: Path, log: ProblemLog) -> None:
+        self._file, self._log = file, log
+        self._code_of: dict[str, int] = {}  # image id -> code, shared by images and annotations
+        self._names: dict[int, str] = {}  # category id -> name
+        self._image_codes = array("q")
+        self.files: list[str] = []
+        self._sizes = array("q")
+        self._box_codes, self._categories, self._tags = array("q"), array("q"), array("q")
+        self._boxes, self._areas = array("d"), array("d")
+        self._crowd = array("b")
+
+    # --- categories -------------------------------------------------------------------------------------------------
+
+    def category(self, number: int, entry: Any) -> None:
+        """Take one entry of `categories`."""
+        where = f"categories[{number}]"
+        if not isinstance(entry, dict):
+            self._log.error("category-malformed", self._file, where, f"expected an object, got {_kind(entry)}")
+            return
+        key, name = entry.get("id"), entry.get("name")
+        if not _is_int(key):
+            self._log.error("category-id", self._file, where, f"id must be a whole number, got {key!r:.40}")
+        elif not isinstance(name, str) or not name.strip() or not is_plain(name):
+            self._log.error("category-name", self._file, where, f"name must be readable text, got {name!r:.40}")
+        elif key in self._names:
+            message = f"category id {key} is used twice ({self._names[key]!r} and {name!r})"
+            self._log.error("category-id-twice", self._file, where, message, "give every category its own id")
+        else:
+            self._names[key] = name
+
+    def _class_names(self) -> tuple[list[int], tuple[str, ...]]:
+        ids = sorted(self._names)
+        seen: dict[str, str] = {}
+        for key in ids:
+            name = self._names[key]
+            folded = " ".join(name.casefold().split())
+            if name in seen.values():
+                message = f"two categories are called {name!r}"
+                self._log.error(
+                    "category-name-twice", self._file, f"category id {key}", message, "rename or merge them"
+                )
+            elif folded in seen:
+                message = f"the names {seen[folded]!r} and {name!r} differ only in case or spaces"
+                self._log.warn("category-name-similar", self._file, f"category id {key}", message, "one class or two?")
+            seen.setdefault(folded, name)
+        return ids, tuple(self._names[key] for key in ids)
+
+    # --- images -----------------------------------------------------------------------------------------------------
+
+    def image(self, number: int, entry: Any) -> None:
+        """Take one entry of `images`."""
+        where = f"images[{number}]"
+        if not isinstance(entry, dict):
+            self._log.error("image-malformed", self._file, where, f"expected an object, got {_kind(entry)}")
+            return
+        key = _image_id(entry.get("id"))
+        if key is None:
+            message = f"id must be a whole number or text, got {entry.get('id')!r:.40}"
+            self._log.error("image-id", self._file, where, message)
+            return
+        where = f"image id {key}"
+        name = entry.get("file_name")
+        if not isinstance(name, str) or not name:
+            self._log.error("image-file-name", self._file, where, f"file_name must be text, got {name!r:.40}")
+            return
+        self._image_codes.append(self._code_of.setdefault(key, len(self._code_of)))
+        self.files.append(name.removeprefix("./"))
+        self._sizes.extend((self._side(where, entry, "height"), self._side(where, entry, "width")))
+
+    def _side(self, where: str, entry: dict[str, Any], key: str) -> int:
+        side = entry.get(key)
+        if side is None:
+            return 0
+        if not isinstance(side, int | float) or isinstance(side, bool) or not 0 < side < 2**31 or side != int(side):
+            message = f"{key} must be a whole number of pixels, got {side!r:.40}"
+            self._log.warn("image-size-field", self._file, where, message, "the image file's own size is used")
+            return 0
+        return int(side)
+
+    # --- annotations ------------------------------------------------------------------------------------------------
+
+    def annotation(self, number: int, entry: Any) -> None:
+        """Take one entry of `annotations`."""
+        if not isinstance(entry, dict):
+            where = f"annotations[{number}]"
+            self._log.error("annotation-malformed", self._file, where, f"expected an object, got {_kind(entry)}")
+            return
+        tag = entry.get("id")
+        tag = tag if _is_int(tag) and tag >= 0 else ~number
+        where = box_place(tag, "annotation id")
+        key = _image_id(entry.get("image_id"))
+        category = entry.get("category_id")
+        crowd = entry.get("iscrowd") or 0
+        box = _numbers(entry.get("bbox"))
+        if key is None:
+            message = f"image_id must be a whole number or text, got {entry.get('image_id')!r:.40}"
+            self._log.error("annotation-image-id", self._file, where, message)
+        elif not _is_int(category):
+            message = f"category_id must be a whole number, got {category!r:.40}"
+            self._log.error("annotation-category-id", self._file, where, message)
+        elif box is None:
+            message = f"bbox must be [x, y, width, height] as four numbers, got {entry.get('bbox')!r:.60}"
+            self._log.error("box-malformed", self._file, where, message, "correct or remove the annotation")
+        elif crowd not in (0, 1):  # True and False count as 1 and 0
+            self._log.error("annotation-iscrowd", self._file, where, f"iscrowd must be 0 or 1, got {crowd!r:.40}")
+        else:
+            x, y, width, height = box
+            self._box_codes.append(self._code_of.setdefault(key, len(self._code_of)))
+            self._categories.append(category)
+            self._boxes.extend((x, y, x + width, y + height))
+            self._tags.append(tag)
+            if tag < 0:
+                message = f"id must be a whole number, 0 or above, got {entry.get('id')!r:.40}"
+                self._log.warn("annotation-id", self._file, where, message, "the box is used all the same")
+            self._crowd.append(crowd == 1)
+            self._areas.append(self._area(where, entry.get("area")))
+
+    def _area(self, where: str, value: Any) -> float:
+        if value is None:
+            return math.nan
+        numbers = _numbers([value] * 4)
+        if numbers is None or not 0 <= numbers[0] < math.inf:
+            message = f"area must be a number of square pixels, got {value!r:.40}"
+            self._log.warn("annotation-area", self._file, where, message, "the area of the box is used")
+            return math.nan
+        return numbers[0]
+
+    # --- all together -----------------------------------------------------------------------------------------------
+
+    def source(self, root: Path) -> Source:
+        """Resolve what annotations point to, and return the columns; `root` is the image root."""
+        ids, class_names = self._class_names()
+        known_ids = list(self._code_of)
+        image_rows = self._row_of_code()
+        rows = image_rows[np.array(self._box_codes, dtype=np.int64)]
+        categories = np.array(self._categories, dtype=np.int64)
+        tags = np.array(self._tags, dtype=np.int64)
+        classes = np.searchsorted(ids, categories) if ids else np.zeros_like(categories)
+        known = np.isin(categories, ids)
+        self._report_unknown(rows, known, categories, tags, known_ids)
+        self._report_double_ids(tags)
+        keep = (rows >= 0) & known
+        first = self._first_entries()
+        return Source(
+            format="coco",
+            file=self._file,
+            root=root,
+            class_names=class_names,
+            ids=[known_ids[self._image_codes[entry]] for entry in first],
+            files=[self.files[entry] for entry in first],
+            sizes=np.array(self._sizes, dtype=np.int64).reshape(-1, 2)[first],
+            rows=rows[keep],
+            boxes=np.array(self._boxes, dtype=np.float64).reshape(-1, 4)[keep],
+            classes=classes[keep],
+            crowd=np.array(self._crowd, dtype=np.bool_)[keep],
+            areas=np.array(self._areas, dtype=np.float64)[keep],
+            tags=tags[keep],
+            tag_word="annotation id",
+        )
+
+    def _first_entries(self) -> NDArray[np.int64]:
+        """Return the positions of the image entries that are not repetitions of an earlier id."""
+        codes = np.array(self._image_codes, dtype=np.int64)
+        return np.sort(np.unique(codes, return_index=True)[1])
+
+    def _row_of_code(self) -> NDArray[np.int64]:
+        """Return the image row `[num_codes]` of each image id, -1 for ids that only annotations name."""
+        codes = np.array(self._image_codes, dtype=np.int64)
+        first = self._first_entries()
+        known_ids = list(self._code_of)
+        for entry in np.setdiff1d(np.arange(len(codes)), first):
+            where, message = f"images[{entry}]", f"image id {known_ids[codes[entry]]} is used twice"
+            self._log.error("image-id-twice", self._file, where, message, "give every image its own id")
+        row_of = np.full(len(self._code_of), -1, dtype=np.int64)
+        row_of[codes[first]] = np.arange(len(first))
+        return row_of
+
+    def _report_unknown(
+        self,
+        rows: NDArray[np.int64],
+        known: NDArray[np.bool_],
+        categories: NDArray[np.int64],
+        tags: NDArray[np.int64],
+        known_ids: list[str],
+    ) -> None:
+        fix = "add the entry or remove the annotation"
+        for box in np.flatnonzero(rows < 0):
+            message = f"image_id {known_ids[self._box_codes[box]]} is not among the images"
+            self._log.error("annotation-image-unknown", self._file, box_place(tags[box], "annotation id"), message, fix)
+        for box in np.flatnonzero(~known):
+            message = f"category_id {categories[box]} is not among the categories"
+            self._log.error(
+                "annotation-category-unknown", self._file, box_place(tags[box], "annotation id"), message, fix
+            )
+
+    def _report_double_ids(self, tags: NDArray[np.int64]) -> None:
+        values, counts = np.unique(tags[tags >= 0], return_counts=True)
+        for tag, count in zip(values[counts > 1], counts[counts > 1], strict=True):
+            message = f"annotation id {tag} is used {count} times"
+            fix = "both boxes are kept here, other tools count them double; give every annotation its own id"
+            self._log.warn("annotation-id-twice", self._file, f"annotation id {tag}", message, fix)
+
+
+def _is_int(value: Any) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and value in _INT64
+
+
+def _image_id(value: Any) -> str | None:
+    """Return the id as text; ids of both kinds occur, `7` and `"7"` are the same image."""
+    if _is_int(value):
+        return str(value)
+    if isinstance(value, str) and value and is_plain(value):
+        return value
+    return None
+
+
+def _numbers(value: Any) -> tuple[float, float, float, float] | None:
+    """Return a list of exactly four numbers as floats; NaN and infinities pass, the box rules judge them."""
+    if not isinstance(value, list) or len(value) != 4:
+        return None
+    if any(isinstance(part, bool) or not isinstance(part, int | float) for part in value):
+        return None
+    try:
+        x, y, width, height = (float(part) for part in value)
+    except OverflowError:
+        return None
+    return x, y, width, height
+
+
+def _kind(value: Any) -> str:
+    names = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
+    return names.get(type(value), type(value).__name__)

@@ -1,0 +1,120 @@
+"""The annotation index: images with their boxes, in one memory-mapped file that all processes share."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from raydet.data.boxes.source import Table
+from raydet.data.mapped import IndexKind, MappedIndex, flat, write_index_file
+from raydet.data.paths import resolve_inside
+from raydet.records import Target
+
+_KIND = IndexKind(
+    name="index",
+    key="raydet",
+    format=2,
+    columns={
+        "id": pa.large_utf8(),
+        "file": pa.large_utf8(),
+        "height": pa.int32(),
+        "width": pa.int32(),
+        "boxes": pa.large_list(pa.float64()),  # four numbers a box: xyxy
+        "classes": pa.large_list(pa.int32()),
+        "crowd": pa.large_list(pa.uint8()),
+        "areas": pa.large_list(pa.float64()),
+    },
+)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Truth:
+    """Everything annotated in one image, for evaluation; in original pixels."""
+
+    boxes: NDArray[np.float64]  # [N, 4] xyxy
+    classes: NDArray[np.int64]  # [N]
+    crowd: NDArray[np.bool_]  # [N] not to be found, and no mistake to find
+    areas: NDArray[np.float64]  # [N] square pixels: of the mask where one was annotated, else of the box
+
+
+def write_index(path: Path, table: Table) -> None:
+    """Write a table as an index file: aside first, then renamed, so that no reader ever sees half of it."""
+    about = {"class_names": list(table.class_names), "root": os.fspath(table.root)}
+    write_index_file(path, _KIND, _columns(table), about)
+
+
+class DatasetIndex(MappedIndex):
+    """Images with boxes."""
+
+    kind = _KIND
+
+    def __init__(self, path: Path, batch: Any, about: dict[str, Any]) -> None:
+        """Wrap a checked record batch; use `open`."""
+        super().__init__(path, batch, about)
+        self.root = Path(about["root"])
+        self._files = batch.column("file")
+        self._sizes = np.stack([flat(batch.column("height")), flat(batch.column("width"))], axis=1)
+        classes, boxes = batch.column("classes"), batch.column("boxes")
+        self._first: NDArray[np.int64] = flat(classes.offsets)
+        self._boxes: NDArray[np.float64] = flat(boxes.values).reshape(-1, 4)
+        self._classes: NDArray[np.int32] = flat(classes.values)
+        self._crowd: NDArray[np.uint8] = flat(batch.column("crowd").values)
+        self._areas: NDArray[np.float64] = flat(batch.column("areas").values)
+
+    def file_at(self, row: int) -> Path:
+        """Return the image file of a row. Raises DataError where it would lie outside the image root."""
+        return resolve_inside(self.root, self._files[row].as_py())
+
+    def size_at(self, row: int) -> tuple[int, int]:
+        """Return `(height, width)` in pixels after EXIF rotation."""
+        return int(self._sizes[row, 0]), int(self._sizes[row, 1])
+
+    def target_at(self, row: int) -> Target:
+        """Return what to train on: boxes float32 `[N, 4]` in original pixels, without crowd boxes."""
+        truth = self.truth_at(row)
+        boxes = torch.from_numpy(truth.boxes[~truth.crowd].astype(np.float32))
+        return Target(boxes, torch.from_numpy(truth.classes[~truth.crowd]))
+
+    def truth_at(self, row: int) -> Truth:
+        """Return everything annotated in an image, crowd boxes included."""
+        own = slice(self._first[row], self._first[row + 1])
+        return Truth(
+            self._boxes[own].copy(),
+            self._classes[own].astype(np.int64),
+            self._crowd[own].astype(np.bool_),
+            self._areas[own].copy(),
+        )
+
+    @property
+    def num_boxes(self) -> int:
+        """Return how many boxes can be trained on (crowd boxes are not counted)."""
+        return int((self._crowd == 0).sum())
+
+    def boxes_per_class(self) -> NDArray[np.int64]:
+        """Return the number of boxes `[num_classes]` that can be trained on."""
+        return np.bincount(self._classes[self._crowd == 0], minlength=len(self.class_names))
+
+
+def _columns(table: Table) -> list[Any]:
+    first = table.first.astype(np.int64)
+
+    def lists(values: NDArray[Any], offsets: NDArray[np.int64]) -> Any:
+        return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+    return [
+        pa.array(table.ids, pa.large_utf8()),
+        pa.array(table.files, pa.large_utf8()),
+        pa.array(table.sizes[:, 0].astype(np.int32)),
+        pa.array(table.sizes[:, 1].astype(np.int32)),
+        lists(table.boxes.astype(np.float64).reshape(-1), first * 4),
+        lists(table.classes.astype(np.int32), first),
+        lists(table.crowd.astype(np.uint8), first),
+        lists(table.areas.astype(np.float64), first),
+    ]

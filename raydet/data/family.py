@@ -1,0 +1,245 @@
+"""How the data of a run is read, checked, split and stored: one order for all families, steps of each family's own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, Generic, Protocol, Self, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydet.config.base import DataSection, SetConfig
+from raydet.data.check import CheckReport, Summary, report_of
+from raydet.data.leaks import Pictures, report_repeated_images, report_shared_images
+from raydet.data.mapped import MappedIndex
+from raydet.data.prepared import PreparedSets, open_set, open_sets, write_sets
+from raydet.data.problems import ProblemLog
+from raydet.data.saved_split import saved_or_drawn
+from raydet.errors import DataError
+
+_TITLE = "the data cannot be used (`raydet check-data` lists everything)"
+
+
+class Table(Pictures, Protocol):
+    """The usable images of one set, with what is known of them."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes, in label order."""
+
+    def take(self, rows: NDArray[np.int64]) -> Self:
+        """Return the images `rows`, in that order."""
+
+
+AnyTable = TypeVar("AnyTable", bound=Table)
+AnyIndex = TypeVar("AnyIndex", bound=MappedIndex)
+
+
+class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
+    """The steps of one family, and what all families do with them."""
+
+    kind: ClassVar[str]
+    """What the folders of prepared data are marked with."""
+    set_config: type[SetConfig]
+    index: type[AnyIndex]
+    most_files_searched: ClassVar[int | None] = None
+    """With more image files, a run starts without opening them all to find pictures that are in two sets."""
+
+    @abstractmethod
+    def read(
+        self,
+        name: str,
+        one: SetConfig,
+        log: ProblemLog,
+        *,
+        settings: DataSection[SetConfig] | None,
+        generated: Path,
+        decode_images: bool,
+    ) -> tuple[AnyTable, str]:
+        """Return what is usable of a set, and its format; `name` is "data" where it is looked at alone.
+
+        `generated` is for images that do not exist yet. Raises DataError where it cannot be read at all.
+        """
+
+    @abstractmethod
+    def renumbered(
+        self, table: AnyTable, class_names: tuple[str, ...], name: str, path: str, log: ProblemLog
+    ) -> AnyTable:
+        """Return a set with the class numbers of `class_names`, matched by name."""
+
+    @abstractmethod
+    def report_classes(self, table: AnyTable, name: str, path: str, log: ProblemLog) -> None:
+        """Report classes that nothing can be learnt, or measured, about."""
+
+    @abstractmethod
+    def ids(self, table: AnyTable) -> Sequence[str]:
+        """Return all image ids, in row order."""
+
+    @abstractmethod
+    def choose_rows(self, config: DataSection[SetConfig], table: AnyTable) -> NDArray[np.int64]:
+        """Return the rows that keep their labels, ascending. Raises DataError where `config` asks for too much."""
+
+    @abstractmethod
+    def fingerprint(self, table: AnyTable) -> str:
+        """Name what a split is drawn from."""
+
+    @abstractmethod
+    def hidden_and_bare(self, table: AnyTable) -> tuple[AnyTable | None, AnyTable]:
+        """Return what is known of unlabelled images, if anything is, and the images without it."""
+
+    @abstractmethod
+    def write(self, path: Path, table: AnyTable) -> None:
+        """Write an index file."""
+
+    @abstractmethod
+    def summarise(self, name: str, path: str, format: str, table: AnyTable, *, look: bool) -> Summary:
+        """Say what a set holds; with `look` images may be opened for it."""
+
+    def prepare(self, config: DataSection[SetConfig], folder: Path) -> PreparedSets[AnyIndex]:
+        """Write the index files of a run and `FOLDER/split.json`; a saved split is used again.
+
+        Raises DataError that lists the first errors of all sets. What training survives is in `warnings`.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        log, tables = ProblemLog(), {}
+        for name, one in config.sets.items():
+            generated = folder / "generated" / name
+            try:
+                tables[name], _ = self.read(name, one, log, settings=config, generated=generated, decode_images=False)
+            except DataError as error:
+                raise DataError(f"data.{name}: {error}") from None
+        log.raise_errors(_TITLE)
+        tables = self._with_common_classes(tables, config, log)
+        log.raise_errors(_TITLE)
+        tables = _with_split(tables, self.labeled_rows(config, tables["labeled"], folder / "split.json"))
+        self._report_relations(tables, config, log, most_files=self.most_files_searched)
+        log.raise_errors(_TITLE)
+        if "unlabeled" in tables:
+            hidden, tables["unlabeled"] = self.hidden_and_bare(tables["unlabeled"])
+            tables |= {} if hidden is None else {"hidden": hidden}
+        write_sets(folder, self.kind, tables, self.write)
+        return open_sets(folder, self.kind, self.index, log.warnings())
+
+    def labeled_rows(self, config: DataSection[SetConfig], table: AnyTable, file: Path) -> NDArray[np.int64]:
+        """Return the rows that keep their labels, ascending: read from `file` where it exists, else drawn and saved.
+
+        Raises DataError where the saved split was made with other settings or for other images.
+        """
+        return saved_or_drawn(
+            file,
+            self.ids(table),
+            lambda: self.choose_rows(config, table),
+            rule=config.split_rule,
+            fingerprint=self.fingerprint(table),
+        )
+
+    def open(self, folder: str | Path) -> PreparedSets[AnyIndex]:
+        """Open what `prepare` wrote. Raises DataError where it is missing, incomplete or damaged."""
+        return open_sets(Path(folder), self.kind, self.index)
+
+    def open_hidden(self, folder: str | Path) -> AnyIndex | None:
+        """Return what is known of the unlabelled images, row by row as in `unlabeled`, for diagnostics only."""
+        return open_set(Path(folder), self.kind, "hidden", self.index)
+
+    def prepare_one(self, one: SetConfig, folder: Path, *, class_names: tuple[str, ...]) -> AnyIndex:
+        """Read and check one set by itself, number its classes as a model does, write `FOLDER/data.arrow` and open it.
+
+        Raises DataError where it cannot be used, or needs a class that the model does not know.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        log, path = ProblemLog(), one.path
+        table, _ = self.read("val", one, log, settings=None, generated=folder, decode_images=False)
+        log.raise_errors(_TITLE)
+        table = self.renumbered(table, class_names, "given", path, log)
+        self.report_classes(table, "given", path, log)
+        log.raise_errors("the data does not fit the model")
+        self.write(folder / "data.arrow", table)
+        return self.index.open(folder / "data.arrow")
+
+    def check(self, config: DataSection[SetConfig], *, decode_images: bool = True) -> CheckReport:
+        """Check all sets of a configuration, and what holds between them: classes, the split, pictures in two sets.
+
+        `decode_images` also finds images that are damaged behind their header.
+        """
+        log = ProblemLog()
+        tables: dict[str, AnyTable] = {}
+        summaries = []
+        with TemporaryDirectory(prefix="raydet-") as generated:
+            for name, one in config.sets.items():
+                found = self._looked_at(name, one, log, config, Path(generated) / name, decode_images)
+                if found is not None:
+                    tables[name], summary = found
+                    summaries.append(summary)
+            if "labeled" in tables:
+                tables = self._with_common_classes(tables, config, log)
+                try:
+                    tables = _with_split(tables, self.choose_rows(config, tables["labeled"]))
+                except DataError as error:
+                    log.error("split", "data", "", str(error))
+                self._report_relations(tables, config, log)  # reads the images again
+        return report_of(summaries, log, tables)
+
+    def check_one(self, one: SetConfig, *, decode_images: bool = True) -> CheckReport:
+        """Check one set, whatever it is for."""
+        log = ProblemLog()
+        with TemporaryDirectory(prefix="raydet-") as generated:
+            found = self._looked_at("data", one, log, None, Path(generated), decode_images)
+        if found is not None:
+            self.report_classes(found[0], "data", one.path, log)
+        return report_of([found[1]] if found else [], log)
+
+    def _looked_at(
+        self,
+        name: str,
+        one: SetConfig,
+        log: ProblemLog,
+        settings: DataSection[SetConfig] | None,
+        generated: Path,
+        decode_images: bool,
+    ) -> tuple[AnyTable, Summary] | None:
+        """Read one set, or report why it cannot be read."""
+        try:
+            table, format = self.read(
+                name, one, log, settings=settings, generated=generated, decode_images=decode_images
+            )
+        except DataError as error:
+            log.error("data-set", name, "", str(error))
+            return None
+        report_repeated_images(table, log)
+        return table, self.summarise(name, one.path, format, table, look=decode_images)
+
+    def _with_common_classes(
+        self, tables: Mapping[str, AnyTable], config: DataSection[SetConfig], log: ProblemLog
+    ) -> dict[str, AnyTable]:
+        """Give all sets the class numbers of the labelled set."""
+        names, found = tables["labeled"].class_names, dict(tables)
+        for name in found.keys() - {"labeled"}:
+            found[name] = self.renumbered(tables[name], names, name, config.sets[name].path, log)
+        return found
+
+    def _report_relations(
+        self,
+        tables: Mapping[str, AnyTable],
+        config: DataSection[SetConfig],
+        log: ProblemLog,
+        *,
+        most_files: int | None = None,
+    ) -> None:
+        for name, table in tables.items():
+            if name != "unlabeled":
+                self.report_classes(table, name, config.sets[name].path, log)
+        report_shared_images(tables, log, most_files=most_files)
+
+
+def _with_split(tables: Mapping[str, AnyTable], rows: NDArray[np.int64]) -> dict[str, AnyTable]:
+    """Keep the images `rows` labelled; without an unlabelled set of its own, the rest becomes unlabelled."""
+    whole = tables["labeled"]
+    if len(rows) == len(whole):
+        return dict(tables)
+    split = {**tables, "labeled": whole.take(rows)}
+    if "unlabeled" not in tables:
+        split["unlabeled"] = whole.take(np.setdiff1d(np.arange(len(whole)), rows))
+    return split

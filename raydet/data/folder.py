@@ -1,0 +1,100 @@
+"""Finding image files: in a folder (with its subfolders), or by a glob such as `photos/**/*.jpg`."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from raydet.data.problems import ProblemLog
+from raydet.data.text import is_plain
+from raydet.errors import DataError
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+
+
+def listed_images(pattern: str, log: ProblemLog) -> tuple[Path, list[str]]:
+    """Return the resolved root and the names of the images of a folder or a glob, in the order of their names.
+
+    Raises DataError where there is no image.
+    """
+    folder, names = _from_glob(pattern) if glob.has_magic(pattern) and not os.path.isdir(pattern) else (pattern, None)
+    root = Path(folder).resolve()
+    found = names if names is not None else image_names(root, log)
+    if not found:
+        raise DataError(f"{pattern}: no images there (looked for {', '.join(SUFFIXES)})")
+    return root, found
+
+
+def image_names(root: Path, log: ProblemLog) -> list[str]:
+    """Return the sorted names (relative, with `/`) of the image files under a folder; report what is passed over."""
+    names: list[str] = []
+    other = 0
+    for path in walk(root, log):
+        name = path.relative_to(root).as_posix()
+        if path.suffix.lower() not in SUFFIXES:
+            other += 1
+        elif not is_plain(name):
+            message = "the file name is not valid UTF-8 or contains a control character"
+            log.error("file-name", root, ascii(name), message, "rename the file")
+        else:
+            names.append(name)
+    if other:
+        message = f"{other:,} files with other endings were passed over"
+        log.warn("other-files", root, "", message, f"images must end in {', '.join(SUFFIXES)}")
+    return sorted(names)
+
+
+def walk(folder: Path, log: ProblemLog) -> Iterator[Path]:
+    """Yield the files under a folder, in any order, except hidden ones; symlinked folders are not entered.
+
+    Raises DataError where a folder cannot be listed or a symlink not be followed: a part of the data would silently be
+    missing.
+    """
+    waiting = [folder]  # no recursion: an archive of deeply nested folders would exhaust it
+    while waiting:
+        for entry in listed(waiting.pop()):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                waiting.append(Path(entry.path))
+            elif _leads_to_folder(entry):
+                fix = "name its target as the data set, or copy it"
+                log.warn("symlinked-folder", _shown(entry.path), "", "a symlinked folder is not entered", fix)
+            else:
+                yield Path(entry.path)
+
+
+def listed(folder: Path) -> list[os.DirEntry[str]]:
+    """Return what lies in a folder, sorted by name. Raises DataError where that cannot be known."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(f"{_shown(folder)}: cannot be listed: {error.strerror or error}") from None
+
+
+def _leads_to_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError as error:  # such as symlinks in a circle
+        message = f"{_shown(entry.path)}: cannot be followed: {error.strerror or error}; remove the symlink"
+        raise DataError(message) from None
+
+
+def _shown(path: Path | str) -> str:
+    """Return a path as messages can hold it; those of an archive may contain escape sequences."""
+    return str(path) if is_plain(str(path)) else ascii(str(path))
+
+
+def _from_glob(pattern: str) -> tuple[str, list[str]]:
+    """Return the folder before the first wildcard and the sorted names of the image files that match."""
+    parts = Path(pattern).parts
+    fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    root = Path(*parts[:fixed])
+    if not root.is_dir():
+        raise DataError(f"{pattern}: {root} is not a folder")
+    matches = glob.glob(os.path.join(*parts[fixed:]), root_dir=root, recursive=True)
+    images = (name for name in matches if name.lower().endswith(SUFFIXES) and (root / name).is_file())
+    return str(root), sorted(Path(name).as_posix() for name in images if is_plain(name))

@@ -1,1 +1,0 @@
-"""Readers of annotation formats. Each yields plain records; `raydet.data.index` checks and stores them."""

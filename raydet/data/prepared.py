@@ -1,0 +1,73 @@
+"""The index files of one run, below one folder: one per image set, and a manifest that is written last."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from raydet.data.files import replacing
+from raydet.data.mapped import MappedIndex
+from raydet.errors import DataError
+
+AnyIndex = TypeVar("AnyIndex", bound=MappedIndex)
+Table = TypeVar("Table")
+
+_MANIFEST = "prepared.json"  # present means complete
+_SETS = ("labeled", "unlabeled", "hidden", "val", "test")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PreparedSets(Generic[AnyIndex]):
+    """The image sets of one run. What is known of unlabelled images is not among them; see `DataFamily.open_hidden`."""
+
+    folder: Path
+    class_names: tuple[str, ...]
+    labeled: AnyIndex
+    unlabeled: AnyIndex | None
+    val: AnyIndex | None
+    test: AnyIndex | None
+    warnings: tuple[str, ...] = ()
+
+
+def write_sets(folder: Path, kind: str, tables: Mapping[str, Table], write: Callable[[Path, Table], None]) -> None:
+    """Write `FOLDER/{labeled,unlabeled,hidden,val,test}.arrow`, those that there are, by `write`."""
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    for name in _SETS:
+        if name in tables:
+            write(folder / f"{name}.arrow", tables[name])
+        else:
+            (folder / f"{name}.arrow").unlink(missing_ok=True)
+    content = {"kind": kind, "sets": [name for name in _SETS if name in tables]}
+    with replacing(folder / _MANIFEST) as stream:
+        stream.write(json.dumps(content).encode())
+
+
+def open_set(folder: Path, kind: str, name: str, index: type[AnyIndex]) -> AnyIndex | None:
+    """Open one set; None where there is none. Raises DataError where it is damaged, or of another kind."""
+    return index.open(folder / f"{name}.arrow") if name in _manifest(folder, kind) else None
+
+
+def open_sets(folder: Path, kind: str, index: type[AnyIndex], warnings: tuple[str, ...] = ()) -> PreparedSets[AnyIndex]:
+    """Open what `write_sets` wrote. Raises DataError where it is missing, incomplete or damaged, or of another kind."""
+    labeled = open_set(folder, kind, "labeled", index)
+    if labeled is None:
+        raise DataError(f"{folder / _MANIFEST}: damaged (no labelled set); prepare the data again")
+    unlabeled, val, test = (open_set(folder, kind, name, index) for name in ("unlabeled", "val", "test"))
+    return PreparedSets(folder, labeled.class_names, labeled, unlabeled, val, test, warnings)
+
+
+def _manifest(folder: Path, kind: str) -> list[str]:
+    file = folder / _MANIFEST
+    try:
+        content = json.loads(file.read_bytes())
+        found, sets = content.get("kind"), list(content["sets"])
+    except FileNotFoundError:
+        raise DataError(f"{folder}: no prepared data there (no {_MANIFEST}); prepare the data first") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{file}: damaged ({error}); prepare the data again") from None
+    if found != kind:
+        raise DataError(f"{folder}: holds data for {found or 'detection'}, not for {kind}; use another run folder")
+    return sets
