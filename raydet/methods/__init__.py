@@ -51,7 +51,10 @@ def build_detection_method(config: RunConfig, purpose: str) -> DetectionMethod:
     """Do the same where only a detector will do. Raises UserError that says what it was wanted for."""
     method = build_method(config)
     if not isinstance(method, DetectionMethod):
-        raise UserError(f"{purpose} is for detectors; method.name={config.method.name} trains a classifier")
+        raise UserError(
+            f"{purpose} is for detectors; method.name={config.method.name} trains a classifier, for which there are "
+            f"raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
+        )
     return method
 
 

@@ -170,20 +170,36 @@ class R2D2(ClassificationMethod):
             rule = "label_step_override"
         rows = num_unlabeled + num_labeled * config.update_labeled
         megabytes = self.memory_bytes(num_labeled, num_unlabeled, num_classes) / 1e6
-        epoch, missed = num_unlabeled // optim.unlabeled_batch, []
-        if self.repredictions and config.reprediction_interval_steps < epoch:
-            missed = [
-                f"warning: method.reprediction_interval_steps={config.reprediction_interval_steps} is less than the "
-                f"{epoch:,} steps of an epoch: some labels will miss a reprediction"
-            ]
-        again = ", ".join(str(step) for step in self.repredictions[:8]) + ", ..." * (len(self.repredictions) > 8)
         return [
             f"label step: {self.label_step:g} = {rule}",
             f"label table: {rows:,} x {num_classes} logits, {megabytes:.1f} MB in every rank",
-            f"stages: supervised until {config.burn_in_steps}, D2 until {self.stage2_end}, fine-tuning until "
-            f"{self.run.length}; repredictions at {again or 'no step'}",
-            *missed,
+            *self._stage_notes(num_unlabeled),
         ]
+
+    def _stage_notes(self, num_unlabeled: int) -> list[str]:
+        config, optim = self.config, self.run.optim
+        interval, epoch = config.reprediction_interval_steps, num_unlabeled // optim.unlabeled_batch
+        again = ", ".join(str(step) for step in self.repredictions[:8]) + ", ..." * (len(self.repredictions) > 8)
+        rates = f"{optim.lr:g}"
+        if config.repeat_stage2 and config.reduce_lr_enabled:
+            rates += f", from {self.repeats_from} on {', '.join(f'{rate:g}' for rate in config.repeat_lrs)}"
+        found = [
+            f"supervised until {config.burn_in_steps}: {config.burn_in_batch} images, learning rate "
+            f"{config.burn_in_lr:g} and falling",
+            f"D2 until {self.stage2_end}: {optim.labeled_batch} + {optim.unlabeled_batch} images, "
+            f"learning rate {rates}; repredictions at {again or 'no step'}",
+        ]
+        if config.finetune_enabled:
+            found.append(
+                f"fine-tuning until {self.run.length}: {config.finetune_batch} images, learning rate "
+                f"{config.finetune_lr:g} and falling"
+            )
+        if self.repredictions and interval < epoch:
+            found.append(
+                f"warning: method.reprediction_interval_steps={interval} is less than the {epoch:,} steps of an epoch: "
+                f"some labels will miss a reprediction"
+            )
+        return found
 
 
 def class_loss(logits: Tensor, pseudo_logits: Tensor, kind: ClassLossType) -> Tensor:

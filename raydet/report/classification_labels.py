@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from raydet.errors import UserError
 from raydet.labels.snapshots import Labels
+from raydet.methods.r2d2 import R2D2
 from raydet.metrics import Record
 from raydet.report.classification_inputs import ClassificationInputs, LabelQuality
 from raydet.report.classification_sections import marks_text
@@ -158,7 +159,8 @@ def _by_class(run: ClassificationInputs, judged: Sequence[LabelQuality]) -> dict
 def _changes(run: ClassificationInputs) -> Iterator[tuple[float, int, float | None]]:
     """Yield each reprediction so far: its step, how many labels took it, and the share that changed."""
     records = [record for record in run.kind("step") if record.get("pseudo/repredicted")]
-    ends = (*run.repredictions[1:], run.config.length)
+    # Fine-tuning asks again for the labels that missed the last one: they are new to nobody.
+    ends = (*run.repredictions[1:], run.method.stage2_end if isinstance(run.method, R2D2) else run.config.length)
     for first, last in zip(run.repredictions, ends, strict=False):  # none, or as many of both
         own = [record for record in records if first < record["step"] <= last]
         if own:
@@ -167,7 +169,7 @@ def _changes(run: ClassificationInputs) -> Iterator[tuple[float, int, float | No
 
 def _changed(records: Sequence[Record]) -> float | None:
     """Return the share of labels that changed over several windows."""
-    known = [(record["pseudo/repredicted"], record.get("pseudo/changed")) for record in records]
+    known = [(record.get("pseudo/had_a_label", 0), record.get("pseudo/changed")) for record in records]
     pairs = [(number, share) for number, share in known if share is not None]
     total = sum(number for number, _ in pairs)
     return sum(number * share for number, share in pairs) / total if total else None

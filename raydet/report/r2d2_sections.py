@@ -83,10 +83,11 @@ def _features_at(run: ClassificationInputs, pictures: Pictures, step: int) -> li
 
 
 def _moments(run: ClassificationInputs) -> list[int]:
-    """Return the first sample's step, the last one's before pseudo-labels come into play, and the last one's."""
+    """Return the first sample's step, those of the last samples of each stage, and the last one's."""
     steps = run.sample_steps
-    before = [step for step in steps if step <= run.config.method.burn_in_steps]
-    return sorted({*steps[:1], *before[-1:], *steps[-1:]})
+    ends = (run.config.method.burn_in_steps, run.method.stage2_end if isinstance(run.method, R2D2) else 0)
+    last = [max(before) for end in ends if (before := [step for step in steps if step <= end])]
+    return sorted({*steps[:1], *last, *steps[-1:]})
 
 
 def _newest_learned(run: ClassificationInputs) -> tuple[int, Sample] | None:

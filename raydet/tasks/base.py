@@ -75,6 +75,7 @@ class Exported:
 
     weights: dict[str, Tensor]
     class_names: list[str]  # in the order of its outputs
+    views: str  # `data.views` as JSON: how an image becomes what the model is fed with
     remark: str = ""  # what was left out
 
 

@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Checkpoint:
     path: Path
     state: dict[str, Any]
     files: frozenset[str]  # verified
+    passed_over: tuple[str, ...] = ()  # what is wrong with newer ones, where it was searched for
 
     @property
     def step(self) -> int:
@@ -91,6 +92,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     """Verify a checkpoint folder. Raises CheckpointError that names the file and what is wrong with it."""
     if not path.is_dir():
         raise CheckpointError(f"{path}: no such checkpoint folder")
+    if (path / "config.json").is_file():
+        raise CheckpointError(f"{path}: a run folder; name one of its checkpoints, {path}/checkpoints/{_PREFIX}...")
     commit_file = path / "COMMIT"
     if not commit_file.is_file():
         raise CheckpointError(f"{path}: no COMMIT file: the checkpoint was never completed; use another one")
@@ -107,21 +110,23 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(f"{file}: listed in COMMIT but missing; use another checkpoint")
         size = file.stat().st_size
         if size != expected["bytes"]:
-            raise CheckpointError(f"{file}: {size} bytes, COMMIT says {expected['bytes']}: truncated or replaced")
+            raise CheckpointError(
+                f"{file}: {size} bytes, COMMIT says {expected['bytes']}: truncated or replaced; use another checkpoint"
+            )
         if _sha256(file) != expected["sha256"]:
             raise CheckpointError(f"{file}: checksum differs from COMMIT: damaged; use another checkpoint")
     return Checkpoint(path, _read_json(path / "state.json"), frozenset(commit.get("files", {})))
 
 
 def latest_checkpoint(root: Path) -> Checkpoint | None:
-    """Return the newest complete checkpoint below `root`; damaged ones are passed over, newest first.
+    """Return the newest complete checkpoint below `root`; damaged ones are passed over, newest first, and named in it.
 
     Raises CheckpointError where checkpoints exist but none is usable: starting afresh must be the user's decision.
     """
-    problems = []
+    problems: list[str] = []
     for path in reversed(_folders(root)):
         try:
-            return open_checkpoint(path)
+            return replace(open_checkpoint(path), passed_over=tuple(problems))
         except CheckpointError as error:
             problems.append(str(error))
     if problems:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,6 +58,8 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
         checkpoint = latest_checkpoint(folder.checkpoints)
         if checkpoint is None:
             raise CheckpointError(f"{path}: no checkpoint yet")
+        for problem in checkpoint.passed_over:
+            print(f"raydet: warning: an older checkpoint is used: {problem}", file=sys.stderr)
     elif path.is_dir():
         checkpoint = open_checkpoint(path)
         folder = RunFolder(path.parent.parent)
@@ -131,6 +134,7 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
         "model": saved.role,
         "step": str(saved.checkpoint.step),
         "raydet_model_config": saved.config.model.model_dump_json(),
+        "raydet_views_config": found.views,
     }
     aside = out.with_name(f".writing-{out.name}")
     save_file({name: value.contiguous() for name, value in found.weights.items()}, aside, metadata=notes)

@@ -131,7 +131,8 @@ def _training(status: Status) -> Iterator[str]:
         detail = " + ".join(f"{source} {value:.3g}" for source, value in parts if value)  # unsup is 0 in the burn-in
         yield f"loss {step['loss']:.3g}" + (f" ({detail})" if detail else "")
     if step.get("images_per_s") is not None:
-        yield f"{step['images_per_s']:.3g} images/s"
+        speed = step["images_per_s"]
+        yield f"{speed:,.0f} images/s" if speed >= 100 else f"{speed:.3g} images/s"
     if status.eta_s is not None and not status.end:
         yield f"ETA {_duration(status.eta_s)}"
     if "nonfinite" in step:

@@ -83,6 +83,13 @@ def check_fork(fork: Checkpoint, config: RunConfig, data: Prepared) -> None:
         )
 
 
+def _fork_of(config: RunConfig) -> Checkpoint:
+    try:
+        return open_checkpoint(Path(str(config.run.fork_from)))
+    except CheckpointError as error:
+        raise CheckpointError(f"run.fork_from: {error}") from None
+
+
 def _build(config: RunConfig, task: Task[Any], group: Group, data: Prepared, make_source: SourceFactory) -> Trainer:
     folder = RunFolder(config.run.dir)
     if group.is_lead:
@@ -91,7 +98,7 @@ def _build(config: RunConfig, task: Task[Any], group: Group, data: Prepared, mak
     found = latest_checkpoint(folder.checkpoints) if group.is_lead else None
     path = group.all_gather(found.path if found else None)[0]
     checkpoint = open_checkpoint(path) if path else None
-    fork = open_checkpoint(Path(config.run.fork_from)) if config.run.fork_from and checkpoint is None else None
+    fork = _fork_of(config) if config.run.fork_from and checkpoint is None else None
     if fork is not None:
         check_fork(fork, config, data)
     start = checkpoint.step if checkpoint else fork.step if fork else 0
@@ -106,5 +113,7 @@ def _build(config: RunConfig, task: Task[Any], group: Group, data: Prepared, mak
     trainer = Trainer(config, task, method, data, source, group, journal, views)
     num_params = sum(p.numel() for p in trainer.state.student.parameters())
     journal.start(start, method, attempt=attempt, num_params=num_params)
+    for problem in found.passed_over if found is not None else ():
+        journal.note(start, f"an older checkpoint is used: {problem}")
     trainer.start_from(checkpoint, fork)
     return trainer

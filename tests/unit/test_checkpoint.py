@@ -51,7 +51,9 @@ def test_the_newest_complete_checkpoint_is_found(tmp_path: Path):
     newest = save(tmp_path, 20)
     assert latest_checkpoint(tmp_path).step == 20
     (newest / "COMMIT").unlink()  # as if the process had died before the end
-    assert latest_checkpoint(tmp_path).step == 10
+    older = latest_checkpoint(tmp_path)
+    assert (older.step, len(older.passed_over)) == (10, 1)
+    assert f"{newest}: no COMMIT file" in older.passed_over[0]
 
 
 def test_an_empty_folder_means_start_from_scratch_but_damage_everywhere_does_not(tmp_path: Path):
@@ -69,7 +71,7 @@ def test_a_flipped_bit_and_a_truncation_are_named(tmp_path: Path):
     with pytest.raises(CheckpointError, match=r"student\.safetensors: checksum differs"):
         open_checkpoint(path)
     file.write_bytes(whole[:-4])
-    with pytest.raises(CheckpointError, match="truncated or replaced"):
+    with pytest.raises(CheckpointError, match="truncated or replaced; use another checkpoint"):
         open_checkpoint(path)
     file.unlink()
     with pytest.raises(CheckpointError, match="listed in COMMIT but missing"):

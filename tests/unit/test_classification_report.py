@@ -69,10 +69,11 @@ def add_metrics(folder, *, models=("student",), end=80):
                 values |= {f"{name}/entropy": 1.0, f"{name}/confidence": 0.5}
                 values |= {f"{name}/logit_sum": -2.0, f"{name}/logit_sum_std": 0.5}
             # 8 labels start at 25; those of the first reprediction (40) are 6 and 2, of which 1/2 and none change.
-            values |= {25: {"pseudo/repredicted": 8}, 45: {"pseudo/repredicted": 6, "pseudo/changed": 0.5}}.get(
-                step, {}
-            )
-            values |= {50: {"pseudo/repredicted": 2, "pseudo/changed": 0.0}}.get(step, {})
+            # (took a new prediction, had a label before, share of these that changed)
+            labels = {25: (8, 0, 0.0), 45: (6, 6, 0.5), 50: (2, 2, 0.0), 75: (5, 5, 1.0)}.get(step)
+            if labels is not None:  # the last ones are asked for again by fine-tuning, and belong to no reprediction
+                names = ("pseudo/repredicted", "pseudo/had_a_label", "pseudo/changed")
+                values |= dict(zip(names[: 3 if labels[1] else 1], labels, strict=False))
         writer.write({"kind": "step", "step": step, "time": float(step), **values})
         if step % 20 == 0:
             for model in models:

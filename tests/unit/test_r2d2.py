@@ -61,11 +61,13 @@ def test_a_run_says_how_far_a_label_moves():
     assert first_note(method__label_step_override=0.5) == "label step: 0.5 = label_step_override"
     assert cifar().notes(4000, 46_000, 10)[1:] == [
         "label table: 46,000 x 10 logits, 2.2 MB in every rank",  # 46000 x (40 + 8) bytes
-        "stages: supervised until 30000, D2 until 101400, fine-tuning until 106250; repredictions at 65700, 74625, "
-        "83550, 92475",
+        "supervised until 30000: 40 images, learning rate 0.05 and falling",
+        "D2 until 101400: 128 + 384 images, learning rate 0.12, from 65700 on 0.12, 0.08, 0.04, 0.004; "
+        "repredictions at 65700, 74625, 83550, 92475",
+        "fine-tuning until 106250: 512 images, learning rate 0.01 and falling",
     ]
     assert cifar(method__update_labeled=True).notes(4000, 46_000, 10)[1].startswith("label table: 50,000 x 10")
-    assert cifar(method__repeat_stage2=False).notes(4000, 46_000, 10)[2].endswith("repredictions at no step")
+    assert cifar(method__repeat_stage2=False).notes(4000, 46_000, 10)[3].endswith("0.12; repredictions at no step")
 
 
 def test_labels_of_labelled_images_are_learned_where_that_is_asked_for():

@@ -58,7 +58,7 @@ def choose_rows(config: DataConfig, table: Table) -> NDArray[np.int64]:
     elif config.labeled_fraction is not None:
         count = max(1, round(config.labeled_fraction * len(table)))
     if count > len(table):
-        raise DataError(f"labeled_count is {count}, but the labelled set has {len(table)} images; lower it")
+        raise DataError(f"data.labeled_count is {count}, but the labelled set has {len(table)} images; lower it")
     if count == len(table):
         return np.arange(len(table))
     trained = ~table.crowd

@@ -31,9 +31,13 @@ def choose_rows(config: ImageDataConfig, table: ImageTable) -> NDArray[np.int64]
     if config.labeled_count is not None:
         count = config.labeled_count
         if count > len(table):
-            raise DataError(f"labeled_count is {count:,}, but the labelled set has {len(table):,} images; lower it")
+            raise DataError(
+                f"data.labeled_count is {count:,}, but the labelled set has {len(table):,} images; lower it"
+            )
         if count < classes:
-            raise DataError(f"labeled_count is {count}, but there are {classes} classes: at least one image of each")
+            raise DataError(
+                f"data.labeled_count is {count}, but there are {classes} classes: at least one image of each"
+            )
     elif config.labeled_fraction is not None:
         count = max(classes, round(config.labeled_fraction * len(table)))
     else:
@@ -46,7 +50,7 @@ def _first_of_each(table: ImageTable, per_class: int, seed: int) -> NDArray[np.i
     short = [f"{table.class_names[c]!r} has {counts[c]:,}" for c in np.flatnonzero(counts < per_class)]
     if short:
         shown = ", ".join(short[:10]) + (f" and {len(short) - 10} more" if len(short) > 10 else "")
-        raise DataError(f"labeled_per_class is {per_class:,}, but class {shown} images; lower it or add images")
+        raise DataError(f"data.labeled_per_class is {per_class:,}, but class {shown} images; lower it or add images")
     return np.flatnonzero(_ranks(table, seed) < per_class)
 
 

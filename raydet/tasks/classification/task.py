@@ -97,7 +97,7 @@ class Classification(Task[ClassificationConfig]):
 
     def exported(self, model: Classifier, class_names: Sequence[str]) -> Exported:
         """Give a ResNet-18 torchvision's names; the other networks are not torchvision's."""
-        return Exported(model.exported(), list(class_names))
+        return Exported(model.exported(), list(class_names), self.config.data.views.model_dump_json())
 
     def figures(self, window: Window, class_names: Sequence[str]) -> dict[str, Any]:
         """Return what labels and predictions of unlabelled images are like, means over images."""
@@ -119,6 +119,7 @@ class Classification(Task[ClassificationConfig]):
                 }
                 values |= {f"{name}/logit_sum": mean, f"{name}/logit_sum_std": math.sqrt(max(0.0, variance))}
         if sums["had_a_label"]:
+            values["pseudo/had_a_label"] = int(sums["had_a_label"])
             values["pseudo/changed"] = sums["changed"] / sums["had_a_label"]
         return values
 

@@ -77,7 +77,8 @@ class Detection(Task[DetectionConfig]):
         plain = {name: value for name, value in weights.items() if not name.startswith(IOU_BRANCH)}
         left_out = len(weights) - len(plain)
         remark = f" ({left_out} tensors of the IoU branch left out)" if left_out else ""
-        return Exported(plain, ["__background__", *class_names], remark)
+        views = self.config.data.views.model_dump_json()
+        return Exported(plain, ["__background__", *class_names], views, remark)
 
     def figures(self, window: Window, class_names: Sequence[str]) -> dict[str, Any]:
         """Return what became of the pseudo-boxes, per image."""

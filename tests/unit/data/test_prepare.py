@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from raydet.config.detection_data import DataConfig
-from raydet.data.boxes.family import BOXES, PreparedBoxes
+from raydet.data.boxes.family import BOXES
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import DataError
 from tests.helpers import data_folder
