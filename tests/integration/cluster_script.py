@@ -21,6 +21,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from raydet.config.detection import DetectionConfig
 from raydet.config.load import dump, load
 from raydet.metrics import read_metrics
 from raydet.records import PseudoBoxes
@@ -46,18 +47,20 @@ CLUSTER = {
 class HeldAnnotator(DetectorAnnotator):
     """Waits for the gates before it labels."""
 
+    def __init__(self, config: DetectionConfig, data_folder: str, device: str) -> None:
+        super().__init__(config, data_folder, device)
+        self._run = Path(config.run.dir)
+
     def label(self, image_ids: Sequence[str]) -> list[PseudoBoxes]:
         assert self._ref is not None
         for version in HELD:
-            while self._ref.version >= version and not gate(Path(self._config.run.dir), version).exists():
+            while self._ref.version >= version and not gate(self._run, version).exists():
                 time.sleep(0.02)
         return super().label(image_ids)
 
 
 class HeldFactory(AnnotatorFactory):
     def __call__(self) -> HeldAnnotator:
-        from raydet.config.detection import DetectionConfig
-
         return HeldAnnotator(DetectionConfig.model_validate_json(self._config_json), self._data_folder, self._device)
 
 

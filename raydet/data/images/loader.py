@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -109,6 +109,7 @@ class ImageStepLoader:
         self._rank, self._world = rank, world
         self._fill = fill_color(config)
         self._orders: dict[tuple[str, str], BatchOrder] = {}
+        self._shares = lru_cache(maxsize=32)(self._find_shares)  # asked for several times a step
         self._ahead = Prefetcher(
             self._start, threads=config.data.loader_threads, ahead=config.data.prefetch_steps, end=config.length
         )
@@ -143,7 +144,7 @@ class ImageStepLoader:
         """Drop what was prepared ahead and end the threads."""
         self._ahead.close()
 
-    def _shares(self, step: int) -> tuple[_Share, _Share]:
+    def _find_shares(self, step: int) -> tuple[_Share, _Share]:
         data, stage = self._data, self._stage_at(step)
         unlabeled = data.unlabeled if data.unlabeled is not None else data.labeled
         counts = stage.batches(len(data.labeled), len(unlabeled))
