@@ -13,12 +13,12 @@ from torch import Tensor
 
 from raydet.config.detection import DetectionConfig
 from raydet.config.load import resolve
+from raydet.data.boxes.family import BOXES
 from raydet.errors import NonFiniteLossError
 from raydet.geometry import View
 from raydet.methods import build_method
 from raydet.metrics import read_metrics
 from raydet.records import StudentBatch, Target, ViewedImage
-from raydet.tasks.detection import task as preparing
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.group import Group
 from raydet.train.launch import launch
@@ -207,7 +207,7 @@ def test_box_regression_on_pseudo_boxes_does_change_a_run(ut_run: Path, trained:
 def test_hidden_truth_is_out_of_reach_of_training(
     ut_run: Path, trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
-    prepare = preparing.prepare
+    prepare = BOXES.prepare
 
     def poisoned(config, folder):  # type: ignore[no-untyped-def]
         data = prepare(config, folder)
@@ -215,11 +215,13 @@ def test_hidden_truth_is_out_of_reach_of_training(
         assert data.unlabeled.num_boxes == 0
         assert (folder / "hidden.arrow").is_file()
         (folder / "hidden.arrow").write_bytes(b"not a single box in here")
-        for file in folder.glob("shapes/labeled/*/annotations.json"):
+        annotations = list(folder.glob("generated/labeled/*/annotations.json"))
+        assert annotations
+        for file in annotations:
             file.write_text("{")
         return data
 
-    monkeypatch.setattr(preparing, "prepare", poisoned)
+    monkeypatch.setattr(BOXES, "prepare", poisoned)
     assert equal(trained("poisoned", UT), ut_run)
 
 
@@ -227,12 +229,12 @@ def test_the_boxes_of_labelled_images_do_matter(
     ut_run: Path, trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ):
     # The counterpart: were the two runs above compared by something that training does not touch, this would fail.
-    prepare = preparing.prepare
+    prepare = BOXES.prepare
 
     def without_truth(config, folder):  # type: ignore[no-untyped-def]
         data = prepare(config, folder)
         shutil.copy(folder / "unlabeled.arrow", folder / "labeled.arrow")
         return data
 
-    monkeypatch.setattr(preparing, "prepare", without_truth)
+    monkeypatch.setattr(BOXES, "prepare", without_truth)
     assert not equal(trained("without", UT), ut_run)
