@@ -22,6 +22,7 @@ from raydet.bulk.labeller import Job, Labeller
 from raydet.bulk.progress import Progress
 from raydet.bulk.shards import Chunk
 from raydet.bulk.witnesses import unseen
+from raydet.cluster.allocator import keep_freed_memory
 from raydet.cluster.connect import connected
 from raydet.cluster.nodes import alive_nodes, ask_every_node
 from raydet.config.run import ClusterConfig
@@ -41,6 +42,7 @@ class LabelActor:
         """Build the model and say where this process is. Raises DataError where the images are not seen there."""
         if problem := unseen(job.witnesses):  # a node that joined after all were asked
             raise DataError(f"{socket.gethostname()} does not see the images that others see: {problem}")
+        keep_freed_memory()
         self._labeller = Labeller(job)
         return f"pid {os.getpid()} on {socket.gethostname()}"
 

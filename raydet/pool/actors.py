@@ -15,6 +15,7 @@ import pyarrow as pa
 import ray
 from ray import cloudpickle
 
+from raydet.cluster.allocator import keep_freed_memory
 from raydet.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ class TeacherActor:
         import torch
 
         torch.set_num_threads(self._threads)
+        keep_freed_memory()
         self._annotator = cloudpickle.loads(self._factory)()
         return os.getpid()
 
