@@ -66,7 +66,7 @@ def one_rank(rank: int, world: int, images: int, classes: int, port: int) -> Non
         parts["cpu"].append(time.process_time() - cpu)
     if rank == 0:
         figures = ", ".join(f"{name} {1e3 * statistics.median(values):.2f} ms" for name, values in parts.items())
-        print(f"{images:,} x {classes}, {table.megabytes / 1e3:.2f} GB, {world} rank(s), median of {STEPS}: {figures}")
+        print(f"{images:,} x {classes}, {table.nbytes / 1e9:.2f} GB, {world} rank(s), median of {STEPS}: {figures}")
 
 
 def main() -> None:

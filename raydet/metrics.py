@@ -2,8 +2,6 @@
 
 Each record has `kind`, `step` and `time`. JSON has no NaN: a figure that is not finite is null, and the record's
 `nonfinite` lists its name.
-
-Which figures an evaluation has depends on what was trained; what says so is here (`FIGURES`), and nowhere else.
 """
 
 from __future__ import annotations

@@ -24,7 +24,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate and print."""
-    from raydet.config.detection import DetectionConfig
     from raydet.train.saved import evaluate_model, load_saved
 
     given = {"path": arguments.data, "images": arguments.images, "subset": arguments.subset}
@@ -32,9 +31,9 @@ def run(arguments: argparse.Namespace) -> None:
     if data and arguments.data is None:
         raise UserError("--images and --subset describe the data set of --data; the run's own are chosen with --split")
     saved = load_saved(Path(arguments.run_or_checkpoint), role=arguments.model)
-    if arguments.images is not None and not isinstance(saved.config, DetectionConfig):
-        name = saved.config.method.name
-        raise UserError(f"--images is the image root of a COCO JSON, and method.name={name} trains a classifier")
+    if arguments.images is not None and saved.config.trains != "detector":
+        name, trains = saved.config.method.name, saved.config.trains
+        raise UserError(f"--images is the image root of a COCO JSON, and method.name={name} trains a {trains}")
     result = evaluate_model(saved, data=data or None, split=arguments.split)
     # Which model it was: a damaged newest checkpoint is passed over, and figures look alike.
     if arguments.json:

@@ -43,6 +43,7 @@ class ClassLabelsConfig(LabelsConfig):
 class ClassificationConfig(RunConfig):
     """One training run of an image classifier."""
 
+    trains: ClassVar[str] = "classifier"
     figures: ClassVar[tuple[str, ...]] = ("accuracy", "error", "top5_error")
 
     data: ImageDataConfig

@@ -32,6 +32,7 @@ class BoxEvalConfig(EvalConfig):
 class DetectionConfig(RunConfig):
     """One training run of a detector."""
 
+    trains: ClassVar[str] = "detector"
     figures: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
     data: DataConfig

@@ -11,11 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from raydet.config.classification import ClassificationConfig
-from raydet.config.detection import DetectionConfig
-from raydet.config.run import RunConfig
-
-_TRAINS: dict[type[RunConfig], str] = {DetectionConfig: "detector", ClassificationConfig: "classifier"}
+from raydet.config.families import FAMILIES
 
 
 def known_keys() -> list[str]:
@@ -26,7 +22,7 @@ def known_keys() -> list[str]:
 def keys_of_methods() -> dict[str, list[str]]:
     """Return the dotted keys of a run by the name of its method."""
     found = {}
-    for family in _TRAINS:
+    for family in FAMILIES:
         shared = [key for key in keys_of(family) if not key.startswith("method.")]
         for method in _models(family.model_fields["method"].annotation):
             found[str(method.model_fields["name"].default)] = [*shared, *keys_of(method, "method.")]
@@ -73,13 +69,9 @@ def _whose(key: str, owners: list[str], method: str) -> str:
     """Say whose setting a key is that `method` does not have."""
     if key.startswith("method."):
         return f"for method.name={' or '.join(owners)}, not for {method}; remove what is not meant"
-    (mine,) = (kind for family, kind in _TRAINS.items() if method in _names(family))
-    (theirs,) = {kind for family, kind in _TRAINS.items() for name in owners if name in _names(family)}
+    (mine,) = (family.trains for family, names in FAMILIES.items() if method in names)
+    (theirs,) = {family.trains for family, names in FAMILIES.items() if set(names) & set(owners)}
     return f"for {theirs}s, and method.name={method} trains a {mine}; remove what is not meant"
-
-
-def _names(family: type[RunConfig]) -> set[str]:
-    return {str(each.model_fields["name"].default) for each in _models(family.model_fields["method"].annotation)}
 
 
 def _line(key: str, problem: Mapping[str, Any], keys: Collection[str]) -> str:

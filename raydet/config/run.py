@@ -142,6 +142,8 @@ class LogConfig(Section):
 class RunConfig(Section):
     """One training run. Each family of methods narrows the sections to what it uses, with defaults that suit it."""
 
+    trains: ClassVar[str]
+    """What comes out of a run, in a word."""
     figures: ClassVar[tuple[str, ...]]
     """Figures of an evaluation, shares in [0, 1] or None: the first one decides, the first three are the headline."""
 

@@ -215,10 +215,11 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         self, tables: Mapping[str, AnyTable], config: DataSection[SetConfig], log: ProblemLog
     ) -> dict[str, AnyTable]:
         """Give all sets the class numbers of the labelled set."""
-        names, found = tables["labeled"].class_names, dict(tables)
-        for name in found.keys() - {"labeled"}:
-            found[name] = self.renumbered(tables[name], names, name, config.sets[name].path, log)
-        return found
+        names = tables["labeled"].class_names
+        return {
+            name: table if name == "labeled" else self.renumbered(table, names, name, config.sets[name].path, log)
+            for name, table in tables.items()
+        }
 
     def _report_relations(
         self,

@@ -115,10 +115,8 @@ class InlineSource:
         ready = self._ready[version]
         labels = [ready[image_id] for image_id in image_ids]
         check_labels(labels, image_ids, version, self._digests.get(version))
-        for image_id in image_ids:
-            ready.pop(
-                image_id, None
-            )  # it stays in the store; a frozen teacher's labels of all images need not fit here
+        for image_id in image_ids:  # they stay in the store: a frozen teacher's labels of all images need not fit here
+            ready.pop(image_id, None)
         return labels
 
     def retire(self, version: int) -> None:

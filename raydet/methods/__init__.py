@@ -52,8 +52,8 @@ def build_detection_method(config: RunConfig, purpose: str) -> DetectionMethod:
     method = build_method(config)
     if not isinstance(method, DetectionMethod):
         raise UserError(
-            f"{purpose} is for detectors; method.name={config.method.name} trains a classifier, for which there are "
-            f"raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
+            f"{purpose} is for detectors; method.name={config.method.name} trains a {config.trains}, for which there "
+            f"are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
         )
     return method
 

@@ -145,8 +145,7 @@ class R2D2(ClassificationMethod):
     def memory_bytes(self, num_labeled: int, num_unlabeled: int, num_classes: int) -> int:
         """Return the size of the table."""
         with torch.device("meta"):
-            table = self.build_memory(num_labeled, num_unlabeled, num_classes)
-        return table.logits.nbytes + table.versions.nbytes
+            return self.build_memory(num_labeled, num_unlabeled, num_classes).nbytes
 
     def learn(self, memory: LabelTable, batch: ClassBatch, told: dict[str, Tensor], total: SumOverRanks) -> None:
         """Apply Eq. 7 to the rows of the whole step, each computed by the rank that has its image."""

@@ -85,9 +85,9 @@ class LabelTable:
         self.versions.copy_(versions)
 
     @property
-    def megabytes(self) -> float:
+    def nbytes(self) -> int:
         """Return the memory that it takes on every rank."""
-        return (self.logits.numel() * 4 + self.versions.numel() * 8) / 1e6
+        return self.logits.nbytes + self.versions.nbytes
 
 
 def _checked(name: str, tensors: dict[str, Tensor], own: Tensor, where: str) -> Tensor:

@@ -84,8 +84,6 @@ class Task(ABC, Generic[Config]):
 
     images: ClassVar[DataFamily[Any, Any, Any]]
     """How its data is read and stored."""
-    score_name: ClassVar[str]
-    """What `Result.score` is called."""
 
     def __init__(self, config: Config) -> None:
         self.config = config

@@ -124,7 +124,7 @@ class Trainer:
                 grad_norm = self.grad_norm()
                 stats.hear(losses.told)
                 grad = None if self.scaler.is_enabled() else grad_norm
-                losses.check_finite(grad, batch, self.group, lr_keys=self.config.method.lr_keys)
+                losses.check_finite(grad, batch, self.group, lr_keys=config.method.lr_keys)
                 if state.memory is not None:
                     self.method.learn(state.memory, batch, losses.told, self._total)  # 7
                 self.optimizer_step(s, grad_norm)
@@ -235,7 +235,7 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Measure student and teacher on the validation images, the work shared by all ranks."""
-        state, score_name = self.state, self.task.score_name
+        state, score_name = self.state, self.config.figures[0]
         if self.group.is_lead:
             judged = state.student if state.ema is None else state.ema.model
             device, folder = self.group.device, self.folder.diagnostics

@@ -33,7 +33,6 @@ class Classification(Task[ClassificationConfig]):
     """One class per image: logits instead of boxes, measured by accuracy."""
 
     images = IMAGES
-    score_name = "accuracy"
 
     def check(self, data: PreparedImages) -> None:
         """Raise DataError where a batch of unlabelled images would hold one of them twice."""

@@ -28,7 +28,6 @@ class Detection(Task[DetectionConfig]):
     """Boxes: found, gated, carried from view to view, measured by COCO's AP."""
 
     images = BOXES
-    score_name = "AP"
 
     def describe(self, data: PreparedBoxes) -> str:
         """Count images and boxes."""
