@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from raydet.config.images import ImageDataConfig, ImageSetConfig
+from raydet.config.classification_data import ImageDataConfig, ImageSetConfig
 from raydet.data.images.formats.detect import read_images
 from raydet.data.images.rules import usable
 from raydet.data.images.table import ImageTable

@@ -87,8 +87,8 @@ def _data_set(arguments: argparse.Namespace) -> tuple[Kind, dict[str, Any]]:
 
 
 def _of_data_set(kind: Kind, given: dict[str, Any], *, decode: bool) -> CheckReport:
+    from raydet.config.classification_data import ImageSetConfig
     from raydet.config.detection_data import DatasetConfig
-    from raydet.config.images import ImageSetConfig
     from raydet.config.load import resolve_section
     from raydet.data.boxes.family import BOXES
     from raydet.data.images.family import IMAGES

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import ClassVar
 
 from raydet.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Weight
+from raydet.config.classification_data import ImageDataConfig
 from raydet.config.classification_methods import ClassificationMethodConfig
 from raydet.config.classifier import ClassifierConfig
-from raydet.config.images import ImageDataConfig
 from raydet.config.optim import OptimConfig
 from raydet.config.run import LabelsConfig, RunConfig
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
+from raydet.config.classification_data import ImageSetConfig
 from raydet.config.detection_data import DatasetConfig
-from raydet.config.images import ImageSetConfig
 from raydet.config.load import resolve_section
 from raydet.data.boxes.formats.detect import detect_format as boxes_format
 from raydet.data.images.formats.detect import detect_format as classes_format

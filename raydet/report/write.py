@@ -43,20 +43,24 @@ def write_report(run_dir: Path, *, select: Select | None = None) -> Path:
 
 
 def _of_a_detector(folder: Path, pictures: Pictures, select: Select) -> Sequence[Section]:
-    from raydet.report import common, label_sections, sections  # not before they are wanted: they import matplotlib
+    from raydet.report import (  # not before they are wanted: they import matplotlib
+        common,
+        detection_labels,
+        detection_sections,
+    )
     from raydet.report.inputs import read_inputs
 
     run = read_inputs(folder, select)
     makers = (
-        sections.summary,
-        sections.learning_curves,
-        sections.ap_table,
-        sections.loss_shares,
-        label_sections.localisation,
-        sections.gates,
-        label_sections.precision_and_recall,
+        detection_sections.summary,
+        detection_sections.learning_curves,
+        detection_sections.ap_table,
+        detection_sections.loss_shares,
+        detection_labels.localisation,
+        detection_sections.gates,
+        detection_labels.precision_and_recall,
         common.speed,
-        label_sections.gallery,
+        detection_labels.gallery,
     )
     return [make(run, pictures) for make in makers]
 

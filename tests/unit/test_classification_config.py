@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from raydet.config.classification_data import ImageSetConfig
 from raydet.config.families import parse
-from raydet.config.images import ImageSetConfig
 from raydet.config.load import dump, read_yaml, resolve, resolve_section
 from raydet.errors import ConfigError
 from raydet.train.launch import launch

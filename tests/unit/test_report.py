@@ -17,7 +17,7 @@ from raydet.labels.convert import to_table
 from raydet.labels.store import PseudoLabelStore
 from raydet.metrics import MetricsWriter
 from raydet.records import PseudoBoxes, TeacherRef
-from raydet.report import sections, write_report
+from raydet.report import detection_sections, write_report
 from raydet.report.history import read_history
 from raydet.report.inputs import read_inputs
 from raydet.report.page import Pictures
@@ -151,9 +151,9 @@ def test_a_picture_of_the_gates_shows_what_they_drop_and_nothing_else(run, monke
         drawn[name] = {label: values for label, (_, values) in series.items()}
         return ""
 
-    monkeypatch.setattr(sections, "plot", plot)
+    monkeypatch.setattr(detection_sections, "plot", plot)
     add_metrics(run)
-    sections.gates(read_inputs(run.path, above_half), Pictures())
+    detection_sections.gates(read_inputs(run.path, above_half), Pictures())
     assert drawn == {
         "gates.png": {"quality": [4.0, 4.0], "score": [1.0, 1.0]},
         "gate_background.png": {"passed as background": [0.5, 0.5]},

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet.config.base import DataSection
-from raydet.config.images import ImageDataConfig, ImageSetConfig
+from raydet.config.classification_data import ImageDataConfig, ImageSetConfig
 from raydet.data.family import DataFamily
 from raydet.data.images.classes import renumbered, report_missing_classes
 from raydet.data.images.formats.detect import detect_format, read_images

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from raydet.config.images import PatternsConfig
+from raydet.config.classification_data import PatternsConfig
 from raydet.data.images.table import ImageTable, raw_table
 from raydet.randomness import derive_seed
 

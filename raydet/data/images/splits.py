@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from raydet.config.images import ImageDataConfig
+from raydet.config.classification_data import ImageDataConfig
 from raydet.data.images.table import ImageTable
 from raydet.data.labeled_ids import listed_rows, read_id_file
 from raydet.errors import DataError

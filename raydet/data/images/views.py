@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from raydet.config.images import ImageViewsConfig
+from raydet.config.classification_data import ImageViewsConfig
 
 _CROP_AREA = (0.08, 1.0)  # fraction of the image that a random resized crop shows
 _CROP_RATIO = (3 / 4, 4 / 3)  # its width / height, drawn log-uniformly

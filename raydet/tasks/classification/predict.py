@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from raydet.config.images import ImageViewsConfig
+from raydet.config.classification_data import ImageViewsConfig
 from raydet.data.images.index import ImageIndex
 from raydet.data.images.views import plain_view
 from raydet.evaluate.classes import ClassifierResult, Counts, count, result_of

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydet.config.images import ImageViewsConfig
+from raydet.config.classification_data import ImageViewsConfig
 from raydet.data.images.family import PreparedImages
 from raydet.data.images.index import ImageIndex
 from raydet.labels.snapshots import Sample, write_labels, write_sample

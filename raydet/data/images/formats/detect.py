@@ -6,7 +6,7 @@ import glob
 from pathlib import Path
 from typing import Literal
 
-from raydet.config.images import ImageSetConfig, PatternsConfig
+from raydet.config.classification_data import ImageSetConfig, PatternsConfig
 from raydet.data.folder import SUFFIXES
 from raydet.data.images.formats.cifar import find_cifar, read_cifar
 from raydet.data.images.formats.folder import has_images, read_image_folder

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from raydet.config.images import ImageSetConfig
+from raydet.config.classification_data import ImageSetConfig
 from raydet.data.images.formats.class_names import numbered_by_value, read_class_names
 from raydet.data.images.formats.limits import MOST_DEFLATED, check_count, check_unpacked
 from raydet.data.images.formats.shown import check_file_name, shown

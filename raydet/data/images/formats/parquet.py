@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from raydet.config.images import ImageSetConfig
+from raydet.config.classification_data import ImageSetConfig
 from raydet.data.images.formats.class_names import (
     checked_class_names,
     numbered_by_name,

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from raydet.config.images import ImageSetConfig
+from raydet.config.classification_data import ImageSetConfig
 from raydet.data.images.formats.limits import check_count
 from raydet.data.images.formats.shown import quoted, shown
 from raydet.data.images.table import NO_LABEL

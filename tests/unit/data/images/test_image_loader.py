@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from raydet.config.images import ImageDataConfig
+from raydet.config.classification_data import ImageDataConfig
 from raydet.data.images.family import IMAGES, PreparedImages
 from raydet.data.images.loader import ImageStepLoader, StepImages, fill_color, teacher_image
 from raydet.data.images.views import plain_view

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydet.config.images import ImageViewsConfig
+from raydet.config.classification_data import ImageViewsConfig
 from raydet.data.images.views import augmented_view, plain_view
 from raydet.randomness import stream
 

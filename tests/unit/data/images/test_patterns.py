@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from raydet.config.images import PatternsConfig
+from raydet.config.classification_data import PatternsConfig
 from raydet.data.images.patterns import CLASS_NAMES, _coverage, _outline, patterns_table, render
 
 

@@ -128,3 +128,19 @@ def test_the_helper_writes_what_python_2_wrote() -> None:
     assert {"BINSTRING", "GLOBAL", "REDUCE", "BUILD"} <= names and "BINBYTES" not in names
     loaded = pickle.loads(python2_pickle(batch()), encoding="bytes")
     assert np.array_equal(loaded[b"data"], cifar_pixels(LABELS)) and loaded[b"labels"] == list(LABELS)
+
+
+def test_pickles_damaged_anywhere_are_refused_or_read(tmp_path: Path) -> None:
+    file, rng = tmp_path / "test_batch", np.random.default_rng(0)
+    whole, outcomes = pickle.dumps(batch(), protocol=2), set()
+    for _ in range(400):
+        damaged = bytearray(whole)
+        for place in rng.integers(0, 150, size=rng.integers(1, 4)):  # the instructions; pixels may be anything
+            damaged[place] = rng.integers(256)
+        file.write_bytes(damaged)
+        try:
+            read_plain_pickle(file)
+            outcomes.add("read")
+        except DataError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydet.config.images import ImageDataConfig
+from raydet.config.classification_data import ImageDataConfig
 from raydet.data.images.family import IMAGES
 from raydet.data.images.index import ImageIndex
 from raydet.errors import DataError
