@@ -33,10 +33,10 @@ from raydet.bulk.listing import open_images, write_listing
 from raydet.bulk.progress import Progress
 from raydet.bulk.run import PIECE_IMAGES
 from raydet.bulk.shards import chunks, write_shard
-from raydet.data.boxes.views import eval_view
-from raydet.geometry import clip_boxes
-from raydet.models.images import collate
+from raydet.families.detection.views import eval_view
 from raydet.train.saved import load_saved
+from raydet.vision.geometry import clip_boxes
+from raydet.vision.images import collate
 
 
 class Cpu(Progress):

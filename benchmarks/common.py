@@ -17,14 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from raydet.families.detection.config import DetectionConfig
 
-from raydet.config.detection import DetectionConfig
-from raydet.config.load import load, resolve
-from raydet.data.boxes.family import BOXES
-from raydet.data.boxes.loader import views_for_training
+from raydet.families.detection.data import BOXES
+from raydet.families.detection.loader import views_for_training
+from raydet.group import Group
 from raydet.methods import build_method
+from raydet.settings import load, resolve
 from raydet.train.checkpoint import open_checkpoint
-from raydet.train.group import Group
 from raydet.train.journal import Journal
 from raydet.train.launch import launch, local_source
 from raydet.train.loop import Trainer

@@ -26,13 +26,13 @@ from pathlib import Path
 import torch
 import torchvision
 from common import SteppedTrainer, machine
+from raydet.families.detection.config import DetectionConfig
 from safetensors.torch import save_file
 
-from raydet.config.detection import DetectionConfig
-from raydet.config.load import resolve
-from raydet.models.ema import digest, load_weights
 from raydet.records import StudentBatch
+from raydet.settings import resolve
 from raydet.train.step import backward
+from raydet.vision.ema import digest, load_weights
 
 SKIPPED = 5  # first steps of a run: allocation, cuDNN's choice of algorithms
 

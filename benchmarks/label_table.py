@@ -15,11 +15,11 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from raydet.config.load import resolve
 from raydet.data.order import BatchOrder
-from raydet.methods.r2d2 import R2D2
+from raydet.families.classification.methods.r2d2 import R2D2
+from raydet.group import Group
 from raydet.records import ClassBatch, StepRows
-from raydet.train.group import Group
+from raydet.settings import resolve
 
 LABELED, UNLABELED, STEPS = 128, 384, 60
 

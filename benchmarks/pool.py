@@ -42,16 +42,16 @@ from common import (
 )
 from processes import cpu_by_role
 from ray.actor import ActorHandle
+from raydet.families.detection.config import DetectionConfig
+from raydet.tasks import AnnotatorFactory
 
-from raydet.config.detection import DetectionConfig
-from raydet.data.boxes.family import BOXES
-from raydet.models.weights import digest, weights_of
+from raydet.families.detection.data import BOXES
 from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
 from raydet.records import PseudoBoxes, TeacherRef, Weights
-from raydet.tasks import AnnotatorFactory
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.rundir import RunFolder
+from raydet.vision.weights import digest, weights_of
 
 POOL = {"labels__source": "pool", "cluster__backend": "ray"}
 IMAGES = 48  # per version: divides evenly over 1..3 actors in calls of 4

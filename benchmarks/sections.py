@@ -11,25 +11,25 @@ from typing import Any
 import torch
 from common import SteppedTrainer
 
-import raydet.data.boxes.loader
+import raydet.families.detection.annotator
+import raydet.families.detection.loader
 import raydet.labels.source
-import raydet.tasks.detection.annotator
 import raydet.train.loop
-from raydet.data.boxes.loader import StepLoader
+from raydet.families.detection.annotator import DetectorAnnotator
+from raydet.families.detection.loader import StepLoader
+from raydet.families.detection.methods.il_net import IlNet
 from raydet.labels.source import InlineSource
 from raydet.labels.store import PseudoLabelStore
-from raydet.methods.il_net import IlNet
-from raydet.models.ema import EmaTeacher
-from raydet.tasks.detection.annotator import DetectorAnnotator
 from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
 from raydet.train.step import StepLosses, StepModule
+from raydet.vision.ema import EmaTeacher
 
 LOOP, ANNOTATOR, SOURCE, LOADER = (
     raydet.train.loop,
-    raydet.tasks.detection.annotator,
+    raydet.families.detection.annotator,
     raydet.labels.source,
-    raydet.data.boxes.loader,
+    raydet.families.detection.loader,
 )
 # (owner, attribute, section). Time inside a nested section counts for the inner one only.
 PLACES: tuple[tuple[Any, str, str], ...] = (

@@ -17,8 +17,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from raydet.config.load import load, resolve
 from raydet.config.run import RunConfig
+from raydet.settings import load, resolve
 from raydet.train.launch import launch
 from raydet.train.saved import evaluate_saved
 

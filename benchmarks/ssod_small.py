@@ -16,8 +16,9 @@ import statistics
 import time
 from pathlib import Path
 
-from raydet.config.detection import DetectionConfig
-from raydet.config.load import load, resolve
+from raydet.families.detection.config import DetectionConfig
+
+from raydet.settings import load, resolve
 from raydet.train.launch import launch
 from raydet.train.saved import evaluate_saved
 

@@ -30,6 +30,7 @@ from pathlib import Path
 
 import torch
 from common import Clock, SteppedTrainer, arguments, base_config, burned_in, in_turn, machine, spread
+from raydet.families.detection.config import DetectionConfig
 from sections import profile
 from torch import nn
 from torchvision.models.detection import FasterRCNN
@@ -38,27 +39,26 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign
 
-from raydet.config.detection import DetectionConfig
-from raydet.data.boxes.family import BOXES, PreparedBoxes
-from raydet.data.boxes.loader import StepLoader, TeacherViews
-from raydet.data.boxes.views import strong_view, weak_view
 from raydet.data.decode import decode
 from raydet.data.order import BatchOrder
-from raydet.gates import after_nms, by_quality, by_score
-from raydet.geometry import clip_boxes, is_usable
+from raydet.families.detection.data import BOXES, PreparedBoxes
+from raydet.families.detection.gates import after_nms, by_quality, by_score
+from raydet.families.detection.loader import StepLoader, TeacherViews
+from raydet.families.detection.views import strong_view, weak_view
+from raydet.group import Group
 from raydet.learning_rate import lr_at
 from raydet.methods import build_method
-from raydet.models.backbones import build_backbone
-from raydet.models.detector import Detector
-from raydet.models.images import collate
 from raydet.randomness import stream
 from raydet.records import StudentBatch, Target
 from raydet.train.checkpoint import open_checkpoint
-from raydet.train.group import Group
 from raydet.train.optim import build_optimizer, set_lr
 from raydet.train.rundir import RunFolder
 from raydet.train.state import TrainState
 from raydet.train.step import StepModule, backward
+from raydet.vision.backbones import build_backbone
+from raydet.vision.detector import Detector
+from raydet.vision.geometry import clip_boxes, is_usable
+from raydet.vision.images import collate
 
 CPU = torch.device("cpu")
 

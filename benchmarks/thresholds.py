@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from common import machine
 
-from raydet.config.load import resolve
-from raydet.evaluate.threshold_axes import read_axes, selections
-from raydet.evaluate.thresholds import TrueLabel, threshold_grid
+from raydet.families.detection.thresholds.axes import read_axes, selections
+from raydet.families.detection.thresholds.count import TrueLabel, threshold_grid
+from raydet.families.detection.thresholds.result import try_thresholds
 from raydet.methods import build_method
 from raydet.records import PseudoBoxes, TeacherRef
-from raydet.report.threshold_result import try_thresholds
+from raydet.settings import resolve
 
 GRID = ["score=0.05:0.95:20", "quality=0.05:0.95:20"]
 CLASSES = 20

@@ -13,8 +13,6 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from raydet.config.families import FAMILIES
-
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
 

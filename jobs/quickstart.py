@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 from raydet.cli import run_guarded
-from raydet.config.load import load
 from raydet.metrics import read_metrics
+from raydet.settings import load
 from raydet.train.launch import launch
 from raydet.train.saved import report
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from raydet.config.families import FAMILIES
+from raydet.registry import run_configs
 
 FILE_NAME = "metrics.jsonl"
 Record = dict[str, Any]
@@ -24,7 +24,7 @@ LOWER_IS_BETTER = frozenset({"error", "top5_error"})
 
 def headline(record: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the most telling figures of an evaluation's record, the one that decides first: `RunConfig.figures`."""
-    names = next((family.figures for family in FAMILIES if family.figures[0] in record), ())
+    names = next((run.figures for run in run_configs() if run.figures[0] in record), ())
     # Below six classes the true one is always among the five best, so there is no such figure.
     return {name: record.get(name) for name in names[:3] if name != "top5_error" or record.get(name) is not None}
 

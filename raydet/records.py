@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-
-from raydet.geometry import View
 
 Weights = dict[str, np.ndarray]
 """A model's state dict as NumPy arrays: crosses processes without a copy (torch tensors are copied on every read)."""
@@ -89,125 +85,6 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class ViewedImage:
-    """One augmented view of one image, ready for the detector."""
-
-    image_id: str
-    pixels: Tensor  # [3, H, W] uint8, RGB
-    view: View  # original -> view
-    target: Target  # ground truth in view pixels; empty for unlabelled images
-
-
-class Batch(Protocol):
-    """This rank's share of one training step, as far as the engine needs to know it."""
-
-    @property
-    def step(self) -> int:
-        """Return the step: optimiser steps completed before it."""
-
-    @property
-    def image_ids(self) -> list[str]:
-        """Return the ids of its images, for messages."""
-
-    @property
-    def num_labeled(self) -> int:
-        """Return how many of its views carry ground truth."""
-
-    @property
-    def num_unlabeled(self) -> int:
-        """Return how many of its views carry pseudo-labels."""
-
-    def split(self, parts: int) -> Sequence[Batch]:
-        """Return it in so many passes, each with its share of labelled and unlabelled images, in order."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StudentBatch:
-    """A detector's `Batch`: labelled views first (strong copies, then weak copies), then the unlabelled strong views.
-
-    `targets` of the unlabelled part are the selected pseudo-boxes. Ground truth of unlabelled images never gets here.
-    """
-
-    step: int
-    views: tuple[ViewedImage, ...]
-    targets: tuple[Target, ...]
-    num_labeled: int  # of `views`: the first so many carry ground truth
-
-    @property
-    def num_unlabeled(self) -> int:
-        """Return how many of the views carry pseudo-labels."""
-        return len(self.views) - self.num_labeled
-
-    @property
-    def image_ids(self) -> list[str]:
-        """Return the id of each view's image."""
-        return [view.image_id for view in self.views]
-
-    def split(self, parts: int) -> list[StudentBatch]:
-        """Return it in so many passes; the two views of a labelled image stay together."""
-        if parts == 1:
-            return [self]
-        pairs = self.num_labeled // 2
-        found = []
-        for part in range(parts):
-            own = _share(pairs, part, parts)
-            rows = [*own, *(pairs + row for row in own)]
-            labeled = len(rows)
-            rows += [self.num_labeled + row for row in _share(self.num_unlabeled, part, parts)]
-            views, targets = (tuple(each[row] for row in rows) for each in (self.views, self.targets))
-            found.append(StudentBatch(self.step, views, targets, num_labeled=labeled))
-        return found
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StepRows:
-    """Rows of a `Memory` that a step is about, on all ranks."""
-
-    rows: Tensor  # [G] int64, of all ranks together
-    own: Tensor  # [g] int64, the places in `rows` of this rank's views, in their order
-    version: int  # of the teacher whose labels they started from
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClassBatch:
-    """A classifier's `Batch`: labelled views first, then the unlabelled ones."""
-
-    step: int
-    image_ids: list[str]
-    pixels: Tensor  # [B, 3, S, S] uint8, RGB
-    classes: Tensor  # [L] int64, ground truth of the labelled views
-    pseudo_logits: Tensor  # [U, N] float32: what the unlabelled views are trained on; of ground truth nothing gets here
-    learned_logits: Tensor | None = None  # [L, N] float32, where labels of labelled images are learned; NaN: not yet
-    rows: StepRows | None = None  # where there is a memory, and a step has unlabelled views
-
-    @property
-    def num_labeled(self) -> int:
-        """Return how many of the views carry ground truth."""
-        return len(self.classes)
-
-    @property
-    def num_unlabeled(self) -> int:
-        """Return how many of the views carry pseudo-labels."""
-        return len(self.pseudo_logits)
-
-    def split(self, parts: int) -> list[ClassBatch]:
-        """Return it in so many passes."""
-        return [self] if parts == 1 else [self._part(part, parts) for part in range(parts)]
-
-    def _part(self, part: int, parts: int) -> ClassBatch:
-        labeled, unlabeled = (_share(n, part, parts) for n in (self.num_labeled, self.num_unlabeled))
-        rows = [*labeled, *(self.num_labeled + row for row in unlabeled)]
-        ids, own = [self.image_ids[row] for row in rows], slice(labeled.start, labeled.stop)
-        pseudo = self.pseudo_logits[unlabeled.start : unlabeled.stop]
-        learned = None if self.learned_logits is None else self.learned_logits[own]
-        return ClassBatch(self.step, ids, self.pixels[rows], self.classes[own], pseudo, learned)
-
-
-def _share(number: int, part: int, parts: int) -> range:
-    return range(part * number // parts, (part + 1) * number // parts)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class PseudoLogits:
     """What one teacher said about the class of one image."""
 
@@ -218,19 +95,3 @@ class PseudoLogits:
 
 PseudoLabel = PseudoBoxes | PseudoLogits
 """One teacher's label of one image, of whatever family."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LossTerm:
-    """A loss as sum and count, so that its mean can be taken over all ranks at once."""
-
-    total: Tensor  # scalar SUM over elements; on the graph even when it is empty
-    count: Tensor  # scalar number of elements that it is to be divided by, after summing over ranks
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class StepTerms:
-    """What one forward over a batch gives."""
-
-    losses: dict[str, LossTerm]
-    told: dict[str, Tensor]  # name -> one row per view, detached: what a method learns from beside gradients

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from raydet.families.classification.config import ClassificationConfig
+from raydet.families.detection.config import DetectionConfig
 
-from raydet.config.classification import ClassificationConfig
-from raydet.config.detection import DetectionConfig
-from raydet.config.load import resolve
+from raydet.settings import resolve
 
 
 def data_folder(name: str) -> Path:

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydet.config.load import resolve
+from raydet.families.classification.label_table import LabelTable
+from raydet.families.classification.methods.r2d2 import R2D2
 from raydet.methods import build_method
-from raydet.methods.r2d2 import R2D2
-from raydet.models.label_table import LabelTable
 from raydet.records import ClassBatch, StepRows
+from raydet.settings import resolve
 from tests.helpers import tiny_classes
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from raydet.config.detection_data import DatasetConfig
+from raydet.config.box_data import DatasetConfig
 from raydet.data.boxes.box_rules import OnBadBox
 from raydet.data.boxes.formats.detect import read_source
 from raydet.data.boxes.rules import usable

@@ -21,10 +21,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from raydet.config.classification_data import ImageDataConfig, ImageSetConfig
-from raydet.data.images.formats.detect import read_images
-from raydet.data.images.rules import usable
-from raydet.data.images.table import ImageTable
+from raydet.config.class_data import ImageDataConfig, ImageSetConfig
+from raydet.data.classes.formats.detect import read_images
+from raydet.data.classes.rules import usable
+from raydet.data.classes.table import ImageTable
 from raydet.data.problems import ProblemLog
 
 NAMES = ("cat", "dog", "owl")

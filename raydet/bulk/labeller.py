@@ -15,14 +15,14 @@ from raydet.bulk.desk import shown, skipped
 from raydet.bulk.roots import Root
 from raydet.bulk.shards import SCHEMA
 from raydet.bulk.witnesses import Witness
-from raydet.data.boxes.views import eval_view
 from raydet.errors import DataError
-from raydet.geometry import View, clip_boxes, is_usable
-from raydet.methods import DetectionMethod
-from raydet.models.detector import Detector
-from raydet.models.images import collate
+from raydet.families.detection.method import DetectionMethod
+from raydet.families.detection.views import eval_view
+from raydet.precision import autocast_dtype
 from raydet.records import Candidates
-from raydet.train.optim import autocast_dtype
+from raydet.vision.detector import Detector
+from raydet.vision.geometry import View, clip_boxes, is_usable
+from raydet.vision.images import collate
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,9 +12,9 @@ from typing import Any
 from raydet.bulk.listing import Images, Listing, differences
 from raydet.data.files import replacing
 from raydet.errors import ConfigError, DataError
-from raydet.models.weights import digest, weights_of
+from raydet.families.detection.saved import SavedDetector
 from raydet.train.rundir import flat
-from raydet.train.saved import SavedDetector
+from raydet.vision.weights import digest, weights_of
 
 FORMAT = 1
 

@@ -23,7 +23,7 @@ from raydet.bulk.shards import Chunk, chunks, finished, shard_path, write_shard
 from raydet.bulk.witnesses import find_witnesses
 from raydet.data.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError
-from raydet.train.saved import SavedDetector, load_detector
+from raydet.families.detection.saved import SavedDetector, load_detector
 
 Finished = Callable[[Chunk, pa.Table], None]
 

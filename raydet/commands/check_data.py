@@ -56,20 +56,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _of_config(arguments: argparse.Namespace) -> CheckReport:
-    from raydet.config.load import load
-    from raydet.tasks import task_of
+    from raydet.registry import family_of
+    from raydet.settings import load
 
     for option in ("images", "subset", "task"):
         if getattr(arguments, option) is not None:
             raise UserError(f"--{option} is for a data set by itself; {arguments.config_or_dataset} is a config")
     config = load(arguments.config_or_dataset, arguments.overrides)
-    return task_of(config).check_data(decode_images=not arguments.no_decode)
+    return family_of(config).check_data(config, decode_images=not arguments.no_decode)
 
 
 def _data_set(arguments: argparse.Namespace) -> tuple[Kind, dict[str, Any]]:
     """Return what a data set is for, and its settings."""
-    from raydet.config.load import parse_override
     from raydet.data.kind import kind_of
+    from raydet.settings import parse_override
 
     path = arguments.config_or_dataset
     if others := [word for word in arguments.overrides if "=" not in word]:
@@ -87,11 +87,11 @@ def _data_set(arguments: argparse.Namespace) -> tuple[Kind, dict[str, Any]]:
 
 
 def _of_data_set(kind: Kind, given: dict[str, Any], *, decode: bool) -> CheckReport:
-    from raydet.config.classification_data import ImageSetConfig
-    from raydet.config.detection_data import DatasetConfig
+    from raydet.config.box_data import DatasetConfig
+    from raydet.config.class_data import ImageSetConfig
     from raydet.config.load import resolve_section
-    from raydet.data.boxes.family import BOXES
-    from raydet.data.images.family import IMAGES
+    from raydet.families.classification.data import IMAGES
+    from raydet.families.detection.data import BOXES
 
     if kind == "detection":
         return BOXES.check_one(resolve_section(DatasetConfig, given, where=given["path"]), decode_images=decode)
@@ -99,7 +99,7 @@ def _of_data_set(kind: Kind, given: dict[str, Any], *, decode: bool) -> CheckRep
 
 
 def _fix(kind: Kind, given: dict[str, Any], arguments: argparse.Namespace) -> int:
-    from raydet.config.detection_data import DatasetConfig
+    from raydet.config.box_data import DatasetConfig
     from raydet.config.load import resolve_section
     from raydet.data.boxes.fix import fix_dataset
     from raydet.data.check import format_report

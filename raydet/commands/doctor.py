@@ -21,7 +21,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print all findings; returns 1 where something failed."""
     import json
 
-    from raydet.config.load import load
+    from raydet.settings import load
 
     config = load(arguments.config, arguments.overrides) if arguments.config else None
     from raydet.doctor.examine import examine

@@ -36,9 +36,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Compute, write RUN/thresholds.json and RUN/thresholds.html, and print."""
-    from raydet.config.detection_data import DatasetConfig
-    from raydet.report.threshold_result import as_json, as_text, try_thresholds
-    from raydet.report.threshold_write import write_thresholds
+    from raydet.config.box_data import DatasetConfig
+    from raydet.families.detection.thresholds.result import as_json, as_text, try_thresholds
+    from raydet.families.detection.thresholds.write import write_thresholds
 
     if arguments.images and not arguments.data:
         raise UserError("--images is the image root of a COCO JSON given with --data; give both")

@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Train, or show the configuration."""
-    from raydet.config.load import dump_file, load
+    from raydet.settings import dump_file, load
 
     config = load(arguments.config, arguments.overrides)
     if arguments.print_config:

@@ -23,8 +23,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Search, then say where the results are."""
-    from raydet.config.load import load
     from raydet.errors import UserError
+    from raydet.settings import load
 
     # argparse takes what follows --seeds for seeds; overrides go before it or after another option.
     for name in ("samples", "concurrent"):

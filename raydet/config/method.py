@@ -22,6 +22,8 @@ class MethodSection(Section):
     """Whether the end of the run is a stage of its own, so that a run once begun cannot be made longer."""
     lr_keys: ClassVar[tuple[str, ...]] = ("optim.lr",)
     """Where its learning rates are set: what a run that diverged is mended with, and may change when it is resumed."""
+    implementation: ClassVar[str]
+    """Where the method's code is, `module:Class`: settings are read without it, and without PyTorch."""
     name: str
     burn_in_steps: NonNegativeInt = 2000
     """Optimiser steps on labelled images only, before the first pseudo-labels."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from functools import cache
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from raydet.config.base import DataSection, ModelSection, NonNegativeInt, PositiveFloat, PositiveInt, Section
 from raydet.config.method import MethodSection
@@ -140,8 +141,11 @@ class LogConfig(Section):
 
 
 class RunConfig(Section):
-    """One training run. Each family of methods narrows the sections to what it uses, with defaults that suit it."""
+    """One training run. Each family of methods narrows the sections to what it uses, with defaults that suit it;
+    `with_method` narrows `method` to the settings of one."""
 
+    family: ClassVar[str]
+    """The folder in `raydet/families/` that knows the rest."""
     trains: ClassVar[str]
     """What comes out of a run, in a word."""
     figures: ClassVar[tuple[str, ...]]
@@ -160,6 +164,11 @@ class RunConfig(Section):
     checkpoint: CheckpointConfig = CheckpointConfig()
     eval: EvalConfig = EvalConfig()
     log: LogConfig = LogConfig()
+
+    @classmethod
+    def with_method(cls, method: type[MethodSection]) -> type[Self]:
+        """Return the class of runs by one method, always the same one."""
+        return _with_method(cls, method)
 
     @property
     def length(self) -> int:
@@ -185,6 +194,14 @@ class RunConfig(Section):
         for problem in self.contradictions():
             raise ValueError(problem)
         return self
+
+
+AnyRun = TypeVar("AnyRun", bound=RunConfig)
+
+
+@cache
+def _with_method(run: type[AnyRun], method: type[MethodSection]) -> type[AnyRun]:
+    return create_model(run.__name__, __base__=run, __module__=run.__module__, method=(method, ...))
 
 
 def _contradictions(config: RunConfig) -> list[str]:

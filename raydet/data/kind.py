@@ -6,12 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from raydet.config.classification_data import ImageSetConfig
-from raydet.config.detection_data import DatasetConfig
+from raydet.config.box_data import DatasetConfig
+from raydet.config.class_data import ImageSetConfig
 from raydet.config.load import resolve_section
 from raydet.data.boxes.formats.detect import detect_format as boxes_format
-from raydet.data.images.formats.detect import detect_format as classes_format
-from raydet.data.images.formats.folder import has_class_folders
+from raydet.data.classes.formats.detect import detect_format as classes_format
+from raydet.data.classes.formats.folder import has_class_folders
 from raydet.errors import DataError
 
 Kind = Literal["detection", "classification"]

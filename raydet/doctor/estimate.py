@@ -13,11 +13,11 @@ import torch
 
 from raydet.cluster.needs import Resources, arithmetic, check_fits, claims_of, total
 from raydet.config.run import RunConfig
+from raydet.contract import DataSizes
 from raydet.doctor.finding import Finding, fail, ok, warn
 from raydet.errors import ConfigError
 from raydet.labels.schedule import LabelSchedule
-from raydet.methods import build_method
-from raydet.tasks import task_of
+from raydet.registry import build_method
 
 
 def plan(config: RunConfig, nodes: Sequence[Resources], *, is_local: bool) -> list[Finding]:
@@ -53,32 +53,32 @@ class Disk:
 
     parameters: int  # of the model, not bytes
     weights: int  # of models and optimiser, in all kept checkpoints
-    memories: int  # what the method keeps of each image, in all of them that have it
+    learned: int  # what the method learns beside the weights, in all of them that have it
     labels: int
 
     @property
     def checkpoints(self) -> int:
         """Return what all kept checkpoints take."""
-        return self.weights + self.memories
+        return self.weights + self.learned
 
 
-def disk_of(config: RunConfig, *, num_labeled: int, num_unlabeled: int, num_classes: int) -> Disk:
+def disk_of(config: RunConfig, sizes: DataSizes) -> Disk:
     """Estimate what a run writes, at most, in float32: each checkpoint holds student, optimiser and, where the method
-    has them, teacher, published teacher and memory; the memory is empty until the burn-in's end.
+    has them, teacher, published teacher and learned state; that is empty until the burn-in's end.
 
     Kept are `checkpoint.keep`, the ends of stages and the best one, and one more while it is written.
     """
     method = build_method(config.model_copy(update={"model": config.model.model_copy(update={"weights": None})}))
     with torch.device("meta"):
-        parameters = sum(p.numel() for p in method.build_model(num_classes).parameters())
+        parameters = sum(p.numel() for p in method.build_model(sizes.classes).parameters())
     moments = {"sgd": 1, "adamw": 2}[config.optim.name]
-    copies = 1 + moments + (method.ema_keep_rate is not None) + config.uses_labels
+    copies = 1 + moments + (method.teacher() is not None) + config.uses_labels
     ends = {end for end in method.stage_ends if 0 < end < config.last_step}
     kept = config.checkpoint.keep + 2 + len(ends)
     after_burn_in = kept - (config.method.burn_in_steps in ends)
-    memory = method.memory_bytes(num_labeled, num_unlabeled, num_classes)
-    labels = labels_kept(config, method.schedule(), num_unlabeled) * task_of(config).label_bytes(num_classes)
-    return Disk(parameters, kept * copies * 4 * parameters, after_burn_in * memory, labels)
+    learned = method.state_bytes(sizes)
+    labels = labels_kept(config, method.schedule(), sizes.unlabeled) * method.label_bytes(sizes.classes)
+    return Disk(parameters, kept * copies * 4 * parameters, after_burn_in * learned, labels)
 
 
 def labels_made(config: RunConfig, schedule: LabelSchedule, images: int) -> dict[int, int]:
@@ -114,7 +114,7 @@ def judge_disk(disk: Disk, run_dir: Path) -> Finding:
     place = next(folder for folder in [run_dir, *run_dir.parents] if folder.is_dir())
     free = shutil.disk_usage(place).free
     need = disk.checkpoints + disk.labels
-    tables = f" ({as_size(disk.memories)} of it label tables)" if disk.memories else ""
+    tables = f" ({as_size(disk.learned)} of it label tables)" if disk.learned else ""
     text = (
         f"{disk.parameters / 1e6:.1f} M parameters: {as_size(disk.checkpoints)} of checkpoints{tables} + "
         f"{as_size(disk.labels)} of labels at most; {place} has {as_size(free)} free"

@@ -12,6 +12,7 @@ from raydet.cluster.nodes import alive_nodes, ask_every_node
 from raydet.cluster.storage import ask_nodes
 from raydet.cluster.upload import LIMIT_BYTES, upload_of
 from raydet.config.run import ClusterConfig, RunConfig
+from raydet.contract import DataSizes
 from raydet.data.check import CheckReport
 from raydet.doctor import probe
 from raydet.doctor.estimate import disk_of, judge_disk, judge_memory, plan
@@ -20,8 +21,7 @@ from raydet.doctor.machine import Facts, compare, judge
 from raydet.doctor.measure import measure
 from raydet.doctor.network import auth_mode, judge_mode, judge_ports, listening, reachable
 from raydet.errors import UserError
-from raydet.methods import build_method
-from raydet.tasks import task_of
+from raydet.registry import build_method, family_of
 
 DASHBOARD = "http://127.0.0.1:8265"
 
@@ -63,14 +63,14 @@ def _cluster(config: RunConfig | None, address: str, here: Facts, wants_gpu: boo
 
 def _run(config: RunConfig, measured: bool, *, is_local: bool) -> Iterator[Finding]:
     """Look at what the run reads, writes and takes."""
-    report = task_of(config).check_data(decode_images=False)
+    report = family_of(config).check_data(config, decode_images=False)
     yield _data(config, report)
     if report.num_errors:
         return
     num_classes = max(one.num_classes for one in report.sets)
-    sizes = {"num_labeled": report.num_labeled, "num_unlabeled": report.num_unlabeled, "num_classes": num_classes}
-    yield judge_disk(disk_of(config, **sizes), Path(config.run.dir).absolute())
-    if table := build_method(config).memory_bytes(**sizes):
+    sizes = DataSizes(report.num_labeled, report.num_unlabeled, num_classes)
+    yield judge_disk(disk_of(config, sizes), Path(config.run.dir).absolute())
+    if table := build_method(config).state_bytes(sizes):
         have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if is_local else None
         yield judge_memory(table, config.cluster.workers, have)
     if config.uses_labels and not report.num_unlabeled:

@@ -9,13 +9,12 @@ from typing import Any
 
 import torch
 
-from raydet.config.load import resolve
 from raydet.config.run import RunConfig
 from raydet.doctor.estimate import labels_made
 from raydet.doctor.finding import Finding, ok
-from raydet.methods import build_method
 from raydet.metrics import read_metrics
-from raydet.tasks import task_of
+from raydet.registry import build_method, family_of
+from raydet.settings import resolve
 
 BURN_IN, LATER = 2, 4  # steps that are trained; the first of each stage is not counted
 
@@ -26,7 +25,7 @@ def measure(config: RunConfig) -> Finding:
     Reads and checks the data as a run does, and writes what a run writes, a checkpoint at the burn-in's end and one at
     the end included; then removes it. Raises what a run would raise.
     """
-    from raydet.train.group import Group
+    from raydet.group import Group
     from raydet.train.launch import local_source
     from raydet.train.rundir import RunFolder
     from raydet.train.worker import train_rank
@@ -34,8 +33,8 @@ def measure(config: RunConfig) -> Finding:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="raydet-doctor-") as folder:
         short = short_run(config, Path(folder) / "run")
-        data = task_of(short).prepare(RunFolder(short.run.dir).data)
-        task_of(config).check(data)
+        data = family_of(short).prepare(short, RunFolder(short.run.dir).data)
+        family_of(config).check(config, data)
         train_rank(short, Group(device=device), local_source)
         lines = [line for line in read_metrics(RunFolder(short.run.dir).metrics) if line["kind"] == "step"]
         return ok("time", extrapolate(config, lines, len(data.unlabeled or ()), device.type))
@@ -66,7 +65,7 @@ def extrapolate(config: RunConfig, lines: Sequence[Mapping[str, Any]], num_unlab
         text = f"{float(first['step_s']):.2f} s per {first.get('stage', 'burn-in')} step, {text}"
     if made and share < 1:
         text += f" ({labelling:.2f} s of it for labels, which {share:.0%} of the images need)"
-    last = task_of(config).extras(method, config.last_step - 1).get("stage")
+    last = family_of(config).stage(method, config.last_step - 1)
     if last not in (None, first.get("stage"), rest[-1].get("stage")):
         text += f", {last} taken to be as slow"
     minutes = round(total / 60)

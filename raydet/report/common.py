@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from raydet.config.load import dump
 from raydet.metrics import Record, headline, losses_of
 from raydet.report.figures import Marks, Series, lines
 from raydet.report.inputs import RunRecords
 from raydet.report.page import Pictures, Section, folded, grid, paragraph, percent, settings
+from raydet.settings import dump
 
 Curve = tuple[list[float], list[float | None]]  # steps, values
 NO_FIGURES = "No figures were written yet."

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from raydet.config.classification import ClassificationConfig
-from raydet.config.run import RunConfig
 from raydet.errors import UserError
-from raydet.methods import build_detection_method
-from raydet.report.history import Select
+from raydet.registry import family_of
 from raydet.train.rundir import RunFolder
 
-if TYPE_CHECKING:
-    from raydet.report.page import Pictures, Section
 
-
-def write_report(run_dir: Path, *, select: Select | None = None) -> Path:
+def write_report(run_dir: Path) -> Path:
     """Write RUN/report.html, one page without outside parts, and its pictures into RUN/plots/; return the page.
 
-    `select` applies thresholds to a detector's stored label; default: those of the run's method. What is missing in the
-    run folder, its section names. Raises UserError where `run_dir` is no run folder or matplotlib is not installed.
+    What is missing in the run folder, its section names. Raises UserError where `run_dir` is no run folder or
+    matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise UserError("raydet report draws with matplotlib, which is not installed: pip install 'raydet[plots]'")
@@ -31,63 +23,9 @@ def write_report(run_dir: Path, *, select: Select | None = None) -> Path:
     folder = RunFolder(run_dir).path
     config = RunFolder(run_dir).load_config()
     pictures = Pictures()
-    if isinstance(config, ClassificationConfig):
-        made = _of_a_classifier(folder, pictures)
-    else:
-        made = _of_a_detector(folder, pictures, select or _own_select(config))
+    made = family_of(config).report(folder, config, pictures)
     content = page(f"{config.method.name}: {folder.name}", str(folder), made)
     pictures.save(folder / "plots")
     aside = folder / "report.html.aside"
     aside.write_text(content, encoding="utf-8")
     return aside.replace(folder / "report.html")
-
-
-def _of_a_detector(folder: Path, pictures: Pictures, select: Select) -> Sequence[Section]:
-    from raydet.report import (  # not before they are wanted: they import matplotlib
-        common,
-        detection_labels,
-        detection_sections,
-    )
-    from raydet.report.inputs import read_inputs
-
-    run = read_inputs(folder, select)
-    makers = (
-        detection_sections.summary,
-        detection_sections.learning_curves,
-        detection_sections.ap_table,
-        detection_sections.loss_shares,
-        detection_labels.localisation,
-        detection_sections.gates,
-        detection_labels.precision_and_recall,
-        common.speed,
-        detection_labels.gallery,
-    )
-    return [make(run, pictures) for make in makers]
-
-
-def _of_a_classifier(folder: Path, pictures: Pictures) -> Sequence[Section]:
-    from raydet.report import classification_labels, classification_sections, common, r2d2_sections
-    from raydet.report.classification_inputs import read_classification_inputs
-
-    run = read_classification_inputs(folder)
-    is_r2d2 = run.config.method.name == "r2d2"
-    makers = [
-        classification_sections.summary,
-        classification_sections.learning_curves,
-        classification_sections.stages,
-        classification_sections.accuracy_table,
-        classification_sections.loss_parts,
-        classification_labels.confidence,
-        *([classification_labels.repredictions] if is_r2d2 else []),
-        classification_labels.correctness,
-        *([r2d2_sections.theorem] if is_r2d2 else []),
-        *([r2d2_sections.features] if run.config.model.network == "lenet2d" else []),
-        common.speed,
-        classification_labels.gallery,
-    ]
-    return [make(run, pictures) for make in makers]
-
-
-def _own_select(config: RunConfig) -> Select:
-    method = build_detection_method(config, "a report of pseudo-boxes")
-    return lambda label: method.select(label).kept

@@ -14,10 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raydet.config.load import resolve
 from raydet.config.run import RunConfig
 from raydet.errors import CheckpointError, FolderInUseError
-from raydet.methods import METHODS
+from raydet.registry import method_class
+from raydet.settings import resolve
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.launch import launch, with_absolute_paths
 
@@ -100,7 +100,7 @@ def _decays(config: RunConfig) -> list[int]:
 
 
 def _unseen(config: RunConfig) -> list[str]:
-    of_method = [f"method.{name}" for name in METHODS[config.method.name].unseen_by_burn_in]
+    of_method = [f"method.{name}" for name in method_class(config).unseen_by_burn_in]
     # With linear scaling the unlabelled batch is part of the learning rate.
     batch = ["optim.unlabeled_batch"] if config.optim.lr_scaling == "none" else []
     return [*UNSEEN, *of_method, *batch]

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raydet import __version__
-from raydet.config.load import resolve
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError, FolderInUseError
+from raydet.settings import resolve
 
 if TYPE_CHECKING:
     from raydet.sweep.space import Sweep  # imports Ray Tune, which reading a search does not need

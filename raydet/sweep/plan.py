@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from raydet.cluster.needs import Claim, Resources, check_fits, claims_of
 from raydet.config.run import RunConfig
+from raydet.contract import sizes_of
+from raydet.data.prepared import PreparedSets
 from raydet.doctor import estimate
 from raydet.errors import ConfigError
 from raydet.sweep.burn_in import burn_in_key, has_burn_in
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.points import Point, seeded
 from raydet.sweep.space import Sweep
-from raydet.tasks.base import Prepared
 
 DRIVER_CPUS = 0.1  # of a trial that only waits for its own Ray Train workers; a share, so that workers get the cores
 
@@ -93,14 +95,9 @@ class Disk:
     at_the_end: int
 
 
-def disk_of(config: RunConfig, data: Prepared, *, at_once: int, num_burn_ins: int) -> Disk:
+def disk_of(config: RunConfig, data: PreparedSets[Any], *, at_once: int, num_burn_ins: int) -> Disk:
     """Estimate what a search writes while trials run, and what stays: burn-ins and the best trial."""
-    run = estimate.disk_of(
-        config,
-        num_labeled=len(data.labeled),
-        num_unlabeled=len(data.unlabeled or ()),
-        num_classes=len(data.class_names),
-    )
+    run = estimate.disk_of(config, sizes_of(data))
     burn_in = run.weights // 2  # student and optimiser; a trial has teachers, labels and more checkpoints besides
     trial = run.checkpoints + run.labels
     fixed = num_burn_ins * burn_in + trial  # the best trial so far is kept whole

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from raydet.config.load import resolve
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError
+from raydet.settings import resolve
 from raydet.sweep.space import SpaceError, Sweep, is_grid
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydet.config.load import resolve
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError
+from raydet.settings import resolve
 from raydet.sweep.folder import FORMAT
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 from collections import Counter
 
-from raydet.config.load import dump
 from raydet.report.page import Pictures, Section, folded, paragraph, settings, table, tiles
+from raydet.settings import dump
 from raydet.sweep.findings import NOTHING_YET, Findings, duration, percent
 from raydet.sweep.question import value_text
 from raydet.sweep.results import mean_text

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
-from raydet.config.load import dump, resolve
 from raydet.metrics import FILE_NAME
+from raydet.settings import dump, resolve
 from raydet.sweep.course import Course
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.question import Question, read_question, value_text

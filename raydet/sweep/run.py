@@ -12,9 +12,10 @@ import ray
 from raydet.cluster.connect import connected
 from raydet.cluster.needs import total
 from raydet.cluster.storage import check_shared
-from raydet.config.load import resolve
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError
+from raydet.registry import family_of
+from raydet.settings import resolve
 from raydet.sweep.folder import SweepFolder, Trial, header_of
 from raydet.sweep.plan import check_metric, claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
 from raydet.sweep.points import check_points, draw_points, points_of
@@ -23,7 +24,6 @@ from raydet.sweep.results import write_results
 from raydet.sweep.space import SpaceError, Sweep
 from raydet.sweep.table import SweepView
 from raydet.sweep.tuner import require_optuna, run_trials
-from raydet.tasks import task_of
 from raydet.train.rundir import differences
 
 MB = 2**20
@@ -84,7 +84,7 @@ def search(
 def describe(folder: SweepFolder, question: Question, trials: Sequence[Trial], config: RunConfig, at_once: int) -> str:
     """Return the lines a user reads before a search starts; prepares, and so checks, the data."""
     groups = {trial.burn_in for trial in trials if trial.burn_in is not None}
-    data = task_of(config).prepare(folder.path / "data")
+    data = family_of(config).prepare(config, folder.path / "data")
     disk = disk_of(config, data, at_once=at_once, num_burn_ins=len(groups))
     over = sum(trial.is_over for trial in trials)
     number = question.samples if question.is_adaptive else len(trials)

@@ -25,12 +25,12 @@ from typing import Any, Literal
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search.sample import Domain, Function, Sampler
 
-from raydet.config.families import FAMILIES
 from raydet.config.run import RunConfig
 from raydet.errors import UserError
 from raydet.metrics import mode_of
+from raydet.registry import run_configs
 
-METRICS = tuple(name for family in FAMILIES for name in family.figures)
+METRICS = tuple(name for run in run_configs() for name in run.figures)
 PBT_REFUSED = (
     "population based training is not supported: it changes settings in the middle of a run, so its result is no "
     "configuration that `raydet train` could repeat, and pseudo-labels would come from a teacher that no single run "

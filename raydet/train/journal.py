@@ -13,20 +13,19 @@ from typing import Any
 from torch import Tensor
 
 from raydet.config.run import RunConfig
-from raydet.methods import Method
+from raydet.contract import FamilyRun, Method, Result, StepStats
+from raydet.group import Group
 from raydet.metrics import MetricsWriter
-from raydet.tasks.base import Result, Task
-from raydet.tasks.window import StepStats, Window
-from raydet.train.group import Group
 from raydet.train.rundir import RunFolder
 from raydet.train.step import StepLosses
+from raydet.window import Window
 
 
 class Journal:
     """Writes RUN/metrics.jsonl through the lead rank."""
 
-    def __init__(self, config: RunConfig, task: Task[Any], group: Group, class_names: tuple[str, ...]) -> None:
-        self._config, self._task, self._group, self._class_names = config, task, group, class_names
+    def __init__(self, config: RunConfig, family: FamilyRun, method: Method[Any, Any], group: Group) -> None:
+        self._config, self._family, self._method, self._group = config, family, method, group
         self._writer = MetricsWriter(RunFolder(config.run.dir).path, config.log.tensorboard) if group.is_lead else None
         self._cpu = time.process_time()
         self._window = Window()
@@ -36,9 +35,10 @@ class Journal:
         self._extras: Mapping[str, Any] = {}
         self._barren_steps = 0
 
-    def start(self, step: int, method: Method[Any, Any], *, attempt: int, num_params: int) -> None:
+    def start(self, step: int, *, attempt: int, num_params: int) -> None:
         """Say what begins, or begins again."""
-        self._weights = dict(method.loss_weights)
+        self._weights = dict(self._method.loss_weights)
+        teacher = self._method.teacher()
         self._write(
             "start",
             step,
@@ -47,11 +47,11 @@ class Journal:
             resumed_from=step or None,
             steps=self._config.last_step,
             burn_in_steps=self._config.method.burn_in_steps,
-            stage_ends=list(method.stage_ends),
-            judged="student" if method.ema_keep_rate is None else "teacher",
+            stage_ends=list(self._method.stage_ends),
+            judged="student" if teacher is None or not teacher.judged else "teacher",
             method=self._config.method.name,
             num_params=num_params,
-            class_names=list(self._class_names),
+            class_names=list(self._family.class_names),
         )
 
     def step(
@@ -60,7 +60,7 @@ class Journal:
         losses: StepLosses,
         stats: StepStats,
         *,
-        lr: float,
+        rates: Mapping[str, float | None],
         grad_norm: Tensor | None,
         times: Mapping[str, float],
         source: Mapping[str, float],
@@ -68,13 +68,14 @@ class Journal:
     ) -> None:
         """Take in one step; at log steps merge all ranks' windows and write a line.
 
-        `times` are seconds by name, `source` figures of the label source, `extras` whatever else describes the step.
+        `rates` are learning rates by group of parameters, `times` seconds by name, `source` figures of the label
+        source, `extras` whatever else describes the step.
         """
         self._window.steps += 1
         stats.add_to(self._window)
         self._window.increase(times)
         self._losses = losses.raw if self._losses is None else self._losses + losses.raw
-        self._last = {"lr": lr, **{f"source/{name}": value for name, value in source.items()}}
+        self._last = {**_rates(rates), **{f"source/{name}": value for name, value in source.items()}}
         if grad_norm is not None:
             self._last["grad_norm"] = grad_norm
         self._names, self._extras = losses.names, extras
@@ -126,11 +127,11 @@ class Journal:
             values[f"loss/{name}/raw"] = value
             values[f"loss/{name}/weighted"] = weighted[name]
             values[f"loss/{name}/share"] = weighted[name] / total if total else 0.0
-        return values | self._task.figures(window, self._class_names) if sums["images"] else values
+        return values | self._family.figures(window) if sums["images"] else values
 
     def _watch(self, step: int, window: Window) -> None:
-        """Raise an alarm when the task has found the same fault for a while."""
-        alarm = self._task.alarm(window)
+        """Raise an alarm when the method has found the same fault for a while."""
+        alarm = self._method.explain_barren(window)
         if alarm is None:
             self._barren_steps = 0
             return
@@ -142,3 +143,10 @@ class Journal:
     def _write(self, kind: str, step: int, **values: Any) -> None:
         if self._writer is not None:
             self._writer.write({"kind": kind, "step": step, "time": time.time(), **values})
+
+
+def _rates(rates: Mapping[str, float | None]) -> dict[str, float]:
+    """Return `lr`, the rate of the first group that is not frozen, and with several groups `lr/GROUP` of each."""
+    moving = {name: rate for name, rate in rates.items() if rate is not None}
+    every = {f"lr/{name}": rate or 0.0 for name, rate in rates.items()} if len(rates) > 1 else {}
+    return {"lr": next(iter(moving.values()), 0.0), **every}

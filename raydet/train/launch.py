@@ -9,17 +9,17 @@ import torch
 
 from raydet import __version__
 from raydet.config.run import RunConfig
+from raydet.contract import FamilyRun, sizes_of
+from raydet.data.prepared import PreparedSets
 from raydet.errors import DataError, RunError, RunStopped
+from raydet.group import Group
 from raydet.labels.none import NoLabels
 from raydet.labels.source import InlineSource, LabelSource
 from raydet.labels.store import PseudoLabelStore
 from raydet.learning_rate import base_lr
-from raydet.methods import build_method
 from raydet.metrics import read_metrics
-from raydet.tasks import task_of
-from raydet.tasks.base import Prepared
-from raydet.train.group import Group
-from raydet.train.optim import autocast_dtype
+from raydet.precision import autocast_dtype
+from raydet.registry import build_method, family_of
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
 from raydet.train.stop import sigterm_asks
@@ -35,15 +35,15 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
         folder.check(config, resume=resume)
         if not resume:
             folder.split.unlink(missing_ok=True)  # left by a start that was refused
-        task = task_of(config)
-        data = task.open(folder.data) if resume else task.prepare(folder.data)
+        family = family_of(config)
+        data = family.open(folder.data) if resume else family.prepare(config, folder.data)
         if config.uses_labels and data.unlabeled is None:
             ways = ", ".join(f"data.{key}" for key in config.data.drawn_by)
             raise DataError(
                 f"method.name={config.method.name} needs unlabelled images, but all {len(data.labeled)} images are "
                 f"labelled; leave some of them unlabelled ({ways}), or set data.unlabeled"
             )
-        task.check(data)
+        family.check(config, data)
         said = [describe(config, data), *(f"  changed: {line}" for line in folder.changes(config))]
         if resume and folder.written_by() not in (None, __version__):
             said.append(f"  note: so far the run was trained by raydet {folder.written_by()}, this is {__version__}")
@@ -89,17 +89,16 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"run": config.run.model_copy(update=paths), "model": model})
 
 
-def local_source(config: RunConfig, group: Group, attempt: int, views: Any) -> LabelSource:
+def local_source(config: RunConfig, family: FamilyRun, group: Group, attempt: int) -> LabelSource:
     """Return the label source of a training process that runs the teacher itself, or needs no labels."""
     if not config.uses_labels:
         return NoLabels()
     folder = RunFolder(config.run.dir)
-    annotator = task_of(config).build_annotator(str(folder.data), str(group.device), views)
     store = PseudoLabelStore(folder.labels, writer=f"rank{group.rank}", keep_versions=config.labels.keep_versions)
-    return InlineSource(annotator, store)
+    return InlineSource(family.build_annotator(), store)
 
 
-def describe(config: RunConfig, data: Prepared) -> str:
+def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
     """Say what is about to happen, in a few lines."""
     optim = config.optim
     num_unlabeled = 0 if data.unlabeled is None else len(data.unlabeled)
@@ -107,7 +106,7 @@ def describe(config: RunConfig, data: Prepared) -> str:
     val = f", {len(data.val)} for validation" if data.val is not None else ""
     lines = [
         f"raydet: {config.method.name} in {RunFolder(config.run.dir).path}",
-        f"  data: {task_of(config).describe(data)}{unlabeled}{val}",
+        f"  data: {family_of(config).describe(data)}{unlabeled}{val}",
         f"  steps: {config.last_step}, of which burn-in {config.method.burn_in_steps}; "
         f"batch {optim.labeled_batch} labelled"
         + (f" + {optim.unlabeled_batch} unlabelled" if config.uses_labels else ""),
@@ -118,7 +117,7 @@ def describe(config: RunConfig, data: Prepared) -> str:
             else ""
         ),
     ]
-    notes = build_method(config).notes(len(data.labeled), num_unlabeled, len(data.class_names))
+    notes = build_method(config).notes(sizes_of(data))
     lines += [f"  {note}" for note in notes]
     if config.cluster.backend == "process":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

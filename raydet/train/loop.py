@@ -2,13 +2,14 @@
 
 at step s (s optimiser steps done)
  1 checkpoint, where one is due: drain the label source first
- 2 at the burn-in's end: the teacher becomes an exact copy of the student; at publish steps: publish it
+ 2 at a stage's end: freeze and thaw; at the teacher's first step: it becomes an exact copy of the student; at publish
+   steps: publish it
  3 ask for the labels of every step up to s + lookahead whose teacher version exists
  4 take the labels of step s; a label older than the schedule's bound is an error
  5 join labels and views to the batch that the student trains on: for a detector, select pseudo-boxes and carry them
    into the strong views
  6 one forward, one backward; every loss normalised over all ranks; a non-finite loss is an error
- 7 change what is remembered of each image; optimiser; learning rate = f(s)
+ 7 update what is learned beside the weights; optimiser; learning rates = f(s)
  8 teacher <- keep * teacher + (1 - keep) * student; s += 1
  9 log, evaluate
 10 leave, where the lead rank was asked to stop
@@ -21,21 +22,24 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from raydet.config.run import RunConfig
+from raydet.contract import FamilyRun, Loader, Method, sizes_of
+from raydet.data.prepared import PreparedSets
+from raydet.errors import StaleLabelError
+from raydet.group import Group
 from raydet.labels.source import LabelSource
-from raydet.methods import Method
-from raydet.models.ema import EmaTeacher, digest, weights_of
+from raydet.precision import autocast_dtype
 from raydet.records import PseudoLabel, TeacherRef
-from raydet.tasks.base import Loader, Prepared, Task
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, write_checkpoint
-from raydet.train.group import Group
 from raydet.train.journal import Journal
-from raydet.train.optim import autocast_dtype, build_optimizer, set_lr
+from raydet.train.optim import build_optimizer, set_frozen, set_lrs
 from raydet.train.rundir import RunFolder
 from raydet.train.state import TrainState, digest_of_images, digest_of_labeled
 from raydet.train.step import StepModule, backward, share_statistics, statistics_of, wrap
+from raydet.vision.ema import EmaTeacher, digest, weights_of
 
 
 class Trainer:
@@ -44,26 +48,26 @@ class Trainer:
     def __init__(
         self,
         config: RunConfig,
-        task: Task[Any],
+        family: FamilyRun,
         method: Method[Any, Any],
-        data: Prepared,
+        data: PreparedSets[Any],
         source: LabelSource,
         group: Group,
         journal: Journal,
-        views: Any,
     ) -> None:
-        self.config, self.task, self.method, self.data = config, task, method, data
-        self.source, self.group, self.journal, self.views = source, group, journal, views
+        self.config, self.family, self.method, self.data = config, family, method, data
+        self.source, self.group, self.journal = source, group, journal
         self.folder = RunFolder(config.run.dir)
-        self.schedule = method.schedule()
+        self.schedule, self.teacher, self.param_groups = method.schedule(), method.teacher(), method.param_groups()
         torch.manual_seed(config.seed)  # the one global seed: the student's initial weights
         student = method.build_model(len(data.class_names)).to(group.device).train()
+        self.trainable = frozenset(name for name, p in student.named_parameters() if p.requires_grad)
         dtype = autocast_dtype(config.optim.precision, group.device)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=dtype == torch.float16)
-        unlabeled = 0 if data.unlabeled is None else len(data.unlabeled)
-        memory = method.build_memory(len(data.labeled), unlabeled, len(data.class_names))
-        optimizer, images = build_optimizer(student, config.optim), digest_of_images(data)
-        self.state = TrainState(student, optimizer, self.scaler, memory, images, digest_of_labeled(data))
+        learned = method.build_state(sizes_of(data))
+        optimizer = build_optimizer(student, self.param_groups, config.optim)
+        images, labeled = digest_of_images(data), digest_of_labeled(data)
+        self.state = TrainState(student, optimizer, self.scaler, learned, images, labeled)
         self.module = StepModule(student, method, device=group.device, dtype=dtype)
         self.statistics = statistics_of(student)
         self.names = tuple(method.loss_weights)
@@ -71,8 +75,10 @@ class Trainer:
 
     def start_from(self, checkpoint: Checkpoint | None, fork: Checkpoint | None) -> None:
         """Go on from this run's checkpoint, or start from another run's burn-in, or from scratch."""
+        if (saved := checkpoint or fork) is not None:
+            set_frozen(self.state.student, self.param_groups, saved.step - 1, self.trainable)  # as it was when saved
         if checkpoint is not None:
-            self.state.restore(checkpoint, keep_rate=self.method.ema_keep_rate)
+            self.state.restore(checkpoint, teacher=self.teacher)
         elif fork is not None:
             left_out = self.state.fork(fork, drops=self.method.fork_drops)
             if left_out:
@@ -85,51 +91,45 @@ class Trainer:
 
     def run(self, asked_to_stop: Callable[[], bool] = lambda: False) -> None:
         """Train to the end, or until asked to stop. Waits for labels, other ranks and the disk."""
-        config, state, schedule = self.config, self.state, self.schedule
-        module = wrap(self.module) if self.group.world > 1 else self.module
-        loader = self.task.build_loader(self.data, self.method, schedule, self.views, self.group)
+        config, state = self.config, self.state
+        loader = self.family.build_loader()
         self.asked = first = state.step
+        module: StepModule | DistributedDataParallel | None = None
         try:
             while state.step < config.last_step:
                 s = state.step
                 clock = time.perf_counter()
                 if s != first and (self._due(s, config.checkpoint.every) or state.best.get("step") == s):
                     self.checkpoint()  # 1
-                self.update_teacher_version(s)  # 2
+                if module is None or s in self.method.stage_ends:
+                    module = self.module_of_stage(s, module)  # 2
+                self.update_teacher_version(s)
                 asked_at = time.perf_counter()
                 labels = self.labels_of(s, loader)  # 3, 4
                 labeled_at = time.perf_counter()
                 views = loader.take(s)
                 loaded_at = time.perf_counter()
-                batch, stats = self.task.assemble(  # 5
-                    s,
-                    views,
-                    labels,
-                    self.method,
-                    state.memory,
-                    version=schedule.version_for(s),
-                    max_age=schedule.max_age,
-                    num_classes=len(self.data.class_names),
-                )
+                batch, stats = self.family.assemble(s, views, labels, state.learned)  # 5
                 losses = backward(  # 6
                     module,
                     batch,
                     self.weights,
                     self.group,
                     names=self.names,
+                    teacher=None if state.ema is None else state.ema.model,
+                    state=state.learned,
                     scaler=self.scaler,
                     accumulate=config.optim.accumulate,
                     wants_stop=asked_to_stop(),
                 )
                 grad_norm = self.grad_norm()
-                stats.hear(losses.told)
+                stats.observe(losses.per_view)
                 grad = None if self.scaler.is_enabled() else grad_norm
                 losses.check_finite(grad, batch, self.group, lr_keys=config.method.lr_keys)
-                if state.memory is not None:
-                    self.method.learn(state.memory, batch, losses.told, self._total)  # 7
+                self.method.update(state.learned, batch, losses.per_view, losses.sums, self.group)  # 7
                 self.optimizer_step(s, grad_norm)
-                if state.ema is not None:
-                    state.ema.update(state.student)  # 8
+                if state.ema is not None and self.teacher is not None:
+                    state.ema.update(state.student, keep=self.teacher.keep_at(s))  # 8
                 state.step += 1
                 times = {
                     "step_s": time.perf_counter() - clock,
@@ -141,11 +141,11 @@ class Trainer:
                     state.step,
                     losses,
                     stats,
-                    lr=self.method.lr_at(s),
+                    rates=self.rates(s),
                     grad_norm=grad_norm,
                     times=times,
                     source=self.source.stats(),
-                    extras=self.task.extras(self.method, s),
+                    extras=self.family.extras(s),
                 )
                 if self._due(state.step, config.eval.every):
                     self.evaluate()
@@ -156,10 +156,20 @@ class Trainer:
         finally:
             loader.close()
 
+    def module_of_stage(
+        self, s: int, module: StepModule | DistributedDataParallel | None
+    ) -> StepModule | DistributedDataParallel:
+        """Return what the step runs forward and backward through: DDP learns only when it wraps what is frozen."""
+        changed = set_frozen(self.state.student, self.param_groups, s, self.trainable)
+        if module is not None and not changed:
+            return module
+        return wrap(self.module) if self.group.world > 1 else self.module
+
     def labels_of(self, s: int, loader: Loader) -> list[PseudoLabel]:
         """Ask for the labels of every step up to s + lookahead that can be asked for; wait for those of step s.
 
-        The end of the run is no exception, so that a run can be made longer later.
+        The end of the run is no exception, so that a run can be made longer later. Raises StaleLabelError where a
+        label is older than the schedule allows.
         """
         while self.asked <= s + self.config.labels.lookahead:
             version = self.schedule.version_for(self.asked)
@@ -169,21 +179,23 @@ class Trainer:
                 self.source.request(self._wanted(loader, self.asked, version), version)
             self.asked += 1
         version = self.schedule.version_for(s)
-        return [] if version is None else self.source.take(self._wanted(loader, s, version), version)
+        labels = [] if version is None else self.source.take(self._wanted(loader, s, version), version)
+        for label in labels:
+            age, most = s - label.teacher.version, self.schedule.max_age
+            if not 0 <= age <= most:
+                raise StaleLabelError(f"step {s}: label of image {label.image_id!r} has age {age}, allowed 0..{most}")
+        return labels
 
     def _wanted(self, loader: Loader, step: int, version: int) -> list[str]:
-        """Return this rank's images of a step whose label is needed: all, but for those that are remembered."""
+        """Return this rank's images of a step whose label the method wants."""
         ids = loader.unlabeled_ids(step)
-        if self.state.memory is None:
-            return ids
-        needed = self.state.memory.needs(loader.unlabeled_rows(step), version)
-        return [image_id for image_id, is_needed in zip(ids, needed, strict=True) if is_needed]
+        wanted = self.method.wants_label(self.state.learned, loader.unlabeled_rows(step), version)
+        return [image_id for image_id, is_wanted in zip(ids, wanted, strict=True) if is_wanted]
 
     def update_teacher_version(self, s: int) -> None:
-        """Create the teacher at the burn-in's end, and publish at publish steps: the teacher, or else the student."""
-        keep_rate = self.method.ema_keep_rate
-        if keep_rate is not None and s == self.config.method.burn_in_steps and self.state.ema is None:
-            self.state.ema = EmaTeacher(self.state.student, keep_rate=keep_rate)
+        """Create the teacher at its first step, and publish at publish steps: the teacher, or else the student."""
+        if self.teacher is not None and s == self.teacher.first_step and self.state.ema is None:
+            self.state.ema = EmaTeacher(self.state.student, own_buffers=self.teacher.buffers == "own")
         if self.schedule.is_publish_step(s):
             weights = weights_of(self.state.student if self.state.ema is None else self.state.ema.model)
             ref = TeacherRef(s, digest(weights))
@@ -193,9 +205,9 @@ class Trainer:
             assert oldest_needed is not None
             self.source.retire(oldest_needed)  # every rank has consumed step s - 1: the gradients were reduced
 
-    def _total(self, rows: Tensor) -> Tensor:
-        """Return the sum of `rows` over all ranks, in main memory."""
-        return self.group.sum(rows.to(self.group.device)).cpu()
+    def rates(self, s: int) -> dict[str, float | None]:
+        """Return the learning rate of each group of parameters at a step; None: frozen."""
+        return {group.name: group.lr_at(s) for group in self.param_groups}
 
     def grad_norm(self) -> torch.Tensor:
         """Return the norm of the reduced gradients, unscaled; the same on every rank."""
@@ -205,7 +217,7 @@ class Trainer:
     def optimizer_step(self, s: int, grad_norm: torch.Tensor) -> None:
         """Clip, step and clear; then all ranks agree on the statistics of the student's batch norms."""
         optim, state = self.config.optim, self.state
-        set_lr(state.optimizer, self.method.lr_at(s))
+        set_lrs(state.optimizer, self.rates(s))
         if optim.clip_norm is not None:
             torch.nn.utils.clip_grads_with_norm_(state.student.parameters(), optim.clip_norm, grad_norm)
         self.scaler.step(state.optimizer)
@@ -236,19 +248,15 @@ class Trainer:
     def evaluate(self) -> None:
         """Measure student and teacher on the validation images, the work shared by all ranks."""
         state, score_name = self.state, self.config.figures[0]
+        models: dict[str, nn.Module] = {"student": state.student}
+        if state.ema is not None and self.teacher is not None and self.teacher.judged:
+            models["teacher"] = state.ema.model
         if self.group.is_lead:
-            judged = state.student if state.ema is None else state.ema.model
-            device, folder = self.group.device, self.folder.diagnostics
-            self.task.snapshot(state.step, self.method, judged, state.memory, self.data, device, folder)
+            self.family.snapshot(state.step, list(models.values())[-1], state.learned, self.folder.diagnostics)
         if self.data.val is None:
             return
-        models = {"student": state.student}
-        if state.ema is not None:
-            models["teacher"] = state.ema.model
         for role, model in models.items():
-            result = self.task.evaluate(
-                self.method, model, self.data.val, self.group, max_images=self.config.eval.max_images
-            )
+            result = self.family.evaluate(model)
             if result is None:
                 continue
             self.journal.evaluation(state.step, "val", role, result)

@@ -18,14 +18,15 @@ from raydet.cluster.connect import connected
 from raydet.cluster.needs import check_fits, claims_of, total
 from raydet.cluster.nodes import alive_nodes
 from raydet.cluster.storage import check_shared
-from raydet.config.families import parse
 from raydet.config.run import RunConfig
+from raydet.contract import FamilyRun
 from raydet.errors import RunError, UserError
+from raydet.group import Group
 from raydet.labels.source import LabelSource
 from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
-from raydet.tasks import AnnotatorFactory
-from raydet.train.group import Group
+from raydet.registry import AnnotatorFactory
+from raydet.settings import parse
 from raydet.train.launch import local_source
 from raydet.train.rundir import RunFolder
 from raydet.train.worker import train_rank
@@ -94,9 +95,9 @@ def _worker(spec: dict[str, Any]) -> None:
     group = Group(context.get_world_rank(), context.get_world_size(), _device())
     broker = spec["broker"]
 
-    def make_source(config: RunConfig, group: Group, attempt: int, views: Any) -> LabelSource:
+    def make_source(config: RunConfig, family: FamilyRun, group: Group, attempt: int) -> LabelSource:
         if broker is None:
-            return local_source(config, group, attempt, views)
+            return local_source(config, family, group, attempt)
         return PoolSource(broker, rank=group.rank, attempt=attempt, timeout_s=config.labels.timeout_s)
 
     verdict = RunFolder(config.run.dir).verdict

@@ -1,56 +1,67 @@
-"""Optimiser and numeric precision: pure functions of the configuration."""
+"""The optimiser and its learning rates: pure functions of the configuration, the method's groups and the step."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 
 from raydet.config.optim import OptimConfig
-from raydet.errors import ConfigError
+from raydet.contract import ParamGroup
 from raydet.learning_rate import base_lr
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Return the optimiser over the trainable parameters; norm layers and all biases are not decayed."""
-    decayed: list[nn.Parameter] = []
-    exempt: list[nn.Parameter] = []
-    for parameter in model.parameters():
+def build_optimizer(model: nn.Module, groups: Sequence[ParamGroup], config: OptimConfig) -> torch.optim.Optimizer:
+    """Return the optimiser over the trainable parameters; norm layers and all biases are not decayed.
+
+    Each of `groups` becomes two of the optimiser's, its weights and what is not decayed of it, in that order. Raises
+    ValueError where a parameter matches none.
+    """
+    own: dict[str, tuple[list[nn.Parameter], list[nn.Parameter]]] = {group.name: ([], []) for group in groups}
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            (decayed if parameter.ndim > 1 else exempt).append(parameter)
-    groups = [{"params": decayed, "weight_decay": config.weight_decay}, {"params": exempt, "weight_decay": 0.0}]
-    fused = all(p.is_cuda for p in decayed + exempt)
+            own[group_of(name, groups).name][parameter.ndim <= 1].append(parameter)
+    found = []
+    for name, (decayed, exempt) in own.items():
+        found.append({"params": decayed, "weight_decay": config.weight_decay, "name": name})
+        found.append({"params": exempt, "weight_decay": 0.0, "name": name})
+    fused = all(p.is_cuda for each in own.values() for kind in each for p in kind)
     if config.name == "sgd":
         return torch.optim.SGD(
-            groups,
+            found,
             lr=base_lr(config),
             momentum=config.momentum,
             nesterov=config.nesterov,
             foreach=not fused,
             fused=fused,
         )
-    return torch.optim.AdamW(groups, lr=base_lr(config), foreach=not fused, fused=fused)
+    return torch.optim.AdamW(found, lr=base_lr(config), foreach=not fused, fused=fused)
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set one learning rate for all parameters."""
+def group_of(name: str, groups: Sequence[ParamGroup]) -> ParamGroup:
+    """Return the first group that a parameter's name matches. Raises ValueError where there is none."""
+    for group in groups:
+        if group.match(name):
+            return group
+    raise ValueError(f"parameter {name} matches none of the groups {[group.name for group in groups]}")
+
+
+def set_lrs(optimizer: torch.optim.Optimizer, rates: dict[str, float | None]) -> None:
+    """Set the learning rate of each group by name; that of a frozen group (None) has no effect."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = rates[group["name"]] or 0.0
 
 
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Return the dtype to autocast to, or None for plain fp32. Raises ConfigError where the device cannot do it."""
-    if precision == "auto":
-        if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
-        return torch.bfloat16 if _cpu_has_amx() else None
-    if precision == "fp16" and device.type != "cuda":
-        raise ConfigError("optim.precision=fp16 needs a GPU; use bf16, fp32 or auto")
-    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+def set_frozen(model: nn.Module, groups: Sequence[ParamGroup], step: int, trainable: frozenset[str]) -> bool:
+    """Freeze what has no learning rate at `step`, thaw the rest; return whether anything changed.
 
-
-def _cpu_has_amx() -> bool:
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            return "amx_bf16" in file.read()
-    except OSError:  # not Linux: no AMX to be had
-        return False
+    `trainable` are the parameters that the model itself does not freeze for good. A module whose parameters are all
+    frozen is not put into evaluation mode by this: that is the method's to say.
+    """
+    changed = False
+    for name, parameter in model.named_parameters():
+        wanted = name in trainable and group_of(name, groups).lr_at(step) is not None
+        changed |= parameter.requires_grad != wanted
+        parameter.requires_grad_(wanted)
+    return changed

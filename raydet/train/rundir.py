@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from raydet import __version__
-from raydet.config.load import dump_file, resolve
 from raydet.config.run import RunConfig
 from raydet.config.version import VERSION_KEY, take_version
 from raydet.errors import ConfigError, FolderInUseError
+from raydet.settings import dump_file, resolve
 
 # Sections and keys that may change between attempts: they alter speed, volume or length, never a sample or a label; and
 # what a run that diverged is mended with, beside the learning rates (`MethodSection.lr_keys`).

@@ -13,17 +13,14 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from raydet.config.detection import DetectionConfig
 from raydet.config.run import RunConfig
+from raydet.contract import Method, Result
 from raydet.errors import CheckpointError, DataError, UserError
-from raydet.methods import DetectionMethod, Method, build_detection_method, build_method
-from raydet.models.detector import Detector
-from raydet.models.ema import load_weights
-from raydet.tasks import task_of
-from raydet.tasks.base import Result
+from raydet.group import Group
+from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
-from raydet.train.group import Group
 from raydet.train.rundir import RunFolder
+from raydet.vision.ema import load_weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -36,15 +33,6 @@ class SavedModel:
     class_names: tuple[str, ...]
     role: str  # teacher or student
     checkpoint: Checkpoint
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SavedDetector(SavedModel):
-    """A detector read back from a checkpoint."""
-
-    config: DetectionConfig
-    method: DetectionMethod
-    model: Detector
 
 
 def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
@@ -78,17 +66,9 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
     return SavedModel(config, method, model.eval(), names, role, checkpoint)
 
 
-def load_detector(path: Path, purpose: str, *, role: str | None = None) -> SavedDetector:
-    """Do the same where only a detector will do. Raises UserError that says what it was wanted for."""
-    saved = load_saved(path, role=role)
-    method = build_detection_method(saved.config, purpose)
-    assert isinstance(saved.config, DetectionConfig) and isinstance(saved.model, Detector)
-    return SavedDetector(saved.config, method, saved.model, saved.class_names, saved.role, saved.checkpoint)
-
-
 def evaluate_saved(path: Path, *, data: Mapping[str, str] | None, split: str, role: str | None) -> Result:
     """Return the figures of a saved model on its run's own val or test set, or on any other data set: see
-    `Task.open_set`."""
+    `Family.open_set`."""
     return evaluate_model(load_saved(path, role=role), data=data, split=split)
 
 
@@ -96,7 +76,7 @@ def evaluate_model(saved: SavedModel, *, data: Mapping[str, str] | None, split: 
     """Do the same for a model already loaded."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     index = index_for(saved, data, split)
-    result = task_of(saved.config).evaluate(
+    result = family_of(saved.config).evaluate(
         saved.method, saved.model.to(device), index, Group(device=device), max_images=None
     )
     assert result is not None
@@ -105,10 +85,10 @@ def evaluate_model(saved: SavedModel, *, data: Mapping[str, str] | None, split: 
 
 def index_for(saved: SavedModel, data: Mapping[str, str] | None, split: str) -> Any:
     """Return the images to evaluate on. Raises DataError where there are none."""
-    task, folder = task_of(saved.config), saved.checkpoint.path.parent.parent
+    family, folder = family_of(saved.config), saved.checkpoint.path.parent.parent
     if data is not None:
-        return task.open_set(data, folder / "data" / "evaluate", class_names=saved.class_names)
-    index = getattr(task.open(folder / "data"), split)
+        return family.open_set(data, folder / "data" / "evaluate", class_names=saved.class_names)
+    index = getattr(family.open(folder / "data"), split)
     if index is None:
         raise DataError(f"{folder}: the run's configuration names no data.{split}; give a data set with --data")
     return index
@@ -119,16 +99,15 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
     if out.suffix not in (".safetensors", ".onnx"):
         raise UserError(f"--out {out}: expected a name that ends in .safetensors or .onnx")
     is_onnx = out.suffix == ".onnx"
-    saved = load_detector(path, "ONNX export", role=role) if is_onnx else load_saved(path, role=role)
+    saved = load_saved(path, role=role)
+    export_onnx = family_of(saved.config).onnx_exporter(saved) if is_onnx else None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"--out {out}: its folder cannot be created: {error.strerror}") from None
-    if isinstance(saved, SavedDetector) and is_onnx:
-        from raydet.train.onnx_export import export_onnx
-
-        return export_onnx(saved, out)
-    found = task_of(saved.config).exported(saved.model, saved.class_names)
+    if export_onnx is not None:
+        return export_onnx(out)
+    found = family_of(saved.config).exported(saved.config, saved.model, saved.class_names)
     notes = {
         "class_names": json.dumps(found.class_names),
         "model": saved.role,

@@ -5,19 +5,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from raydet.contract import State, Teacher
+from raydet.data.prepared import PreparedSets
 from raydet.errors import CheckpointError
-from raydet.methods import Memory
-from raydet.models.ema import EmaTeacher, load_weights
 from raydet.records import TeacherRef, Weights
-from raydet.tasks.base import Prepared
 from raydet.train.checkpoint import Checkpoint
+from raydet.vision.ema import EmaTeacher, load_weights
 
 
 @dataclass(slots=True, eq=False)
@@ -27,7 +27,7 @@ class TrainState:
     student: nn.Module
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
-    memory: Memory | None = None  # what is learned about each image
+    learned: State | None = None  # what the method learns beside the weights
     images: str = ""  # digest of the images that it is about, and of their classes
     labeled: str = ""  # digest of which images are labelled
     ema: EmaTeacher | None = None
@@ -38,7 +38,7 @@ class TrainState:
     def tensors(self, *, is_publish_step: bool) -> dict[str, dict[str, Tensor]]:
         """Return what goes to disk as tensors, by file name; at a publish step the EMA is what will be published."""
         found = {"student": dict(self.student.state_dict()), "optimizer": dict(_optimizer_tensors(self))}
-        if self.memory is not None and (learned := self.memory.tensors()):
+        if self.learned is not None and (learned := self.learned.tensors()):
             found["memory"] = learned
         if self.ema is not None:
             found["teacher"] = _from_numpy(self.ema.snapshot())
@@ -58,12 +58,12 @@ class TrainState:
             "scaler": self.scaler.state_dict(),
         }
 
-    def restore(self, checkpoint: Checkpoint, *, keep_rate: float | None) -> None:
+    def restore(self, checkpoint: Checkpoint, *, teacher: Teacher | None) -> None:
         """Take over everything from a checkpoint of the same run. Raises CheckpointError where it does not fit."""
         self._restore_student(checkpoint)
-        self._restore_memory(checkpoint)
-        if checkpoint.has("teacher") and keep_rate is not None:
-            self.ema = EmaTeacher(self.student, keep_rate=keep_rate)
+        self._restore_learned(checkpoint)
+        if checkpoint.has("teacher") and teacher is not None:
+            self.ema = EmaTeacher(self.student, own_buffers=teacher.buffers == "own")
             self.ema.load(_to_numpy(checkpoint.tensors("teacher")))
         ref = checkpoint.state.get("published")
         if ref is not None and checkpoint.has("published"):
@@ -71,11 +71,11 @@ class TrainState:
         self.best = dict(checkpoint.state.get("best") or {})
         self._restore_scaler(checkpoint)
 
-    def fork(self, checkpoint: Checkpoint, *, drops: str | None = None) -> list[str]:
+    def fork(self, checkpoint: Checkpoint, *, drops: Callable[[str], bool]) -> list[str]:
         """Take over student, optimiser and step of another run's burn-in. Returns the names of weights left out.
 
-        Of the weights that this model lacks, those that begin with `drops` are. Raises CheckpointError where the two do
-        not fit; `check_fork` compares their settings.
+        Of the weights that this model lacks, those of which `drops` says so are. Raises CheckpointError where the two
+        do not fit; `check_fork` compares their settings.
         """
         for name in ("teacher", "memory"):
             if checkpoint.has(name):
@@ -86,24 +86,24 @@ class TrainState:
         self._restore_scaler(checkpoint)
         return left_out
 
-    def _restore_memory(self, checkpoint: Checkpoint) -> None:
-        if self.memory is None or not checkpoint.has("memory"):
+    def _restore_learned(self, checkpoint: Checkpoint) -> None:
+        if self.learned is None or not checkpoint.has("memory"):
             return
         if checkpoint.state.get("images") != self.images:
             raise CheckpointError(
                 f"{checkpoint.path}: what it has learned is about other images or other classes than this run's; "
                 f"restore the data that the run was started with, or start a new run"
             )
-        self.memory.load(checkpoint.tensors("memory"), str(checkpoint.path))
+        self.learned.load(checkpoint.tensors("memory"), str(checkpoint.path))
 
     def _restore_scaler(self, checkpoint: Checkpoint) -> None:
         if self.scaler.is_enabled() and checkpoint.state.get("scaler"):
             self.scaler.load_state_dict(checkpoint.state["scaler"])
 
-    def _restore_student(self, checkpoint: Checkpoint, drops: str | None = None) -> list[str]:
+    def _restore_student(self, checkpoint: Checkpoint, drops: Callable[[str], bool] = lambda name: False) -> list[str]:
         weights = checkpoint.tensors("student")
         lacking = sorted(set(weights) - set(self.student.state_dict()))
-        dropped = [name for name in lacking if drops is not None and name.startswith(drops)]
+        dropped = [name for name in lacking if drops(name)]
         if dropped != lacking:
             raise CheckpointError(f"{checkpoint.path}: weights that this model lacks: {', '.join(lacking[:5])}")
         load_weights(self.student, _to_numpy({k: v for k, v in weights.items() if k not in dropped}))
@@ -112,19 +112,20 @@ class TrainState:
         return dropped
 
 
-def digest_of_images(data: Prepared) -> str:
-    """Return a digest of all images of a run, in order, and of its classes: of what a memory is about."""
+def digest_of_images(data: PreparedSets[Any]) -> str:
+    """Return a digest of all images of a run, in order, and of its classes: of what is learned beside the weights."""
     parts = [index.content if index is not None else "" for index in (data.unlabeled, data.labeled)]
     return hashlib.sha256(json.dumps([*parts, *data.class_names]).encode()).hexdigest()
 
 
-def digest_of_labeled(data: Prepared) -> str:
+def digest_of_labeled(data: PreparedSets[Any]) -> str:
     """Return a digest of which images are labelled, and of the classes."""
     return hashlib.sha256(json.dumps([sorted(data.labeled.ids()), *data.class_names]).encode()).hexdigest()
 
 
 def _parameters(state: TrainState) -> Iterator[tuple[str, torch.nn.Parameter]]:
-    return ((name, p) for name, p in state.student.named_parameters() if p.requires_grad)
+    known = {id(p) for group in state.optimizer.param_groups for p in group["params"]}  # frozen for now or not
+    return ((name, p) for name, p in state.student.named_parameters() if id(p) in known)
 
 
 def _optimizer_tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
@@ -142,10 +143,10 @@ def _load_optimizer(state: TrainState, tensors: dict[str, Tensor], where: str) -
         by_name.setdefault(name, {})[quantity] = value
     for name, parameter in _parameters(state):
         saved = by_name.get(name)
-        if saved is None and by_name:
+        if saved is None and by_name and parameter.requires_grad:
             raise CheckpointError(f"{where}: optimizer.safetensors has nothing for parameter {name}")
         if saved is None:
-            continue  # a checkpoint of step 0: no state yet
+            continue  # no state yet: a checkpoint of step 0, or frozen so far
         for quantity, value in saved.items():
             if value.ndim > 0 and value.shape != parameter.shape:
                 raise CheckpointError(f"{where}: optimizer state {quantity} of {name} has shape {tuple(value.shape)}")

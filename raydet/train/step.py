@@ -7,7 +7,7 @@ train each rank alone. Therefore every loss-bearing forward runs inside `StepMod
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,12 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from raydet.contract import Batch, Method, Outputs, State
 from raydet.errors import NonFiniteLossError
-from raydet.methods import Method
-from raydet.records import Batch
-from raydet.train.group import Group
-
-KINDS = {"sup": 0, "unsup": 1}  # first part of a loss's name -> column of `_global_sizes`; others are about all views
+from raydet.group import Group
 
 
 class StepModule(nn.Module):
@@ -36,14 +33,14 @@ class StepModule(nn.Module):
         self.device = device
         self.dtype = dtype
 
-    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Return totals `[T]` and counts `[T]`, float32, in the order of `method.loss_weights`, and what was told."""
+    def forward(self, batch: Batch, teacher: nn.Module | None, state: State | None) -> tuple[Tensor, Tensor, Outputs]:
+        """Return totals `[T]` and counts `[T]`, float32, in the order of `method.loss_weights`, and all outputs."""
         with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-            terms = self.method.step_terms(self.student, batch, self.device)
+            found = self.method.losses(self.student, batch, teacher, state)
         names = list(self.method.loss_weights)
-        totals = torch.stack([terms.losses[name].total.float() for name in names])
-        counts = torch.stack([terms.losses[name].count.to(torch.float32) for name in names])
-        return totals, counts.to(totals.device), terms.told
+        totals = torch.stack([found.losses[name].total.float() for name in names])
+        counts = torch.stack([found.losses[name].count.to(torch.float32) for name in names])
+        return totals, counts.to(totals.device), found
 
 
 def wrap(module: StepModule) -> DistributedDataParallel:
@@ -75,12 +72,13 @@ def share_statistics(statistics: list[Tensor], group: Group) -> None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StepLosses:
-    """The losses of one step over all ranks."""
+    """What one step gave over all ranks."""
 
     names: tuple[str, ...]
     raw: Tensor  # [T] float32 on the device: normalised, unweighted
     stop_votes: Tensor  # [1] float32 on the device: how many ranks want to stop after this step
-    told: dict[str, Tensor] = field(default_factory=dict)  # see `StepTerms`; the views of this rank, in their order
+    per_view: dict[str, Tensor] = field(default_factory=dict)  # `Outputs.per_view` of this rank's whole batch
+    sums: dict[str, Tensor] = field(default_factory=dict)  # `Outputs.sums` of all ranks together
 
     def check_finite(
         self, grad_norm: Tensor | None, batch: Batch, group: Group, *, lr_keys: tuple[str, ...] = ("optim.lr",)
@@ -110,6 +108,8 @@ def backward(
     group: Group,
     *,
     names: tuple[str, ...],
+    teacher: nn.Module | None = None,
+    state: State | None = None,
     accumulate: int = 1,
     scaler: torch.amp.GradScaler | None = None,
     wants_stop: bool = False,
@@ -119,43 +119,56 @@ def backward(
     Each term is its sum over all ranks divided by its count over all ranks. DDP averages gradients over ranks, hence
     the factor `world`. With `accumulate` passes each pass is normalised by its own counts and weighted by its share of
     the images: exact where every image yields its full number of samples (deviation D-3). What a rank
-    `wants_stop` travels with the counts, so that all ranks know the same after the same step.
+    `wants_stop` and the method's own sums travel with the counts: one reduction, and all ranks know the same.
     """
     parts = batch.split(accumulate)
-    sizes = _global_sizes(parts, group)
+    shares = _shares(parts, group)
     raw = torch.zeros_like(weights)
-    kinds = torch.tensor([KINDS.get(name.split("/")[0], 2) for name in names])
-    told = []
-    for i, part in enumerate(parts):
-        is_last = i == len(parts) - 1
+    every, sums = [], dict[str, Tensor]()
+    for part, share in zip(parts, shares, strict=True):
+        is_last = part is parts[-1]
         sync = nullcontext() if is_last or not isinstance(module, DistributedDataParallel) else module.no_sync()
         with sync:
-            totals, counts, said = module(part)
-            summed = group.sum(torch.cat([totals.detach(), counts, totals.new_full((1,), float(wants_stop))]))
-            total_all, count_all, stop_votes = summed[: len(totals)], summed[len(totals) : -1], summed[-1:]
-            factor = sizes[i][kinds].to(totals.device) / count_all.clamp(min=1)
+            totals, counts, found = module(part, teacher, state)
+            own = [value.to(totals).reshape(-1) for value in found.sums.values()]
+            vote = totals.new_full((1,), float(wants_stop))
+            summed = group.sum(torch.cat([totals.detach(), counts, vote, *own]))
+            total_all, count_all, stop_votes = torch.split(summed[: 2 * len(totals) + 1], [len(totals), len(totals), 1])
+            of_groups = torch.tensor([share[found.losses[name].group] for name in names])
+            factor = of_groups.to(totals.device) / count_all.clamp(min=1)
             loss = (weights * totals * factor).sum() * group.world
             (loss if scaler is None else scaler.scale(loss)).backward()
         raw += total_all * factor
-        told.append(said)
-    return StepLosses(names, raw, stop_votes, _joined(parts, told))
+        every.append(found.per_view)
+        for name, value in _unpacked(summed[2 * len(totals) + 1 :], found.sums).items():
+            sums[name] = sums[name] + value if name in sums else value
+    return StepLosses(names, raw, stop_votes, _joined(parts, every), sums)
 
 
-def _joined(parts: Sequence[Batch], told: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return what the passes of a step told, in the order of the whole batch: labelled views first."""
+def _unpacked(flat: Tensor, shapes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Cut one row of numbers `[S]` into tensors of the shapes given."""
+    pieces = torch.split(flat, [each.numel() for each in shapes.values()])
+    return {name: piece.reshape(each.shape) for piece, (name, each) in zip(pieces, shapes.items(), strict=True)}
+
+
+def _joined(parts: Sequence[Batch], per_view: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the rows of all passes of a step in the order of the whole batch: group by group."""
     if len(parts) == 1:
-        return told[0]
-    halves = [
-        {name: (rows[: part.num_labeled], rows[part.num_labeled :]) for name, rows in said.items()}
-        for part, said in zip(parts, told, strict=True)
+        return per_view[0]
+    cut = [
+        {name: torch.split(rows, list(part.sizes.values())) for name, rows in found.items()}
+        for part, found in zip(parts, per_view, strict=True)
     ]
-    return {name: torch.cat([said[name][half] for half in (0, 1) for said in halves]) for name in told[0]}
+    groups = range(len(parts[0].sizes))
+    return {name: torch.cat([found[name][group] for group in groups for found in cut]) for name in per_view[0]}
 
 
-def _global_sizes(parts: Sequence[Batch], group: Group) -> Tensor:
-    """Return each pass's share `[P, 3]` of the step's labelled, unlabelled and all views over all ranks."""
+def _shares(parts: Sequence[Batch], group: Group) -> list[dict[str | None, float]]:
+    """Return each pass's share of the step's views over all ranks: of each group, and of all of them (None)."""
+    names = list(parts[0].sizes)
     if len(parts) == 1:
-        return torch.ones(1, 3)
-    counts = [[p.num_labeled, p.num_unlabeled, p.num_labeled + p.num_unlabeled] for p in parts]
+        return [dict.fromkeys([*names, None], 1.0)]
+    counts = [[*part.sizes.values(), sum(part.sizes.values())] for part in parts]
     summed = group.sum(torch.tensor(counts, dtype=torch.float32).to(group.device)).cpu()
-    return summed / summed.sum(dim=0).clamp(min=1)
+    shares = summed / summed.sum(dim=0).clamp(min=1)
+    return [dict(zip([*names, None], row, strict=True)) for row in shares.tolist()]

@@ -10,35 +10,33 @@ from typing import Any
 import torch
 
 from raydet.config.run import RunConfig
+from raydet.contract import FamilyRun
+from raydet.data.prepared import PreparedSets
 from raydet.errors import CheckpointError
+from raydet.group import Group
 from raydet.labels.snapshots import remove_after
 from raydet.labels.source import LabelSource
-from raydet.methods import build_method
 from raydet.metrics import truncate_after
-from raydet.tasks import task_of
-from raydet.tasks.base import Prepared, Task
+from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, latest_checkpoint, open_checkpoint
-from raydet.train.group import Group
 from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
 from raydet.train.rundir import RunFolder
 from raydet.train.state import digest_of_labeled
 from raydet.train.stop import watching
 
-SourceFactory = Callable[[RunConfig, Group, int, Any], LabelSource]
-"""Makes this rank's label source; the number is the attempt's, larger than that of every attempt before it. A source
-that labels in this process takes its views from where the loader takes them."""
+SourceFactory = Callable[[RunConfig, FamilyRun, Group, int], LabelSource]
+"""Makes this rank's label source; the number is the attempt's, larger than that of every attempt before it."""
 
 
 def train_rank(config: RunConfig, group: Group, make_source: SourceFactory) -> None:
     """Train as one rank, from the newest complete checkpoint where there is one. Returns when training is done, or was
     asked to stop and has saved a checkpoint."""
     torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
-    folder = RunFolder(config.run.dir)
-    task = task_of(config)
-    trainer = _build(config, task, group, task.open(folder.data), make_source)
+    data = family_of(config).open(RunFolder(config.run.dir).data)
+    trainer = _build(config, group, data, make_source)
     try:
-        with watching(folder.stop if group.is_lead else None) as asked_to_stop:
+        with watching(RunFolder(config.run.dir).stop if group.is_lead else None) as asked_to_stop:
             trainer.run(asked_to_stop)
     except BaseException as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
@@ -57,7 +55,7 @@ def _reason(step: int, config: RunConfig) -> str:
     return "done" if step >= config.length else "reached run.stop_at"
 
 
-def check_fork(fork: Checkpoint, config: RunConfig, data: Prepared) -> None:
+def check_fork(fork: Checkpoint, config: RunConfig, data: PreparedSets[Any]) -> None:
     """Raise CheckpointError unless a run of this configuration can start from that checkpoint."""
     where = f"run.fork_from={fork.path}"
     theirs, burn_in = list(fork.state.get("class_names", [])), config.method.burn_in_steps
@@ -90,7 +88,7 @@ def _fork_of(config: RunConfig) -> Checkpoint:
         raise CheckpointError(f"run.fork_from: {error}") from None
 
 
-def _build(config: RunConfig, task: Task[Any], group: Group, data: Prepared, make_source: SourceFactory) -> Trainer:
+def _build(config: RunConfig, group: Group, data: PreparedSets[Any], make_source: SourceFactory) -> Trainer:
     folder = RunFolder(config.run.dir)
     if group.is_lead:
         clean_checkpoints(folder.checkpoints, keep=1_000_000)  # unfinished writes of a killed attempt
@@ -106,13 +104,13 @@ def _build(config: RunConfig, task: Task[Any], group: Group, data: Prepared, mak
         truncate_after(folder.metrics, start)
         remove_after(folder.diagnostics, start)
     attempt = group.all_gather(folder.next_attempt() if group.is_lead else 0)[0]
-    journal = Journal(config, task, group, data.class_names)
     method = build_method(config)
-    views = task.build_views(data, group.world)
-    source = make_source(config, group, attempt, views)
-    trainer = Trainer(config, task, method, data, source, group, journal, views)
+    family = family_of(config).bind(config, data, method, group)
+    journal = Journal(config, family, method, group)
+    source = make_source(config, family, group, attempt)
+    trainer = Trainer(config, family, method, data, source, group, journal)
     num_params = sum(p.numel() for p in trainer.state.student.parameters())
-    journal.start(start, method, attempt=attempt, num_params=num_params)
+    journal.start(start, attempt=attempt, num_params=num_params)
     for problem in found.passed_over if found is not None else ():
         journal.note(start, f"an older checkpoint is used: {problem}")
     trainer.start_from(checkpoint, fork)

@@ -11,8 +11,8 @@ import torch
 import yaml
 
 from raydet.cli import main
+from raydet.families.classification.label_table import NEVER
 from raydet.metrics import Record, read_metrics
-from raydet.models.label_table import NEVER
 from raydet.sweep.folder import SweepFolder
 from raydet.train.launch import launch
 from tests.helpers import TINY_CLASSES, tiny_classes

@@ -13,9 +13,9 @@ import pytest
 
 from raydet import __version__
 from raydet.cli import main
-from raydet.config.load import dump, load
-from raydet.data.boxes.shapes import materialise
+from raydet.data.boxes.synthetic import materialise
 from raydet.metrics import read_metrics
+from raydet.settings import dump, load
 from tests.helpers import TINY, tiny_config
 from tests.integration.processes import steps_done
 

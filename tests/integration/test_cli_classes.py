@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from raydet.cli import main
 from raydet.config.classifier import ClassifierConfig
-from raydet.config.load import dump
-from raydet.data.images.family import IMAGES
-from raydet.models.classifier import Classifier
+from raydet.families.classification.data import IMAGES
+from raydet.settings import dump
+from raydet.vision.classifier import Classifier
 from tests.helpers import tiny_classes
 from tests.integration.test_cli import refused
 from tests.tiny_images import write_class_folders, write_idx, write_parquet

@@ -20,8 +20,8 @@ from pathlib import Path
 import pytest
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from raydet.config.load import dump
 from raydet.metrics import read_metrics
+from raydet.settings import dump
 from raydet.sweep.folder import SweepFolder
 from tests.helpers import tiny_config
 from tests.integration.processes import steps_done

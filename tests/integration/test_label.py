@@ -30,9 +30,9 @@ from raydet.bulk.roots import LocalRoot
 from raydet.bulk.shards import chunks
 from raydet.cli import main
 from raydet.cluster.nodes import alive_nodes
-from raydet.data.boxes.shapes import materialise
+from raydet.data.boxes.synthetic import materialise
+from raydet.families.detection.evaluate import predict
 from raydet.metrics import read_metrics
-from raydet.tasks.detection.predict import predict
 from raydet.train.launch import launch
 from raydet.train.saved import load_saved
 from tests.helpers import tiny_config
@@ -107,7 +107,7 @@ def test_every_image_is_labelled_or_skipped_with_a_reason(labelled: Path, photos
 
 def test_labels_are_the_detections_that_evaluation_judges(run: Path, tmp_path: Path):
     saved = load_saved(run)
-    from raydet.data.boxes.family import BOXES
+    from raydet.families.detection.data import BOXES
 
     index = BOXES.open(run / "data").val
     names = [Path(index.file_at(position)) for position in range(len(index))]

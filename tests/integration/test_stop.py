@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from raydet.config.load import dump
 from raydet.metrics import Record, read_metrics
+from raydet.settings import dump
 from raydet.train.launch import launch
 from tests.helpers import tiny_config
 from tests.integration.processes import steps_done

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import pytest
 from ray import cloudpickle
+from raydet.tasks import AnnotatorFactory
 
-from raydet.config.load import dump
+from raydet.families.detection.annotator import DetectorAnnotator
 from raydet.metrics import read_metrics
 from raydet.pool.launch import start_broker
 from raydet.pool.scaling import PoolTiming
-from raydet.tasks import AnnotatorFactory
-from raydet.tasks.detection.annotator import DetectorAnnotator
+from raydet.settings import dump
 from raydet.train import on_ray
 from raydet.train.launch import launch
 from tests.helpers import tiny_config
@@ -54,7 +54,7 @@ class Slow(DetectorAnnotator):
 
 class SlowFactory(AnnotatorFactory):
     def __call__(self) -> Slow:
-        from raydet.config.detection import DetectionConfig
+        from raydet.families.detection.config import DetectionConfig
 
         return Slow(DetectionConfig.model_validate_json(self._config_json), self._data_folder, self._device)
 

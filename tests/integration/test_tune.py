@@ -17,8 +17,8 @@ import yaml
 from ray import tune
 
 from raydet.cli import main
-from raydet.config.load import dump, load
 from raydet.metrics import read_metrics
+from raydet.settings import dump, load
 from raydet.sweep.folder import SweepFolder, Trial, header_of
 from raydet.sweep.plan import trials_of
 from raydet.sweep.points import points_of

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
-from raydet.config.detection_methods import IoUBranchConfig
-from raydet.gates import by_quality
-from raydet.geometry import paired_iou
-from raydet.losses import binary_focal, cross_entropy, focal_cross_entropy
-from raydet.models.ema import EmaTeacher
-from raydet.models.iou_branch import IoUBranch, gate_quality, placement
-from raydet.models.roi import box_coder
+from raydet.families.detection.config import IoUBranchConfig
+from raydet.families.detection.gates import by_quality
+from raydet.families.detection.iou_branch import IoUBranch, gate_quality, placement
 from raydet.records import Candidates
+from raydet.vision.ema import EmaTeacher
+from raydet.vision.geometry import paired_iou
+from raydet.vision.losses import binary_focal, cross_entropy, focal_cross_entropy
+from raydet.vision.roi import box_coder
 
 MU, THETA = 0.75, 0.4
 

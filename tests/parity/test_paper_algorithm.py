@@ -12,20 +12,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from raydet.families.detection.config import DetectionConfig
 
-from raydet.config.detection import DetectionConfig
-from raydet.data.boxes.family import BOXES, PreparedBoxes
-from raydet.data.boxes.views import strong_view, weak_view
 from raydet.data.decode import decode
 from raydet.data.order import BatchOrder
-from raydet.gates import after_nms
-from raydet.geometry import clip_boxes, is_usable
-from raydet.models.detector import Detector
-from raydet.models.images import collate
+from raydet.families.detection.data import BOXES, PreparedBoxes
+from raydet.families.detection.gates import after_nms
+from raydet.families.detection.views import strong_view, weak_view
 from raydet.randomness import stream
 from raydet.records import Target
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import launch
+from raydet.vision.detector import Detector
+from raydet.vision.geometry import clip_boxes, is_usable
+from raydet.vision.images import collate
 from tests.helpers import tiny_config
 
 CPU = torch.device("cpu")

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from raydet.errors import ConfigError
-from raydet.methods.r2d2 import class_loss, entropy, label_gradient, theorem_1
-from raydet.models.label_table import LabelTable
+from raydet.families.classification.label_table import LabelTable
+from raydet.families.classification.methods.r2d2 import class_loss, entropy, label_gradient, theorem_1
 from raydet.records import ClassBatch, StepRows
 from tests.r2d2_batches import batch_of, cifar, learned_by, share_of, tiny
 

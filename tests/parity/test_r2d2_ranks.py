@@ -15,15 +15,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from raydet.families.classification.config import ClassificationConfig
+from raydet.tasks import task_of
 from torch import Tensor
 
-from raydet.config.classification import ClassificationConfig
+from raydet.families.classification.run import Classification
+from raydet.group import Group
 from raydet.methods import build_method
 from raydet.records import ClassBatch
-from raydet.tasks import task_of
-from raydet.tasks.classification.task import Classification
 from raydet.train.checkpoint import latest_checkpoint
-from raydet.train.group import Group
 from raydet.train.launch import local_source
 from raydet.train.rundir import RunFolder
 from raydet.train.step import StepModule, backward

@@ -12,15 +12,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from raydet.families.detection.config import DetectionConfig
 from torch import Tensor
 
-from raydet.config.detection import DetectionConfig
 from raydet.data.order import own_slots
-from raydet.geometry import View
+from raydet.group import Group
 from raydet.methods import build_method
 from raydet.records import StudentBatch, Target, ViewedImage
-from raydet.train.group import Group
 from raydet.train.step import StepModule, backward, wrap
+from raydet.vision.geometry import View
 from tests.helpers import tiny_config
 
 CPU = torch.device("cpu")

@@ -11,15 +11,15 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.rpn import RPNHead
 from torchvision.ops import MultiScaleRoIAlign, roi_align
 
-from raydet.config.detection_methods import IoUBranchConfig
 from raydet.config.detector import ModelConfig
-from raydet.gates import after_nms
-from raydet.models.backbones import build_backbone
-from raydet.models.detector import Detector
-from raydet.models.images import collate
-from raydet.models.roi import pool_rois
-from raydet.models.weights import weights_of
+from raydet.families.detection.config import IoUBranchConfig
+from raydet.families.detection.gates import after_nms
 from raydet.records import Target
+from raydet.vision.backbones import build_backbone
+from raydet.vision.detector import Detector
+from raydet.vision.images import collate
+from raydet.vision.roi import pool_rois
+from raydet.vision.weights import weights_of
 
 HEIGHT, WIDTH, CLASSES = 96, 128, 3
 

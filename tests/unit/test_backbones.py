@@ -11,8 +11,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from raydet.config.detector import ModelConfig
 from raydet.errors import CheckpointError
-from raydet.models.backbones import build_backbone, pooled_strides
-from raydet.models.detector import Detector
+from raydet.vision.backbones import build_backbone, pooled_strides
+from raydet.vision.detector import Detector
 
 SMALL = ModelConfig(backbone="small_gn", fpn_channels=64, box_head_dim=256, anchor_sizes=((16.0,), (48.0,), (128.0,)))
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet.data.boxes.loader import StepViews
+from raydet.contract import Method
 from raydet.errors import StaleLabelError
-from raydet.geometry import View
+from raydet.families.detection.batch import LabelStats, assemble, to_target
+from raydet.families.detection.loader import StepViews
 from raydet.methods import build_method
-from raydet.methods.base import Method
 from raydet.records import PseudoBoxes, Target, TeacherRef, ViewedImage
-from raydet.tasks.detection.batch import LabelStats, assemble, to_target
+from raydet.vision.geometry import View
 from tests.helpers import tiny_config
 
 HEIGHT, WIDTH = 80, 100  # of every original image here

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydet.evaluate.classes import count, result_of
+from raydet.families.classification.accuracy import count, result_of
 
 NAMES = ("cat", "dog", "owl")
 

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from raydet.data.images.loader import StepImages
 from raydet.errors import StaleLabelError
+from raydet.families.classification.batch import LogitStats, assemble
+from raydet.families.classification.label_table import NEVER, LabelTable
+from raydet.families.classification.loader import StepImages
 from raydet.methods import ClassificationMethod, build_method
-from raydet.models.label_table import NEVER, LabelTable
 from raydet.records import ClassBatch, PseudoLogits, TeacherRef
-from raydet.tasks.classification.batch import LogitStats, assemble
-from raydet.tasks.window import Window
+from raydet.window import Window
 from tests.helpers import tiny_classes
 
 ROWS = [4, 0, 2]  # of the unlabelled images here, in slot order

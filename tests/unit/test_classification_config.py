@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from raydet.config.classification_data import ImageSetConfig
-from raydet.config.families import parse
-from raydet.config.load import dump, read_yaml, resolve, resolve_section
+from raydet.config.class_data import ImageSetConfig
+from raydet.config.load import read_yaml, resolve_section
 from raydet.errors import ConfigError
+from raydet.settings import dump, parse, resolve
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
 from tests.helpers import TINY, TINY_CLASSES, tiny_classes

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 import torch
 
-from raydet.config.load import resolve
-from raydet.data.images.family import IMAGES
+from raydet.families.classification.data import IMAGES
+from raydet.families.classification.report.inputs import read_classification_inputs, softmax
+from raydet.families.classification.report.labels import _changes, _groups, correctness, gallery, repredictions
+from raydet.families.classification.report.r2d2 import _moments, _newest_learned, features, theorem
+from raydet.families.classification.report.sections import stages, summary
 from raydet.labels.snapshots import Sample, write_labels, write_sample
 from raydet.metrics import MetricsWriter
 from raydet.report import write_report
-from raydet.report.classification_inputs import read_classification_inputs, softmax
-from raydet.report.classification_labels import _changes, _groups, correctness, gallery, repredictions
-from raydet.report.classification_sections import stages, summary
 from raydet.report.page import Pictures
-from raydet.report.r2d2_sections import _moments, _newest_learned, features, theorem
+from raydet.settings import resolve
 from raydet.train.rundir import RunFolder
 
 R2D2 = {

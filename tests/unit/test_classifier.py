@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raydet.config.classifier import ClassifierConfig
 from raydet.errors import CheckpointError
-from raydet.models.classifier import Classifier
+from raydet.vision.classifier import Classifier
 
 # Configurations that draw, each on one of the three ways: gates, dropout, input noise.
 DRAWING = [{"network": "shake_shake26"}, {"network": "conv_large"}, {"network": "small_conv", "input_noise": 0.15}]

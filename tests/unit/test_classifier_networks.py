@@ -7,12 +7,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from raydet.config.classifier import ClassifierConfig
-from raydet.models.classifier import Classifier
-from raydet.models.classifiers.conv_large import ConvLarge
-from raydet.models.classifiers.layers import dropout, gates, noisy
-from raydet.models.classifiers.lenet import LeNet2d
-from raydet.models.classifiers.shake_shake import Block, ShiftedHalves, shake
-from raydet.models.classifiers.small_conv import SmallConv
+from raydet.vision.classifier import Classifier
+from raydet.vision.classifiers.conv_large import ConvLarge
+from raydet.vision.classifiers.layers import dropout, gates, noisy
+from raydet.vision.classifiers.lenet import LeNet2d
+from raydet.vision.classifiers.shake_shake import Block, ShiftedHalves, shake
+from raydet.vision.classifiers.small_conv import SmallConv
 
 
 def rng(seed: int = 0) -> torch.Generator:

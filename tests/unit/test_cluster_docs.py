@@ -11,8 +11,8 @@ import ray
 import yaml
 
 from raydet.cluster.needs import check_fits, claims_of
-from raydet.config.load import load
 from raydet.errors import ConfigError
+from raydet.settings import load
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "cluster"

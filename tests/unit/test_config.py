@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from raydet import __version__
-from raydet.config.load import dump, dump_file, load, read_yaml, resolve
+from raydet.config.load import read_yaml
 from raydet.errors import ConfigError
+from raydet.settings import dump, dump_file, load, resolve
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 BASE = {

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydet.config.detection_methods import IoUBranchConfig
 from raydet.config.detector import ModelConfig
-from raydet.models.detector import DetectionLosses, Detector
-from raydet.models.images import IMAGENET_MEAN, IMAGENET_STD, collate
-from raydet.models.matching import BACKGROUND, IGNORED, sample
+from raydet.families.detection.config import IoUBranchConfig
 from raydet.records import Target
+from raydet.vision.detector import DetectionLosses, Detector
+from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, collate
+from raydet.vision.matching import BACKGROUND, IGNORED, sample
 
 SUMS = ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg", "iou")
 COUNTS = ("anchors", "rois", "fg_rois", "iou_positives", "iou_count")

@@ -12,10 +12,10 @@ from raydet.cli import main
 from raydet.cluster.nodes import Answer
 from raydet.cluster.storage import _read_and_reply
 from raydet.cluster.upload import upload_of
-from raydet.config.load import dump
 from raydet.doctor import network, probe
 from raydet.doctor.finding import Finding
 from raydet.doctor.machine import compare, judge
+from raydet.settings import dump
 from tests.helpers import tiny_classes, tiny_config
 
 GOOD = {

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from raydet.config.load import load
 from raydet.doctor import estimate
 from raydet.doctor.estimate import disk_of, judge_disk, judge_memory, plan
 from raydet.doctor.measure import extrapolate, short_run
 from raydet.methods import ClassificationMethod, build_method
+from raydet.settings import load
 from tests.helpers import tiny_classes, tiny_config
 
 JOBS = Path(__file__).parents[2] / "jobs" / "configs"

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from raydet.errors import CheckpointError
-from raydet.models.ema import EmaTeacher, digest, load_weights, weights_of
+from raydet.vision.ema import EmaTeacher, digest, load_weights, weights_of
 
 
 def net() -> nn.Sequential:

@@ -3,10 +3,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from raydet.evaluate import Detections, LabelPair, coco_metrics, pseudo_label_quality
 
 from raydet.data.boxes.index import Truth
 from raydet.errors import UserError
-from raydet.evaluate import Detections, LabelPair, coco_metrics, pseudo_label_quality
 
 
 class FakeIndex:

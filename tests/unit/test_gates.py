@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raydet.gates import after_nms, by_quality, by_score
+from raydet.families.detection.gates import after_nms, by_quality, by_score
 from raydet.records import Candidates, PseudoBoxes, TeacherRef
 
 A, B = [0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0]  # IoU 90 / 100 = .9

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydet.geometry import View, box_areas, clip_boxes, is_usable, paired_iou
+from raydet.vision.geometry import View, box_areas, clip_boxes, is_usable, paired_iou
 
 sizes = st.integers(1, 4096)
 operations = st.one_of(

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydet.config.detection_methods import IoUBranchConfig
 from raydet.errors import ConfigError
-from raydet.models.iou_branch import BACKGROUND, IoUBranch, gate_quality, placement
+from raydet.families.detection.config import IoUBranchConfig
+from raydet.families.detection.iou_branch import BACKGROUND, IoUBranch, gate_quality, placement
 
 FEATURES, CLASSES = 6, 2
 

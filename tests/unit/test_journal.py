@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-
 from raydet.evaluate import EvalResult
-from raydet.methods.il_net import IlNet
-from raydet.metrics import read_metrics
 from raydet.tasks import task_of
-from raydet.tasks.detection.batch import LabelStats
-from raydet.train.group import Group
+
+from raydet.families.detection.batch import LabelStats
+from raydet.families.detection.methods.il_net import IlNet
+from raydet.group import Group
+from raydet.metrics import read_metrics
 from raydet.train.journal import Journal
 from raydet.train.step import StepLosses
 from tests.helpers import tiny_config

@@ -14,11 +14,11 @@ LAYERS = {
     "raydet.errors": 0,
     "raydet.config": 0,
     "raydet.records": 0,
-    "raydet.geometry": 0,
+    "raydet.vision.geometry": 0,
     "raydet.randomness": 0,
-    "raydet.losses": 1,
-    "raydet.gates": 1,
-    "raydet.models": 1,
+    "raydet.vision.losses": 1,
+    "raydet.families.detection.gates": 1,
+    "raydet.vision": 1,
     "raydet.metrics": 1,
     "raydet.learning_rate": 1,
     "raydet.labels.schedule": 1,  # pure arithmetic: methods say with it which steps need labels
@@ -39,7 +39,7 @@ LAYERS = {
     "raydet.__main__": 6,
 }
 SIBLINGS = ("raydet.methods", "raydet.labels", "raydet.data")  # layer 2: none imports another
-FAMILIES = ("raydet.data.boxes", "raydet.data.images")  # what they share lies above them
+FAMILIES = ("raydet.data.boxes", "raydet.data.classes")  # what they share lies above them
 MAY_IMPORT_RAY = (
     "raydet.bulk.crew",
     "raydet.cluster",

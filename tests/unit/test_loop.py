@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from raydet.data.boxes import loader
 from raydet.errors import CheckpointError, NonFiniteLossError
+from raydet.families.detection import loader
 from raydet.metrics import read_metrics
 from raydet.train import loop
 from raydet.train.checkpoint import latest_checkpoint

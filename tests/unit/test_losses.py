@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from raydet import losses
+from raydet.vision import losses
 
 
 def test_l1_and_smooth_l1_box_distance():

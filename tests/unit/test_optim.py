@@ -9,7 +9,8 @@ from torch import nn
 from raydet.config.run import OptimConfig
 from raydet.errors import ConfigError
 from raydet.learning_rate import base_lr, lr_at
-from raydet.train.optim import autocast_dtype, build_optimizer
+from raydet.precision import autocast_dtype
+from raydet.train.optim import build_optimizer
 
 
 def test_warm_up_starts_at_a_thousandth_and_ends_at_the_full_rate():

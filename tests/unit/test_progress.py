@@ -6,8 +6,8 @@ import time
 import pytest
 from rich.console import Console
 
-from raydet.config.load import resolve
 from raydet.metrics import MetricsWriter, truncate_after
+from raydet.settings import resolve
 from raydet.train.progress import ProgressView, Tail
 from raydet.train.status import Status, event_line, panel, step_line
 

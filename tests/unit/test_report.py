@@ -10,9 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from raydet.config.load import resolve
-from raydet.data.boxes.family import BOXES
 from raydet.errors import ConfigError, UserError
+from raydet.families.detection.data import BOXES
 from raydet.labels.convert import to_table
 from raydet.labels.store import PseudoLabelStore
 from raydet.metrics import MetricsWriter
@@ -21,6 +20,7 @@ from raydet.report import detection_sections, write_report
 from raydet.report.history import read_history
 from raydet.report.inputs import read_inputs
 from raydet.report.page import Pictures
+from raydet.settings import resolve
 from raydet.train.rundir import RunFolder
 
 BOX = [10.0, 10.0, 30.0, 40.0]

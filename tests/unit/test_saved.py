@@ -11,16 +11,16 @@ from safetensors.torch import load_file
 
 from raydet.data.decode import decode
 from raydet.errors import CheckpointError, DataError, UserError
+from raydet.families.detection.evaluate import predict
+from raydet.families.detection.onnx import Difference, difference
+from raydet.group import Group
 from raydet.metrics import read_metrics
-from raydet.models.images import collate
 from raydet.records import Candidates
-from raydet.tasks.detection.predict import predict
 from raydet.train import onnx_export, saved
-from raydet.train.group import Group
 from raydet.train.launch import launch
-from raydet.train.onnx_export import Difference, difference
 from raydet.train.rundir import RunFolder
 from raydet.train.saved import evaluate_saved, export, load_saved, report
+from raydet.vision.images import collate
 from tests.helpers import tiny_config
 
 CLASSES = ("circle", "square", "triangle", "ellipse", "hexagon", "star")

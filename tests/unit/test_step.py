@@ -9,20 +9,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from raydet.families.detection.config import DetectionConfig
 from torch import Tensor
 
-from raydet.config.detection import DetectionConfig
-from raydet.config.load import resolve
-from raydet.data.boxes.family import BOXES
 from raydet.errors import NonFiniteLossError
-from raydet.geometry import View
+from raydet.families.detection.data import BOXES
+from raydet.group import Group
 from raydet.methods import build_method
 from raydet.metrics import read_metrics
 from raydet.records import StudentBatch, Target, ViewedImage
+from raydet.settings import resolve
 from raydet.train.checkpoint import latest_checkpoint
-from raydet.train.group import Group
 from raydet.train.launch import launch
 from raydet.train.step import StepLosses, StepModule, backward
+from raydet.vision.geometry import View
 from tests.helpers import TINY
 
 CPU = torch.device("cpu")

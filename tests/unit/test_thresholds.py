@@ -11,24 +11,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from raydet.evaluate import LabelPair, pseudo_label_quality
+from raydet.families.detection.config import DetectionConfig
 
 from raydet.cli import main
-from raydet.config.detection import DetectionConfig
-from raydet.config.load import resolve
-from raydet.data.boxes.family import BOXES
 from raydet.errors import ConfigError
-from raydet.evaluate import LabelPair, pseudo_label_quality
-from raydet.evaluate.pseudo import own_truth_iou
-from raydet.evaluate.threshold_axes import Axes, read_axes, selections
-from raydet.evaluate.threshold_choice import pareto_front, recommend
-from raydet.evaluate.thresholds import ThresholdGrid, TrueLabel, threshold_grid
+from raydet.families.detection.data import BOXES
+from raydet.families.detection.pseudo_quality import own_truth_iou
+from raydet.families.detection.thresholds.axes import Axes, read_axes, selections
+from raydet.families.detection.thresholds.choice import pareto_front, recommend
+from raydet.families.detection.thresholds.count import ThresholdGrid, TrueLabel, threshold_grid
+from raydet.families.detection.thresholds.inputs import Evidence, newest_labels
+from raydet.families.detection.thresholds.result import ThresholdResult, as_text, try_thresholds
+from raydet.families.detection.thresholds.write import write_thresholds
 from raydet.labels.convert import to_table
 from raydet.labels.store import PseudoLabelStore
 from raydet.methods import Thresholds, build_method
 from raydet.records import PseudoBoxes, TeacherRef
-from raydet.report.threshold_inputs import Evidence, newest_labels
-from raydet.report.threshold_result import ThresholdResult, as_text, try_thresholds
-from raydet.report.threshold_write import write_thresholds
+from raydet.settings import resolve
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
 from tests.helpers import tiny_config

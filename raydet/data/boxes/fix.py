@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
-from raydet.config.detection_data import DatasetConfig
+from raydet.config.box_data import DatasetConfig
 from raydet.data.boxes.formats.detect import read_source
 from raydet.data.boxes.rules import usable
 from raydet.data.boxes.source import Table

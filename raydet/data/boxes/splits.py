@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from raydet.config.detection_data import DataConfig
+from raydet.config.box_data import DataConfig
 from raydet.data.boxes.seed_file import read_labeled_rows
 from raydet.data.boxes.source import Table
 from raydet.errors import DataError

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from pycocotools.coco import COCO
 
-from raydet.config.detection_data import DataConfig, DatasetConfig
-from raydet.data.boxes.family import BOXES
+from raydet.config.box_data import DataConfig, DatasetConfig
 from raydet.data.boxes.fix import fix_dataset
 from raydet.data.check import CheckReport, format_report
 from raydet.errors import DataError
+from raydet.families.detection.data import BOXES
 from tests.helpers import data_folder
 from tests.tiny_data import coco_content, read_table, write_coco, write_image
 

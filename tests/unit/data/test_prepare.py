@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydet.config.detection_data import DataConfig
-from raydet.data.boxes.family import BOXES
+from raydet.config.box_data import DataConfig
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import DataError
+from raydet.families.detection.data import BOXES
 from tests.helpers import data_folder
 from tests.tiny_data import coco_content, write_coco, write_image
 
@@ -230,7 +230,7 @@ def test_a_crash_while_writing_leaves_nothing_that_opens(tmp_path: Path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("raydet.data.boxes.family.write_index", crash)
+        patch.setattr("raydet.families.detection.data.write_index", crash)
         BOXES.prepare(config, tmp_path / "run")
     with pytest.raises(DataError, match="prepare the data first"):
         BOXES.open(tmp_path / "run")

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from ray import tune
 
-from raydet.config.load import load, resolve
 from raydet.metrics import MetricsWriter
+from raydet.settings import load, resolve
 from raydet.sweep.course import Course
 from raydet.sweep.folder import SweepFolder, Trial, header_of
 from raydet.sweep.question import read_question

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from ray import tune
+from raydet.tasks import task_of
 
 from raydet.doctor import estimate
 from raydet.errors import ConfigError
@@ -14,7 +15,6 @@ from raydet.sweep.folder import SweepFolder
 from raydet.sweep.plan import claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
 from raydet.sweep.points import points_of
 from raydet.sweep.space import Sweep
-from raydet.tasks import task_of
 from tests.helpers import tiny_classes, tiny_config
 
 BETA = Sweep("?", {"method.unsup_reg_weight": tune.grid_search([0.5, 1.0])})

@@ -8,9 +8,9 @@ import json
 import pyarrow.parquet
 import pytest
 
-from raydet.config.load import load
 from raydet.errors import ConfigError
 from raydet.metrics import MetricsWriter
+from raydet.settings import load
 from raydet.sweep.course import Course
 from raydet.sweep.question import read_question, value_text
 from raydet.sweep.results import best_point, collect, figure_of, summarise_points, write_results

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from ray import tune
 
-from raydet.config.load import load
 from raydet.errors import ConfigError
+from raydet.settings import load
 from raydet.sweep.points import check_points, draw_points, points_of, seeded
 from raydet.sweep.space import Asha, SpaceError, Sweep, load_sweep, problems_of
 from tests.helpers import tiny_config

@@ -8,13 +8,13 @@ import tempfile
 from pathlib import Path
 from typing import Literal
 
-from raydet.config.detection_data import DatasetConfig, ShapesConfig
+from raydet.config.box_data import DatasetConfig, ShapesConfig
 from raydet.data.boxes.formats.coco import read_coco
 from raydet.data.boxes.formats.folder import read_folder
 from raydet.data.boxes.formats.voc import read_voc
 from raydet.data.boxes.formats.yolo import read_yolo
-from raydet.data.boxes.shapes import materialise
 from raydet.data.boxes.source import Source
+from raydet.data.boxes.synthetic import materialise
 from raydet.data.folder import SUFFIXES, walk
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from raydet.families.detection.config import DetectionConfig
 
-from raydet.config.detection import DetectionConfig
-from raydet.config.detection_data import ShapesConfig
-from raydet.data.boxes import loader
-from raydet.data.boxes.family import BOXES
-from raydet.data.boxes.loader import StepLoader, StepViews, TeacherViews, teacher_view
-from raydet.data.boxes.shapes import render
+from raydet.config.box_data import ShapesConfig
+from raydet.data.boxes.synthetic import render
 from raydet.data.order import BatchOrder
 from raydet.errors import DataError
+from raydet.families.detection import loader
+from raydet.families.detection.data import BOXES
+from raydet.families.detection.loader import StepLoader, StepViews, TeacherViews, teacher_view
 from raydet.records import Target, ViewedImage
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from raydet.config.detection_data import ShapesConfig
+from raydet.config.box_data import ShapesConfig
 from raydet.data.boxes import shapes
-from raydet.data.boxes.shapes import CLASS_NAMES, materialise, render
+from raydet.data.boxes.synthetic import CLASS_NAMES, materialise, render
 
 
 def test_an_image_depends_on_seed_and_number_only() -> None:

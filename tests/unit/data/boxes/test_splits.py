@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from raydet.config.detection_data import DataConfig
-from raydet.data.boxes.family import BOXES
+from raydet.config.box_data import DataConfig
 from raydet.data.boxes.source import Table
 from raydet.data.boxes.splits import choose_rows, stratified
 from raydet.errors import DataError
+from raydet.families.detection.data import BOXES
 from tests.helpers import data_folder
 from tests.tiny_data import read_table
 

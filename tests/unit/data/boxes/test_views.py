@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydet.config.detection_data import ViewsConfig
-from raydet.data.boxes.views import eval_view, strong_view, weak_view
+from raydet.config.box_data import ViewsConfig
+from raydet.families.detection.views import eval_view, strong_view, weak_view
 from raydet.randomness import stream
 
 PLAIN: dict[str, Any] = {

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from raydet.data.check import format_report
-from raydet.data.images.family import IMAGES
 from raydet.errors import DataError
+from raydet.families.classification.data import IMAGES
 from tests.helpers import data_folder
 from tests.tiny_images import data_config, encoded, noise, set_config, write_class_folders, write_parquet
 

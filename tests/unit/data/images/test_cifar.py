@@ -189,7 +189,7 @@ def test_what_is_no_file_is_missing_and_a_list_of_names_is_short(tmp_path: Path)
 
 
 def test_auto_tells_the_cifars_apart(tmp_path: Path) -> None:
-    from raydet.data.images.formats.detect import detect_format
+    from raydet.data.classes.formats.detect import detect_format
 
     assert detect_format(set_config(write_cifar10(tmp_path / "a"))) == "cifar10"
     assert detect_format(set_config(write_cifar100(tmp_path / "b"))) == "cifar100"

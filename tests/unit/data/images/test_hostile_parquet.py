@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydet.data.images.formats import parquet_columns
-from raydet.data.images.formats.parquet import read_parquet
+from raydet.data.classes.formats import parquet_columns
+from raydet.data.classes.formats.parquet import read_parquet
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from tests.tiny_images import encoded, noise, read_set, set_config, write_parquet

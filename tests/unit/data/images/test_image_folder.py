@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from raydet.config.detection_data import DatasetConfig
+from raydet.config.box_data import DatasetConfig
 from raydet.data.boxes.formats.detect import read_source
+from raydet.data.classes.formats.detect import detect_format
 from raydet.data.folder import walk
-from raydet.data.images.formats.detect import detect_format
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from tests.tiny_data import codes

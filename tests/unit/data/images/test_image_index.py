@@ -12,8 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydet.data.images.index import ImageIndex, write_images
-from raydet.data.images.table import ImageTable, encoded_table, files_table, raw_table
+from raydet.data.classes.index import ImageIndex, write_images
+from raydet.data.classes.table import ImageTable, encoded_table, files_table, raw_table
 from raydet.errors import DataError
 from tests.tiny_images import encoded, noise
 

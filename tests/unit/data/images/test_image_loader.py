@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-
-from raydet.config.classification_data import ImageDataConfig
-from raydet.data.images.family import IMAGES, PreparedImages
-from raydet.data.images.loader import ImageStepLoader, StepImages, fill_color, teacher_image
-from raydet.data.images.views import plain_view
-from raydet.errors import DataError
-from raydet.methods import ClassificationMethod, build_method
-from raydet.methods.classification import Stage
 from raydet.tasks import task_of
+
+from raydet.config.class_data import ImageDataConfig
+from raydet.errors import DataError
+from raydet.families.classification.data import IMAGES, PreparedImages
+from raydet.families.classification.loader import ImageStepLoader, StepImages, fill_color, teacher_image
+from raydet.families.classification.method import Stage
+from raydet.families.classification.views import plain_view
+from raydet.methods import ClassificationMethod, build_method
 from tests.helpers import TINY_CLASSES, tiny_classes
 
 Open = Callable[..., ImageStepLoader]

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydet.data.images.family import IMAGES
-from raydet.data.images.splits import choose_rows
-from raydet.data.images.table import ImageTable, raw_table
+from raydet.data.classes.splits import choose_rows
+from raydet.data.classes.table import ImageTable, raw_table
 from raydet.errors import DataError
+from raydet.families.classification.data import IMAGES
 from tests.tiny_images import data_config
 
 

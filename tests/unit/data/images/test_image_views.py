@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from raydet.config.classification_data import ImageViewsConfig
-from raydet.data.images.views import augmented_view, plain_view
+from raydet.config.class_data import ImageViewsConfig
+from raydet.families.classification.views import augmented_view, plain_view
 from raydet.randomness import stream
 
 FILL = (7, 8, 9)

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raydet.data.images.formats.parquet import read_parquet
+from raydet.data.classes.formats.parquet import read_parquet
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from tests.helpers import data_folder

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import pytest
 
-from raydet.config.classification_data import PatternsConfig
-from raydet.data.images.patterns import CLASS_NAMES, _coverage, _outline, patterns_table, render
+from raydet.config.class_data import PatternsConfig
+from raydet.data.classes.synthetic import CLASS_NAMES, _coverage, _outline, patterns_table, render
 
 
 def test_the_classes_take_turns_and_a_larger_set_extends_a_smaller_one() -> None:

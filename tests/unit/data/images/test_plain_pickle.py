@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydet.data.images.formats.plain_pickle import read_plain_pickle
+from raydet.data.classes.formats.plain_pickle import read_plain_pickle
 from raydet.errors import DataError
 from tests.tiny_images import LABELS, cifar_pixels, python2_pickle
 

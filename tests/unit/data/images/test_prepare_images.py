@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydet.config.classification_data import ImageDataConfig
-from raydet.data.images.family import IMAGES
-from raydet.data.images.index import ImageIndex
+from raydet.config.class_data import ImageDataConfig
+from raydet.data.classes.index import ImageIndex
 from raydet.errors import DataError
+from raydet.families.classification.data import IMAGES
 from tests.helpers import data_folder
 from tests.tiny_images import (
     LABELS,
@@ -225,7 +225,7 @@ def test_a_copied_file_is_found_among_many(tmp_path: Path) -> None:
 
 
 def test_too_many_files_are_not_searched_at_the_start_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raydet.data.images.family.ImageData.most_files_searched", 5)
+    monkeypatch.setattr("raydet.families.classification.data.ImageData.most_files_searched", 5)
     root = write_class_folders(tmp_path / "train", {"cat": 3, "dog": 3})
     data = IMAGES.prepare(data_config(root, labeled_per_class=1), tmp_path / "run")
     assert len(data.warnings) == 1 and "6 files were not searched" in data.warnings[0]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydet.data.images.formats.mat5 import list_variables
+from raydet.data.classes.formats.mat5 import list_variables
 from raydet.errors import DataError
 from tests.tiny_images import noise, read_set
 

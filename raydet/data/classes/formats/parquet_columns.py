@@ -1,0 +1,213 @@
+"""The columns of Parquet files, decoded bit by bit: a small file can stand for far more than there is memory.
+
+A value that occurs in many rows is stored once, so the size of a file says little about what it decodes to. Images are
+therefore decoded a few rows at a time and counted; text is counted while it still is a dictionary and places in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from raydet.config.class_data import ImageSetConfig
+from raydet.data.classes.formats.limits import check_count
+from raydet.data.classes.formats.shown import quoted, shown
+from raydet.data.classes.table import NO_LABEL
+from raydet.errors import DataError
+
+_MAX_BYTES = 1 << 35  # of all files, decoded: they are copied into the index
+_MAX_SHRUNK = 100  # times that images may shrink when they are stored: they are compressed already ...
+_FREE_BYTES = 1 << 30  # ... but small sets of synthetic or repeated ones may
+_MOST_ROWS = 16  # of images at once: more would save no time, and cost memory where a footer lies about sizes
+_MOST_BYTES = 1 << 28  # of images at once, as the footer has it: no value is larger than its column of a row group
+_MOST_ARRAYS = 1_024  # of a few rows each, before they become one
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """One file's columns: Arrow arrays, where there are such columns."""
+
+    file: Path
+    images: list[Any]  # large_binary, together one value a row; null where there is none
+    labels: Any | None  # int64 or large_utf8
+    ids: Any | None  # large_utf8
+    metadata: dict[bytes, bytes]
+    num_rows: int
+
+
+class Budget:
+    """Counts what was decoded, of all files together."""
+
+    def __init__(self) -> None:
+        self._num_stored = 0
+        self._num_bytes = 0
+        self._num_rows = 0
+
+    def open(self, file: Path, num_rows: int) -> None:
+        """Count a file. Raises DataError where it has too many rows."""
+        self._num_stored += file.stat().st_size
+        self._num_rows += num_rows
+        check_count(file, self._num_rows)
+
+    def take(self, file: Path, num_bytes: int) -> None:
+        """Count decoded bytes. Raises DataError where they are too many."""
+        self._num_bytes += num_bytes
+        if self._num_bytes > _FREE_BYTES + _MAX_SHRUNK * self._num_stored:
+            raise DataError(
+                f"{file}: {self._num_stored:,} bytes that decode to {self._num_bytes:,} and more, as no images do; "
+                "copy or download it again"
+            )
+        if self._num_bytes > _MAX_BYTES:
+            raise DataError(
+                f"{file}: the images and labels up to here are more than {_MAX_BYTES / 2**30:,.4g} GiB decoded, which "
+                "would all be copied; write the images into one folder a class"
+            )
+
+
+def read_columns(file: Path, config: ImageSetConfig, budget: Budget) -> Columns:
+    """Read one file. Raises DataError where it is damaged, lacks a column, or holds more than the budget allows."""
+    if file.exists() and not file.is_file():
+        raise DataError(f"{file}: not a file")
+    try:
+        with pq.ParquetFile(file) as parquet:
+            schema, footer = parquet.schema_arrow, parquet.metadata
+            num_rows = sum(abs(footer.row_group(number).num_rows) for number in range(footer.num_row_groups))
+            image, label, name = _paths(file, parquet, config)
+            budget.open(file, num_rows)
+            images = _merged(_images(file, parquet, image, budget))
+        text = [path for path in (label, name) if path is not None]
+        with pq.ParquetFile(file, read_dictionary=text) as parquet:
+            labels = _labels(file, parquet, label, budget) if label is not None else None
+            ids = _ids(file, parquet, name, budget) if name is not None else None
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise _damaged(file, (str(error).splitlines() or ["unreadable"])[0]) from None
+    if {sum(map(len, images)), *(len(one) for one in (labels, ids) if one is not None)} != {num_rows}:
+        raise _damaged(file, "columns of different lengths")
+    return Columns(file, images, labels, ids, dict(schema.metadata or {}), num_rows)
+
+
+def _damaged(file: Path, reason: str) -> DataError:
+    return DataError(f"{file}: damaged, or not a Parquet file ({shown(reason)}); copy or download it again")
+
+
+# --- which columns ----------------------------------------------------------------------------------------------------
+
+
+def _paths(file: Path, parquet: Any, config: ImageSetConfig) -> tuple[str, str | None, str | None]:
+    """Return the paths of images, labels and ids, which are all that is decoded."""
+    schema = parquet.schema_arrow
+    there = quoted(schema.names)
+    if config.image_column not in schema.names:
+        raise DataError(f"{file}: no column {config.image_column!r} (there are: {there}); set image_column")
+    for key in ("label_column", "id_column"):  # their defaults may be missing, a name that somebody wrote may not
+        if key in config.model_fields_set and getattr(config, key) not in schema.names:
+            raise DataError(f"{file}: no column {getattr(config, key)!r} (there are: {there}); correct {key}")
+    for name in (config.image_column, config.label_column, config.id_column):
+        if schema.names.count(name) > 1:
+            raise DataError(f"{file}: the column {name!r} is there twice; rename one of them")
+    image = _image_path(file, schema, config.image_column)
+    label, name = config.label_column, config.id_column
+    has_labels = label in schema.names and not pa.types.is_null(schema.field(label).type)
+    found = (
+        image,
+        _text_path(file, schema, label, "whole numbers from 0, or class names") if has_labels else None,
+        _text_path(file, schema, name, "text or whole numbers") if name in schema.names else None,
+    )
+    paths = [parquet.schema.column(number).path for number in range(len(parquet.schema))]
+    for path in found:  # Arrow reads whatever starts like a path: with `label`, also a column called `label.more`
+        if path is not None and sum(one == path or one.startswith(f"{path}.") for one in paths) != 1:
+            raise DataError(f"{file}: other columns start with {path!r} and a dot; rename or remove them")
+    return found
+
+
+def _image_path(file: Path, schema: Any, name: str) -> str:
+    kind, path = schema.field(name).type, name
+    if pa.types.is_struct(kind):
+        fields = [field.name for field in kind]
+        if fields.count("bytes") != 1:
+            raise DataError(f"{file}: column {name!r} is a struct of {quoted(fields)}; expected `bytes` in it")
+        kind, path = kind.field("bytes").type, f"{name}.bytes"
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return path
+    raise DataError(f"{file}: column {name!r} holds {shown(kind)}; expected encoded images (binary, or a struct)")
+
+
+def _text_path(file: Path, schema: Any, name: str, expected: str) -> str:
+    kind = schema.field(name).type
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_integer(values) or pa.types.is_string(values) or pa.types.is_large_string(values):
+        return name
+    raise DataError(f"{file}: column {name!r} holds {shown(kind)}; expected {expected}")
+
+
+# --- what is in them --------------------------------------------------------------------------------------------------
+
+
+def _images(file: Path, parquet: Any, path: str, budget: Budget) -> Iterator[Any]:
+    """Yield the images of a few rows at a time."""
+    for number in range(parquet.metadata.num_row_groups):
+        # Of all columns: asking for one column's metadata ends the process where the file is damaged (PyArrow 26).
+        encoded = parquet.metadata.row_group(number).total_byte_size
+        rows = min(_MOST_ROWS, max(1, _MOST_BYTES // max(1, encoded)))
+        for batch in parquet.iter_batches(batch_size=rows, row_groups=[number], columns=[path]):
+            column = batch.column(0)
+            images = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
+            images = images.cast(pa.large_binary())  # one array of binary ends at 2 GiB
+            budget.take(file, images.nbytes)
+            yield images
+
+
+def _merged(arrays: Iterator[Any]) -> list[Any]:
+    """Return fewer and larger arrays: millions of small ones would take more memory than what they hold."""
+    merged: list[Any] = []
+    while some := list(islice(arrays, _MOST_ARRAYS)):
+        merged.append(pa.concat_arrays(some))
+    return merged
+
+
+def _labels(file: Path, parquet: Any, path: str, budget: Budget) -> Any:
+    labels = _text_or_numbers(file, parquet, path, budget)
+    return pc.fill_null(labels, NO_LABEL) if pa.types.is_int64(labels.type) else labels
+
+
+def _ids(file: Path, parquet: Any, path: str, budget: Budget) -> Any:
+    return pc.fill_null(_text_or_numbers(file, parquet, path, budget).cast(pa.large_utf8()), "")
+
+
+def _text_or_numbers(file: Path, parquet: Any, path: str, budget: Budget) -> Any:
+    """Return a column as int64 or large_utf8; one that was opened as a dictionary is counted before it is decoded."""
+    chunks: list[Any] = []
+    for number in range(parquet.metadata.num_row_groups):
+        for chunk in parquet.read_row_group(number, columns=[path]).column(0).chunks:
+            budget.take(file, _decoded_size(chunk))
+            chunks.append(_decoded(chunk))
+            chunks[-1].validate(full=True)  # text need not be valid UTF-8, whatever the schema says
+    kind = parquet.schema_arrow.field(path).type
+    return pa.concat_arrays(chunks) if chunks else pa.array([], _wide(kind))
+
+
+def _decoded_size(chunk: Any) -> int:
+    if not pa.types.is_dictionary(chunk.type) or pa.types.is_integer(chunk.type.value_type):
+        return int(chunk.nbytes)
+    lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
+    return int(pc.sum(lengths).as_py() or 0) + 8 * len(chunk)
+
+
+def _decoded(chunk: Any) -> Any:
+    if pa.types.is_dictionary(chunk.type):
+        return chunk.dictionary.cast(_wide(chunk.type)).take(chunk.indices)
+    return chunk.cast(_wide(chunk.type))
+
+
+def _wide(kind: Any) -> Any:
+    values = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return pa.int64() if pa.types.is_integer(values) else pa.large_utf8()

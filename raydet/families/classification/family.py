@@ -1,0 +1,87 @@
+"""Classification, as the engine sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from raydet.contract import Exported, Family
+from raydet.data.classes.index import ImageIndex
+from raydet.errors import DataError
+from raydet.families.classification.accuracy import ClassifierResult
+from raydet.families.classification.annotator import ClassAnnotator
+from raydet.families.classification.config import ClassificationConfig
+from raydet.families.classification.data import IMAGES, PreparedImages
+from raydet.families.classification.evaluate import evaluate_sharded
+from raydet.families.classification.method import ClassificationMethod, classification_method
+from raydet.families.classification.run import ClassificationRun
+from raydet.group import Group
+from raydet.report.page import Pictures, Section
+from raydet.vision.classifier import Classifier
+
+
+class Classification(Family[ClassificationConfig]):
+    """One class per image, measured by accuracy."""
+
+    name: ClassVar[str] = "classification"
+    images = IMAGES
+
+    def check(self, config: ClassificationConfig, data: PreparedImages) -> None:
+        """Raise DataError where a batch of unlabelled images would hold one of them twice."""
+        method = classification_method(config)
+        if data.unlabeled is None or not config.uses_labels:
+            return
+        for first in {0, *(end for end in method.stage_ends if end < config.length)}:
+            stage = method.stage_at(first)
+            batch = stage.batches(len(data.labeled), len(data.unlabeled))[1]
+            if batch > len(data.unlabeled):
+                raise DataError(
+                    f"stage {stage.name!r} wants {batch} unlabelled images per step, there are {len(data.unlabeled)}: "
+                    f"lower optim.unlabeled_batch (r2d2: or method.finetune_batch), or give more images"
+                )
+
+    def describe(self, data: PreparedImages) -> str:
+        """Count images and classes."""
+        counts = data.labeled.images_per_class()
+        spread = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+        return f"{len(data.labeled)} labelled images of {len(data.class_names)} classes ({spread} of each)"
+
+    def bind(
+        self, config: ClassificationConfig, data: PreparedImages, method: ClassificationMethod, group: Group
+    ) -> ClassificationRun:
+        """Return the family at work in one rank of a run."""
+        return ClassificationRun(data, method, group)
+
+    def build_annotator(self, config: ClassificationConfig, data_folder: str, device: str) -> ClassAnnotator:
+        """Return a teacher."""
+        return ClassAnnotator(classification_method(config), IMAGES.open(data_folder), device)
+
+    def evaluate(
+        self,
+        method: ClassificationMethod,
+        model: Classifier,
+        index: ImageIndex,
+        group: Group,
+        *,
+        max_images: int | None,
+    ) -> ClassifierResult | None:
+        """Return accuracy and errors."""
+        return evaluate_sharded(model, index, method.run.data.views, group, max_images=max_images)
+
+    def exported(self, config: ClassificationConfig, model: Classifier, class_names: Sequence[str]) -> Exported:
+        """Give a ResNet-18 torchvision's names; the other networks are not torchvision's."""
+        return Exported(model.exported(), list(class_names), config.data.views.model_dump_json())
+
+    def report(self, folder: Path, config: ClassificationConfig, pictures: Pictures) -> list[Section]:
+        """Return the sections of a classifier's report."""
+        from raydet.families.classification.report import sections_of  # not before it is wanted: it imports matplotlib
+
+        return sections_of(folder, config, pictures)
+
+    def stage(self, method: ClassificationMethod, step: int) -> str:
+        """Name the stage."""
+        return method.stage_at(step).name
+
+
+FAMILY = Classification()

@@ -1,0 +1,1 @@
+"""The methods that train a classifier: one paper, one file."""

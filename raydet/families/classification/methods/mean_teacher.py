@@ -1,0 +1,72 @@
+"""Mean Teacher (Tarvainen and Valpola, NIPS 2017, "Mean teachers are better role models").
+
+    L = CE(labelled) + w(t) * mean over classes of (softmax(student) - softmax(teacher))^2       (their J, section 2)
+    teacher <- keep * teacher + (1 - keep) * student
+    w(t) = w * exp(-5 * (1 - t)^2) while t = (steps since the teacher appeared) / ramp_up_steps < 1, then w
+
+Teacher and student see two augmentations of an image, drawn apart from each other.
+
+| paper | code |
+|---|---|
+| consistency cost coefficient | method.consistency_weight |
+| EMA decay alpha | method.ema_keep_rate |
+
+Deviations: the consistency is asked of unlabelled images only (theirs: of all); the teacher uses no dropout; its EMA
+rate does not change while ramping up.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from raydet.contract import LossTerm
+from raydet.families.classification.batch import LABELED, UNLABELED, ClassBatch
+from raydet.families.classification.config import ClassificationConfig, MeanTeacherConfig
+from raydet.families.classification.method import ClassificationMethod, cross_entropy, nothing
+from raydet.labels.schedule import LabelSchedule
+
+
+class MeanTeacher(ClassificationMethod):
+    """The student agrees with an average of itself."""
+
+    unseen_by_burn_in = frozenset({"ema_keep_rate", "consistency_weight", "ramp_up_steps"})
+    teacher_sees = "augmented"
+
+    def __init__(self, config: ClassificationConfig) -> None:
+        super().__init__(config)
+        assert isinstance(config.method, MeanTeacherConfig)
+        self.config = config.method
+
+    @property
+    def loss_weights(self) -> dict[str, float]:
+        """The ramp-up is part of the term itself."""
+        return {"sup/ce": 1.0, "unsup/consistency": self.config.consistency_weight}
+
+    def schedule(self) -> LabelSchedule:
+        """The newest teacher from the end of the burn-in on."""
+        labels = self.run.labels
+        return LabelSchedule.moving(
+            self.config.burn_in_steps, publish_every=labels.publish_every, lookahead=labels.lookahead
+        )
+
+    def terms(self, logits: Tensor, batch: ClassBatch) -> dict[str, LossTerm]:
+        """Return cross-entropy and consistency."""
+        labeled, unlabeled = logits[: batch.num_labeled], logits[batch.num_labeled :]
+        terms = {
+            "sup/ce": cross_entropy(labeled, batch.classes, LABELED),
+            "unsup/consistency": nothing(logits, UNLABELED),
+        }
+        if batch.num_unlabeled:
+            teacher = batch.pseudo_logits.to(logits.device).softmax(dim=-1)
+            squares = (unlabeled.softmax(dim=-1) - teacher).square().mean(dim=-1)
+            total = self.ramp_up(batch.step) * squares.sum()
+            terms["unsup/consistency"] = LossTerm(total, torch.tensor(batch.num_unlabeled), UNLABELED)
+        return terms
+
+    def ramp_up(self, step: int) -> float:
+        """Return the factor of the consistency weight."""
+        since, whole = step - self.config.burn_in_steps, self.config.ramp_up_steps
+        return 1.0 if since >= whole else math.exp(-5.0 * (1 - since / whole) ** 2)

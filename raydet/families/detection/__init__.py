@@ -1,0 +1,1 @@
+"""Detection: boxes, found, gated, carried from view to view, measured by COCO's AP."""

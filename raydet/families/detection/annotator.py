@@ -1,0 +1,48 @@
+"""The teacher of a detector: image ids in, pseudo-boxes in original pixels out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raydet.families.detection.batch import ViewedImage
+from raydet.families.detection.data import PreparedBoxes
+from raydet.families.detection.loader import TeacherViews
+from raydet.families.detection.method import DetectionMethod
+from raydet.labels.annotator import ModelAnnotator
+from raydet.records import Candidates, PseudoBoxes, TeacherRef
+from raydet.vision.detector import Detector
+from raydet.vision.geometry import clip_boxes, is_usable
+from raydet.vision.images import collate
+
+
+class DetectorAnnotator(ModelAnnotator[Detector, ViewedImage, PseudoBoxes]):
+    """Labels weak views, and carries the boxes back into the original image."""
+
+    def __init__(self, method: DetectionMethod, data: PreparedBoxes, device: str, views: TeacherViews) -> None:
+        """`views`: those of the loader, where the student is trained in this very process."""
+        assert data.unlabeled is not None
+        self._index, self._views, self._method = data.unlabeled, views, method
+        super().__init__(method.run, method.build_model(len(data.class_names)), device)
+
+    def see(self, image_id: str, version: int) -> ViewedImage:
+        """Return the weak view."""
+        return self._views.take(image_id, version)
+
+    def annotate(self, ids: Sequence[str], views: Sequence[ViewedImage], ref: TeacherRef) -> list[PseudoBoxes]:
+        """Return what the method's teacher finds."""
+        said = self._method.annotate(self.model, collate([view.pixels for view in views], self.device))
+        return [self._record(view, each, ref) for view, each in zip(views, said, strict=True)]
+
+    def _record(self, view: ViewedImage, said: Candidates, ref: TeacherRef) -> PseudoBoxes:
+        height, width = self._index.size_at(self._index.position(view.image_id))
+        boxes = clip_boxes(view.view.to_original(said.boxes.float().cpu()), height, width)
+        record = PseudoBoxes(
+            view.image_id,
+            ref,
+            boxes,
+            said.classes.cpu(),
+            said.scores.float().cpu(),
+            said.quality.float().cpu(),
+            said.complete_above,
+        )
+        return record.where(is_usable(boxes, 0.0))

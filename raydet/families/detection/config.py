@@ -1,0 +1,152 @@
+"""DetectionConfig: a run that trains a detector, and one class of settings per method.
+
+Defaults of a method are the paper's setting (Greek letter in parentheses).
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from raydet.config.base import Fraction, PositiveInt, Section, Threshold, Weight
+from raydet.config.box_data import DataConfig
+from raydet.config.detector import ModelConfig
+from raydet.config.method import MethodSection, TeacherSection
+from raydet.config.run import EvalConfig, LabelsConfig, RunConfig
+
+
+class BoxLabelsConfig(LabelsConfig):
+    """How pseudo-labels are made and kept."""
+
+    score_floor: Annotated[float, Field(gt=0, lt=1)] = 0.05
+    """Candidates at or below this score are not stored."""
+    top_k: PositiveInt = 1000
+    """Most candidates stored per image, best score first."""
+
+
+class BoxEvalConfig(EvalConfig):
+    """Evaluation while training."""
+
+    engine: Literal["auto", "hotcoco", "pycocotools"] = "auto"
+    """COCO AP engine; `auto` takes hotcoco where installed (same figures, faster) and says which."""
+
+
+BranchInput = Literal["roi_features", "class_logits", "box_deltas"]
+
+
+class IoUBranchConfig(Section):
+    """The box-quality classifier of IL-net (section 3.2) and the switches of its ablations."""
+
+    inputs: tuple[BranchInput, ...] = ("roi_features", "class_logits")
+    """What the branch reads (Table 5); `roi_features` is mandatory. The final IL-net leaves `box_deltas` out."""
+    hidden: PositiveInt = 1024
+    """Width of the hidden layer."""
+    activation: Literal["elu", "none"] = "elu"
+    """Between the two layers."""
+    detach_inputs: bool = False
+    """Stop the branch's gradient at its inputs (not in the paper)."""
+    loss: Literal["focal_bce", "smooth_l1", "focal_soft"] = "focal_bce"
+    """Loss of the branch: binary focal (Eq. 2), smooth L1 on the IoU (Fig. 3b), or focal with the IoU as target."""
+    focal_exponent: Weight = 1.5
+    """Exponent of the branch's focal loss (the paper's second gamma)."""
+    target_gt: Literal["matched", "max"] = "matched"
+    """IoU target against the RoI's matched box (published code) or the best box of the image (Eq. 3 as written)."""
+
+
+class SupervisedConfig(TeacherSection):
+    """Labelled images only. After `burn_in_steps` an EMA of the student is kept, so that it compares like with like."""
+
+    uses_labels: ClassVar[bool] = False
+    implementation: ClassVar[str] = "raydet.families.detection.methods.supervised:Supervised"
+    name: Literal["supervised"] = "supervised"
+    iou_branch: IoUBranchConfig | None = None
+    """Train IL-net's IoU branch too; needed where an IL-net run is forked from this run's burn-in."""
+    iou_target_threshold: Threshold = 0.75
+    """IoU above which a box counts as well localized (mu), for the branch's target."""
+    sup_iou_weight: Weight = 1.0
+    """Weight of the IoU-branch loss."""
+
+
+class _MutualConfig(TeacherSection):
+    score_threshold: Fraction = 0.7
+    """Class confidence a pseudo-box must exceed, strictly."""
+    unsup_cls_weight: Weight = 4.0
+    """Weight of the unsupervised RPN and RoI classification losses (alpha)."""
+    teacher_proposals: Literal["train", "test"] = "train"
+    """Whose proposal counts the teacher labels with: training's (Unbiased Teacher's code) or evaluation's."""
+    alarm_after_steps: PositiveInt = 200
+    """Warn, with the likely cause, when no pseudo-box survives for so many steps in a row."""
+
+    def contradictions(self, run: RunConfig) -> list[str]:
+        """Return what of the run cannot be meant with this method, each with the keys and what to change."""
+        found = super().contradictions(run)
+        floor = run.labels.score_floor if isinstance(run.labels, BoxLabelsConfig) else 0.0
+        if self.score_threshold < floor:
+            found.append(
+                f"method.score_threshold is below labels.score_floor={floor}: labels would be incomplete; lower "
+                f"labels.score_floor"
+            )
+        return found
+
+
+class UnbiasedTeacherConfig(_MutualConfig):
+    """Unbiased Teacher (Liu et al., ICLR 2021): no regression on pseudo-boxes."""
+
+    implementation: ClassVar[str] = "raydet.families.detection.methods.unbiased_teacher:UnbiasedTeacher"
+    name: Literal["unbiased_teacher"] = "unbiased_teacher"
+
+
+class IlNetConfig(_MutualConfig):
+    """IL-net (arXiv 2206.10186)."""
+
+    implementation: ClassVar[str] = "raydet.families.detection.methods.il_net:IlNet"
+    name: Literal["il_net"] = "il_net"
+    unsup_reg_weight: Weight = 1.0
+    """Weight of the unsupervised RPN and RoI box regression (beta); 0 is Unbiased Teacher."""
+    unsup_iou_weight: Weight = 4.0
+    """Weight of the unsupervised IoU-branch loss (gamma of Eq. 1)."""
+    sup_iou_weight: Weight = 1.0
+    """Weight of the supervised IoU-branch loss."""
+    iou_branch_enabled: bool = True
+    """Build and train the IoU branch."""
+    iou_branch: IoUBranchConfig = IoUBranchConfig()
+    """The branch itself."""
+    iou_target_threshold: Threshold = 0.75
+    """IoU of the decoded box above which the branch's target is 1 (mu)."""
+    iou_filter_enabled: bool = True
+    """Gate the predictions by the branch, in pseudo-labelling and in evaluation."""
+    iou_filter_threshold: Threshold = 0.4
+    """IoU score that a foreground prediction must exceed, strictly, to survive (theta)."""
+
+
+METHODS: list[type[MethodSection]] = [SupervisedConfig, UnbiasedTeacherConfig, IlNetConfig]
+"""The methods that train a detector, a line each."""
+
+
+class DetectionConfig(RunConfig):
+    """One training run of a detector."""
+
+    family: ClassVar[str] = "detection"
+    trains: ClassVar[str] = "detector"
+    figures: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+    data: DataConfig
+    model: ModelConfig = ModelConfig()
+    labels: BoxLabelsConfig = BoxLabelsConfig()
+    eval: BoxEvalConfig = BoxEvalConfig()
+
+    def contradictions(self) -> list[str]:
+        """Return what cannot be meant, each with the keys and what to change."""
+        found = super().contradictions()
+        model, workers = self.model, self.cluster.workers
+        if model.backbone != "small_gn" and model.weights is None and workers > 1:
+            found.append(
+                f"model.backbone={model.backbone} without model.weights trains its batch norm, whose statistics "
+                f"would differ between the {workers} workers; set model.weights, use model.backbone=small_gn, or "
+                f"one worker"
+            )
+        return found
+
+
+RUN_CONFIG = DetectionConfig

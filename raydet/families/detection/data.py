@@ -1,0 +1,84 @@
+"""Images with boxes, as a `DataFamily`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raydet.config.base import DataSection
+from raydet.config.box_data import DataConfig, DatasetConfig
+from raydet.data.boxes.class_names import renumbered, report_empty_classes
+from raydet.data.boxes.formats.detect import read_source
+from raydet.data.boxes.index import DatasetIndex, write_index
+from raydet.data.boxes.rules import usable
+from raydet.data.boxes.source import Table
+from raydet.data.boxes.splits import choose_rows, fingerprint
+from raydet.data.boxes.summary import SetSummary, summarise
+from raydet.data.family import DataFamily
+from raydet.data.prepared import PreparedSets
+from raydet.data.problems import ProblemLog
+
+
+class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
+    """Images with boxes."""
+
+    kind: ClassVar[str] = "detection"
+    set_config = DatasetConfig
+    index = DatasetIndex
+
+    def read(
+        self,
+        name: str,
+        one: DatasetConfig,
+        log: ProblemLog,
+        *,
+        settings: DataSection[DatasetConfig] | None,
+        generated: Path,
+        decode_images: bool,
+    ) -> tuple[Table, str]:
+        """Return the usable images and boxes of a set, and its format."""
+        source = read_source(one, log, generated)
+        on_bad_box = settings.on_bad_box if isinstance(settings, DataConfig) else "error"
+        return usable(source, on_bad_box, log, decode_images=decode_images), source.format
+
+    def renumbered(self, table: Table, class_names: tuple[str, ...], name: str, path: str, log: ProblemLog) -> Table:
+        """Return a set with the class numbers of `class_names`; boxes of other classes are errors."""
+        return renumbered(table, class_names, path, log)
+
+    def report_classes(self, table: Table, name: str, path: str, log: ProblemLog) -> None:
+        """Report sets and classes without boxes."""
+        if name != "data":
+            report_empty_classes(table, name, path, log)
+
+    def ids(self, table: Table) -> Sequence[str]:
+        """Return all image ids, in row order."""
+        return table.ids
+
+    def choose_rows(self, config: DataSection[DatasetConfig], table: Table) -> NDArray[np.int64]:
+        """Return the rows that keep their boxes, ascending."""
+        assert isinstance(config, DataConfig)
+        return choose_rows(config, table)
+
+    def fingerprint(self, table: Table) -> str:
+        """Name the images and classes."""
+        return fingerprint(table)
+
+    def hidden_and_bare(self, table: Table) -> tuple[Table | None, Table]:
+        """Return the true boxes, if there are any, and the images without them."""
+        return table if len(table.classes) else None, table.without_boxes()
+
+    def write(self, path: Path, table: Table) -> None:
+        """Write an index file."""
+        write_index(path, table)
+
+    def summarise(self, name: str, path: str, format: str, table: Table, *, look: bool) -> SetSummary:
+        """Count images and boxes."""
+        return summarise(name, path, format, table)
+
+
+BOXES = BoxData()
+PreparedBoxes = PreparedSets[DatasetIndex]

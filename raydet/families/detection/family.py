@@ -1,0 +1,75 @@
+"""Detection, as the engine sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from raydet.contract import Exported, Family
+from raydet.data.boxes.index import DatasetIndex
+from raydet.families.detection.annotator import DetectorAnnotator
+from raydet.families.detection.coco import EvalResult
+from raydet.families.detection.config import DetectionConfig
+from raydet.families.detection.data import BOXES, PreparedBoxes
+from raydet.families.detection.evaluate import evaluate_sharded
+from raydet.families.detection.loader import TeacherViews
+from raydet.families.detection.method import STANDARD_PARTS, DetectionMethod, detection_method
+from raydet.families.detection.run import DetectionRun
+from raydet.families.detection.saved import as_detector
+from raydet.group import Group
+from raydet.report.page import Pictures, Section
+from raydet.train.saved import SavedModel
+from raydet.vision.detector import Detector
+
+
+class Detection(Family[DetectionConfig]):
+    """Boxes, measured by COCO's AP."""
+
+    name: ClassVar[str] = "detection"
+    images = BOXES
+
+    def describe(self, data: PreparedBoxes) -> str:
+        """Count images and boxes."""
+        boxes, classes = data.labeled.num_boxes, len(data.class_names)
+        return f"{len(data.labeled)} labelled images with {boxes} boxes of {classes} classes"
+
+    def bind(self, config: DetectionConfig, data: PreparedBoxes, method: DetectionMethod, group: Group) -> DetectionRun:
+        """Return the family at work in one rank of a run."""
+        return DetectionRun(data, method, group)
+
+    def build_annotator(self, config: DetectionConfig, data_folder: str, device: str) -> DetectorAnnotator:
+        """Return a teacher."""
+        data = BOXES.open(data_folder)
+        method = detection_method(config, "labelling with boxes")
+        return DetectorAnnotator(method, data, device, TeacherViews(data, config))
+
+    def evaluate(
+        self, method: DetectionMethod, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None
+    ) -> EvalResult | None:
+        """Return COCO's figures."""
+        return evaluate_sharded(method, model, index, group, max_images=max_images)
+
+    def exported(self, config: DetectionConfig, model: Detector, class_names: Sequence[str]) -> Exported:
+        """Leave out what a method adds: what is left is torchvision's `FasterRCNN`, whose class 0 is the background."""
+        weights = model.state_dict()
+        plain = {name: value for name, value in weights.items() if name.startswith(STANDARD_PARTS)}
+        heads = sorted({name.split(".")[0] for name in weights if name not in plain})
+        remark = f" ({len(weights) - len(plain)} tensors of {', '.join(heads)} left out)" if heads else ""
+        return Exported(plain, ["__background__", *class_names], config.data.views.model_dump_json(), remark)
+
+    def onnx_exporter(self, saved: SavedModel) -> Callable[[Path], str]:
+        """Return what writes a detector as ONNX."""
+        from raydet.families.detection.onnx import export_onnx
+
+        detector = as_detector(saved, "ONNX export")
+        return lambda out: export_onnx(detector, out)
+
+    def report(self, folder: Path, config: DetectionConfig, pictures: Pictures) -> list[Section]:
+        """Return the sections of a detector's report."""
+        from raydet.families.detection.report import sections_of  # not before it is wanted: it imports matplotlib
+
+        return sections_of(folder, config, pictures)
+
+
+FAMILY = Detection()

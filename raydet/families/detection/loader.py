@@ -1,0 +1,246 @@
+"""The images of each step, decoded and augmented ahead of time by threads.
+
+Every view is a pure function of (seed, image, step or teacher version, slot in the global batch). Neither threads nor
+the number of ranks change what a step trains on, and a resumed run sees the very same views.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal, TypeVar
+
+from torch import Tensor
+
+from raydet.data.boxes.index import DatasetIndex
+from raydet.data.decode import decode
+from raydet.data.order import BatchOrder, own_slots
+from raydet.data.prefetch import Prefetcher
+from raydet.errors import DataError
+from raydet.families.detection.batch import ViewedImage
+from raydet.families.detection.config import DetectionConfig
+from raydet.families.detection.data import PreparedBoxes
+from raydet.families.detection.views import strong_view, weak_view
+from raydet.randomness import stream
+from raydet.records import Target
+from raydet.vision.geometry import carry
+
+T = TypeVar("T")
+Copy = Literal["strong", "weak"]
+"""How a copy of a labelled image looks: with the colours of the strong view, or as it is."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class StepViews:
+    """One rank's images of one step."""
+
+    labeled: tuple[ViewedImage, ...]  # copy by copy, of the same images in the same order
+    unlabeled: tuple[ViewedImage, ...]  # strong views in slot order, without targets; empty where no teacher labels
+    dropped_boxes: int  # boxes of labelled images that got thinner than `views.min_box_px`, once per image
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LabeledCopies:
+    """The copies of one labelled image; they share view and target."""
+
+    copies: tuple[ViewedImage, ...]
+    dropped_boxes: int
+
+
+def teacher_view(index: DatasetIndex, image_id: str, version: int, config: DetectionConfig) -> ViewedImage:
+    """Return the weak view in which the teacher of `version` sees an image; its target is empty.
+
+    Raises DataError where the image cannot be read.
+    """
+    position = index.position(image_id)
+    pixels, view = weak_view(
+        _pixels(index, position), config.data.views, stream(config.seed, "weak", image_id, version)
+    )
+    return ViewedImage(image_id, pixels, view, Target.empty(), role="weak", slot=0)
+
+
+def student_view(weak: ViewedImage, step: int, slot: int, config: DetectionConfig) -> ViewedImage:
+    """Return the strong view of an unlabelled image: the geometry of its weak view, colours drawn for this step."""
+    rng = stream(config.seed, "strong", weak.image_id, step, slot)
+    pixels = strong_view(weak.pixels, config.data.views, rng)
+    return ViewedImage(weak.image_id, pixels, weak.view, weak.target, role="unlabeled", slot=slot)
+
+
+def labeled_views(
+    index: DatasetIndex, position: int, step: int, slot: int, config: DetectionConfig, copies: Sequence[Copy]
+) -> LabeledCopies:
+    """Return the `copies` of a labelled image, with its boxes in view pixels."""
+    image_id, views = index.id_at(position), config.data.views
+    pixels, view = weak_view(_pixels(index, position), views, stream(config.seed, "labeled-weak", image_id, step, slot))
+    truth = index.target_at(position)
+    boxes, usable = carry(truth.boxes, view, views.min_box_px)
+    target = Target(boxes, truth.classes[usable])
+    found = []
+    for copy in copies:
+        role, seen = f"labeled-{copy}", pixels
+        if copy == "strong":
+            seen = strong_view(pixels, views, stream(config.seed, role, image_id, step, slot))
+        found.append(ViewedImage(image_id, seen, view, target, role, slot))
+    return LabeledCopies(tuple(found), dropped_boxes=len(truth.classes) - len(target.classes))
+
+
+class TeacherViews:
+    """The weak views of unlabelled images, shared by the two that need each of them once: the teacher, which labels it,
+    and the loader, which makes the strong view from it.
+
+    Which of them comes first depends on `labels.lookahead` and `data.prefetch_steps`. The first one makes the view and
+    leaves it here, the second one takes it away. At most `keep` views wait; then the oldest is dropped, and made again
+    should it be wanted after all. A view is a pure function of its key, so none of this changes a bit. Thread-safe.
+    """
+
+    def __init__(self, data: PreparedBoxes, config: DetectionConfig, *, keep: int = 0) -> None:
+        """With `keep` 0, for a process that has only one of the two, every view is made when it is asked for."""
+        self._index, self._config, self._keep = data.unlabeled, config, keep
+        self._waiting: OrderedDict[tuple[str, int], Future[ViewedImage]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def take(self, image_id: str, version: int) -> ViewedImage:
+        """Return `teacher_view(image_id, version)`; its pixels may be shared and must not be changed.
+
+        Waits where another thread is making it. Raises what goes wrong, to both users.
+        """
+        assert self._index is not None, "this run has no unlabelled images"
+        key, mine = (image_id, version), Future[ViewedImage]()
+        with self._lock:
+            made = self._waiting.pop(key, None)
+            if made is None:
+                self._waiting[key] = mine
+                while len(self._waiting) > self._keep:
+                    self._waiting.popitem(last=False)
+        if made is not None:
+            return made.result()
+        try:
+            mine.set_result(teacher_view(self._index, image_id, version, self._config))
+        except BaseException as error:
+            mine.set_exception(error)
+        return mine.result()
+
+
+def views_for_training(data: PreparedBoxes, config: DetectionConfig, world: int) -> TeacherViews:
+    """Return the views of one of `world` ranks; they are kept for the teacher only where it works in this process.
+
+    What waits for its second user: the images of the steps by which the labels or the loader may be ahead, and of the
+    step at hand.
+    """
+    if not config.uses_labels or config.labels.source != "inline":
+        return TeacherViews(data, config)
+    steps = max(config.labels.lookahead, config.data.prefetch_steps) + 1
+    return TeacherViews(data, config, keep=steps * -(-config.optim.unlabeled_batch // world))
+
+
+def _pixels(index: DatasetIndex, position: int) -> Tensor:
+    """Decode an image and make sure that it is still the one its boxes were checked against."""
+    file = index.file_at(position)
+    pixels = decode(file)
+    found, expected = tuple(pixels.shape[1:]), tuple(index.size_at(position))
+    if found != expected:
+        raise DataError(
+            f"{file}: the image is {found[1]}x{found[0]} pixels (width x height), but was {expected[1]}x{expected[0]} "
+            f"when the data set was prepared; restore the file, or prepare again in a new run folder"
+        )
+    return pixels
+
+
+class StepLoader:
+    """Serves one rank's share of every step, `data.prefetch_steps` ahead of the training loop."""
+
+    def __init__(
+        self,
+        data: PreparedBoxes,
+        config: DetectionConfig,
+        views: TeacherViews,
+        *,
+        rank: int,
+        world: int,
+        version_for: Callable[[int], int | None],
+        copies: Sequence[Copy],
+    ) -> None:
+        """Serve rank `rank` of `world`; `version_for(step)` says which teacher labels a step, None: no unlabelled.
+
+        Each labelled image is seen as so many `copies`.
+        """
+        optim = config.optim
+        self._config = config
+        self._views = views
+        self._version_for = version_for
+        self._copies = copies
+        self._labeled = _Share(data.labeled, optim.labeled_batch, config.seed, "labeled", rank, world)
+        self._unlabeled = (
+            _Share(data.unlabeled, optim.unlabeled_batch, config.seed, "unlabeled", rank, world)
+            if data.unlabeled is not None and len(data.unlabeled)
+            else None
+        )
+        self._ahead = Prefetcher(
+            self._start, threads=config.data.loader_threads, ahead=config.data.prefetch_steps, end=config.length
+        )
+
+    def unlabeled_ids(self, step: int) -> list[str]:
+        """Return the ids of this rank's unlabelled images of a step, in slot order; reads no image."""
+        assert self._unlabeled is not None, "this run has no unlabelled images"
+        return [self._unlabeled.index.id_at(row) for row in self.unlabeled_rows(step)]
+
+    def unlabeled_rows(self, step: int) -> list[int]:
+        """Return their rows in the index."""
+        assert self._unlabeled is not None, "this run has no unlabelled images"
+        return [position for _, position in self._unlabeled.slots(step)]
+
+    def take(self, step: int) -> StepViews:
+        """Return the views of a step; waits until they are ready. Raises what went wrong while loading them."""
+        labeled, unlabeled = self._ahead.take(step)
+        images = [future.result() for future in labeled]
+        return StepViews(
+            labeled=tuple(image.copies[copy] for copy in range(len(self._copies)) for image in images),
+            unlabeled=tuple(future.result() for future in unlabeled),
+            dropped_boxes=sum(image.dropped_boxes for image in images),
+        )
+
+    def close(self) -> None:
+        """Drop what was prepared ahead and end the threads; waits for images being decoded right now."""
+        self._ahead.close()
+
+    def _start(self, step: int) -> tuple[list[Future[LabeledCopies]], list[Future[ViewedImage]]]:
+        config, labeled, unlabeled = self._config, self._labeled.index, self._unlabeled
+        images = [
+            self._submit(partial(labeled_views, labeled, position, step, slot, config, self._copies), labeled, position)
+            for slot, position in self._labeled.slots(step)
+        ]
+        version = self._version_for(step)
+        if version is None:
+            return images, []
+        assert unlabeled is not None, f"step {step} has a teacher, but this run has no unlabelled images"
+        views = [
+            self._submit(partial(self._strong, position, version, step, slot), unlabeled.index, position)
+            for slot, position in unlabeled.slots(step)
+        ]
+        return images, views
+
+    def _strong(self, position: int, version: int, step: int, slot: int) -> ViewedImage:
+        assert self._unlabeled is not None
+        weak = self._views.take(self._unlabeled.index.id_at(position), version)
+        return student_view(weak, step, slot, self._config)
+
+    def _submit(self, job: Callable[[], T], index: DatasetIndex, position: int) -> Future[T]:
+        return self._ahead.submit(job, lambda: index.file_at(position))
+
+
+class _Share:
+    """One rank's contiguous slice of the global batch of every step."""
+
+    def __init__(self, index: DatasetIndex, batch: int, seed: int, name: str, rank: int, world: int) -> None:
+        self.index = index
+        self._order = BatchOrder(len(index), batch, seed, name)
+        self._slice = own_slots(batch, rank, world)
+
+    def slots(self, step: int) -> list[tuple[int, int]]:
+        """Return (slot in the global batch, position in the index) of each image of a step."""
+        positions = self._order.positions(step)
+        return [(slot, int(positions[slot])) for slot in self._slice]

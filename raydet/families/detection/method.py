@@ -1,0 +1,143 @@
+"""What a detection method is, beside what every method is."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from raydet.config.run import RunConfig
+from raydet.contract import Alarm, LossTerm, Method, Outputs
+from raydet.errors import UserError
+from raydet.families.detection.batch import StudentBatch
+from raydet.families.detection.config import DetectionConfig
+from raydet.families.detection.gates import after_nms
+from raydet.families.detection.loader import Copy
+from raydet.families.detection.passes import TrainPass, train_pass
+from raydet.labels.schedule import LabelSchedule
+from raydet.randomness import stream
+from raydet.records import Candidates, PseudoBoxes
+from raydet.registry import build_method
+from raydet.vision.detector import Detector
+from raydet.vision.images import ImageBatch, collate
+from raydet.window import Window
+
+# Settings of every teacher-student method that matter only once the teacher exists.
+MUTUAL_STAGE = frozenset(
+    {"ema_keep_rate", "score_threshold", "unsup_cls_weight", "teacher_proposals", "alarm_after_steps"}
+)
+STANDARD_PARTS = ("backbone.", "rpn.", "roi_heads.")  # what plain torchvision has a place for
+UNLIMITED = 1_000_000  # candidates per image at evaluation: a softmax above the floor never yields as many
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Selection:
+    """What a method keeps of one stored label, and how many candidates each gate dropped."""
+
+    kept: PseudoBoxes
+    dropped: Mapping[str, int] = field(default_factory=dict)  # gate name -> rows removed by it
+    is_complete: bool = True  # whether the stored rows reach down to the lowest score that could be kept
+    dropped_quality: float = 0.0  # sum of `quality` over the rows that the gate "quality" removed
+    background: int | None = None  # rows that passed it because their RoI's best class is background; None: no gate
+
+
+@dataclass(frozen=True, slots=True)
+class Thresholds:
+    """Configuration keys of the thresholds that a method's `select` applies, so that others can try other values.
+
+    The score threshold comes last: raising it drops the lowest scores from what is kept, and changes nothing else.
+    """
+
+    score: str  # of the class confidence
+    quality: str | None = None  # of `PseudoBoxes.quality`, before NMS: each value is a selection of its own
+
+
+class DetectionMethod(Method[DetectionConfig, StudentBatch]):
+    """A method that trains a detector."""
+
+    labeled_copies: ClassVar[tuple[Copy, ...]] = ("strong", "weak")
+    """As what a labelled image enters a step."""
+
+    def build_model(self, num_classes: int) -> Detector:
+        """Return a freshly initialised detector; student and teacher are both made by this."""
+        return Detector(self.run.model, num_classes)
+
+    @abstractmethod
+    def terms(self, student: Any, batch: StudentBatch, found: TrainPass) -> dict[str, LossTerm]:
+        """Return every term of `loss_weights` from one pass over all views; see `losses`."""
+
+    def losses(self, student: Any, batch: StudentBatch, teacher: Any, state: Any) -> Outputs:
+        """Run one forward over all views, each about its own target; a method with other passes overrides it."""
+        device = next(student.parameters()).device
+        images = collate([view.pixels for view in batch.views], device)
+        # One stream per view for anchors and RoIs: independent of rank and of the views around it.
+        rngs = [stream(self.run.seed, "sampling", view.role, view.image_id, batch.step) for view in batch.views]
+        return Outputs(self.terms(student, batch, train_pass(student, images, batch.targets, rngs)))
+
+    def annotate(self, teacher: Any, images: ImageBatch) -> list[Candidates]:
+        """Return what the teacher says about each image, in view pixels; runs in the teacher pool."""
+        raise AssertionError(f"{type(self).__name__} uses no pseudo-labels")
+
+    def select(self, labels: PseudoBoxes) -> Selection:
+        """Apply the method's gates to a stored label; pure."""
+        raise AssertionError(f"{type(self).__name__} uses no pseudo-labels")
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """Say which thresholds `select` applies; None where the method uses no pseudo-labels."""
+        return None
+
+    def gate(self, candidates: Candidates) -> Candidates:
+        """Drop predictions before NMS at evaluation; nothing by default."""
+        return candidates
+
+    def detect(self, model: Detector, images: ImageBatch) -> list[Candidates]:
+        """Return the detections of each image in view pixels: candidates -> gate -> class-wise NMS -> best 100."""
+        config = self.run.model
+        found = model.candidates(images, proposals="test", score_floor=config.test_score_floor, top_k=UNLIMITED)
+        return [after_nms(self.gate(each), config.test_nms, config.test_detections) for each in found]
+
+    def fork_drops(self, name: str) -> bool:
+        """Heads that a method adds may be left out: a plain detector can start from the burn-in of one with them."""
+        return not name.startswith(STANDARD_PARTS)
+
+    def label_bytes(self, num_classes: int) -> int:
+        """Return what benchmarks/store.md measured for detections; candidates before NMS take more."""
+        return 2_000
+
+    def moving_teacher(self) -> LabelSchedule:
+        """Return the schedule of a teacher that follows the student: the newest one from the burn-in's end on."""
+        labels, start = self.run.labels, self.run.method.burn_in_steps
+        return LabelSchedule.moving(start, publish_every=labels.publish_every, lookahead=labels.lookahead)
+
+
+def detection_method(config: RunConfig, purpose: str) -> DetectionMethod:
+    """Return the method of a run where only a detector will do. Raises UserError that says what it was wanted for."""
+    method = build_method(config)
+    if not isinstance(method, DetectionMethod):
+        raise UserError(
+            f"{purpose} is for detectors; method.name={config.method.name} trains a {config.trains}, for which there "
+            f"are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
+        )
+    return method
+
+
+def no_survivors(window: Window, threshold: float, after_steps: int, *, otherwise: str) -> Alarm | None:
+    """Say, with the likely cause, that no pseudo-box survives a score threshold and the gates beside it.
+
+    `otherwise` is the cause where scores are high enough.
+    """
+    if not window.sums["images"] or window.sums["kept"]:
+        return None
+    best = window.highest["best_score"]
+    if not window.sums["candidates"]:
+        cause = "the teacher finds nothing at all: the burn-in was too short, or the classes do not match"
+    elif best <= threshold:
+        cause = (
+            f"the teacher's best score is {best:.2f}, method.score_threshold is {threshold}: "
+            f"lower the threshold or lengthen method.burn_in_steps"
+        )
+    else:
+        cause = otherwise
+    return Alarm("no_pseudo_boxes", f"no pseudo-box survives: {cause}", after_steps)

@@ -1,0 +1,167 @@
+"""How the stages of a detector are put together in training: what each pass samples, and the losses of its rows.
+
+A method names the passes it wants and the boxes that each is about; with the same boxes for all of them, `train_pass`
+is torchvision's Faster R-CNN. Losses are kept per image, so that any group of images can be normalised by its own
+counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from raydet.contract import LossTerm
+from raydet.families.detection.batch import StudentBatch
+from raydet.records import Target
+from raydet.vision import losses
+from raydet.vision.detector import Detector
+from raydet.vision.images import ImageBatch
+from raydet.vision.roi import RoiScores, SampledRois, box_coder, by_class
+from raydet.vision.rpn import AnchorScores, rpn_losses
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RpnPass:
+    """Losses of the region proposals, per image `[N]` float32; every sum is on the graph, also an empty one."""
+
+    cls: Tensor  # binary cross-entropy, summed over the sampled anchors
+    reg: Tensor  # box distance, summed over the foreground anchors
+    anchors: Tensor  # [N] int64 normaliser of both: `rpn_batch`, whether so many anchors could be sampled or not
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoiPass:
+    """RoIs drawn for training, what the head says about them, and the losses of each; rows are image by image."""
+
+    rois: tuple[SampledRois, ...]
+    scores: RoiScores  # of R RoIs
+    labels: Tensor  # [R] int64, 0 is background
+    counts: list[int]  # RoIs per image
+    fg_rows: Tensor  # [F] int64: which of the R are foreground
+    fg_counts: list[int]  # foreground RoIs per image
+    fg_boxes: Tensor  # [F, 4] xyxy, frame pixels: the foreground RoIs themselves
+    deltas: Tensor  # [F, 4]: what the head says of their own classes
+    wanted: Tensor  # [F, 4]: what it should say
+    cls_rows: Tensor  # [R] classification losses
+    reg_rows: Tensor  # [F] box distances
+
+    @property
+    def num_rois(self) -> Tensor:
+        """Return the RoIs of each image `[N]`: the papers' normaliser of all losses of the head."""
+        return torch.tensor(self.counts, device=self.labels.device)
+
+    @property
+    def num_foreground(self) -> Tensor:
+        """Return the foreground RoIs of each image `[N]`."""
+        return torch.tensor(self.fg_counts, device=self.labels.device)
+
+    def cls(self, row_weights: Tensor | None = None) -> Tensor:
+        """Return the classification loss of each image `[N]`, its rows weighted by `[R]` where given."""
+        rows = self.cls_rows if row_weights is None else self.cls_rows * row_weights
+        return losses.sum_per_image(rows, self.counts)
+
+    def reg(self, row_weights: Tensor | None = None) -> Tensor:
+        """Return the box loss of each image `[N]`, its rows weighted by `[F]` where given."""
+        rows = self.reg_rows if row_weights is None else self.reg_rows * row_weights
+        return losses.sum_per_image(rows, self.fg_counts)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainPass:
+    """One forward of backbone, RPN head and RoI head over a batch of images, all about the same boxes."""
+
+    features: dict[str, Tensor]
+    proposals: list[Tensor]  # of each image, [P, 4]
+    boxes: list[Tensor]  # true boxes of each image, [G, 4], on the device
+    rpn: RpnPass
+    roi: RoiPass
+    sums: dict[str, Tensor]  # the four standard losses of each image, [N]
+
+
+def train_pass(
+    detector: Detector, images: ImageBatch, targets: Sequence[Target], rngs: Sequence[torch.Generator]
+) -> TrainPass:
+    """Run every stage once; `rngs[i]` draws the anchors, then the RoIs, of image i.
+
+    Raises ValueError for boxes without an inside: they have no finite encoding.
+    """
+    check_boxes(targets)
+    boxes = [target.boxes.to(images.pixels.device) for target in targets]
+    labels = [target.classes.to(images.pixels.device) + 1 for target in targets]
+    features = detector.features(images)
+    scores = detector.score_anchors(images, features)
+    rpn = rpn_pass(detector, scores, boxes, rngs)
+    proposals = detector.propose(scores, images, "train")
+    roi = roi_pass(detector, features, proposals, boxes, labels, rngs)
+    sums = {"rpn_cls": rpn.cls, "rpn_reg": rpn.reg, "roi_cls": roi.cls(), "roi_reg": roi.reg()}
+    return TrainPass(features, proposals, boxes, rpn, roi, sums)
+
+
+def rpn_pass(
+    detector: Detector, scores: AnchorScores, boxes: Sequence[Tensor], rngs: Sequence[torch.Generator]
+) -> RpnPass:
+    """Sample anchors for true boxes `boxes[i]` `[G_i, 4]` of image i, and compare."""
+    cls, reg = rpn_losses(scores, boxes, rngs, matcher=detector.rpn.matcher, config=detector.config)
+    return RpnPass(cls, reg, torch.full((len(boxes),), detector.config.rpn_batch, device=cls.device))
+
+
+def roi_pass(
+    detector: Detector,
+    features: dict[str, Tensor],
+    proposals: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    rngs: Sequence[torch.Generator],
+) -> RoiPass:
+    """Sample RoIs of each image from its proposals `[P, 4]` and true boxes `[G, 4]`, labels `[G]` from 1; compare."""
+    config = detector.config
+    rois = tuple(detector.roi_heads.sample(*each) for each in zip(proposals, boxes, labels, rngs, strict=True))
+    said = detector.score_rois(features, [each.boxes for each in rois])
+    drawn, wanted_labels = torch.cat([each.boxes for each in rois]), torch.cat([each.labels for each in rois])
+    if config.roi_cls_loss == "focal":
+        cls_rows = losses.focal_cross_entropy(said.class_logits, wanted_labels, config.cls_focal_exponent)
+    else:
+        cls_rows = losses.cross_entropy(said.class_logits, wanted_labels)
+    fg = torch.where(wanted_labels > 0)[0]
+    wanted = box_coder.encode_single(torch.cat([each.matched for each in rois]), drawn[fg])
+    deltas = by_class(said.box_deltas)[fg, wanted_labels[fg]]
+    return RoiPass(
+        rois,
+        said,
+        wanted_labels,
+        counts=[len(each.labels) for each in rois],
+        fg_rows=fg,
+        fg_counts=[each.num_foreground for each in rois],
+        fg_boxes=drawn[fg],
+        deltas=deltas,
+        wanted=wanted,
+        cls_rows=cls_rows,
+        reg_rows=losses.box_regression(deltas, wanted, config.box_loss),
+    )
+
+
+def loss_terms(found: TrainPass, batch: StudentBatch, group: str, prefix: str) -> dict[str, LossTerm]:
+    """Sum the per-image losses of one group of views into named terms `prefix/rpn_cls`, ...
+
+    The counts are the papers' normalisers: sampled anchors for the RPN, all sampled RoIs for the RoI head.
+    """
+    part = batch.rows(group)
+    anchors, rois = found.rpn.anchors[part].sum(), found.roi.num_rois[part].sum()
+    return {
+        f"{prefix}/{name}": LossTerm(rows[part].sum(), anchors if name.startswith("rpn") else rois, group)
+        for name, rows in found.sums.items()
+    }
+
+
+def check_boxes(targets: Sequence[Target]) -> None:
+    """Raise ValueError for a box without an inside."""
+    for i, target in enumerate(targets):
+        flat = (target.boxes[:, 2:] <= target.boxes[:, :2]).any(dim=1)
+        if bool(flat.any()):
+            raise ValueError(
+                f"image {i} of the batch: box {target.boxes[flat][0].tolist()} has no inside; drop such boxes before "
+                f"training (an image without boxes is valid)"
+            )

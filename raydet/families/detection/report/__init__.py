@@ -1,0 +1,37 @@
+"""What a detector's report shows. Imports matplotlib."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raydet.families.detection.config import DetectionConfig
+from raydet.families.detection.method import detection_method
+from raydet.families.detection.report import labels, sections
+from raydet.families.detection.report.history import Select
+from raydet.families.detection.report.inputs import read_inputs
+from raydet.report import common
+from raydet.report.page import Pictures, Section
+
+MAKERS = (
+    sections.summary,
+    sections.learning_curves,
+    sections.ap_table,
+    sections.loss_shares,
+    labels.localisation,
+    sections.gates,
+    labels.precision_and_recall,
+    common.speed,
+    labels.gallery,
+)
+
+
+def sections_of(folder: Path, config: DetectionConfig, pictures: Pictures) -> list[Section]:
+    """Return the sections of a run's report, in order."""
+    run = read_inputs(folder, own_select(config))
+    return [make(run, pictures) for make in MAKERS]
+
+
+def own_select(config: DetectionConfig) -> Select:
+    """Return what the run's method keeps of a stored label."""
+    method = detection_method(config, "a report of pseudo-boxes")
+    return lambda label: method.select(label).kept

@@ -1,0 +1,1 @@
+"""`raydet thresholds`: what pseudo-boxes would be at every threshold."""

@@ -1,0 +1,182 @@
+"""Trying thresholds on labels that are already there: the whole computation, and its result as text and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from raydet.config.box_data import DatasetConfig
+from raydet.errors import DataError, UserError
+from raydet.families.detection.config import DetectionConfig
+from raydet.families.detection.method import detection_method
+from raydet.families.detection.thresholds.axes import Axes, read_axes, selections
+from raydet.families.detection.thresholds.choice import FEW_TRUTHS, Choice, Point, pareto_front, recommend
+from raydet.families.detection.thresholds.count import Reading, ThresholdGrid, threshold_grid
+from raydet.families.detection.thresholds.inputs import Evidence, read_evidence, run_folder_of
+from raydet.report.page import percent
+from raydet.train.rundir import RunFolder
+
+COLUMNS = ("precision", "recall", "F1", "mean IoU", "boxes/image")
+SHOWN = 12  # points of the Pareto front in a table
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ThresholdResult:
+    """All figures, and what to make of them."""
+
+    folder: RunFolder
+    config: DetectionConfig
+    axes: Axes
+    evidence: Evidence
+    grid: ThresholdGrid
+    present: Point
+    front: list[Point]
+    choice: Choice | None
+
+    @property
+    def overrides(self) -> str:
+        """Return the recommended setting as words for `raydet train`; empty where there is none."""
+        if self.choice is None:
+            return ""
+        return " ".join(self.axes.words(self.choice.reading.score, self.choice.reading.quality))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what the figures cannot say."""
+        notes = [*(self.choice.cautions if self.choice else ()), *self.evidence.notes]
+        if self.grid.incomplete.any():
+            last = int(np.flatnonzero(self.grid.incomplete)[-1])
+            notes.append(
+                f"Up to score {self.grid.scores[last]:g}, labels of some images ({self.grid.incomplete[last]} there) "
+                f"were cut off by labels.top_k={self.config.labels.top_k}: settings marked *, never recommended."
+            )
+        notes.append("On the images a setting was chosen on it looks a little better than it is; teachers change, too.")
+        return tuple(notes)
+
+
+def try_thresholds(
+    path: Path,
+    words: Sequence[str] = (),
+    *,
+    data: DatasetConfig | None = None,
+    version: int | None = None,
+    max_images: int = 1000,
+) -> ThresholdResult:
+    """Judge a run's or a checkpoint's pseudo-labels over a grid of thresholds; see `read_axes` and `read_evidence`.
+
+    Raises UserError where the grid cannot be meant, or there are no labels, or no true boxes to compare them with.
+    """
+    folder = run_folder_of(path)
+    method = detection_method(folder.load_config(), "raydet thresholds")
+    config, thresholds = method.run, method.thresholds
+    if thresholds is None:
+        raise UserError(
+            f"{folder.path}: method.name={config.method.name} reads no pseudo-labels, so it has no thresholds to choose"
+        )
+    if max_images < 1:
+        raise UserError(f"--max-images {max_images}: must be at least 1")
+    axes = read_axes(config, thresholds, words)
+    evidence = read_evidence(path, data=data, version=version, max_images=max_images)
+    grid = threshold_grid(evidence.images, axes.scores, selections(config, axes), len(evidence.class_names))
+    if not grid.truths.sum():
+        raise DataError(f"{evidence.source}: there is no true box in these images, so nothing can be right or wrong")
+    columns = axes.qualities or (None,)
+    present = (axes.scores.index(axes.score), columns.index(axes.quality))
+    return ThresholdResult(folder, config, axes, evidence, grid, present, pareto_front(grid), recommend(grid, present))
+
+
+def cells(reading: Reading) -> list[str]:
+    """Return the figures of a point as text, in the order of `COLUMNS`; rates in percent."""
+    rates = (reading.precision, reading.recall, reading.f1, reading.mean_iou)
+    return [*map(percent, rates), f"{reading.boxes_per_image:.2f}"]
+
+
+def setting(reading: Reading) -> list[str]:
+    """Return the thresholds of a point as text; * marks a score threshold at which labels are incomplete."""
+    return [f"{reading.score:g}{'' if reading.is_complete else ' *'}"] + (
+        [] if reading.quality is None else [f"{reading.quality:g}"]
+    )
+
+
+def as_text(result: ThresholdResult) -> str:
+    """Return the present setting, the recommendation with its reason, and the Pareto front."""
+    grid, choice = result.grid, result.choice
+    has_quality = len(grid.qualities) > 1 or grid.qualities[0] is not None
+    rows = [["", "score", *(["quality"] if has_quality else []), *COLUMNS]]
+    rows.append(["now", *setting(grid.at(*result.present)), *cells(grid.at(*result.present))])
+    if choice is not None:
+        rows.append(["recommended", *setting(choice.reading), *cells(choice.reading)])
+    for place, point in enumerate(thinned(result.front, SHOWN)):
+        rows.append(["" if place else "Pareto front", *setting(grid.at(*point)), *cells(grid.at(*point))])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = [
+        "  ".join([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))])
+        for row in rows
+    ]
+    shape = f"{len(grid.scores)} x {len(grid.qualities)}" if has_quality else str(len(grid.scores))
+    head = [
+        f"raydet: thresholds of {result.config.method.name} in {result.folder.path}",
+        f"  judged: {result.evidence.source}; {shape} settings",
+        f"  truth: {grid.truths_per_image:.2f} boxes per image; a hit covers one of its class with IoU >= 0.5",
+    ]
+    verdict = (
+        ["No recommendation: no setting keeps a pseudo-box of complete labels."]
+        if choice is None
+        else [f"recommended: {result.overrides}", choice.reason]
+    )
+    return "\n".join([*head, "", *lines, "", *verdict, *(f"note: {note}" for note in result.notes)])
+
+
+def as_json(result: ThresholdResult) -> dict[str, Any]:
+    """Return everything: axes, counts `[S][T][C]`, rates `[S][T]` (None where 0 / 0), and the conclusions."""
+    grid, choice, thresholds = result.grid, result.choice, result.axes.thresholds
+    names = result.evidence.class_names
+    return {
+        "run": str(result.folder.path),
+        "method": result.config.method.name,
+        "source": result.evidence.source,
+        "notes": list(result.notes),
+        "keys": {"score": thresholds.score, "quality": thresholds.quality},
+        "scores": list(grid.scores),
+        "qualities": list(grid.qualities),
+        "classes": list(names),
+        "images": grid.images,
+        "true_boxes": grid.truths.tolist(),
+        "true_boxes_per_image": grid.truths_per_image,
+        "incomplete_labels": grid.incomplete.tolist(),
+        "boxes": grid.boxes.tolist(),
+        "hits": grid.hits.tolist(),
+        **{
+            name: [[None if np.isnan(value) else float(value) for value in row] for row in getattr(grid, name)]
+            for name in ("precision", "recall", "f1", "mean_iou", "boxes_per_image")
+        },
+        "present": asdict(grid.at(*result.present)),
+        "recommended": choice and {**asdict(choice.reading), "overrides": result.overrides, "reason": choice.reason},
+        "pareto_front": [asdict(grid.at(*point)) for point in result.front],
+        "per_class": {
+            names[k]: {
+                "present": asdict(grid.of_class(k).at(*result.present)),
+                "recommended_for_all": choice and asdict(grid.of_class(k).at(*choice.point)),
+                "recommended_for_it": own and asdict(own),
+            }
+            for k, own in class_readings(result)
+        },
+    }
+
+
+def class_readings(result: ThresholdResult) -> Iterator[tuple[int, Reading | None]]:
+    """Yield each class and what would be recommended if it were the only one; None where its true boxes are few."""
+    for k, truths in enumerate(result.grid.truths):
+        own = recommend(result.grid.of_class(k), result.present) if truths >= FEW_TRUTHS else None
+        yield k, own.reading if own is not None else None
+
+
+def thinned(points: Sequence[Point], most: int) -> list[Point]:
+    """Return at most so many of the points, evenly spaced, the ends included."""
+    if len(points) <= most:
+        return list(points)
+    return [points[round(place)] for place in np.linspace(0, len(points) - 1, most)]

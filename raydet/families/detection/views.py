@@ -1,0 +1,117 @@
+"""Weak and strong augmentation. Every draw comes from the generator given; every geometric step is in the `View`.
+
+The strong view is computed from the weak view and changes colours only, so both share one geometry and pseudo-boxes
+need no mapping between them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from raydet.config.box_data import ViewsConfig
+from raydet.vision.geometry import View
+
+_BRIGHTNESS_CONTRAST_SATURATION = 0.4
+_HUE = 0.1
+_ERASE_AREA = ((0.05, 0.2), (0.02, 0.2), (0.02, 0.2))  # fraction of the image, one range per erasing
+_ERASE_RATIO = ((0.3, 3.3), (0.1, 6.0), (0.05, 8.0))  # height / width, drawn log-uniformly
+_ERASE_TRIES = 10  # a long thin rectangle may not fit; then another is drawn
+
+
+def weak_view(pixels: Tensor, config: ViewsConfig, rng: torch.Generator) -> tuple[Tensor, View]:
+    """Resize and flip `pixels` `[3, H, W]` uint8; return the view's pixels `[3, h, w]` and how to get there."""
+    short_side = config.short_side[_integer(rng, 0, len(config.short_side))]
+    flip_x = _happens(config.horizontal_flip, rng)
+    flip_y = _happens(config.vertical_flip, rng)
+    viewed, view = _resized(pixels, short_side, config.max_long_side)
+    if flip_x:
+        viewed = viewed.flip(2)
+    if flip_y:
+        viewed = viewed.flip(1)
+    return viewed.contiguous(), view.flipped(horizontal=flip_x, vertical=flip_y)
+
+
+def eval_view(pixels: Tensor, config: ViewsConfig) -> tuple[Tensor, View]:
+    """Resize `pixels` `[3, H, W]` uint8 for evaluation; return the view's pixels and how to get there."""
+    viewed, view = _resized(pixels, config.eval_short_side, config.max_long_side)
+    return viewed.contiguous(), view
+
+
+def strong_view(pixels: Tensor, config: ViewsConfig, rng: torch.Generator) -> Tensor:
+    """Return a copy of the weak view `pixels` `[3, h, w]` uint8 with other colours, blurred and partly erased.
+
+    Colour and blur run in Pillow: half to a fifth of the time of torchvision's tensor kernels on a CPU, and the very
+    operations the published results were made with.
+    """
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    if _happens(config.color_jitter, rng):
+        image = _jittered(image, rng)
+    if _happens(config.grayscale, rng):
+        image = image.convert("L").convert("RGB")
+    if _happens(config.blur, rng):
+        image = image.filter(ImageFilter.GaussianBlur(_uniform(rng, *config.blur_sigma)))
+    viewed = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    for probability, area, ratio in zip(config.erase, _ERASE_AREA, _ERASE_RATIO, strict=True):
+        if _happens(probability, rng):
+            _erase(viewed, area, ratio, rng)
+    return viewed
+
+
+def _resized(pixels: Tensor, short_side: int, max_long_side: int) -> tuple[Tensor, View]:
+    height, width = pixels.shape[1:]
+    scale = min(short_side / min(height, width), max_long_side / max(height, width))
+    new_height, new_width = (max(1, round(side * scale)) for side in (height, width))
+    view = View.identity(height, width).resized(new_height, new_width)
+    return F.resize(pixels, [new_height, new_width], antialias=True), view
+
+
+def _jittered(image: Image.Image, rng: torch.Generator) -> Image.Image:
+    """Change brightness, contrast, saturation and hue, in an order drawn anew."""
+    low, high = 1 - _BRIGHTNESS_CONTRAST_SATURATION, 1 + _BRIGHTNESS_CONTRAST_SATURATION
+    brightness, contrast, saturation = (_uniform(rng, low, high) for _ in range(3))
+    hue = _uniform(rng, -_HUE, _HUE)
+    for operation in torch.randperm(4, generator=rng).tolist():
+        if operation == 0:
+            image = F.adjust_brightness(image, brightness)
+        elif operation == 1:
+            image = F.adjust_contrast(image, contrast)
+        elif operation == 2:
+            image = F.adjust_saturation(image, saturation)
+        else:
+            image = F.adjust_hue(image, hue)
+    return image
+
+
+def _erase(pixels: Tensor, area: tuple[float, float], ratio: tuple[float, float], rng: torch.Generator) -> None:
+    """Overwrite one random rectangle of `pixels` `[3, h, w]` with noise, in place; boxes stay as they are."""
+    height, width = pixels.shape[1:]
+    for _ in range(_ERASE_TRIES):
+        size = height * width * _uniform(rng, *area)
+        tallness = math.exp(_uniform(rng, math.log(ratio[0]), math.log(ratio[1])))
+        h, w = round(math.sqrt(size * tallness)), round(math.sqrt(size / tallness))
+        if 0 < h < height and 0 < w < width:
+            top, left = _integer(rng, 0, height - h + 1), _integer(rng, 0, width - w + 1)
+            pixels[:, top : top + h, left : left + w] = torch.randint(
+                0, 256, (3, h, w), dtype=torch.uint8, generator=rng
+            )
+            return
+
+
+def _happens(probability: float, rng: torch.Generator) -> bool:
+    return _uniform(rng, 0.0, 1.0) < probability
+
+
+def _uniform(rng: torch.Generator, low: float, high: float) -> float:
+    """Draw from [low, high)."""
+    return low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
+
+
+def _integer(rng: torch.Generator, low: int, high: int) -> int:
+    """Draw from low, ..., high - 1."""
+    return int(torch.randint(low, high, (), generator=rng))

@@ -1,7 +1,0 @@
-"""Object detection."""
-
-from __future__ import annotations
-
-from raydet.tasks.detection.task import Detection
-
-__all__ = ["Detection"]

@@ -1,0 +1,122 @@
+"""Faster R-CNN with its stages opened, and candidates before NMS. Training puts the stages together in
+`families/detection/passes.py`; a method may add heads in a subclass.
+
+The standard parts carry torchvision's parameter names (`backbone.*`, `rpn.*`, `roi_heads.*`), so that their weights
+load into a plain torchvision `FasterRCNN`. Outside, classes are 0-based without background; inside, class 0 is
+background.
+
+Deviations from torchvision: those of `config/detector.py`, which can be switched, and always: the objectness loss is to
+be divided by `rpn_batch` where torchvision divides by the anchors it found; predictor and box head start from
+detectron2's initial weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torchvision.ops import clip_boxes_to_image, remove_small_boxes
+
+from raydet.config.detector import ModelConfig
+from raydet.records import Candidates
+from raydet.vision.backbones import build_backbone
+from raydet.vision.images import ImageBatch
+from raydet.vision.roi import RoiHeads, RoiScores, box_coder, by_class
+from raydet.vision.rpn import AnchorScores, Rpn, proposals
+
+MIN_SIDE_PX = 1e-2  # torchvision's, for detections
+
+Proposals = Literal["train", "test"]
+
+
+class Detector(nn.Module):
+    """Faster R-CNN with FPN."""
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        """Build a detector for `num_classes` classes without background.
+
+        Raises CheckpointError where `config.weights` cannot be used.
+        """
+        super().__init__()
+        self.config = config
+        self.num_classes = num_classes
+        self.backbone = build_backbone(config)
+        self.rpn = Rpn(config)
+        self.roi_heads = RoiHeads(config, num_classes)
+
+    @torch.no_grad()
+    def candidates(
+        self, images: ImageBatch, *, proposals: Proposals, score_floor: float, top_k: int
+    ) -> list[Candidates]:
+        """Return each image's class-wise boxes before NMS, score descending: those above the floor, at most `top_k`.
+
+        `proposals` says whose proposal numbers count, training's or evaluation's. Images are grouped by the frame
+        they need, so that padding for a large neighbour changes nothing. Normalisation layers follow `self.training`.
+        """
+        found: dict[int, Candidates] = {}
+        for positions, group in images.by_frame():
+            features = self.features(group)
+            boxes = self.propose(self.score_anchors(group, features), group, proposals)
+            said = self.score_rois(features, boxes)
+            counts = [len(each) for each in boxes]
+            split = [torch.split(rows, counts) for rows in (said.class_logits, said.box_deltas, self.quality(said))]
+            for position, size, *part in zip(positions, group.sizes, boxes, *split, strict=True):
+                found[position] = _candidates(*part, size=size, score_floor=score_floor, top_k=top_k)
+        return [found[i] for i in range(len(images))]
+
+    def features(self, images: ImageBatch) -> dict[str, Tensor]:
+        """Return the pyramid's maps `[N, C, H/stride, W/stride]`, finest first."""
+        maps: dict[str, Tensor] = self.backbone(images.pixels)
+        return maps
+
+    def score_anchors(self, images: ImageBatch, features: dict[str, Tensor]) -> AnchorScores:
+        """Run the RPN head."""
+        height, width = images.pixels.shape[-2:]
+        scores: AnchorScores = self.rpn(features, (height, width))
+        return scores
+
+    def propose(self, scores: AnchorScores, images: ImageBatch, which: Proposals) -> list[Tensor]:
+        """Return each image's proposals `[P_i, 4]` xyxy, best first; no gradient."""
+        config = self.config
+        train = which == "train"
+        return proposals(
+            scores,
+            images.sizes,
+            pre_nms=config.rpn_pre_nms_train if train else config.rpn_pre_nms_test,
+            post_nms=config.rpn_post_nms_train if train else config.rpn_post_nms_test,
+            nms_iou=config.rpn_nms,
+        )
+
+    def score_rois(self, features: dict[str, Tensor], rois: Sequence[Tensor]) -> RoiScores:
+        """Run the RoI head on boxes `rois[i]` `[R_i, 4]` of each image."""
+        scores: RoiScores = self.roi_heads(features, rois)
+        return scores
+
+    def quality(self, said: RoiScores) -> Tensor:
+        """Return how well placed the box of each RoI is, `[R]` in [0, 1]; 1 where the model does not judge it."""
+        return torch.ones_like(said.class_logits[:, 0])
+
+
+def _candidates(
+    rois: Tensor,
+    class_logits: Tensor,
+    box_deltas: Tensor,
+    quality: Tensor,
+    *,
+    size: tuple[int, int],
+    score_floor: float,
+    top_k: int,
+) -> Candidates:
+    """Turn one image's RoI scores into candidates, see `Detector.candidates`."""
+    scores = class_logits.softmax(dim=1)[:, 1:]
+    roi, klass = torch.where(scores > score_floor)
+    deltas = by_class(box_deltas)[roi, klass + 1]
+    boxes = clip_boxes_to_image(box_coder.decode_single(deltas, rois[roi]), size)
+    real = remove_small_boxes(boxes, MIN_SIDE_PX)
+    ranked, order = scores[roi, klass][real].sort(descending=True, stable=True)
+    rows = real[order[:top_k]]
+    # What was cut off first bounds from above what may be missing.
+    complete_above = float(ranked[top_k]) if len(ranked) > top_k else score_floor
+    return Candidates(boxes[rows], klass[rows], ranked[:top_k], quality[roi[rows]], complete_above)

@@ -1,0 +1,52 @@
+"""The teacher: an exponential moving average of the student, buffers included."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+from raydet.records import Weights
+from raydet.vision.weights import digest, load_weights, weights_of
+
+__all__ = ["EmaTeacher", "digest", "load_weights", "weights_of"]
+
+
+class EmaTeacher:
+    """A model that follows the student: `teacher <- keep * teacher + (1 - keep) * student` at every update.
+
+    It starts as an exact copy. Floating-point parameters and buffers are averaged, everything else (the batch counters
+    of BatchNorm) is copied: averaging would truncate .9996 * 100 + .0004 * 101 to 100 for ever. With
+    `own_buffers` buffers are left alone: they are the teacher's own.
+    """
+
+    def __init__(self, student: nn.Module, *, own_buffers: bool = False) -> None:
+        self.model = copy.deepcopy(student).eval().requires_grad_(False)
+        self._buffers = {name for name, _ in self.model.named_buffers()} if own_buffers else set()
+
+    @torch.no_grad()
+    def update(self, student: nn.Module, *, keep: float) -> None:
+        """Absorb the student as it is now; call once per optimiser step. Raises ValueError unless keep is in [0, 1)."""
+        if not 0 <= keep < 1:
+            raise ValueError(f"keep is {keep}, it must be in [0, 1); 1 would freeze the teacher")
+        current = student.state_dict()
+        averaged, sources = [], []
+        for name, value in self.model.state_dict().items():
+            if name in self._buffers:
+                continue
+            if value.is_floating_point():
+                averaged.append(value)
+                sources.append(current[name])
+            else:
+                value.copy_(current[name])
+        # lerp = teacher + (1 - keep) * (student - teacher): a frozen weight, equal in both, stays bit-equal.
+        torch._foreach_lerp_(averaged, sources, 1 - keep)
+
+    def snapshot(self) -> Weights:
+        """Return the teacher's weights as NumPy arrays, real copies."""
+        return weights_of(self.model)
+
+    def load(self, weights: Weights) -> None:
+        """Become the teacher of a snapshot. Raises CheckpointError where it does not fit."""
+        load_weights(self.model, weights)
