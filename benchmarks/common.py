@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from raydet.families.detection.config import DetectionConfig
 
+from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.loader import views_for_training
 from raydet.group import Group
-from raydet.methods import build_method
+from raydet.registry import build_method
 from raydet.settings import load, resolve
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.journal import Journal

@@ -26,10 +26,10 @@ from pathlib import Path
 import torch
 import torchvision
 from common import SteppedTrainer, machine
-from raydet.families.detection.config import DetectionConfig
 from safetensors.torch import save_file
 
-from raydet.records import StudentBatch
+from raydet.families.detection.batch import StudentBatch
+from raydet.families.detection.config import DetectionConfig
 from raydet.settings import resolve
 from raydet.train.step import backward
 from raydet.vision.ema import digest, load_weights

@@ -10,13 +10,14 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from raydet.contract import Method
 from raydet.data.boxes.index import DatasetIndex
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.pseudo_quality import LabelPair, PseudoLabelQuality, pseudo_label_quality
 from raydet.labels.convert import from_table
 from raydet.labels.store import read_all
-from raydet.methods import Method, build_method
 from raydet.records import PseudoBoxes
+from raydet.registry import build_method
 from raydet.train.rundir import RunFolder
 
 

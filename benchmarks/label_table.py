@@ -16,9 +16,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from raydet.data.order import BatchOrder
+from raydet.families.classification.batch import ClassBatch, StepRows
 from raydet.families.classification.methods.r2d2 import R2D2
 from raydet.group import Group
-from raydet.records import ClassBatch, StepRows
 from raydet.settings import resolve
 
 LABELED, UNLABELED, STEPS = 128, 384, 60

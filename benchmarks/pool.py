@@ -42,13 +42,13 @@ from common import (
 )
 from processes import cpu_by_role
 from ray.actor import ActorHandle
-from raydet.families.detection.config import DetectionConfig
-from raydet.tasks import AnnotatorFactory
 
+from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
 from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
 from raydet.records import PseudoBoxes, TeacherRef, Weights
+from raydet.registry import AnnotatorFactory
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.rundir import RunFolder
 from raydet.vision.weights import digest, weights_of

@@ -17,7 +17,6 @@ import time
 from pathlib import Path
 
 from raydet.families.detection.config import DetectionConfig
-
 from raydet.settings import load, resolve
 from raydet.train.launch import launch
 from raydet.train.saved import evaluate_saved

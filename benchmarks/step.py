@@ -30,7 +30,6 @@ from pathlib import Path
 
 import torch
 from common import Clock, SteppedTrainer, arguments, base_config, burned_in, in_turn, machine, spread
-from raydet.families.detection.config import DetectionConfig
 from sections import profile
 from torch import nn
 from torchvision.models.detection import FasterRCNN
@@ -41,15 +40,17 @@ from torchvision.ops import MultiScaleRoIAlign
 
 from raydet.data.decode import decode
 from raydet.data.order import BatchOrder
+from raydet.families.detection.batch import StudentBatch
+from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES, PreparedBoxes
 from raydet.families.detection.gates import after_nms, by_quality, by_score
 from raydet.families.detection.loader import StepLoader, TeacherViews
 from raydet.families.detection.views import strong_view, weak_view
 from raydet.group import Group
 from raydet.learning_rate import lr_at
-from raydet.methods import build_method
 from raydet.randomness import stream
-from raydet.records import StudentBatch, Target
+from raydet.records import Target
+from raydet.registry import build_method
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.optim import build_optimizer, set_lr
 from raydet.train.rundir import RunFolder

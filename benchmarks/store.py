@@ -22,13 +22,13 @@ import pyarrow as pa
 import torch
 from common import CHECKOUT, Clock, arguments, base_config, burned_in, machine, spread
 from processes import Process, descendants
-from raydet.tasks import AnnotatorFactory
 
 from raydet.families.detection.data import BOXES
 from raydet.labels.convert import from_table, to_table
 from raydet.labels.store import PseudoLabelStore, read_all
 from raydet.metrics import read_metrics
 from raydet.records import PseudoBoxes, TeacherRef
+from raydet.registry import AnnotatorFactory
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.rundir import RunFolder
 from raydet.vision.weights import digest

@@ -17,8 +17,8 @@ from common import machine
 from raydet.families.detection.thresholds.axes import read_axes, selections
 from raydet.families.detection.thresholds.count import TrueLabel, threshold_grid
 from raydet.families.detection.thresholds.result import try_thresholds
-from raydet.methods import build_method
 from raydet.records import PseudoBoxes, TeacherRef
+from raydet.registry import build_method
 from raydet.settings import resolve
 
 GRID = ["score=0.05:0.95:20", "quality=0.05:0.95:20"]

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import pytest
+
 from raydet.families.classification.config import ClassificationConfig
 from raydet.families.detection.config import DetectionConfig
-
 from raydet.settings import resolve
 
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raydet.families.classification.batch import ClassBatch, StepRows
 from raydet.families.classification.label_table import LabelTable
 from raydet.families.classification.methods.r2d2 import R2D2
-from raydet.methods import build_method
-from raydet.records import ClassBatch, StepRows
+from raydet.registry import build_method
 from raydet.settings import resolve
 from tests.helpers import tiny_classes
 

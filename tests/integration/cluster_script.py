@@ -21,12 +21,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydet.families.detection.config import DetectionConfig
-from raydet.tasks import AnnotatorFactory
-
 from raydet.families.detection.annotator import DetectorAnnotator
+from raydet.families.detection.config import DetectionConfig
 from raydet.metrics import read_metrics
 from raydet.records import PseudoBoxes
+from raydet.registry import AnnotatorFactory
 from raydet.settings import dump, load
 from tests.helpers import tiny_config
 from tests.integration.processes import steps_done

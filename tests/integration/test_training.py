@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from ray import cloudpickle
-from raydet.tasks import AnnotatorFactory
 
 from raydet.families.detection.annotator import DetectorAnnotator
 from raydet.metrics import read_metrics
 from raydet.pool.launch import start_broker
 from raydet.pool.scaling import PoolTiming
+from raydet.registry import AnnotatorFactory
 from raydet.settings import dump
 from raydet.train import on_ray
 from raydet.train.launch import launch

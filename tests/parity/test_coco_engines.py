@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from raydet.evaluate import Detections, coco_metrics
 
+from raydet.families.detection.coco import Detections, coco_metrics
 from tests.unit.test_evaluate import FakeIndex
 
 pytest.importorskip("hotcoco", reason="the fast engine is not installed (pip install 'raydet[fast]')")

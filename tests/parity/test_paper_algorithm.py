@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from raydet.families.detection.config import DetectionConfig
 
 from raydet.data.decode import decode
 from raydet.data.order import BatchOrder
+from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES, PreparedBoxes
 from raydet.families.detection.gates import after_nms
 from raydet.families.detection.views import strong_view, weak_view

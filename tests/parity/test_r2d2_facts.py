@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from raydet.errors import ConfigError
+from raydet.families.classification.batch import ClassBatch, StepRows
 from raydet.families.classification.label_table import LabelTable
 from raydet.families.classification.methods.r2d2 import class_loss, entropy, label_gradient, theorem_1
-from raydet.records import ClassBatch, StepRows
 from tests.r2d2_batches import batch_of, cifar, learned_by, share_of, tiny
 
 ALPHA, BETA = 0.1, 0.03

@@ -15,14 +15,13 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from raydet.families.classification.config import ClassificationConfig
-from raydet.tasks import task_of
 from torch import Tensor
 
+from raydet.families.classification.batch import ClassBatch
+from raydet.families.classification.config import ClassificationConfig
 from raydet.families.classification.run import Classification
 from raydet.group import Group
-from raydet.methods import build_method
-from raydet.records import ClassBatch
+from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import local_source
 from raydet.train.rundir import RunFolder
@@ -51,7 +50,7 @@ def config(run: Path, name: str) -> ClassificationConfig:
 
 
 def prepare(run: Path, name: str) -> None:
-    task_of(config(run, name)).prepare(RunFolder(run).data)
+    family_of(config(run, name)).prepare(config(run, name), RunFolder(run).data)
     RunFolder(run).prepare(config(run, name), resume=False)
 
 

@@ -12,13 +12,14 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from raydet.families.detection.config import DetectionConfig
 from torch import Tensor
 
 from raydet.data.order import own_slots
+from raydet.families.detection.batch import StudentBatch, ViewedImage
+from raydet.families.detection.config import DetectionConfig
 from raydet.group import Group
-from raydet.methods import build_method
-from raydet.records import StudentBatch, Target, ViewedImage
+from raydet.records import Target
+from raydet.registry import build_method
 from raydet.train.step import StepModule, backward, wrap
 from raydet.vision.geometry import View
 from tests.helpers import tiny_config

@@ -7,10 +7,10 @@ import torch
 
 from raydet.contract import Method
 from raydet.errors import StaleLabelError
-from raydet.families.detection.batch import LabelStats, assemble, to_target
+from raydet.families.detection.batch import LabelStats, ViewedImage, assemble, to_target
 from raydet.families.detection.loader import StepViews
-from raydet.methods import build_method
-from raydet.records import PseudoBoxes, Target, TeacherRef, ViewedImage
+from raydet.records import PseudoBoxes, Target, TeacherRef
+from raydet.registry import build_method
 from raydet.vision.geometry import View
 from tests.helpers import tiny_config
 

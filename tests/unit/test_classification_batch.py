@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from raydet.errors import StaleLabelError
-from raydet.families.classification.batch import LogitStats, assemble
+from raydet.families.classification.batch import ClassBatch, LogitStats, assemble
 from raydet.families.classification.label_table import NEVER, LabelTable
 from raydet.families.classification.loader import StepImages
-from raydet.methods import ClassificationMethod, build_method
-from raydet.records import ClassBatch, PseudoLogits, TeacherRef
+from raydet.families.classification.method import ClassificationMethod
+from raydet.records import PseudoLogits, TeacherRef
+from raydet.registry import build_method
 from raydet.window import Window
 from tests.helpers import tiny_classes
 

@@ -9,7 +9,8 @@ import pytest
 from raydet.doctor import estimate
 from raydet.doctor.estimate import disk_of, judge_disk, judge_memory, plan
 from raydet.doctor.measure import extrapolate, short_run
-from raydet.methods import ClassificationMethod, build_method
+from raydet.families.classification.method import ClassificationMethod
+from raydet.registry import build_method
 from raydet.settings import load
 from tests.helpers import tiny_classes, tiny_config
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from raydet.evaluate import Detections, LabelPair, coco_metrics, pseudo_label_quality
 
 from raydet.data.boxes.index import Truth
 from raydet.errors import UserError
+from raydet.families.detection.coco import Detections, coco_metrics
+from raydet.families.detection.pseudo_quality import LabelPair, pseudo_label_quality
 
 
 class FakeIndex:

@@ -5,13 +5,13 @@ from typing import Any
 
 import pytest
 import torch
-from raydet.evaluate import EvalResult
-from raydet.tasks import task_of
 
 from raydet.families.detection.batch import LabelStats
+from raydet.families.detection.coco import EvalResult
 from raydet.families.detection.methods.il_net import IlNet
 from raydet.group import Group
 from raydet.metrics import read_metrics
+from raydet.registry import family_of
 from raydet.train.journal import Journal
 from raydet.train.step import StepLosses
 from tests.helpers import tiny_config
@@ -29,7 +29,7 @@ class Told(Group):
 def journal(run: Path, group: Group | None = None, **changes: object) -> Journal:
     run.mkdir(exist_ok=True)
     config = tiny_config(run, **changes)
-    found = Journal(config, task_of(config), group or Group(), ("cat", "dog"))
+    found = Journal(config, family_of(config), group or Group(), ("cat", "dog"))
     found.start(0, TwoTerms(config), attempt=1, num_params=10)
     return found
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from raydet.errors import CheckpointError
 from raydet.families.classification.label_table import NEVER, LabelTable
-from raydet.methods import build_method
+from raydet.registry import build_method
 from raydet.train.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from raydet.train.optim import build_optimizer
 from raydet.train.state import TrainState, digest_of_images

@@ -8,12 +8,12 @@ from itertools import pairwise
 
 import pytest
 import torch
-from raydet.families.classification.config import ClassificationConfig
 from torch import Tensor
 
+from raydet.families.classification.batch import ClassBatch, StepRows
+from raydet.families.classification.config import ClassificationConfig
 from raydet.families.classification.label_table import NEVER, LabelTable
 from raydet.families.classification.methods.r2d2 import R2D2, class_loss, entropy
-from raydet.records import ClassBatch, StepRows
 from tests.r2d2_batches import batch_of, cifar, tiny
 
 

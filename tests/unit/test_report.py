@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from raydet.report.history import read_history
 
 from raydet.errors import ConfigError, UserError
 from raydet.families.detection.data import BOXES
@@ -17,7 +18,6 @@ from raydet.labels.store import PseudoLabelStore
 from raydet.metrics import MetricsWriter
 from raydet.records import PseudoBoxes, TeacherRef
 from raydet.report import detection_sections, write_report
-from raydet.report.history import read_history
 from raydet.report.inputs import read_inputs
 from raydet.report.page import Pictures
 from raydet.settings import resolve

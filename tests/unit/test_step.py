@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from raydet.families.detection.config import DetectionConfig
 from torch import Tensor
 
 from raydet.errors import NonFiniteLossError
+from raydet.families.detection.batch import StudentBatch, ViewedImage
+from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
 from raydet.group import Group
-from raydet.methods import build_method
 from raydet.metrics import read_metrics
-from raydet.records import StudentBatch, Target, ViewedImage
+from raydet.records import Target
+from raydet.registry import build_method
 from raydet.settings import resolve
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import launch

@@ -11,13 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from raydet.evaluate import LabelPair, pseudo_label_quality
-from raydet.families.detection.config import DetectionConfig
 
 from raydet.cli import main
 from raydet.errors import ConfigError
+from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
-from raydet.families.detection.pseudo_quality import own_truth_iou
+from raydet.families.detection.method import Thresholds
+from raydet.families.detection.pseudo_quality import LabelPair, own_truth_iou, pseudo_label_quality
 from raydet.families.detection.thresholds.axes import Axes, read_axes, selections
 from raydet.families.detection.thresholds.choice import pareto_front, recommend
 from raydet.families.detection.thresholds.count import ThresholdGrid, TrueLabel, threshold_grid
@@ -26,8 +26,8 @@ from raydet.families.detection.thresholds.result import ThresholdResult, as_text
 from raydet.families.detection.thresholds.write import write_thresholds
 from raydet.labels.convert import to_table
 from raydet.labels.store import PseudoLabelStore
-from raydet.methods import Thresholds, build_method
 from raydet.records import PseudoBoxes, TeacherRef
+from raydet.registry import build_method
 from raydet.settings import resolve
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 from ray import tune
-from raydet.tasks import task_of
 
 from raydet.doctor import estimate
 from raydet.errors import ConfigError
+from raydet.registry import family_of
 from raydet.sweep.burn_in import has_burn_in
 from raydet.sweep.folder import SweepFolder
 from raydet.sweep.plan import claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
@@ -93,7 +93,7 @@ def test_a_run_that_ends_within_its_burn_in_shares_none(tmp_path: Path):
 
 def test_the_disk_estimate_counts_what_runs_and_what_stays(tmp_path: Path):
     config = tiny_classes(tmp_path)
-    data = task_of(config).prepare(tmp_path / "data")  # 12 images with labels, 42 without, 3 classes
+    data = family_of(config).prepare(config, tmp_path / "data")  # 12 images with labels, 42 without, 3 classes
     run = estimate.disk_of(config, num_labeled=12, num_unlabeled=42, num_classes=3)
     disk = disk_of(config, data, at_once=2, num_burn_ins=1)
     trial = run.weights + run.memories + run.labels

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from raydet.families.detection.config import DetectionConfig
 
 from raydet.config.box_data import ShapesConfig
 from raydet.data.boxes.synthetic import render
 from raydet.data.order import BatchOrder
 from raydet.errors import DataError
 from raydet.families.detection import loader
+from raydet.families.detection.batch import ViewedImage
+from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.loader import StepLoader, StepViews, TeacherViews, teacher_view
-from raydet.records import Target, ViewedImage
+from raydet.records import Target
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from raydet.config.box_data import ShapesConfig
-from raydet.data.boxes import shapes
+from raydet.data.boxes import synthetic as shapes
 from raydet.data.boxes.synthetic import CLASS_NAMES, materialise, render
 
 

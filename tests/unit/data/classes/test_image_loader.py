@@ -10,15 +10,14 @@ from typing import Any
 
 import pytest
 import torch
-from raydet.tasks import task_of
 
 from raydet.config.class_data import ImageDataConfig
 from raydet.errors import DataError
 from raydet.families.classification.data import IMAGES, PreparedImages
 from raydet.families.classification.loader import ImageStepLoader, StepImages, fill_color, teacher_image
-from raydet.families.classification.method import Stage
+from raydet.families.classification.method import ClassificationMethod, Stage
 from raydet.families.classification.views import plain_view
-from raydet.methods import ClassificationMethod, build_method
+from raydet.registry import build_method, family_of
 from tests.helpers import TINY_CLASSES, tiny_classes
 
 Open = Callable[..., ImageStepLoader]
@@ -185,9 +184,11 @@ def test_a_batch_of_more_images_than_there_are_is_refused(
     data: PreparedImages, changes: dict[str, Any], stage: str, batch: int
 ) -> None:
     with pytest.raises(DataError) as error:
-        task_of(tiny_classes(Path("unused"), **changes)).check(data)
+        family_of(tiny_classes(Path("unused"), **changes)).check(tiny_classes(Path("unused"), **changes), data)
     assert str(error.value) == (
         f"stage {stage!r} wants {batch} unlabelled images per step, there are 42: lower optim.unlabeled_batch (r2d2: "
         f"or method.finetune_batch), or give more images"
     )
-    task_of(tiny_classes(Path("unused"), optim__unlabeled_batch=42, method__finetune_batch=54)).check(data)
+    family_of(tiny_classes(Path("unused"), optim__unlabeled_batch=42, method__finetune_batch=54)).check(
+        tiny_classes(Path("unused"), optim__unlabeled_batch=42, method__finetune_batch=54), data
+    )
