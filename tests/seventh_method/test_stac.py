@@ -1,0 +1,70 @@
+"""A method that raydet does not know: a file, a config class, a line in its family, a YAML; nothing else is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydet.errors import ConfigError
+from raydet.families.detection import config as family
+from raydet.labels.convert import from_table
+from raydet.labels.store import read_all
+from raydet.metrics import read_metrics
+from raydet.settings import load
+from raydet.train.checkpoint import latest_checkpoint
+from raydet.train.launch import launch
+from tests.seventh_method.stac import StacConfig
+
+YAML = Path(__file__).with_name("stac.yaml")
+
+
+@pytest.fixture
+def known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(family, "METHODS", [*family.METHODS, StacConfig])  # the one line
+
+
+def test_without_its_line_the_method_is_unknown(tmp_path: Path):
+    with pytest.raises(ConfigError, match="method.name='stac': expected one of supervised, unbiased_teacher, il_net"):
+        load(YAML, [f"run.dir={tmp_path / 'run'}"])
+
+
+def test_a_seventh_method_trains_with_labels_of_one_frozen_teacher(known: None, tmp_path: Path):
+    run = launch(load(YAML, [f"run.dir={tmp_path / 'run'}"])).path
+    steps = [each for each in read_metrics(run / "metrics.jsonl") if each["kind"] == "step"]
+    assert [each["step"] for each in steps] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert all(each["loss/unsup/rpn_cls/raw"] == 0 for each in steps[:3])  # the burn-in
+    assert all(each["loss/unsup/rpn_cls/raw"] > 0 for each in steps[3:])
+    assert [each["labels/age_max"] for each in steps[3:]] == [0, 1, 2, 3, 4]  # of the teacher of step 3
+    labels = [label for table in read_all(run / "labels") for label in from_table(table)]
+    assert {label.teacher.version for label in labels} == {3}
+    assert len(labels) == len({label.image_id for label in labels}) == 14  # 24 images, 10 of them labelled; each once
+    assert sum(each["pseudo/boxes_per_image"] for each in steps[3:]) > 0
+    assert not latest_checkpoint(run / "checkpoints").has("teacher")  # the student is all there is
+
+
+def test_its_settings_are_checked_and_explained_like_everybodys(known: None, tmp_path: Path):
+    with pytest.raises(ConfigError, match=r"method\.unsup_wait: unknown key; did you mean method\.unsup_weight\?"):
+        load(YAML, [f"run.dir={tmp_path / 'run'}", "method.unsup_wait=1"])
+    with pytest.raises(ConfigError, match=r"method\.iou_filter_threshold: unknown key: for method\.name=il_net, not"):
+        load(YAML, [f"run.dir={tmp_path / 'run'}", "method.iou_filter_threshold=0.4"])
+
+
+def test_its_own_alarm_is_raised(known: None, tmp_path: Path):
+    run = launch(load(YAML, [f"run.dir={tmp_path / 'run'}", "method.confidence_threshold=0.99"])).path
+    alarms = [each for each in read_metrics(run / "metrics.jsonl") if each["kind"] == "alarm"]
+    assert [(each["step"], each["name"]) for each in alarms] == [
+        (5, "frozen_teacher_unsure"),  # steps 4 and 5 are barren, then the count starts anew
+        (7, "frozen_teacher_unsure"),
+    ]
+    assert "method.confidence_threshold is 0.99" in alarms[0]["message"]
+
+
+def test_a_resumed_run_of_it_ends_with_the_same_weights(known: None, tmp_path: Path):
+    whole = launch(load(YAML, [f"run.dir={tmp_path / 'whole'}"])).path
+    settings = [f"run.dir={tmp_path / 'halved'}"]
+    launch(load(YAML, [*settings, "run.stop_at=5"]))
+    halved = launch(load(YAML, settings), resume=True).path
+    one, other = (latest_checkpoint(run / "checkpoints").tensors("student") for run in (whole, halved))
+    assert all(torch.equal(one[name], other[name]) for name in one)
