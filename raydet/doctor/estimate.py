@@ -84,9 +84,7 @@ def disk_of(config: RunConfig, sizes: DataSizes) -> Disk:
 def labels_made(config: RunConfig, schedule: LabelSchedule, images: int) -> dict[int, int]:
     """Return how many labels each teacher version makes at most: one of each image that comes up in its time."""
     every, last_step = schedule.publish_every, config.last_step
-    versions = [step for step in schedule.boundaries if step < last_step]
-    if every is not None and versions:
-        versions += range(versions[-1] + every, last_step, every)
+    versions = schedule.publish_points(last_step)
     ends = [*versions[1:], last_step + schedule.lookahead]
     batch = config.optim.unlabeled_batch
     made = {first: min(images, (end - first) * batch) for first, end in zip(versions, ends, strict=False)}
