@@ -63,7 +63,8 @@ class LabelSchedule:
         """Return every step before `end` at which a teacher is published, ascending."""
         every = self.publish_every or max(1, end)  # at the boundaries alone
         starts = [first for first in self.boundaries if first < end]
-        return [p for a, b in zip(starts, [*starts[1:], end], strict=True) for p in range(a, b, every)]
+        ends = [*starts[1:], end][: len(starts)]
+        return [p for a, b in zip(starts, ends, strict=True) for p in range(a, b, every)]
 
     @property
     def max_age(self) -> int:
