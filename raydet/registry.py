@@ -7,6 +7,8 @@ engine depends on a family.
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from raydet.config.run import RunConfig
@@ -58,6 +60,12 @@ def method_class(config: RunConfig) -> type[Method[Any, Any]]:
 def build_method(config: RunConfig) -> Method[Any, Any]:
     """Return the method that a run names."""
     return method_class(config)(config)
+
+
+def family_commands() -> list[ModuleType]:
+    """Return the commands that families bring along, a module each: `add` declares it, `run` does it."""
+    places = [f"raydet.families.{name}.commands" for name in NAMES]
+    return [import_module(place) for place in places if find_spec(place) is not None]
 
 
 class AnnotatorFactory:

@@ -87,15 +87,11 @@ def _data_set(arguments: argparse.Namespace) -> tuple[Kind, dict[str, Any]]:
 
 
 def _of_data_set(kind: Kind, given: dict[str, Any], *, decode: bool) -> CheckReport:
-    from raydet.config.box_data import DatasetConfig
-    from raydet.config.class_data import ImageSetConfig
     from raydet.config.load import resolve_section
-    from raydet.families.classification.data import IMAGES
-    from raydet.families.detection.data import BOXES
+    from raydet.registry import family_named
 
-    if kind == "detection":
-        return BOXES.check_one(resolve_section(DatasetConfig, given, where=given["path"]), decode_images=decode)
-    return IMAGES.check_one(resolve_section(ImageSetConfig, given, where=given["path"]), decode_images=decode)
+    images = family_named(kind).images
+    return images.check_one(resolve_section(images.set_config, given, where=given["path"]), decode_images=decode)
 
 
 def _fix(kind: Kind, given: dict[str, Any], arguments: argparse.Namespace) -> int:
