@@ -20,7 +20,8 @@ L_cls and L_reg are each the sum of the RPN's and the RoI head's loss. The branc
 | gamma (focal) | method.iou_branch.focal_exponent | 1.5 |
 | x_sh, s, d | method.iou_branch.inputs | x_sh and s: Table 5, row 4 |
 
-Deviations: D-1 loss sums are divided by counts over all ranks, not per rank; D-2 no grouping by aspect ratio.
+Deviations: ILNET-D1 loss sums are divided by counts over all ranks, not per rank; ILNET-D2 no grouping by aspect
+ratio.
 """
 
 from __future__ import annotations

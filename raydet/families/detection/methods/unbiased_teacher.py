@@ -15,7 +15,8 @@ student learns from the strong view:
 | alpha = 0.9996 (EMA) | method.ema_keep_rate |
 
 The teacher's RPN proposals are thresholded in the published code and then never used; here they are not (spec, T1).
-Deviations: D-1 loss sums are divided by counts over all ranks, not per rank; D-2 no grouping by aspect ratio.
+Deviations, numbered as IL-net's (`docs/methods/il_net.md`): ILNET-D1 loss sums are divided by counts over all ranks, not
+per rank; ILNET-D2 no grouping by aspect ratio.
 """
 
 from __future__ import annotations
