@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
 from raydet.config.detection import DetectionConfig
+from raydet.config.detection_methods import IlNetConfig
 from raydet.data.boxes.family import BOXES, PreparedBoxes
 from raydet.data.boxes.views import strong_view, weak_view
 from raydet.data.decode import decode
@@ -23,7 +25,7 @@ from raydet.geometry import clip_boxes, is_usable
 from raydet.models.detector import Detector
 from raydet.models.images import collate
 from raydet.randomness import stream
-from raydet.records import Target
+from raydet.records import Candidates, Target
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import launch
 from tests.helpers import tiny_config
@@ -31,8 +33,39 @@ from tests.helpers import tiny_config
 CPU = torch.device("cpu")
 
 
-def reference(config: DetectionConfig, data: PreparedBoxes) -> tuple[list[dict[str, float]], Detector, Detector]:
-    """Train as the paper says; return the raw losses of each step, the student and the last teacher."""
+@dataclass(frozen=True, slots=True)
+class Gated:
+    """What the gate did to one image's candidates, as far as it can be told afterwards whether it was there at all."""
+
+    dropped: int  # candidates sure enough to become pseudo-boxes that it dropped
+    kept: int  # and that it kept though the best class of their RoI is not background
+    matters: bool  # whether other boxes would be left without it
+    order_matters: bool  # whether other boxes would be left if it came after NMS
+    margin: float  # least distance of their qualities to theta: rounding must not decide
+
+    @staticmethod
+    def by(said: Candidates, method: IlNetConfig) -> Gated:
+        theta = method.iou_filter_threshold
+
+        def left(rows: Candidates) -> list[list[float]]:
+            return rows.where(rows.scores > method.score_threshold).boxes.tolist()
+
+        sure = said.where((said.scores > method.score_threshold) & (said.quality < 1))
+        distinct = after_nms(said, 0.5, 100)
+        papers = left(after_nms(said.where(said.quality > theta), 0.5, 100))
+        return Gated(
+            dropped=int((sure.quality <= theta).sum()),
+            kept=int((sure.quality > theta).sum()),
+            matters=papers != left(distinct),
+            order_matters=papers != left(distinct.where(distinct.quality > theta)),
+            margin=float((sure.quality - theta).abs().amin()) if len(sure) else 1.0,
+        )
+
+
+def reference(
+    config: DetectionConfig, data: PreparedBoxes
+) -> tuple[list[dict[str, float]], Detector, Detector, list[Gated]]:
+    """Train as the paper says; return the raw losses of each step, the student, the last teacher and its gate."""
     method, optim, seed, views = config.method, config.optim, config.seed, config.data.views
     has_branch = method.name == "il_net"
     torch.manual_seed(seed)
@@ -59,7 +92,7 @@ def reference(config: DetectionConfig, data: PreparedBoxes) -> tuple[list[dict[s
         terms |= {"roi_cls": found.roi_cls.sum() / roi, "roi_reg": found.roi_reg.sum() / roi}
         return terms | ({"iou": found.iou.sum() / roi} if has_branch else {})
 
-    teacher, history = None, []
+    teacher, history, gated = None, [], []
     for step in range(optim.steps):
         weak, strong, truth, names = [], [], [], []
         for slot, i in enumerate(orders["labeled"].positions(step)):
@@ -93,6 +126,7 @@ def reference(config: DetectionConfig, data: PreparedBoxes) -> tuple[list[dict[s
                         collate([pixels], CPU), proposals="train", score_floor=0.05, top_k=10**6
                     )
                 if has_branch:
+                    gated.append(Gated.by(said, method))
                     said = said.where(said.quality > method.iou_filter_threshold)  # before NMS
                 said = after_nms(said, 0.5, 100)
                 said = said.where(said.scores > method.score_threshold)
@@ -110,15 +144,13 @@ def reference(config: DetectionConfig, data: PreparedBoxes) -> tuple[list[dict[s
         loss.backward()
         optimizer.step()
         history.append({name: float(value.detach()) for name, value in terms.items()})
-    return history, student, teacher
+    return history, student, teacher, gated
 
 
-@pytest.mark.parametrize("name", ["il_net", "unbiased_teacher"])
-def test_the_engine_trains_exactly_as_the_paper_says(name: str, tmp_path: Path):
-    overrides = {} if name == "il_net" else {"method": {"name": name, "burn_in_steps": 3, "score_threshold": 0.16}}
-    config = tiny_config(tmp_path / "run", method__ema_keep_rate=0.5, **overrides)
+def compare(config: DetectionConfig) -> list[Gated]:
+    """Train by the engine and by the straight line, and compare losses and weights; return what the gate did."""
     folder = launch(config)
-    expected, student, teacher = reference(config, BOXES.open(folder.data))
+    expected, student, teacher, gated = reference(config, BOXES.open(folder.data))
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]
     steps = [line for line in lines if line["kind"] == "step"]
     assert len(steps) == config.optim.steps
@@ -133,3 +165,31 @@ def test_the_engine_trains_exactly_as_the_paper_says(name: str, tmp_path: Path):
     for key, value in checkpoint.tensors("teacher").items():
         absorbed = keep * teacher.state_dict()[key] + (1 - keep) * student.state_dict()[key]
         torch.testing.assert_close(value, absorbed, rtol=1e-3, atol=2e-5)
+    return gated
+
+
+@pytest.mark.parametrize("name", ["il_net", "unbiased_teacher"])
+def test_the_engine_trains_exactly_as_the_paper_says(name: str, tmp_path: Path):
+    overrides = {} if name == "il_net" else {"method": {"name": name, "burn_in_steps": 3, "score_threshold": 0.16}}
+    compare(tiny_config(tmp_path / "run", method__ema_keep_rate=0.5, **overrides))
+
+
+def test_the_engine_gates_exactly_as_the_paper_says(tmp_path: Path):
+    # The run above is too short for the gate to act: the best class of almost every RoI is background, which passes.
+    # Here nearly all sampled RoIs are foreground, mu is low and the learning rate high, so that classes are sure of
+    # themselves and their qualities lie on both sides of theta.
+    config = tiny_config(
+        tmp_path / "run",
+        model__roi_fg_iou=0.1,
+        model__roi_positive_fraction=0.8,
+        optim__lr=5e-3,
+        method__ema_keep_rate=0.5,
+        method__iou_target_threshold=0.3,
+        method__iou_filter_threshold=0.515,
+    )
+    gated = compare(config)
+    assert sum(each.dropped for each in gated) > 0, "the test needs boxes that the gate drops"
+    assert sum(each.kept for each in gated) > 0, "the test needs foreground boxes that the gate keeps"
+    assert any(each.matters for each in gated), "the test needs pseudo-boxes that only the gate prevents"
+    assert any(each.order_matters for each in gated), "the test needs a case in which the gate must come before NMS"
+    assert min(each.margin for each in gated) > 1e-4, "a quality is too close to theta for a comparison of two runs"
