@@ -129,7 +129,7 @@ class IlNet(DetectionMethod):
         """Return the terms of Eq. 1."""
         terms = {**loss_terms(found, batch, LABELED, "sup"), **loss_terms(found, batch, UNLABELED, "unsup")}
         if self.config.iou_branch_enabled:
-            judged = iou_pass(student, found)
+            judged = iou_pass(student, found.roi, found.boxes)
             terms |= {**iou_terms(judged, batch, LABELED, "sup"), **iou_terms(judged, batch, UNLABELED, "unsup")}
         return terms
 
