@@ -14,7 +14,7 @@ student learns from the strong view:
 | lambda_u = alpha = 4 | method.unsup_cls_weight |
 | alpha = 0.9996 (EMA) | method.ema_keep_rate |
 
-The teacher's RPN proposals are thresholded in the published code and then never used; here they are not (spec, T1).
+The teacher's RPN proposals are thresholded in the published code and then never used; here they are not.
 Deviations: D-1 loss sums are divided by counts over all ranks, not per rank; D-2 no grouping by aspect ratio.
 """
 

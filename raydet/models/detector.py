@@ -4,7 +4,7 @@ The standard parts carry torchvision's parameter names (`backbone.*`, `rpn.*`, `
 load into a plain torchvision `FasterRCNN`; the branch is `iou_branch.*`. Outside this package classes are 0-based
 without background; inside, class 0 is background.
 
-Deviations from torchvision, all switchable in `ModelConfig` unless they say otherwise: see `config/model.py`; always:
+Deviations from torchvision, all switchable in `ModelConfig` (`config/detector.py`) unless they say otherwise; always:
 the objectness loss is to be divided by `rpn_batch` where torchvision divides by the anchors it found; predictor and box
 head start from detectron2's initial weights.
 """

@@ -70,7 +70,7 @@ class IoUBranch(nn.Module):
 def gate_quality(class_logits: Tensor, branch_logits: Tensor) -> Tensor:
     """Return the quality `[R]` that the gate reads: q of the most probable class, or `BACKGROUND` where that is none.
 
-    An RoI whose best guess is background always passes (spec 3.1, step 3). No q equals 1, so that these RoIs can be
+    An RoI whose best guess is background always passes. No q equals 1, so that these RoIs can be
     told from the others in a stored label too.
     """
     best = class_logits.argmax(dim=1)
