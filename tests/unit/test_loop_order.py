@@ -132,6 +132,24 @@ def test_whatever_the_schedule_the_order_is_that_of_the_protocol(
     assert [line.split(" by ")[0] for line in taken] == [f"take {step}" for step in range(2, 9)]
 
 
+def test_labels_by_a_teacher_of_a_later_stage_are_asked_for_once_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    method = {"name": "pseudo_label", "burn_in_steps": 2, "reprediction_interval_steps": 3}  # teachers 2 and 5
+    config = mean_teacher(tmp_path, method=method, labels__publish_every=1, labels__lookahead=2)
+    book = record(config, monkeypatch)
+    check_order(book, config)
+    assert book.told() == [
+        *("rewind 0", "flush", "checkpoint 2"),
+        *("publish 2", "retire 2", "request 2 by 2", "request 3 by 2", "request 4 by 2", "take 2 by 2"),
+        *("take 3 by 2", "take 4 by 2"),  # steps 5 and 6 have to wait for teacher 5
+        *("flush", "checkpoint 5"),
+        *("publish 5", "retire 5", "request 5 by 5", "request 6 by 5", "request 7 by 5", "take 5 by 5"),
+        *("request 8 by 5", "take 6 by 5"),  # without an end: the run may be made longer
+        *("flush", "checkpoint 7", "close"),
+    ]
+
+
 def check_order(book: Book, config: ClassificationConfig) -> None:
     """The rules, one by one."""
     schedule, events = build_method(config).schedule(), book.events
