@@ -145,3 +145,9 @@ def test_the_graph_is_that_of_the_package():
     assert len(graph) > 15
     assert "train" in graph["commands"] and "labels" in graph["train"]
     assert "cli" in graph["__main__"]  # single files count too
+
+
+def test_no_packages_import_each_other_in_a_circle():
+    graph = graph_of(sources())
+    cycles = cycles_of(graph)
+    assert not cycles, "\n" + report(graph, cycles)
