@@ -141,7 +141,7 @@ def test_passes_change_nothing_where_every_image_yields_its_full_number_of_sampl
 
 
 def test_passes_change_little_where_images_yield_fewer_samples():
-    # Deviation ILNET-D3: 64 RoIs are wanted, an image has 40 proposals and 0 to 4 true boxes, so passes differ in count.
+    # ILNET-D3: 64 RoIs are wanted, an image has 40 proposals and 0 to 4 true boxes, so passes differ in count.
     wanting = {"model__roi_batch": 64}
     whole, parts = one_rank(**wanting), one_rank(accumulate=2, **wanting)
     assert parts["raw"].tolist() == pytest.approx(whole["raw"].tolist(), rel=0.1)

@@ -79,7 +79,7 @@ class IoUBranch(nn.Module):
 def gate_quality(class_logits: Tensor, branch_logits: Tensor) -> Tensor:
     """Return the quality `[R]` that the gate reads: q of the most probable class, or `BACKGROUND` where that is none.
 
-    An RoI whose best guess is background always passes (spec 3.1, step 3). No q equals 1, so that these RoIs can be
+    An RoI whose best guess is background always passes. No q equals 1, so that these RoIs can be
     told from the others in a stored label too.
     """
     best = class_logits.argmax(dim=1)
@@ -120,7 +120,8 @@ class IoUPass:
 def iou_pass(detector: IoUDetector, roi: RoiPass, boxes: Sequence[Tensor]) -> IoUPass:
     """Compare what the branch says of the foreground RoIs (Eq. 2) with its targets (Eq. 3).
 
-    `boxes[i]` `[G, 4]` are all true boxes of image i. The target looks at the box *decoded* from the RoI, not at the RoI, and not clipped.
+    `boxes[i]` `[G, 4]` are all true boxes of image i. The target looks at the box *decoded* from the RoI, not at the RoI,
+    and not clipped.
     """
     branch, said = detector.iou_branch, roi.scores
     logits = branch(said.shared[roi.fg_rows], said.class_logits[roi.fg_rows], said.box_deltas[roi.fg_rows])

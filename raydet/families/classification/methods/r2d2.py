@@ -93,7 +93,7 @@ class R2D2(ClassificationMethod):
         return Stage("fine-tuning", self.stage2_end, 0, config.finetune_batch, cutout=True, is_pooled=True)
 
     def lr_at(self, step: int) -> float:
-        """Cosine, then steps at the repredictions, then cosine to 0 (spec 3.1 to 3.3)."""
+        """Cosine, then steps at the repredictions, then cosine to 0: a law for each stage."""
         config, optim = self.config, self.run.optim
         if step < config.burn_in_steps:
             rate = config.burn_in_lr * half_cosine(step / (config.burn_in_steps * STRETCH))

@@ -98,7 +98,7 @@ class IlNet(DetectionMethod):
         return found
 
     def select(self, labels: PseudoBoxes) -> Selection:
-        """Gate by quality, then class-wise NMS and best 100, then the score threshold (spec 3.1, steps 3 to 5)."""
+        """Gate by quality, then class-wise NMS and best 100, then the score threshold."""
         model = self.run.model
         gated = by_quality(labels, self.config.iou_filter_threshold) if self._filters else labels
         distinct = after_nms(gated, model.test_nms, model.test_detections)
