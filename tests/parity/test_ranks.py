@@ -45,7 +45,8 @@ def target(number: int, seed: int) -> Target:
 def view(name: str, copy: int) -> ViewedImage:
     rng = torch.Generator().manual_seed(sum(map(ord, name)) * 10 + copy)
     pixels = torch.randint(256, (3, 64, 96), dtype=torch.uint8, generator=rng)
-    return ViewedImage(name, pixels, View.identity(64, 96), Target.empty())
+    role = "unlabeled" if name.startswith("unlabeled") else ("labeled-strong", "labeled-weak")[copy]
+    return ViewedImage(name, pixels, View.identity(64, 96), Target.empty(), role, slot=int(name[-1]))
 
 
 def batch_of(rank: int, world: int) -> StudentBatch:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from raydet.contract import Method
-from raydet.errors import StaleLabelError
-from raydet.families.detection.batch import LabelStats, ViewedImage, assemble, to_target
+from raydet.families.detection.assemble import LabelStats, assemble, to_target
+from raydet.families.detection.batch import ViewedImage
 from raydet.families.detection.loader import StepViews
 from raydet.records import PseudoBoxes, Target, TeacherRef
 from raydet.registry import build_method
@@ -38,15 +38,17 @@ def label(*rows: tuple[list[float], int, float, float], version: int = 4, name: 
 
 
 def unlabeled(view: View, name: str = "u0") -> ViewedImage:
-    return ViewedImage(name, torch.zeros(3, view.height, view.width, dtype=torch.uint8), view, Target.empty())
+    pixels = torch.zeros(3, view.height, view.width, dtype=torch.uint8)
+    return ViewedImage(name, pixels, view, Target.empty(), "unlabeled", slot=int(name[1:]))
 
 
-def assembled(method: Method, labels: list[PseudoBoxes], *, step: int = 5, max_age: int = 2, view: View | None = None):
+def assembled(method: Method, labels: list[PseudoBoxes], *, step: int = 5, view: View | None = None):
     view = view or View.identity(HEIGHT, WIDTH)
     truth = Target(torch.tensor([[1.0, 2, 30, 40]]), torch.tensor([2]))
-    labeled = tuple(ViewedImage("l0", torch.zeros(3, 8, 8, dtype=torch.uint8), view, truth) for _ in range(2))
+    pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    labeled = tuple(ViewedImage("l0", pixels, view, truth, f"labeled-{copy}", 0) for copy in ("strong", "weak"))
     views = StepViews(labeled, tuple(unlabeled(view, each.image_id) for each in labels), 0)
-    return assemble(step, views, labels, method, max_age=max_age, num_classes=3)
+    return assemble(step, views, labels, method, num_classes=3)
 
 
 def test_selected_boxes_become_targets_of_the_strong_view(method: Method):
@@ -64,7 +66,7 @@ def test_selected_boxes_become_targets_of_the_strong_view(method: Method):
         ],
         view=View.identity(HEIGHT, WIDTH).resized(2 * HEIGHT, 2 * WIDTH).flipped(horizontal=True),
     )
-    assert (batch.step, batch.num_labeled, batch.num_unlabeled) == (5, 2, 2)
+    assert (batch.step, batch.sizes) == (5, {"labeled": 2, "unlabeled": 2})
     assert [view.image_id for view in batch.views] == ["l0", "l0", "u0", "u1"]
     assert batch.targets[0].boxes.tolist() == [[1, 2, 30, 40]]  # ground truth is in view pixels already
     # x: 200 - 2 * 30 = 140 to 200 - 2 * 10 = 180
@@ -96,26 +98,20 @@ def test_what_the_quality_gate_drops_and_what_passes_it_as_background_is_counted
 
 def test_a_burn_in_step_has_labelled_views_only(method: Method):
     batch, stats = assembled(method, [])
-    assert (batch.num_labeled, batch.num_unlabeled) == (2, 0)
+    assert batch.sizes == {"labeled": 2, "unlabeled": 0}
     assert stats == LabelStats(labeled=1)
 
 
 @pytest.mark.parametrize("version", [3, 4, 5])
-def test_labels_up_to_the_bound_are_used(method: Method, version: int):
+def test_the_age_of_a_label_is_noted(method: Method, version: int):
     _, stats = assembled(method, [label(version=version)])
     assert stats.ages == [5 - version]
-
-
-@pytest.mark.parametrize(("version", "age"), [(2, 3), (6, -1)])
-def test_a_label_older_than_the_bound_or_from_the_future_is_an_error(method: Method, version: int, age: int):
-    with pytest.raises(StaleLabelError, match=rf"step 5: label of image 'u0' has age {age}, allowed 0\.\.2"):
-        assembled(method, [label(version=version)])
 
 
 def test_as_many_labels_as_unlabelled_views_are_wanted(method: Method):
     views = StepViews((), (unlabeled(View.identity(8, 8)),), 0)
     with pytest.raises(ValueError, match="zip"):
-        assemble(5, views, [], method, max_age=2, num_classes=3)
+        assemble(5, views, [], method, num_classes=3)
 
 
 def test_boxes_that_vanish_in_the_view_are_dropped():

@@ -6,15 +6,19 @@ Lines read `request 5 by 4`: the labels of the images of step 5, by the teacher 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raydet.errors import StaleLabelError
 from raydet.families.classification.config import ClassificationConfig
+from raydet.records import PseudoLogits, TeacherRef
 from raydet.registry import build_method
 from raydet.train.checkpoint import latest_checkpoint
-from tests.fakes import Book, record
+from tests.fakes import Book, RecordingSource, record
 from tests.helpers import tiny_classes
 
 
@@ -177,3 +181,18 @@ def check_order(book: Book, config: ClassificationConfig) -> None:
                 ahead = range(step, step + config.labels.lookahead + 1)
                 wanted = {(each, schedule.version_for(each)) for each in ahead}
                 assert {(each, version) for each, version in wanted if version is not None and version <= step} <= asked
+
+
+@pytest.mark.parametrize(("version", "age"), [(-1, 3), (3, -1)])
+def test_a_label_older_than_the_bound_or_from_the_future_ends_the_run(
+    version: int, age: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Published every 2 steps and asked for 1 ahead: at most 1 + 2 - 1 = 2 steps old; the first are of step 2."""
+    real = RecordingSource.take
+
+    def off(self: RecordingSource, image_ids: Sequence[str], asked: int) -> list[PseudoLogits]:
+        return [replace(label, teacher=TeacherRef(version, "digest")) for label in real(self, image_ids, asked)]
+
+    monkeypatch.setattr(RecordingSource, "take", off)
+    with pytest.raises(StaleLabelError, match=rf"step 2: label of image '.*' has age {age}, allowed 0\.\.2"):
+        record(mean_teacher(tmp_path), monkeypatch)

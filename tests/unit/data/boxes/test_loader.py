@@ -95,6 +95,7 @@ def labels_from_2(step: int) -> int | None:
     return None if step < 2 else step - step % 3
 
 
+COPIES = ("strong", "weak")
 Open = Callable[..., StepLoader]
 
 
@@ -105,7 +106,9 @@ def open_loader(data: FakeData) -> Iterator[Open]:
     def opener(settings: DetectionConfig, rank: int = 0, world: int = 1) -> StepLoader:
         each: Any = data
         views = TeacherViews(each, settings)
-        opened.append(StepLoader(each, settings, views, rank=rank, world=world, version_for=labels_from_2))
+        opened.append(
+            StepLoader(each, settings, views, rank=rank, world=world, version_for=labels_from_2, copies=COPIES)
+        )
         return opened[-1]
 
     yield opener
@@ -276,7 +279,7 @@ def test_prepared_shapes_are_served(tmp_path: Path) -> None:
     )
     data = BOXES.prepare(settings.data, tmp_path)
     views = TeacherViews(data, settings)
-    opened = StepLoader(data, settings, views, rank=0, world=1, version_for=labels_from_2)
+    opened = StepLoader(data, settings, views, rank=0, world=1, version_for=labels_from_2, copies=COPIES)
     try:
         taken = opened.take(2)
     finally:
