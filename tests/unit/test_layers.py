@@ -29,7 +29,7 @@ LAYERS = {
     "raydet.pool": 3,
     "raydet.tasks": 3,
     "raydet.train": 3,
-    "raydet.bulk": 3,
+    "raydet.label_files": 3,
     "raydet.evaluate": 3,
     "raydet.report": 3,
     "raydet.sweep": 4,
@@ -41,7 +41,7 @@ LAYERS = {
 SIBLINGS = ("raydet.methods", "raydet.labels", "raydet.data")  # layer 2: none imports another
 FAMILIES = ("raydet.data.boxes", "raydet.data.images")  # what they share lies above them
 MAY_IMPORT_RAY = (
-    "raydet.bulk.crew",
+    "raydet.label_files.actors",
     "raydet.cluster",
     "raydet.pool",
     "raydet.train",
