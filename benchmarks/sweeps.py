@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 
 from raydet.metrics import read_metrics
-from raydet.sweep.question import read_question
+from raydet.sweep.definition import read_definition
 from raydet.sweep.results import collect
 
 ROOT = Path(__file__).parents[1]
@@ -95,13 +95,13 @@ def cpu_seconds(run: Path) -> float:
 
 def table_text(home: Path) -> str:
     """Return one table of the paper beside ours, as Markdown."""
-    question = read_question(home)
-    key = question.keys[0]
-    lines = [f"### {question.name}", "", question.text, ""]
+    definition = read_definition(home)
+    key = definition.keys[0]
+    lines = [f"### {definition.name}", "", definition.text, ""]
     lines += ["| " + key.split(".")[-1] + " | AP (val) | AP50 | AP75 | paper's AP |", "|---|---|---|---|---|"]
     for row in collect(home):
-        newest, value = row.course.newest(), row.values[key]
-        published = question.published.at(row.values) if question.published else None
+        newest, value = row.metrics.newest(), row.values[key]
+        published = definition.published.at(row.values) if definition.published else None
         figures = " | ".join("-" if newest.get(n) is None else f"{100 * newest[n]:.1f}" for n in ("AP", "AP50", "AP75"))
         lines.append(f"| `{value}` | {figures} | {'' if published is None else published} |")
     return "\n".join([*lines, ""])
@@ -139,7 +139,7 @@ def trials_cpu_seconds(folder: Path) -> float:
     whole, per_step, stopped_steps = 0.0, [], 0
     for row in collect(folder):
         seconds = cpu_seconds(folder / "trials" / row.trial.id)
-        steps = row.course.step - read_question(folder).base.method.burn_in_steps
+        steps = row.metrics.step - read_definition(folder).base.method.burn_in_steps
         if seconds:
             whole += seconds
             per_step.append(seconds / steps)

@@ -18,7 +18,8 @@ from raydet.registry import methods_of, run_configs
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
 
-Made by `docs/make_configuration.py` from the classes in `raydet/config/` and in the `config.py` of each family; do not edit by hand.
+Made by `docs/make_configuration.py` from the classes in `raydet/config/` and each family's `config.py`; do not edit
+by hand.
 
 One YAML file describes a run. `raydet train FILE key.path=value ...` replaces single settings; values are YAML.
 `raydet train FILE --print-config` shows everything, defaults included. Unknown keys are errors.

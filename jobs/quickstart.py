@@ -10,9 +10,9 @@ from pathlib import Path
 
 from raydet.cli import run_guarded
 from raydet.metrics import read_metrics
+from raydet.report.write import write_report
 from raydet.settings import load
 from raydet.train.launch import launch
-from raydet.report.write import write_report
 
 CONFIG = Path(__file__).parent / "configs" / "quickstart.yaml"
 

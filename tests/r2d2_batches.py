@@ -87,7 +87,7 @@ def group_with(total: Callable[[Tensor], Tensor]) -> Any:
 
 
 def learned_by(method: R2D2, parts: list[tuple[ClassBatch, Tensor]], table: Any) -> list[LabelTable]:
-    """Run `update` as the ranks of one step would: the sum over ranks is known once every rank has handed in its own."""
+    """Run `update` as the ranks of one step would: the sum over ranks is known once each has handed in its own."""
     handed_in: list[Tensor] = []
 
     def hand_in(buffer: Tensor) -> Tensor:

@@ -17,9 +17,9 @@ PACKAGE = Path(__file__).parents[2] / "raydet"
 # Folders below raydet/ in which a family's classes live and are used freely.
 PLACES = {name: (f"families/{name}/",) for name in NAMES}
 KNOWN: dict[str, set[str]] = {
-    "bulk/labeller.py": {"DetectionMethod"},
-    "bulk/manifest.py": {"SavedDetector"},
-    "bulk/run.py": {"SavedDetector"},
+    "label_files/labeller.py": {"DetectionMethod"},
+    "label_files/manifest.py": {"SavedDetector"},
+    "label_files/run.py": {"SavedDetector"},
 }
 """File below raydet/ -> names of families' classes that it still uses."""
 

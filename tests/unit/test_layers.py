@@ -35,7 +35,7 @@ LAYERS = {
     "raydet.train": 4,
     "raydet.report": 5,  # reads run folders
     "raydet.families": 6,
-    "raydet.bulk": 7,
+    "raydet.label_files": 7,
     "raydet.sweep": 7,
     "raydet.doctor": 7,  # looks at everything a command may use
     "raydet.commands": 8,
@@ -45,14 +45,14 @@ LAYERS = {
 SIBLINGS = ("raydet.labels", "raydet.data")  # neither imports the other
 KINDS = ("raydet.data.boxes", "raydet.data.classes")  # of annotations; what they share lies above them
 KNOW_A_FAMILY = {
-    "raydet.bulk.labeller",  # labels with boxes
-    "raydet.bulk.manifest",
-    "raydet.bulk.run",
+    "raydet.label_files.labeller",  # labels with boxes
+    "raydet.label_files.manifest",
+    "raydet.label_files.run",
 }
 """Modules outside the families that name one; the list may only shrink."""
 FILES = ("config", "data", "views", "loader", "batch", "assemble", "method", "annotator", "evaluate", "run", "family")
 MAY_IMPORT_RAY = (
-    "raydet.bulk.crew",
+    "raydet.label_files.actors",
     "raydet.cluster",
     "raydet.pool",
     "raydet.train",

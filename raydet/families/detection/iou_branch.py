@@ -120,8 +120,8 @@ class IoUPass:
 def iou_pass(detector: IoUDetector, roi: RoiPass, boxes: Sequence[Tensor]) -> IoUPass:
     """Compare what the branch says of the foreground RoIs (Eq. 2) with its targets (Eq. 3).
 
-    `boxes[i]` `[G, 4]` are all true boxes of image i. The target looks at the box *decoded* from the RoI, not at the RoI,
-    and not clipped.
+    `boxes[i]` `[G, 4]` are all true boxes of image i. The target looks at the *decoded* box, not at the RoI, and not
+    clipped.
     """
     branch, said = detector.iou_branch, roi.scores
     logits = branch(said.shared[roi.fg_rows], said.class_logits[roi.fg_rows], said.box_deltas[roi.fg_rows])

@@ -10,30 +10,30 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from raydet.bulk.listing import Listing
-from raydet.bulk.roots import LocalRoot, Root
 from raydet.data.paths import resolve_inside
 from raydet.errors import DataError
+from raydet.label_files.image_stores import ImageStore, LocalStore
+from raydet.label_files.listing import Listing
 
 PLACES = 64  # of the listing are looked at
 
-Witness = tuple[str, int]  # path, bytes
+SampleFile = tuple[str, int]  # path, bytes
 
 
-def find_witnesses(root: Root, listing: Listing) -> tuple[Witness, ...]:
+def sample_files(store: ImageStore, listing: Listing) -> tuple[SampleFile, ...]:
     """Return those of some images, spread evenly over the listing, that this process can open.
 
-    None of a remote root, which is no matter of mounts.
+    None of a remote store, which is no matter of mounts.
     """
-    if not isinstance(root, LocalRoot):
+    if not isinstance(store, LocalStore):
         return ()
     lines = itertools.islice(listing.lines(), 0, None, max(1, listing.count // PLACES))
-    return tuple(found for line in lines if (found := _witness(root.path, json.loads(line))) is not None)
+    return tuple(found for line in lines if (found := _sample(store.path, json.loads(line))) is not None)
 
 
-def unseen(witnesses: Sequence[Witness]) -> str:
+def unseen(samples: Sequence[SampleFile]) -> str:
     """Return what is wrong with the first image that is not here as it is there, or an empty text."""
-    for path, size in witnesses:
+    for path, size in samples:
         try:
             here = _size(path)
         except OSError as error:
@@ -43,9 +43,9 @@ def unseen(witnesses: Sequence[Witness]) -> str:
     return ""
 
 
-def _witness(root: Path, name: str) -> Witness | None:
+def _sample(folder: Path, name: str) -> SampleFile | None:
     try:
-        path = str(resolve_inside(root, name))
+        path = str(resolve_inside(folder, name))
         return path, _size(path)
     except (DataError, OSError):  # to be skipped, with the reason, when it is to be labelled
         return None

@@ -31,7 +31,7 @@ class PublishedCurve:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
+class SweepDefinition:
     """What a search asks: sweep.json, as far as its results are concerned."""
 
     folder: Path
@@ -65,11 +65,11 @@ class Question:
         return {key: short if last.count(short) == 1 else key for key, short in zip(self.keys, last, strict=True)}
 
 
-def read_question(folder: Path) -> Question:
+def read_definition(folder: Path) -> SweepDefinition:
     """Read sweep.json. Raises ConfigError where there is none or it is damaged."""
     file = folder / "sweep.json"
     try:
-        return parse_question(json.loads(file.read_text(encoding="utf-8")), folder)
+        return parse_definition(json.loads(file.read_text(encoding="utf-8")), folder)
     except FileNotFoundError:
         raise ConfigError(f"{folder}: no sweep.json there; give the folder of a search") from None
     except ConfigError:
@@ -78,7 +78,7 @@ def read_question(folder: Path) -> Question:
         raise ConfigError(f"{file}: not the description of a search: {type(error).__name__}: {error}") from None
 
 
-def parse_question(tree: Mapping[str, Any], folder: Path) -> Question:
+def parse_definition(tree: Mapping[str, Any], folder: Path) -> SweepDefinition:
     """Return what sweep.json, parsed, says. Raises what wrong data raises."""
     if tree["format"] != FORMAT:
         raise ConfigError(f"{folder}: a search of format {tree['format']!r}, this raydet reads {FORMAT}")
@@ -89,7 +89,7 @@ def parse_question(tree: Mapping[str, Any], folder: Path) -> Question:
         # Up to version 0.1 a point's figure was called AP.
         tuple((dict(each["values"]), float(each["figure" if "figure" in each else "AP"])) for each in said["points"]),
     )
-    return Question(
+    return SweepDefinition(
         folder=folder,
         name=str(tree["name"]),
         text=str(tree["question"]),

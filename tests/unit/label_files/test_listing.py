@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow import fs
 
-from raydet.bulk.desk import Desk
-from raydet.bulk.listing import Listing, differences, open_images, write_listing
-from raydet.bulk.roots import LocalRoot, RemoteRoot
-from raydet.bulk.shards import chunks
 from raydet.errors import DataError
+from raydet.label_files.image_stores import LocalStore, RemoteStore
+from raydet.label_files.listing import Listing, differences, open_images, write_listing
+from raydet.label_files.shards import chunks
+from raydet.label_files.work import WorkList
 from tests.tiny_data import write_image
 
 
@@ -61,7 +61,7 @@ def test_a_glob_without_a_folder_starts_here(photos: Path, tmp_path: Path, monke
 
 
 def test_a_file_uri_is_a_local_folder(photos: Path, tmp_path: Path):
-    assert open_images(f"file://{photos}").root == LocalRoot(photos.resolve())
+    assert open_images(f"file://{photos}").store == LocalStore(photos.resolve())
     assert listed(f"file://{photos}/**/*.jpg", tmp_path) == ["b.jpg", "sub/deep/c.jpg"]
 
 
@@ -86,7 +86,7 @@ def test_full_paths_may_name_the_root_as_it_was_given_or_as_it_is(photos: Path, 
         assert listed(tmp_path / "list.txt", tmp_path, root) == expected
     for name in expected[:2]:
         with pytest.raises(DataError):
-            open_images(str(alias)).root.pixels(name)
+            open_images(str(alias)).store.pixels(name)
     (alias / "own.txt").write_text(lines[0])  # a list file's own folder is such a root too
     assert listed(alias / "own.txt", tmp_path) == ["b.jpg"]
 
@@ -96,7 +96,7 @@ def test_the_root_of_everything_is_a_root(tmp_path: Path):
     (tmp_path / "list.txt").write_text(f"{tmp_path}/a.png\n//etc/x.png\n")
     # //etc/x.png is odd, and refused as a full path
     assert listed(tmp_path / "list.txt", tmp_path, "/") == ["/etc/x.png", f"{tmp_path}/a.png"[1:]]
-    assert open_images(str(tmp_path / "list.txt"), "/").root.pixels(f"{tmp_path}/a.png"[1:]).shape == (3, 80, 100)
+    assert open_images(str(tmp_path / "list.txt"), "/").store.pixels(f"{tmp_path}/a.png"[1:]).shape == (3, 80, 100)
 
 
 def test_a_remote_folder_gives_the_names_and_pixels_of_a_local_one(tmp_path: Path):
@@ -104,7 +104,7 @@ def test_a_remote_folder_gives_the_names_and_pixels_of_a_local_one(tmp_path: Pat
     write_image(folder / "sub" / "b.jpg", value=1)
     write_image(folder / "a.png", value=2)
     (folder / "bad.jpg").write_bytes(b"GIF8")
-    local, remote = LocalRoot(folder), RemoteRoot("x://photos", fs.LocalFileSystem(), str(folder))
+    local, remote = LocalStore(folder), RemoteStore("x://photos", fs.LocalFileSystem(), str(folder))
     assert sorted(remote.walk()) == sorted(local.walk()) == ["a.png", "bad.jpg", "sub/b.jpg"]
     assert sorted(remote.walk(1)) == sorted(local.walk(1)) == ["a.png", "bad.jpg"]
     for name in ("a.png", "sub/b.jpg"):
@@ -116,7 +116,7 @@ def test_a_remote_folder_gives_the_names_and_pixels_of_a_local_one(tmp_path: Pat
 
 
 def test_a_remote_file_that_fails_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("raydet.bulk.roots._RETRY_S", 0.0)
+    monkeypatch.setattr("raydet.label_files.image_stores._RETRY_S", 0.0)
     write_image(tmp_path / "a.png")
     tries = []
 
@@ -127,10 +127,10 @@ def test_a_remote_file_that_fails_is_read_again(tmp_path: Path, monkeypatch: pyt
                 raise OSError("timeout")
             return fs.LocalFileSystem().open_input_file(path)
 
-    root = RemoteRoot("x://", Flaky(), str(tmp_path))
+    root = RemoteStore("x://", Flaky(), str(tmp_path))
     assert root.pixels("a.png").shape == (3, 80, 100)
     tries.clear()
-    monkeypatch.setattr("raydet.bulk.roots.READ_TRIES", 2)
+    monkeypatch.setattr("raydet.label_files.image_stores.READ_TRIES", 2)
     with pytest.raises(DataError, match=r"cannot be read \(2 tries\): timeout"):
         root.pixels("a.png")
 
@@ -166,9 +166,9 @@ def test_listing_and_planning_need_bounded_memory(tmp_path: Path):
     images = open_images(str(tmp_path / "list.txt"))
     tracemalloc.start()
     listing = write_listing(images.names(), tmp_path / "listing.jsonl", run_lines=4_000)
-    desk = Desk(chunks(listing, 512), 16)
-    while (piece := desk.next()) is not None:
-        desk.done(piece, pa.table({"image": pa.nulls(len(piece.names))}))
+    work = WorkList(chunks(listing, 512), 16)
+    while (piece := work.next()) is not None:
+        work.done(piece, pa.table({"image": pa.nulls(len(piece.names))}))
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert listing.count == number

@@ -1,7 +1,7 @@
 """The labelling actors. The only part of labelling that knows Ray.
 
 Plain actors and a bounded queue: each has at most two calls, so that the next images are decoded while the model is at
-work. An actor that dies, or whose model fails, is replaced, and its pieces go back to the desk.
+work. An actor that dies, or whose model fails, is replaced, and its pieces go back to the work list.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from raydet.bulk.desk import Desk, Piece
-from raydet.bulk.labeller import Job, Labeller
-from raydet.bulk.progress import Progress
-from raydet.bulk.shards import Chunk
-from raydet.bulk.witnesses import unseen
 from raydet.cluster.allocator import keep_freed_memory
 from raydet.cluster.connect import connected
 from raydet.cluster.nodes import alive_nodes, ask_every_node
 from raydet.config.run import ClusterConfig
 from raydet.errors import ConfigError, DataError, RunError
+from raydet.label_files.labeller import Job, Labeller
+from raydet.label_files.mount_check import unseen
+from raydet.label_files.progress import Progress
+from raydet.label_files.shards import Chunk
+from raydet.label_files.work import Piece, WorkList
 
 CALLS_IN_FLIGHT = 2
 LOSSES_IN_A_ROW = 12  # so many actors lost without one answer between them: it is not the images
@@ -40,7 +40,7 @@ class LabelActor:
 
     def start(self, job: Job) -> str:
         """Build the model and say where this process is. Raises DataError where the images are not seen there."""
-        if problem := unseen(job.witnesses):  # a node that joined after all were asked
+        if problem := unseen(job.samples):  # a node that joined after all were asked
             raise DataError(f"{socket.gethostname()} does not see the images that others see: {problem}")
         keep_freed_memory()
         self._labeller = Labeller(job)
@@ -74,8 +74,8 @@ class Share:
     address: str | None
 
 
-def label_with_actors(job: Job, share: Share, desk: Desk, finished: Finished, progress: Progress) -> None:
-    """Label everything the desk has, on the Ray there is or a local one.
+def label_with_actors(job: Job, share: Share, work: WorkList, finished: Finished, progress: Progress) -> None:
+    """Label everything the work list has, on the Ray there is or a local one.
 
     Raises ConfigError where no node can hold an actor or one does not see the images, RunError where actors cannot be
     set up or are lost in a row.
@@ -83,7 +83,7 @@ def label_with_actors(job: Job, share: Share, desk: Desk, finished: Finished, pr
     with connected(ClusterConfig(address=share.address), cpus=share.actors * share.cpus):
         _check_fits(share)
         _check_seen(job)
-        crew = _Crew(job, share, desk, finished, progress)
+        crew = _Crew(job, share, work, finished, progress)
         try:
             crew.work()
         finally:
@@ -91,15 +91,15 @@ def label_with_actors(job: Job, share: Share, desk: Desk, finished: Finished, pr
 
 
 class _Crew:
-    def __init__(self, job: Job, share: Share, desk: Desk, finished: Finished, progress: Progress) -> None:
-        self._job, self._share, self._desk = ray.put(job), share, desk
+    def __init__(self, job: Job, share: Share, work: WorkList, finished: Finished, progress: Progress) -> None:
+        self._job, self._share, self._work = ray.put(job), share, work
         self._finished, self._progress = finished, progress
         self._actors: list[_Actor] = []
         self._starting: dict[ObjectRef, _Actor] = {}
         self._hired = self._losses = 0
 
     def work(self) -> None:
-        """Hire, hand out, take answers, until the desk is empty."""
+        """Hire, hand out, take answers, until the work list is empty."""
         while True:
             while len(self._actors) < self._share.actors:
                 self._hire()
@@ -143,7 +143,7 @@ class _Crew:
         for place in range(CALLS_IN_FLIGHT):
             for actor in self._actors:
                 if actor.may_take and len(actor.calls) <= place:
-                    piece = self._desk.next(is_idle=not actor.calls)
+                    piece = self._work.next(is_idle=not actor.calls)
                     if piece is not None:
                         actor.calls[actor.handle.label.remote(list(piece.names))] = piece
 
@@ -162,7 +162,7 @@ class _Crew:
         self._losses = 0
         piece = actor.calls.pop(call)
         self._progress.answered(actor.name, table)
-        self._keep(self._desk.done(piece, table))
+        self._keep(self._work.done(piece, table))
 
     def _take_start(self, call: ObjectRef) -> None:
         actor = self._starting.pop(call)
@@ -184,7 +184,7 @@ class _Crew:
         self._actors.remove(actor)
         ray.kill(actor.handle)
         for piece in actor.calls.values():
-            self._keep(self._desk.lost(piece, reason))
+            self._keep(self._work.lost(piece, reason))
 
     def _keep(self, complete: tuple[Chunk, pa.Table] | None) -> None:
         if complete is not None:
@@ -205,13 +205,13 @@ def _check_fits(share: Share) -> None:
 
 def _check_seen(job: Job) -> None:
     """Raise ConfigError, naming nodes, unless every node sees the images; the model travels with the actors."""
-    if not job.witnesses or len(alive_nodes()) == 1:
+    if not job.samples or len(alive_nodes()) == 1:
         return
-    answers = ask_every_node(unseen, job.witnesses)
+    answers = ask_every_node(unseen, job.samples)
     problems = [f"{answer.node}: {text}" for answer in answers if (text := answer.error or answer.value)]
     if problems:
         raise ConfigError(
-            f"the images in {job.root} must be seen by every node under the same path (NFS, EFS, FSx, Filestore, a "
+            f"the images in {job.store} must be seen by every node under the same path (NFS, EFS, FSx, Filestore, a "
             "shared volume); mount the folder there, or give a URI such as s3://bucket/folder:\n  "
             + "\n  ".join(problems)
         )

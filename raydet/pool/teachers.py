@@ -1,4 +1,4 @@
-"""Crew: the broker's teacher actors. Hires them, hands them work, replaces them when they die.
+"""Teachers: the broker's teacher actors. Hires them, hands them work, replaces them when they die.
 
 The crew belongs to the broker's process: Ray ends the actors when that process dies, and the next one hires its own.
 """
@@ -53,7 +53,7 @@ class Teacher:
         return 0.0 if self.calls or not self.has_started else time.monotonic() - self.idle_since
 
 
-class Crew:
+class Teachers:
     """The teachers that are alive or starting. Tells the desk when one of them is gone."""
 
     def __init__(

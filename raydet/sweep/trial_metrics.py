@@ -12,7 +12,7 @@ STEP_RECORD = b'{"kind": "step"'  # as it begins in a metrics file
 
 
 @dataclass(slots=True)
-class Course:
+class TrialMetrics:
     """What a run's records say so far. Seconds are time at work: those between two attempts do not count."""
 
     step: int = 0
@@ -25,8 +25,8 @@ class Course:
     _since: float | None = None
 
     @staticmethod
-    def read(metrics: Path) -> Course:
-        """Return the course of a run from its metrics file; a run without one has not come far.
+    def read(metrics: Path) -> TrialMetrics:
+        """Return what a run's metrics file says; a run without one has not come far.
 
         Of the records of steps, which are nearly all, only the last is read: it says how far the run is, and the time
         is in the others as well. Raises ValueError where a line is damaged.
@@ -34,12 +34,12 @@ class Course:
         try:
             *lines, _ = metrics.read_bytes().split(b"\n")  # the last one is empty or unfinished
         except FileNotFoundError:
-            return Course()
+            return TrialMetrics()
         telling = [line for line in lines[:-1] if not line.startswith(STEP_RECORD)] + lines[-1:]
-        return Course().fed(parse_record(line, str(metrics)) for line in telling)
+        return TrialMetrics().fed(parse_record(line, str(metrics)) for line in telling)
 
-    def fed(self, records: Iterable[Record]) -> Course:
-        """Take in records, oldest first, and return the course itself."""
+    def fed(self, records: Iterable[Record]) -> TrialMetrics:
+        """Take in records, oldest first, and return this object."""
         for record in records:
             self._take(record)
         return self

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydet.bulk.listing import Images, Listing, differences
 from raydet.data.files import replacing
 from raydet.errors import ConfigError, DataError
 from raydet.families.detection.saved import SavedDetector
+from raydet.label_files.listing import Images, Listing, differences
 from raydet.train.rundir import flat
 from raydet.vision.weights import digest, weights_of
 
@@ -30,7 +30,7 @@ def settings_of(saved: SavedDetector, images: Images, *, shard_images: int, prec
             "method": config.method.model_dump(mode="json"),
             "views": {"eval_short_side": views.eval_short_side, "max_long_side": views.max_long_side},
         },
-        "images_root": str(images.root),
+        "images_root": str(images.store),
         "shard_images": shard_images,
         "precision": precision,
     }

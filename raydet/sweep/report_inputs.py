@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from raydet.sweep.course import Course
-from raydet.sweep.question import Question
+from raydet.sweep.definition import SweepDefinition
 from raydet.sweep.results import PointSummary, TrialRow
+from raydet.sweep.trial_metrics import TrialMetrics
 
 NOTHING_YET = "No trial has been evaluated yet."
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Findings:
+class SweepInputs:
     """A search, read."""
 
-    question: Question
+    definition: SweepDefinition
     rows: Sequence[TrialRow]
     points: Sequence[PointSummary]
     best: PointSummary | None
-    burn_ins: Sequence[Course]  # of the shared ones
+    burn_ins: Sequence[TrialMetrics]  # of the shared ones
 
     @property
     def y_label(self) -> str:
         """Return what the figures are."""
-        return f"{self.question.metric} (%)"
+        return f"{self.definition.metric} (%)"
 
     @property
     def judged(self) -> list[PointSummary]:

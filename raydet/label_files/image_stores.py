@@ -22,7 +22,7 @@ _RETRY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
-class LocalRoot:
+class LocalStore:
     """A folder that every process sees under the same path."""
 
     path: Path  # resolved
@@ -57,7 +57,7 @@ class LocalRoot:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoteRoot:
+class RemoteStore:
     """A folder of a pyarrow file system."""
 
     uri: str
@@ -68,7 +68,7 @@ class RemoteRoot:
         return self.uri
 
     def walk(self, depth: int | None = None) -> Iterator[str]:
-        """Yield as `LocalRoot.walk` does. pyarrow lists a folder at once: memory follows the largest folder."""
+        """Yield as `LocalStore.walk` does. pyarrow lists a folder at once: memory follows the largest folder."""
         yield from self._walk("", depth)
 
     def _walk(self, folder: str, depth: int | None) -> Iterator[str]:
@@ -100,7 +100,7 @@ class RemoteRoot:
         raise AssertionError("unreachable")
 
 
-Root = LocalRoot | RemoteRoot
+ImageStore = LocalStore | RemoteStore
 
 
 def is_uri(text: str) -> bool:
@@ -115,12 +115,12 @@ def local_path(text: str) -> Path | None:
     return None if is_uri(text) else Path(text)
 
 
-def open_root(text: str) -> Root:
+def open_store(text: str) -> ImageStore:
     """Return the folder of a local path or a URI. Raises DataError where there is none, or it cannot be reached."""
     if (folder := local_path(text)) is not None:
         if not folder.is_dir():
             raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
-        return LocalRoot(folder.resolve())
+        return LocalStore(folder.resolve())
     try:
         files, base = fs.FileSystem.from_uri(text)
         kind = files.get_file_info(base).type
@@ -131,7 +131,7 @@ def open_root(text: str) -> Root:
     if kind != fs.FileType.Directory:
         what = "no such folder" if kind == fs.FileType.NotFound else "not a folder (a list file must be a local one)"
         raise DataError(f"{text}: {what}")
-    return RemoteRoot(text.rstrip("/"), files, base.rstrip("/"))
+    return RemoteStore(text.rstrip("/"), files, base.rstrip("/"))
 
 
 def _first_line(error: Exception) -> str:

@@ -11,13 +11,13 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from raydet.bulk.desk import shown, skipped
-from raydet.bulk.roots import Root
-from raydet.bulk.shards import SCHEMA
-from raydet.bulk.witnesses import Witness
 from raydet.errors import DataError
 from raydet.families.detection.method import DetectionMethod
 from raydet.families.detection.views import eval_view
+from raydet.label_files.image_stores import ImageStore
+from raydet.label_files.mount_check import SampleFile
+from raydet.label_files.shards import SCHEMA
+from raydet.label_files.work import shown, skipped
 from raydet.precision import autocast_dtype
 from raydet.records import Candidates
 from raydet.vision.detector import Detector
@@ -31,12 +31,12 @@ class Job:
 
     method: DetectionMethod
     model: Detector  # on the CPU, in evaluation mode
-    root: Root
+    store: ImageStore
     device: str
     precision: str  # fp32, bf16 or fp16
     batch: int  # images per forward
     threads: int  # torch threads, and as many that decode
-    witnesses: tuple[Witness, ...] = ()  # images that every node must see
+    samples: tuple[SampleFile, ...] = ()  # images that every node must see
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -83,7 +83,7 @@ class Labeller:
         return self.finish(names, self.begin(names))
 
     def _load(self, name: str) -> _Loaded:
-        original = self._job.root.pixels(name)
+        original = self._job.store.pixels(name)
         pixels, view = eval_view(original, self._job.method.run.data.views)
         return _Loaded(pixels, view, (int(original.shape[1]), int(original.shape[2])))
 

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from raydet.bulk.roots import Root, is_uri, local_path, open_root
 from raydet.data.files import replacing
 from raydet.data.folder import SUFFIXES
 from raydet.errors import DataError
+from raydet.label_files.image_stores import ImageStore, is_uri, local_path, open_store
 
 RUN_LINES = 200_000  # names sorted in memory at once, some 40 MB
 _MAX_LINE = 8192  # characters; no file system has longer paths
@@ -29,10 +29,10 @@ _MAX_LINE = 8192  # characters; no file system has longer paths
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """What the user named: image files below one root."""
+    """What the user named: image files of one store."""
 
     given: str
-    root: Root
+    store: ImageStore
     pattern: tuple[str, ...] = ("**", "*")  # parts of a glob below the root
     list_file: Path | None = None  # instead of a pattern
     listed_below: Path | None = None  # of a list file: the root as the user names it, maybe through a symlink
@@ -43,10 +43,10 @@ class Images:
         What stands in a list file is not looked for here: a missing image is noticed when it is to be labelled.
         """
         if self.list_file is not None:
-            yield from _listed(self.list_file, _beginnings(self.root, self.listed_below))
+            yield from _listed(self.list_file, _beginnings(self.store, self.listed_below))
             return
         depth = None if "**" in self.pattern else len(self.pattern)
-        for name in self.root.walk(depth):
+        for name in self.store.walk(depth):
             if name.lower().endswith(SUFFIXES) and _matches(tuple(name.split("/")), self.pattern):
                 yield name
 
@@ -63,19 +63,19 @@ def open_images(given: str, root: str | None = None) -> Images:
         raise DataError(f"--root {root}: only for a list file, and {given} is none")
     if is_list:
         below = root or str(path.parent)
-        return Images(given, open_root(below), list_file=path, listed_below=local_path(below))
+        return Images(given, open_store(below), list_file=path, listed_below=local_path(below))
     if not is_uri(given):
         if path.is_file():
-            return Images(given, open_root(str(path.parent)), (glob.escape(path.name),))
+            return Images(given, open_store(str(path.parent)), (glob.escape(path.name),))
         if path.is_dir() or not glob.has_magic(given):
-            return Images(given, open_root(given))
+            return Images(given, open_store(given))
     elif "*" not in given:  # [ and ? occur in URIs
-        return Images(given, open_root(given))
+        return Images(given, open_store(given))
     # PurePosixPath would make s3:/ of s3://
     head, parts = given.split("://", 1)[0] + "://" if is_uri(given) else "", given.split("://")[-1].split("/")
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     folder = "/".join(parts[:fixed]) or ("/" if given.startswith("/") else "." if not head else "")
-    return Images(given, open_root(head + folder), tuple(part for part in parts[fixed:] if part))
+    return Images(given, open_store(head + folder), tuple(part for part in parts[fixed:] if part))
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +135,9 @@ def _in_order(lines: Iterator[str], folder: Path, run_lines: int) -> Iterator[st
         yield from heapq.merge(*(stack.enter_context(file.open(encoding="ascii")) for file in runs))
 
 
-def _beginnings(root: Root, named: Path | None) -> tuple[str, ...]:
+def _beginnings(store: ImageStore, named: Path | None) -> tuple[str, ...]:
     """Return what full paths below the root begin with: the root as it is, and as the user names it."""
-    texts = (str(root),) if named is None else (str(named.absolute()), str(root))
+    texts = (str(store),) if named is None else (str(named.absolute()), str(store))
     return tuple(text.rstrip("/") + "/" for text in texts)  # of / too
 
 

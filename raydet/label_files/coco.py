@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from raydet.bulk.shards import read_shard
 from raydet.data.files import replacing
+from raydet.label_files.shards import read_shard
 
 _DIGITS = 3  # of a pixel
 

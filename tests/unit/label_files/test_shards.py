@@ -7,10 +7,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from raydet.bulk.coco import export_coco, export_skipped
-from raydet.bulk.progress import Progress, duration
-from raydet.bulk.shards import SCHEMA, Chunk, finished, read_shard, shard_path, write_shard
 from raydet.errors import DataError
+from raydet.label_files.coco import export_coco, export_skipped
+from raydet.label_files.progress import Progress, duration
+from raydet.label_files.shards import SCHEMA, Chunk, finished, read_shard, shard_path, write_shard
 
 CHUNK = Chunk(0, ("a.jpg", "b.jpg", "c.jpg"))
 ROWS = [

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from raydet.bulk.shards import SCHEMA, Chunk
+from raydet.label_files.shards import SCHEMA, Chunk
 
 LOSSES_PER_PIECE = 2  # so often a piece is given to another actor before its images are tried one by one
 LOSSES_ALONE = 2  # so often an image may be lost alone before it is skipped
@@ -38,7 +38,7 @@ class _Open:
     rows: int = 0
 
 
-class Desk:
+class WorkList:
     """Hands out pieces and puts the answers together; holds as many shards as are being worked on."""
 
     def __init__(self, chunks: Iterable[Chunk], piece_images: int) -> None:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydet.bulk.listing import Listing
 from raydet.data.files import replacing
 from raydet.errors import DataError
+from raydet.label_files.listing import Listing
 
 SCHEMA = pa.schema(
     [

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from raydet.bulk import listing
-from raydet.bulk.listing import write_listing
-from raydet.bulk.run import _remove_leftovers
 from raydet.data.files import replacing
+from raydet.label_files import listing
+from raydet.label_files.listing import write_listing
+from raydet.label_files.run import _remove_leftovers
 
 FILES = (
     "listing.jsonl",

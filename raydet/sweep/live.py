@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from raydet.metrics import FILE_NAME, Record
-from raydet.sweep.course import Course
+from raydet.sweep.definition import SweepDefinition
 from raydet.sweep.folder import SweepFolder, Trial
-from raydet.sweep.question import Question
+from raydet.sweep.trial_metrics import TrialMetrics
 from raydet.train.progress import Tail
 from raydet.train.status import Status
 
@@ -23,7 +23,7 @@ class Run:
 
     def __init__(self, folder: Path, *, is_over: bool = False) -> None:
         self._tail = Tail(folder / FILE_NAME)
-        self.course = Course.read(folder / FILE_NAME) if is_over else Course()
+        self.metrics = TrialMetrics.read(folder / FILE_NAME) if is_over else TrialMetrics()
         self._status = Status(steps=0, burn_in_steps=0)
 
     def poll(self) -> list[Record]:
@@ -31,7 +31,7 @@ class Run:
         records = self._tail.poll()
         for record in records:
             self._status.take(record)
-        self.course.fed(records)
+        self.metrics.fed(records)
         return records
 
     @property
@@ -41,7 +41,7 @@ class Run:
 
 
 @dataclass(slots=True)
-class WatchedTrial:
+class LiveTrial:
     """A trial and its run."""
 
     trial: Trial
@@ -51,28 +51,28 @@ class WatchedTrial:
 
     def figure(self, metric: str) -> float | None:
         """Return the newest figure."""
-        return self.run.course.newest().get(metric)
+        return self.run.metrics.newest().get(metric)
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
     """Something that deserves a line: a trial has a new state (`record` is None), or a record was written."""
 
-    watched: WatchedTrial
+    watched: LiveTrial
     record: Record | None = None
 
 
 @dataclass(slots=True)
-class Watch:
+class LiveSweep:
     """All trials of a search. `poll()` before looking at anything."""
 
-    question: Question
-    trials: dict[str, WatchedTrial] = field(default_factory=dict)
+    definition: SweepDefinition
+    trials: dict[str, LiveTrial] = field(default_factory=dict)
     burn_ins: dict[str, Run] = field(default_factory=dict)
 
     def poll(self) -> Iterator[Event]:
         """Look at the folder once and yield what is new. Waiting and finished trials cost one `stat` each."""
-        home = SweepFolder(self.question.folder)
+        home = SweepFolder(self.definition.folder)
         for file in sorted(home.trials.glob("*/trial.json")):
             name, stamp = file.parent.name, _stamp(file)
             known = self.trials.get(name)
@@ -80,13 +80,13 @@ class Watch:
             if known is None:
                 trial = home.trial(name)
                 run = Run(home.run_dir(name), is_over=trial.is_over)
-                known = self.trials[name] = WatchedTrial(trial, run, stamp, trial.began is None)
+                known = self.trials[name] = LiveTrial(trial, run, stamp, trial.began is None)
             elif known.stamp != stamp:
                 known.trial, known.stamp = home.trial(name), stamp
             yield from self._news(known, before)
         self._poll_burn_ins(home)
 
-    def run_at_work(self, watched: WatchedTrial) -> Run:
+    def run_at_work(self, watched: LiveTrial) -> Run:
         """Return the run whose steps count now: the trial's own, or the burn-in that it waits for."""
         trial = watched.trial
         return self.burn_ins.get(trial.burn_in or "", watched.run) if trial.state == "burn-in" else watched.run
@@ -95,9 +95,9 @@ class Watch:
         """Return how many trials are in which state."""
         return Counter(watched.trial.state for watched in self.trials.values())
 
-    def best(self) -> WatchedTrial | None:
+    def best(self) -> LiveTrial | None:
         """Return the best of the trials that are done, the first of equals."""
-        metric, sign = self.question.metric, self.question.sign
+        metric, sign = self.definition.metric, self.definition.sign
         done = [each for each in self.trials.values() if each.trial.state == "done" and each.figure(metric) is not None]
         return max(done, key=lambda each: sign * (each.figure(metric) or 0.0), default=None)
 
@@ -123,13 +123,13 @@ class Watch:
         )
         # With n trials at once, every trial makes room for the n-th after it.
         cycles = [later - earlier for earlier, later in zip(begun, begun[at_once:], strict=False)]
-        trained = [each.run.course.seconds for each in self.trials.values() if each.trial.state == "done"]
-        at_work = [each.run.course.seconds for each in self.trials.values() if each.trial.state in AT_WORK]
+        trained = [each.run.metrics.seconds for each in self.trials.values() if each.trial.state == "done"]
+        at_work = [each.run.metrics.seconds for each in self.trials.values() if each.trial.state in AT_WORK]
         guess = [(sum(at_work) + sum(left)) / len(left)] if left else []
         known = cycles or trained or guess
         return sum(known) / len(known) if known else None
 
-    def _news(self, watched: WatchedTrial, before: str | None) -> Iterator[Event]:
+    def _news(self, watched: LiveTrial, before: str | None) -> Iterator[Event]:
         """Yield what is new of a trial that was in the state `before`: it began, was measured, ended, in this order."""
         state, is_over = watched.trial.state, watched.trial.is_over
         is_known_end = is_over and before in (None, state)

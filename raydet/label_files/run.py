@@ -13,17 +13,17 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
-from raydet.bulk.coco import Exported, export_coco, export_skipped
-from raydet.bulk.desk import Desk
-from raydet.bulk.labeller import Job, Labeller
-from raydet.bulk.listing import Images, Listing, open_images, write_listing
-from raydet.bulk.manifest import Manifest, check_same, check_same_images, read_manifest, settings_of
-from raydet.bulk.progress import Progress
-from raydet.bulk.shards import Chunk, chunks, finished, shard_path, write_shard
-from raydet.bulk.witnesses import find_witnesses
 from raydet.data.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError
 from raydet.families.detection.saved import SavedDetector, load_detector
+from raydet.label_files.coco import Exported, export_coco, export_skipped
+from raydet.label_files.labeller import Job, Labeller
+from raydet.label_files.listing import Images, Listing, open_images, write_listing
+from raydet.label_files.manifest import Manifest, check_same, check_same_images, read_manifest, settings_of
+from raydet.label_files.mount_check import sample_files
+from raydet.label_files.progress import Progress
+from raydet.label_files.shards import Chunk, chunks, finished, shard_path, write_shard
+from raydet.label_files.work import WorkList
 
 Finished = Callable[[Chunk, pa.Table], None]
 
@@ -167,7 +167,7 @@ def _label_rest(
     if not left:
         return
     piece = math.ceil(PIECE_IMAGES / options.batch) * options.batch
-    desk = Desk((each for each in chunks(listing, options.shard_images) if each.shard not in done), piece)
+    work = WorkList((each for each in chunks(listing, options.shard_images) if each.shard not in done), piece)
     progress = Progress(listing.count, num_done, say=lambda text: print(text, flush=True))
     job = _job(saved, images, listing, options)
 
@@ -175,13 +175,13 @@ def _label_rest(
         write_shard(shards, chunk, table, settings)
 
     if options.actors == 0:
-        _label_here(job, desk, keep, progress)
+        _label_here(job, work, keep, progress)
     else:
-        from raydet.bulk.crew import Share, label_with_actors
+        from raydet.label_files.actors import Share, label_with_actors
 
         actors = min(options.actors, math.ceil(left / piece))
         share = Share(actors, options.cpus_per_actor, options.gpus_per_actor, options.address)
-        label_with_actors(job, share, desk, keep, progress)
+        label_with_actors(job, share, work, keep, progress)
     for line in progress.summary():
         print(line)
 
@@ -191,22 +191,22 @@ def _job(saved: SavedDetector, images: Images, listing: Listing, options: LabelO
     if device == "cpu" and torch.cuda.is_available():
         print("note: there is a GPU here that will not be used; --gpus-per-actor 1 uses it")
     threads = max(1, int(options.cpus_per_actor))
-    witnesses = find_witnesses(images.root, listing) if options.actors else ()
-    return Job(saved.method, saved.model, images.root, device, options.precision, options.batch, threads, witnesses)
+    samples = sample_files(images.store, listing) if options.actors else ()
+    return Job(saved.method, saved.model, images.store, device, options.precision, options.batch, threads, samples)
 
 
-def _label_here(job: Job, desk: Desk, keep: Finished, progress: Progress) -> None:
+def _label_here(job: Job, work: WorkList, keep: Finished, progress: Progress) -> None:
     """Do what actors do in this process, one piece decoded ahead."""
     labeller = Labeller(job)
     progress.started("this process", "no Ray")
-    piece = desk.next()
+    piece = work.next()
     loading = labeller.begin(piece.names) if piece else []
     while piece is not None:
-        ahead = desk.next()
+        ahead = work.next()
         coming = labeller.begin(ahead.names) if ahead else []
         table = labeller.finish(piece.names, loading)
         progress.answered("this process", table)
-        if (complete := desk.done(piece, table)) is not None:
+        if (complete := work.done(piece, table)) is not None:
             keep(*complete)
         progress.tick()
         piece, loading = ahead, coming
