@@ -34,7 +34,8 @@ from raydet.label_files.progress import Progress
 from raydet.label_files.run import PIECE_IMAGES
 from raydet.label_files.shards import chunks, write_shard
 from raydet.label_files.work import WorkList
-from raydet.train.saved import load_saved
+from raydet.registry import family_of
+from raydet.train.saved import SavedModel, load_saved
 from raydet.vision.geometry import clip_boxes
 from raydet.vision.images import collate
 
@@ -65,13 +66,13 @@ class Cpu(Progress):
         return process.cpu_s if process else 0.0
 
 
-def bare(job: Job, names: list[str]) -> None:
+def bare(job: Job, saved: SavedModel, names: list[str]) -> None:
     """The loop one would write by hand."""
     with torch.no_grad():
         for name in names:
             original = job.store.pixels(name)
-            pixels, view = eval_view(original, job.method.run.data.views)
-            said = job.method.detect(job.model, collate([pixels], "cpu"))[0]
+            pixels, view = eval_view(original, saved.config.data.views)
+            said = saved.method.detect(saved.model, collate([pixels], "cpu"))[0]
             clip_boxes(view.to_original(said.boxes), *original.shape[1:])
 
 
@@ -84,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     saved, images = load_saved(options.checkpoint), open_images(options.images)
-    job = Job(saved.method, saved.model, images.store, "cpu", "fp32", 1, 1)
+    job = Job(family_of(saved.config).on_files(saved), images.store, "cpu", "fp32", 1, 1)
     folder = Path(tempfile.mkdtemp())
     listing = write_listing(images.names(), folder / "all.jsonl")
     names = [name for chunk in chunks(listing, 512) for name in chunk.names]
@@ -103,7 +104,7 @@ def main() -> None:
 
     def loop() -> tuple[float, float]:
         clock = Clock()
-        clock.measure(lambda: bare(job, names[: options.number]))
+        clock.measure(lambda: bare(job, saved, names[: options.number]))
         return options.number / clock.wall[0], clock.cpu[0] / options.number
 
     variants = {
@@ -111,7 +112,7 @@ def main() -> None:
         "1 actor": lambda: pool(1),
         "2 actors": lambda: pool(2),
     }
-    bare(job, names[:16])
+    bare(job, saved, names[:16])
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     draw = random.Random(0)
     for number in range(options.rounds):

@@ -3,34 +3,52 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import pyarrow as pa
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydet.errors import DataError
-from raydet.families.detection.method import DetectionMethod
-from raydet.families.detection.views import eval_view
 from raydet.label_files.image_stores import ImageStore
 from raydet.label_files.mount_check import SampleFile
 from raydet.label_files.shards import SCHEMA
 from raydet.label_files.work import shown, skipped
 from raydet.precision import autocast_dtype
-from raydet.records import Candidates
-from raydet.vision.detector import Detector
-from raydet.vision.geometry import View, clip_boxes, is_usable
-from raydet.vision.images import collate
+
+Row = Mapping[str, Any]
+"""What is said of one image: the columns of `shards.SCHEMA`, but for its name and what went wrong."""
+
+
+class FileModel(Protocol):
+    """What a family says of images that belong to no run; small but for the model; travels to actors."""
+
+    @property
+    def model(self) -> nn.Module:
+        """Return the model, on the CPU, in evaluation mode."""
+
+    @property
+    def threshold(self) -> float | None:
+        """Return the class confidence that its method trains with; None: it has none."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return all that its labels depend on, as plain data."""
+
+    def see(self, pixels: Tensor) -> Any:
+        """Return what the model sees of an image `[3, H, W]` uint8; called in threads that decode."""
+
+    def say(self, model: nn.Module, seen: Sequence[Any], device: torch.device) -> list[Row]:
+        """Return a row for each, from one forward of `model`, which is on `device`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """All that a labeller needs to know, small but for the model; travels to actors."""
+    """All that a labeller needs to know; travels to actors."""
 
-    method: DetectionMethod
-    model: Detector  # on the CPU, in evaluation mode
+    of: FileModel
     store: ImageStore
     device: str
     precision: str  # fp32, bf16 or fp16
@@ -39,28 +57,19 @@ class Job:
     samples: tuple[SampleFile, ...] = ()  # images that every node must see
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Loaded:
-    pixels: Tensor  # [3, h, w] uint8, the evaluation view
-    view: View
-    size: tuple[int, int]  # (height, width) of the original
-
-
-Loading = list["Future[_Loaded]"]
+Loading = list["Future[Any]"]
 
 
 class Labeller:
-    """Labels images with the evaluation view and `method.detect`: the detections that `raydet evaluate` judges.
-
-    Threads decode. Pieces may be begun in several threads; one forward runs at a time.
-    """
+    """Labels images by a family's model. Threads decode. Pieces may be begun in several threads; one forward runs at a
+    time."""
 
     def __init__(self, job: Job) -> None:
         torch.set_num_threads(job.threads)
         self._job = job
         self._device = torch.device(job.device)
         self._dtype = autocast_dtype(job.precision, self._device)
-        self._model = job.model.to(self._device).eval().requires_grad_(False)
+        self._model = job.of.model.to(self._device).eval().requires_grad_(False)
         self._decoders = ThreadPoolExecutor(job.threads, thread_name_prefix="raydet-decode")
         self._forward = threading.Lock()
 
@@ -82,45 +91,30 @@ class Labeller:
         """Do both."""
         return self.finish(names, self.begin(names))
 
-    def _load(self, name: str) -> _Loaded:
-        original = self._job.store.pixels(name)
-        pixels, view = eval_view(original, self._job.method.run.data.views)
-        return _Loaded(pixels, view, (int(original.shape[1]), int(original.shape[2])))
+    def _load(self, name: str) -> Any:
+        return self._job.of.see(self._job.store.pixels(name))
 
     def _rows(self, names: Sequence[str], loading: Loading) -> pa.Table:
-        found: list[_Loaded | str] = []
-        for each in loading:
+        seen: dict[int, Any] = {}
+        reasons: dict[int, str] = {}
+        for place, each in enumerate(loading):
             try:
-                found.append(each.result())
+                seen[place] = each.result()
             except (DataError, MemoryError) as error:
-                found.append(str(error) or "not enough memory to decode it")
-        usable = [each for each in found if isinstance(each, _Loaded)]
-        said = iter(self._detect(usable) if usable else [])
+                reasons[place] = str(error) or "not enough memory to decode it"
+        said = dict(zip(seen, self._say(list(seen.values())) if seen else [], strict=True))
         rows = [
-            skipped([name], [each]) if isinstance(each, str) else _row(name, each, next(said))
-            for name, each in zip(names, found, strict=True)
+            skipped([name], [reasons[place]]) if place in reasons else _table(name, said[place])
+            for place, name in enumerate(names)
         ]
         return pa.concat_tables(rows)
 
     @torch.no_grad()
-    def _detect(self, loaded: Sequence[_Loaded]) -> list[Candidates]:
-        images = collate([each.pixels for each in loaded], self._device)
+    def _say(self, seen: Sequence[Any]) -> list[Row]:
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
-            return self._job.method.detect(self._model, images)
+            return self._job.of.say(self._model, seen, self._device)
 
 
-def _row(name: str, image: _Loaded, said: Candidates) -> pa.Table:
-    height, width = image.size
-    boxes = clip_boxes(image.view.to_original(said.boxes.float().cpu()), height, width)
-    kept = is_usable(boxes, 0.0)
-    values = {
-        "image": shown(name),
-        "width": width,
-        "height": height,
-        "boxes": boxes[kept].reshape(-1).numpy(),
-        "classes": said.classes.cpu()[kept].to(torch.int32).numpy(),
-        "scores": said.scores.float().cpu()[kept].numpy(),
-        "quality": said.quality.float().cpu()[kept].numpy(),
-        "error": None,
-    }
+def _table(name: str, row: Row) -> pa.Table:
+    values = {"image": shown(name), **row, "error": None}
     return pa.Table.from_arrays([pa.array([values[each.name]], each.type) for each in SCHEMA], schema=SCHEMA)

@@ -11,25 +11,22 @@ from typing import Any
 
 from raydet.data.files import replacing
 from raydet.errors import ConfigError, DataError
-from raydet.families.detection.saved import SavedDetector
+from raydet.label_files.labeller import FileModel
 from raydet.label_files.listing import Images, Listing, differences
 from raydet.train.rundir import flat
+from raydet.train.saved import SavedModel
 from raydet.vision.weights import digest, weights_of
 
 FORMAT = 1
 
 
-def settings_of(saved: SavedDetector, images: Images, *, shard_images: int, precision: str) -> dict[str, Any]:
+def settings_of(
+    saved: SavedModel, model: FileModel, images: Images, *, shard_images: int, precision: str
+) -> dict[str, Any]:
     """Return everything that the labels depend on, except the images' names; by dotted key."""
-    config = saved.config
-    views = config.data.views
     settings = {
         "model": {"role": saved.role, "weights": digest(weights_of(saved.model)), "class_names": saved.class_names},
-        "config": {
-            "model": config.model.model_dump(mode="json"),
-            "method": config.method.model_dump(mode="json"),
-            "views": {"eval_short_side": views.eval_short_side, "max_long_side": views.max_long_side},
-        },
+        "config": model.settings(),
         "images_root": str(images.store),
         "shard_images": shard_images,
         "precision": precision,

@@ -15,15 +15,16 @@ import torch
 
 from raydet.data.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError
-from raydet.families.detection.saved import SavedDetector, load_detector
 from raydet.label_files.coco import Exported, export_coco, export_skipped
-from raydet.label_files.labeller import Job, Labeller
+from raydet.label_files.labeller import FileModel, Job, Labeller
 from raydet.label_files.listing import Images, Listing, open_images, write_listing
 from raydet.label_files.manifest import Manifest, check_same, check_same_images, read_manifest, settings_of
 from raydet.label_files.mount_check import sample_files
 from raydet.label_files.progress import Progress
 from raydet.label_files.shards import Chunk, chunks, finished, shard_path, write_shard
 from raydet.label_files.work import WorkList
+from raydet.registry import family_of
+from raydet.train.saved import SavedModel, load_saved
 
 Finished = Callable[[Chunk, pa.Table], None]
 
@@ -56,30 +57,28 @@ def label(options: LabelOptions) -> Exported:
     Raises UserErrors for what was asked for wrongly, RunError where nothing could be labelled or actors keep dying.
     """
     _check(options)
-    saved = load_detector(options.checkpoint, "raydet label", role=options.role)
-    above = score_threshold(saved, options.score_threshold)
+    saved = load_saved(options.checkpoint, role=options.role)
+    model = family_of(saved.config).on_files(saved)
+    above = score_threshold(saved, model, options.score_threshold)
     images = open_images(options.images, options.root)
     folder = options.out.absolute()
     with _locked(folder):
-        listing, manifest = _begin(folder, saved, images, options)
+        listing, manifest = _begin(folder, saved, model, images, options)
         print(f"{saved.role} of {saved.checkpoint.path}: {listing.count:,} images of {images.given} -> {folder}")
-        _label_rest(folder, saved, images, listing, manifest, options)
+        _label_rest(folder, model, images, listing, manifest, options)
         return _export(folder, saved, listing, options, above)
 
 
-def score_threshold(saved: SavedDetector, given: float | None) -> float:
+def score_threshold(saved: SavedModel, model: FileModel, given: float | None) -> float:
     """Return the class confidence that a label must exceed: the one given, else the one the method trains with."""
-    if given is not None:
-        return given
-    keys = saved.method.thresholds
-    if keys is None:
+    own = model.threshold if given is None else given
+    if own is None:
         name = saved.config.method.name
         raise ConfigError(
             f"--score-threshold is missing: the model was trained with method.name={name}, which has no threshold "
             f"for pseudo-boxes; give one, e.g. --score-threshold 0.7"
         )
-    section, _, key = keys.score.partition(".")
-    return float(saved.config.model_dump(mode="json")[section][key])
+    return own
 
 
 def _check(options: LabelOptions) -> None:
@@ -113,11 +112,13 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
 
 
-def _begin(folder: Path, saved: SavedDetector, images: Images, options: LabelOptions) -> tuple[Listing, Manifest]:
+def _begin(
+    folder: Path, saved: SavedModel, model: FileModel, images: Images, options: LabelOptions
+) -> tuple[Listing, Manifest]:
     """List the images and write label.json; or make sure that both are as they were."""
     _remove_leftovers(folder)
     file = folder / "listing.jsonl"
-    settings = settings_of(saved, images, shard_images=options.shard_images, precision=options.precision)
+    settings = settings_of(saved, model, images, shard_images=options.shard_images, precision=options.precision)
     before = read_manifest(folder / "label.json")
     if before is None:
         if any((folder / "shards").iterdir()):
@@ -150,7 +151,7 @@ def _remove_leftovers(folder: Path) -> None:
 
 
 def _label_rest(
-    folder: Path, saved: SavedDetector, images: Images, listing: Listing, manifest: Manifest, options: LabelOptions
+    folder: Path, model: FileModel, images: Images, listing: Listing, manifest: Manifest, options: LabelOptions
 ) -> None:
     """Label the chunks that have no shard."""
     shards, settings = folder / "shards", manifest.digest
@@ -169,7 +170,7 @@ def _label_rest(
     piece = math.ceil(PIECE_IMAGES / options.batch) * options.batch
     work = WorkList((each for each in chunks(listing, options.shard_images) if each.shard not in done), piece)
     progress = Progress(listing.count, num_done, say=lambda text: print(text, flush=True))
-    job = _job(saved, images, listing, options)
+    job = _job(model, images, listing, options)
 
     def keep(chunk: Chunk, table: pa.Table) -> None:
         write_shard(shards, chunk, table, settings)
@@ -186,13 +187,13 @@ def _label_rest(
         print(line)
 
 
-def _job(saved: SavedDetector, images: Images, listing: Listing, options: LabelOptions) -> Job:
+def _job(model: FileModel, images: Images, listing: Listing, options: LabelOptions) -> Job:
     device = "cuda" if options.gpus_per_actor else "cpu"
     if device == "cpu" and torch.cuda.is_available():
         print("note: there is a GPU here that will not be used; --gpus-per-actor 1 uses it")
     threads = max(1, int(options.cpus_per_actor))
     samples = sample_files(images.store, listing) if options.actors else ()
-    return Job(saved.method, saved.model, images.store, device, options.precision, options.batch, threads, samples)
+    return Job(model, images.store, device, options.precision, options.batch, threads, samples)
 
 
 def _label_here(job: Job, work: WorkList, keep: Finished, progress: Progress) -> None:
@@ -212,7 +213,7 @@ def _label_here(job: Job, work: WorkList, keep: Finished, progress: Progress) ->
         piece, loading = ahead, coming
 
 
-def _export(folder: Path, saved: SavedDetector, listing: Listing, options: LabelOptions, above: float) -> Exported:
+def _export(folder: Path, saved: SavedModel, listing: Listing, options: LabelOptions, above: float) -> Exported:
     number = math.ceil(listing.count / options.shard_images)
     shards = [shard_path(folder / "shards", shard) for shard in range(number)]
     skipped = export_skipped(shards, folder / "skipped.csv")

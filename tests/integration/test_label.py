@@ -33,6 +33,7 @@ from raydet.label_files.progress import Progress
 from raydet.label_files.shards import chunks
 from raydet.label_files.work import WorkList
 from raydet.metrics import read_metrics
+from raydet.registry import family_of
 from raydet.train.launch import launch
 from raydet.train.saved import load_saved
 from tests.helpers import tiny_config
@@ -247,7 +248,8 @@ def test_an_image_that_kills_every_actor_is_skipped(
     for losses in ("LOSSES_PER_PIECE", "LOSSES_ALONE"):  # fewer actors to start
         monkeypatch.setattr(f"raydet.label_files.work.{losses}", 1)
     saved, names = load_saved(run), [f"image_{number:03d}.png" for number in range(3)]
-    job = Job(saved.method, saved.model, DeadlyStore(photos.resolve(), names[1]), "cpu", "fp32", batch=1, threads=1)
+    model, store = family_of(saved.config).on_files(saved), DeadlyStore(photos.resolve(), names[1])
+    job = Job(model, store, "cpu", "fp32", batch=1, threads=1)
     listing = write_listing(names, tmp_path / "listing.jsonl")
     found, said = [], []
     progress, share = Progress(3, 0, say=said.append), Share(actors=1, cpus=0.5, gpus=0.0, address=None)

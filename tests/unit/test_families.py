@@ -1,7 +1,4 @@
-"""A family of methods stays in its own places (decision 014): whoever else names one of its classes knows too much.
-
-`KNOWN` lists who does today. It may shrink and must not grow: an entry that is no longer needed fails too.
-"""
+"""A family of methods stays in its own folder (decisions 014 and 018): who else names its classes knows too much."""
 
 from __future__ import annotations
 
@@ -16,12 +13,6 @@ PACKAGE = Path(__file__).parents[2] / "raydet"
 
 # Folders below raydet/ in which a family's classes live and are used freely.
 PLACES = {name: (f"families/{name}/",) for name in NAMES}
-KNOWN: dict[str, set[str]] = {
-    "label_files/labeller.py": {"DetectionMethod"},
-    "label_files/manifest.py": {"SavedDetector"},
-    "label_files/run.py": {"SavedDetector"},
-}
-"""File below raydet/ -> names of families' classes that it still uses."""
 
 
 @cache
@@ -124,15 +115,8 @@ def test_a_familys_classes_are_used_in_its_own_places_only():
         f"raydet/{file}:{line} uses {name} of {family}"
         for file, found in foreign_uses().items()
         for line, name, family in found
-        if name not in KNOWN.get(file, ())
     ]
     assert not new, "what the engine must know of a family, the family tells it by an interface: " + "; ".join(new)
-
-
-def test_what_is_known_to_be_used_elsewhere_still_is():
-    used = {file: {name for _, name, _ in found} for file, found in foreign_uses().items()}
-    stale = {file: names - used.get(file, set()) for file, names in KNOWN.items() if names - used.get(file, set())}
-    assert not stale, f"no longer used there, remove from KNOWN: {stale}"
 
 
 def test_every_place_of_a_family_exists():
