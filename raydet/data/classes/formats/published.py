@@ -39,7 +39,7 @@ def check_published(file: Path) -> None:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
     if found not in expected:
         raise DataError(
-            f"{file}: its MD5 is {found}, the published file has {' or '.join(sorted(expected))}: truncated, damaged "
-            f"or changed, and not opened, since such a file may run code; download it again, or turn your own data into a "
-            f"folder per class or Parquet"
+            f"{file}: its MD5 is {found}, the published file has {' or '.join(sorted(expected))}: it is truncated, "
+            f"damaged or changed, and not opened, since such a file may run code; download it again, or turn your own "
+            f"data into a folder per class or Parquet"
         )
