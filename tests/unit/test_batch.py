@@ -120,7 +120,7 @@ def test_as_many_labels_as_unlabelled_views_are_wanted(method: Method):
 
 def test_boxes_that_vanish_in_the_view_are_dropped():
     # The view is a tenth as large and shows the original from x = 50 on.
-    view = View(scale_x=0.1, shift_x=-5.0, scale_y=0.1, shift_y=0.0, height=8, width=5)
+    view = View((0.1, 0.0, -5.0, 0.0, 0.1, 0.0), height=8, width=5)
     said = label(
         ([60.0, 10, 90, 40], 0, 0.9, 0.9),  # stays: 1..4 x 1..4
         ([40.0, 0, 70, 80], 1, 0.9, 0.9),  # is cut at the left: 0..2 x 0..8

@@ -24,7 +24,7 @@ from raydet.data.decode import decode
 from raydet.data.order import BatchOrder, own_slots
 from raydet.data.prefetch import Prefetcher
 from raydet.errors import DataError
-from raydet.geometry import carry
+from raydet.geometry import boxes_into_view
 from raydet.randomness import stream
 from raydet.records import Target, ViewedImage
 
@@ -73,7 +73,7 @@ def labeled_views(index: DatasetIndex, position: int, step: int, slot: int, conf
     pixels, view = weak_view(_pixels(index, position), views, stream(config.seed, "labeled-weak", image_id, step, slot))
     strong = strong_view(pixels, views, stream(config.seed, "labeled-strong", image_id, step, slot))
     truth = index.target_at(position)
-    boxes, usable = carry(truth.boxes, view, views.min_box_px)
+    boxes, usable = boxes_into_view(truth.boxes, view, views.min_box_px)
     target = Target(boxes, truth.classes[usable])
     return LabeledPair(
         ViewedImage(image_id, strong, view, target),

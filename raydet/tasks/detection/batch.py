@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from raydet.data.boxes.loader import StepViews
-from raydet.geometry import carry
+from raydet.geometry import boxes_into_view
 from raydet.methods import DetectionMethod, Selection
 from raydet.records import PseudoBoxes, StudentBatch, Target, ViewedImage
 from raydet.tasks.base import check_age
@@ -111,5 +111,5 @@ def assemble(
 
 def to_target(kept: PseudoBoxes, view: ViewedImage, *, min_side_px: float) -> Target:
     """Carry boxes from original pixels into a view; boxes that vanish there are dropped."""
-    boxes, usable = carry(kept.boxes, view.view, min_side_px)
+    boxes, usable = boxes_into_view(kept.boxes, view.view, min_side_px)
     return Target(boxes, kept.classes[usable])
