@@ -86,7 +86,7 @@ class View:
 
         Multiples of 90 degrees are exact.
         """
-        quarter = {0: (1.0, 0.0), 90: (0.0, 1.0), 180: (-1.0, 0.0), 270: (0.0, -1.0)}.get(degrees % 360)
+        quarter = {0.0: (1.0, 0.0), 90.0: (0.0, 1.0), 180.0: (-1.0, 0.0), 270.0: (0.0, -1.0)}.get(degrees % 360)
         cos, sin = quarter or (math.cos(math.radians(degrees)), math.sin(math.radians(degrees)))
         return self._about_centre(cos, -sin, sin, cos)
 

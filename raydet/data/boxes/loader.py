@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
@@ -74,11 +74,11 @@ def labeled_views(index: DatasetIndex, position: int, step: int, slot: int, conf
     strong = strong_view(pixels, views, stream(config.seed, "labeled-strong", image_id, step, slot))
     truth = index.target_at(position)
     boxes, usable = boxes_into_view(truth.boxes, view, views.min_box_px)
-    target = Target(boxes, truth.classes[usable])
+    target = replace(truth.where(usable), boxes=boxes)
     return LabeledPair(
         ViewedImage(image_id, strong, view, target),
         ViewedImage(image_id, pixels, view, target),
-        dropped_boxes=len(truth.classes) - len(target.classes),
+        dropped_boxes=len(truth) - len(target),
     )
 
 

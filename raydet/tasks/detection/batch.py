@@ -101,7 +101,7 @@ def assemble(
         selection = method.select(label)
         stats.add(label, selection, num_classes)
         target = to_target(selection.kept, view, min_side_px=method.run.data.views.min_box_px)
-        stats.degenerate += len(selection.kept) - len(target.classes)
+        stats.degenerate += len(selection.kept) - len(target)
         targets.append(target)
     return (
         StudentBatch(step, (*views.labeled, *views.unlabeled), tuple(targets), num_labeled=len(views.labeled)),
@@ -110,6 +110,6 @@ def assemble(
 
 
 def to_target(kept: PseudoBoxes, view: ViewedImage, *, min_side_px: float) -> Target:
-    """Carry boxes from original pixels into a view; boxes that vanish there are dropped."""
+    """Carry boxes from original pixels into a view, each with its score and quality; boxes that vanish are dropped."""
     boxes, usable = boxes_into_view(kept.boxes, view.view, min_side_px)
-    return Target(boxes, kept.classes[usable])
+    return Target(boxes, kept.classes[usable], kept.scores[usable], kept.quality[usable])
