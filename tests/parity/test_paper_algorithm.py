@@ -110,7 +110,7 @@ def reference(
             weak.append(pixels)
             strong.append(strong_view(pixels, views, stream(seed, "labeled-strong", name, step, slot)))
             usable = is_usable(boxes, views.min_box_px)
-            truth.append(Target(boxes[usable], target.classes[usable]))
+            truth.append(Target.truth(boxes[usable], target.classes[usable]))
             names.append(name)
         roles = ["labeled-strong"] * len(names) + ["labeled-weak"] * len(names)
         supervised = losses(strong + weak, truth + truth, names + names, step, roles)
@@ -136,7 +136,7 @@ def reference(
                     said = said.where(said.quality > method.iou_filter_threshold)  # before NMS
                 said = after_nms(said, 0.5, 100)
                 said = said.where(said.scores > method.score_threshold)
-                pseudo.append(Target(said.boxes, said.classes))
+                pseudo.append(Target(said.boxes, said.classes, said.scores, said.quality))
                 seen.append(strong_view(pixels, views, stream(seed, "strong", name, step, slot)))
                 names.append(name)
             unsupervised = losses(seen, pseudo, names, step, ["unlabeled"] * len(names))  # a second forward

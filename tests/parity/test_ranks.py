@@ -39,7 +39,7 @@ def target(number: int, seed: int) -> Target:
     rng = torch.Generator().manual_seed(seed)
     corner = torch.rand(number, 2, generator=rng) * torch.tensor([60.0, 30.0])
     side = 12 + torch.rand(number, 2, generator=rng) * 20
-    return Target(torch.cat([corner, corner + side], dim=1), torch.randint(CLASSES, (number,), generator=rng))
+    return Target.truth(torch.cat([corner, corner + side], dim=1), torch.randint(CLASSES, (number,), generator=rng))
 
 
 def view(name: str, copy: int) -> ViewedImage:

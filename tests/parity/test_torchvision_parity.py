@@ -88,8 +88,8 @@ def images() -> list[Tensor]:
 
 
 TARGETS = [
-    Target(torch.tensor([[10.0, 10.0, 50.0, 60.0], [40.0, 20.0, 120.0, 90.0]]), torch.tensor([0, 2])),
-    Target(torch.tensor([[5.0, 30.0, 35.0, 55.0]]), torch.tensor([1])),
+    Target.truth(torch.tensor([[10.0, 10.0, 50.0, 60.0], [40.0, 20.0, 120.0, 90.0]]), torch.tensor([0, 2])),
+    Target.truth(torch.tensor([[5.0, 30.0, 35.0, 55.0]]), torch.tensor([1])),
 ]
 
 

@@ -44,7 +44,7 @@ def unlabeled(view: View, name: str = "u0") -> ViewedImage:
 
 def assembled(method: Method, labels: list[PseudoBoxes], *, step: int = 5, view: View | None = None):
     view = view or View.identity(HEIGHT, WIDTH)
-    truth = Target(torch.tensor([[1.0, 2, 30, 40]]), torch.tensor([2]))
+    truth = Target.truth(torch.tensor([[1.0, 2, 30, 40]]), torch.tensor([2]))
     pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
     labeled = tuple(ViewedImage("l0", pixels, view, truth, f"labeled-{copy}", 0) for copy in ("strong", "weak"))
     views = StepViews(labeled, tuple(unlabeled(view, each.image_id) for each in labels), 0)
@@ -69,10 +69,13 @@ def test_selected_boxes_become_targets_of_the_strong_view(method: Method):
     assert (batch.step, batch.sizes) == (5, {"labeled": 2, "unlabeled": 2})
     assert [view.image_id for view in batch.views] == ["l0", "l0", "u0", "u1"]
     assert batch.targets[0].boxes.tolist() == [[1, 2, 30, 40]]  # ground truth is in view pixels already
+    assert (batch.targets[0].scores.tolist(), batch.targets[0].quality.tolist()) == ([1], [1])
     # x: 200 - 2 * 30 = 140 to 200 - 2 * 10 = 180
     assert batch.targets[2].boxes.tolist() == [[140, 40, 180, 80]]
     assert batch.targets[2].classes.tolist() == [1]
-    assert len(batch.targets[3].boxes) == 0  # an image without pseudo-boxes is background, not left out
+    assert batch.targets[2].scores.tolist() == pytest.approx([0.9])
+    assert batch.targets[2].quality.tolist() == pytest.approx([0.8])
+    assert len(batch.targets[3]) == 0  # an image without pseudo-boxes is background, not left out
     assert (stats.images, stats.candidates, stats.kept, stats.degenerate) == (2, 4, 1, 0)
     assert stats.dropped == {"quality": 1, "nms": 1, "score": 1}
     assert stats.per_class == [0, 1, 0]
@@ -116,17 +119,19 @@ def test_as_many_labels_as_unlabelled_views_are_wanted(method: Method):
 
 def test_boxes_that_vanish_in_the_view_are_dropped():
     # The view is a tenth as large and shows the original from x = 50 on.
-    view = View(scale_x=0.1, shift_x=-5.0, scale_y=0.1, shift_y=0.0, height=8, width=5)
+    view = View((0.1, 0.0, -5.0, 0.0, 0.1, 0.0), height=8, width=5)
     said = label(
-        ([60.0, 10, 90, 40], 0, 0.9, 0.9),  # stays: 1..4 x 1..4
-        ([40.0, 0, 70, 80], 1, 0.9, 0.9),  # is cut at the left: 0..2 x 0..8
-        ([10.0, 10, 40, 40], 2, 0.9, 0.9),  # lies outside
-        ([60.0, 10, 69.9, 40], 0, 0.9, 0.9),  # .99 pixels wide
-        ([60.0, 10, 90, 20], 1, 0.9, 0.9),  # exactly 1 pixel high: stays
+        ([60.0, 10, 90, 40], 0, 0.9, 0.5),  # stays: 1..4 x 1..4
+        ([40.0, 0, 70, 80], 1, 0.8, 0.4),  # is cut at the left: 0..2 x 0..8
+        ([10.0, 10, 40, 40], 2, 0.7, 0.3),  # lies outside
+        ([60.0, 10, 69.9, 40], 0, 0.6, 0.2),  # .99 pixels wide
+        ([60.0, 10, 90, 20], 1, 0.5, 0.1),  # exactly 1 pixel high: stays
     )
     target = to_target(said, unlabeled(view), min_side_px=1.0)
     assert target.boxes.flatten().tolist() == pytest.approx([1, 1, 4, 4, 0, 0, 2, 8, 1, 1, 4, 2], abs=1e-5)
     assert target.classes.tolist() == [0, 1, 1]
+    assert target.scores.tolist() == pytest.approx([0.9, 0.8, 0.5])  # each box keeps its own
+    assert target.quality.tolist() == pytest.approx([0.5, 0.4, 0.1])
 
 
 def test_vanished_boxes_are_counted_as_degenerate(method: Method):

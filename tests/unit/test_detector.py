@@ -81,7 +81,7 @@ def pictures(number: int, height: int = 64, width: int = 96) -> list[Tensor]:
 
 def targets(number: int) -> list[Target]:
     boxes = torch.tensor([[8.0, 8.0, 40.0, 40.0], [30.0, 10.0, 90.0, 60.0]])
-    return [Target(boxes + i, torch.tensor([0, 2])) for i in range(number)]
+    return [Target.truth(boxes + i, torch.tensor([0, 2])) for i in range(number)]
 
 
 def rngs(number: int) -> list[torch.Generator]:
@@ -128,7 +128,7 @@ def test_images_without_boxes_train_the_classifiers_on_background_only():
 
 
 def test_boxes_without_an_inside_are_refused():
-    flat = Target(torch.zeros(1, 4), torch.tensor([0]))
+    flat = Target.truth(torch.zeros(1, 4), torch.tensor([0]))
     with pytest.raises(ValueError, match="image 1 of the batch: box .0.0, 0.0, 0.0, 0.0. has no inside"):
         losses_of(detector(), collate(pictures(2), "cpu"), [Target.empty(), flat], rngs(2))
 

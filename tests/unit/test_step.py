@@ -48,7 +48,7 @@ def view(name: str, fill: int = 7) -> ViewedImage:
 def batch(labeled: int, unlabeled: int) -> StudentBatch:
     """Views named s0 s1 ... w0 w1 ... u0 u1 ..., the box of each view as wide as its position."""
     names = [f"s{i}" for i in range(labeled)] + [f"w{i}" for i in range(labeled)] + [f"u{i}" for i in range(unlabeled)]
-    targets = [Target(torch.tensor([[0.0, 0, i + 8.0, 20]]), torch.tensor([0])) for i in range(len(names))]
+    targets = [Target.truth(torch.tensor([[0.0, 0, i + 8.0, 20]]), torch.tensor([0])) for i in range(len(names))]
     return StudentBatch(5, tuple(map(view, names)), tuple(targets), num_labeled=2 * labeled)
 
 

@@ -69,7 +69,7 @@ def some_images(folder: Path, count: int, prefix: str) -> FakeIndex:
         index.files.append(folder / f"{prefix}{i}.png")
         index.sizes.append((height, width))
         boxes = torch.from_numpy(scene.boxes).float()
-        index.targets.append(Target(boxes, torch.tensor(scene.classes, dtype=torch.int64)))
+        index.targets.append(Target.truth(boxes, torch.tensor(scene.classes, dtype=torch.int64)))
     return index
 
 
@@ -218,10 +218,11 @@ def test_both_copies_of_a_labelled_image_share_view_and_boxes(open_loader: Open,
 def test_boxes_that_get_too_thin_are_dropped_and_counted(open_loader: Open, data: FakeData) -> None:
     # Short edge 40 -> 20 px at least halves each image; a box of 3 px becomes 1.5 px or less, one of 20 px 7 or more.
     thin, kept = [5.0, 5.0, 8.0, 25.0], [10.0, 10.0, 30.0, 30.0]
-    data.labeled.targets = [Target(torch.tensor([thin, kept]), torch.tensor([0, 1]))] * 5
+    data.labeled.targets = [Target.truth(torch.tensor([thin, kept]), torch.tensor([0, 1]))] * 5
     taken = open_loader(config(loader_threads=0, views={"short_side": [20], "min_box_px": 2.0})).take(0)
     assert taken.dropped_boxes == 5  # once per image, not per copy
     assert all(view.target.classes.tolist() == [1] for view in taken.labeled)
+    assert all(view.target.scores.tolist() == view.target.quality.tolist() == [1] for view in taken.labeled)
 
 
 def test_an_image_without_boxes_stays_background(open_loader: Open, data: FakeData) -> None:
