@@ -16,8 +16,8 @@ from raydet.evaluate.threshold_axes import Axes, read_axes, selections
 from raydet.evaluate.threshold_choice import FEW_TRUTHS, Choice, Point, pareto_front, recommend
 from raydet.evaluate.thresholds import Reading, ThresholdGrid, threshold_grid
 from raydet.methods import build_detection_method
-from raydet.report.page import percent
 from raydet.report.threshold_inputs import Evidence, read_evidence, run_folder_of
+from raydet.text import percent
 from raydet.train.rundir import RunFolder
 
 COLUMNS = ("precision", "recall", "F1", "mean IoU", "boxes/image")
