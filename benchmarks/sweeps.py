@@ -20,6 +20,7 @@ from pathlib import Path
 from raydet.metrics import read_metrics
 from raydet.sweep.definition import read_definition
 from raydet.sweep.results import collect
+from raydet.text import percent
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "jobs" / "configs" / "il_net_bccd.yaml"
@@ -102,7 +103,7 @@ def table_text(home: Path) -> str:
     for row in collect(home):
         newest, value = row.metrics.newest(), row.values[key]
         published = definition.published.at(row.values) if definition.published else None
-        figures = " | ".join("-" if newest.get(n) is None else f"{100 * newest[n]:.1f}" for n in ("AP", "AP50", "AP75"))
+        figures = " | ".join(percent(newest.get(n)) for n in ("AP", "AP50", "AP75"))
         lines.append(f"| `{value}` | {figures} | {'' if published is None else published} |")
     return "\n".join([*lines, ""])
 
@@ -123,13 +124,13 @@ def cost_text(home: Path) -> str:
         counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
         wall = json.loads((folder / "wall.json").read_text())["wall_s"]
         costs = f"{len(burn_ins)}: {first:.0f} | {rest:.0f} | {first + rest:.0f}"
-        lines.append(f"| {name} | {costs} | {100 * best:.1f} | {counts} | {wall:.0f} |")
+        lines.append(f"| {name} | {costs} | {percent(best)} | {counts} | {wall:.0f} |")
     in_search = {row.trial.id: row.figure for row in collect(home / "shared")}
     for trial in ALONE:
         run = home / "alone" / trial
         if (run / "metrics.jsonl").exists():
             same = "to the last digit as" if figure(run) == in_search[trial] else "NOT as"
-            ap = f"{100 * figure(run):.1f}, {same} in the search"
+            ap = f"{percent(figure(run))}, {same} in the search"
             lines.append(f"| alone: {trial} | | | {cpu_seconds(run):.0f} | {ap} | | |")
     return "\n".join([*lines, ""])
 

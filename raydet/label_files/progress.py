@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
+from raydet.text import clock, percent
+
 INTERVAL_S = 5.0
 
 
@@ -72,9 +74,9 @@ class Progress:
         done, now = self._before + self.images, self._clock()
         seconds = max(now - min(actor.since for actor in self.actors.values()), 1e-9)
         rate = self.images / seconds
-        parts = [f"{done:,}/{self.total:,} images ({100 * done / max(self.total, 1):.1f} %)", f"{rate:.3g} images/s"]
+        parts = [f"{done:,}/{self.total:,} images ({percent(done / max(self.total, 1))} %)", f"{rate:.3g} images/s"]
         if rate:
-            parts.append(f"ETA {duration((self.total - done) / rate)}")
+            parts.append(f"ETA {clock((self.total - done) / rate)}")
         parts.append(f"skipped {self.skipped:,}")
         return "  ".join(parts)
 
@@ -85,9 +87,3 @@ class Progress:
             for name, count in self.actors.items()
             if count.images
         ]
-
-
-def duration(seconds: float) -> str:
-    """Return hours, minutes and seconds."""
-    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}"

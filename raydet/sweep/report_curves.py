@@ -11,6 +11,7 @@ from raydet.sweep.definition import value_text
 from raydet.sweep.report_inputs import NOTHING_YET, SweepInputs
 from raydet.sweep.report_plots import LearningCurve, Mean, Scale, beside, effect, grid_map, learning, parallel
 from raydet.sweep.results import PointSummary, TrialRow
+from raydet.text import percent_with_spread
 
 
 def effects(found: SweepInputs, pictures: Pictures) -> Section:
@@ -59,7 +60,7 @@ def beside_the_paper(found: SweepInputs, pictures: Pictures) -> Section:
     rows = [
         (
             value_text(p.values[key]),
-            f"{mean:.2f}" + ("" if p.sd is None else f" ± {100 * p.sd:.2f}"),
+            percent_with_spread(p.mean or 0.0, p.sd, 2),
             f"{figure:.2f}",
             f"{mean - our_mean:+.2f}",
             f"{figure - their_mean:+.2f}",

@@ -31,16 +31,3 @@ class SweepInputs:
     def judged(self) -> list[PointSummary]:
         """Return the points with a mean."""
         return [point for point in self.points if point.mean is not None]
-
-
-def duration(seconds: float) -> str:
-    """Return a time for people."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    return f"{minutes // 60}:{minutes % 60:02} h" if minutes >= 60 else f"{seconds / 60:.1f} min"
-
-
-def percent(value: float | None) -> str:
-    """Return a share in percent, a dash for None."""
-    return "–" if value is None else f"{100 * value:.2f}"

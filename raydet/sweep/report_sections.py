@@ -8,8 +8,9 @@ from collections import Counter
 from raydet.report.page import Pictures, Section, folded, paragraph, settings, table, tiles
 from raydet.settings import dump
 from raydet.sweep.definition import value_text
-from raydet.sweep.report_inputs import NOTHING_YET, SweepInputs, duration, percent
+from raydet.sweep.report_inputs import NOTHING_YET, SweepInputs
 from raydet.sweep.results import mean_text
+from raydet.text import duration, percent
 
 MESSAGE_LETTERS = 2000
 
@@ -58,10 +59,10 @@ def point_table(found: SweepInputs, pictures: Pictures) -> Section:
         rows.append(
             (
                 f"{point.number}, best" if point is found.best else str(point.number),
-                percent(point.mean),
-                percent(point.sd),
+                percent(point.mean, 2),
+                percent(point.sd, 2),
                 f"{point.num_done} of {len(point.rows)}",
-                percent(statistics.fmean(on_the_way) if on_the_way else None),
+                percent(statistics.fmean(on_the_way) if on_the_way else None, 2),
                 *(value_text(point.values.get(key)) for key in definition.keys),
             )
         )
@@ -95,8 +96,8 @@ def trial_table(found: SweepInputs, pictures: Pictures) -> Section:
             (
                 row.trial.id,
                 row.state,
-                percent(row.figure),
-                percent(best[1] if best else None),
+                percent(row.figure, 2),
+                percent(best[1] if best else None, 2),
                 str(best[0]) if best else "–",
                 str(row.metrics.step),
                 duration(row.metrics.seconds),

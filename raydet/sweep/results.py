@@ -23,6 +23,7 @@ from raydet.settings import dump, resolve
 from raydet.sweep.definition import SweepDefinition, read_definition, value_text
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.trial_metrics import TrialMetrics
+from raydet.text import percent_with_spread
 
 SHOWN = 20  # points that the terminal lists
 
@@ -193,7 +194,7 @@ def mean_text(point: PointSummary) -> str:
     """Return mean and spread in percent; the trials' states where none is done."""
     if point.mean is None:
         return " and ".join(sorted({row.state for row in point.rows}))
-    return f"{100 * point.mean:.1f}" + ("" if point.sd is None else f" ± {100 * point.sd:.1f}")
+    return percent_with_spread(point.mean, point.sd)
 
 
 def figure_text(point: PointSummary) -> str:

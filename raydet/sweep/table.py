@@ -20,6 +20,7 @@ from rich.text import Text
 
 from raydet.sweep.definition import read_definition, value_text
 from raydet.sweep.live import AT_WORK, Event, LiveSweep, LiveTrial
+from raydet.text import clock, percent
 
 POLL_S = 0.5
 STYLES = {"running": "cyan", "burn-in": "cyan", "done": "green", "stopped": "yellow", "failed": "bold red"}
@@ -101,13 +102,13 @@ def event_line(sweep: LiveSweep, event: Event) -> str | None:
             case "running":
                 return f"trial {trial.id} ({values}) trains"
             case "done":
-                return f"trial {trial.id} ({values}) is done: {metric} {_percent(watched.figure(metric))}"
+                return f"trial {trial.id} ({values}) is done: {metric} {percent(watched.figure(metric))}"
             case "stopped" | "failed":
                 why = f": {trial.message}" if trial.message else ""
                 return f"trial {trial.id} ({values}) {'FAILED' if trial.state == 'failed' else 'stopped'}{why}"
         return None
     if watched.run.metrics.is_judged(record):
-        return f"trial {trial.id}  step {record['step']}  {metric} {_percent(record.get(metric))}"
+        return f"trial {trial.id}  step {record['step']}  {metric} {percent(record.get(metric))}"
     return f"trial {trial.id}  step {record['step']}  ALARM: {record['message']}" if record["kind"] == "alarm" else None
 
 
@@ -119,9 +120,9 @@ def totals(sweep: LiveSweep) -> str:
     line = [f"{states.total()} trials: {', '.join(parts)}" if parts else "no trials yet"]
     if (best := sweep.best()) is not None:
         values = ", ".join(f"{name}={text}" for name, text in _values(sweep, best))
-        line.append(f"best {sweep.definition.metric} {_percent(best.figure(sweep.definition.metric))} ({values})")
+        line.append(f"best {sweep.definition.metric} {percent(best.figure(sweep.definition.metric))} ({values})")
     if (eta := sweep.eta_s()) is not None and states["waiting"] + sum(states[state] for state in AT_WORK):
-        line.append(f"ETA about {_duration(eta)}")
+        line.append(f"ETA about {clock(eta)}")
     return "   ".join(line)
 
 
@@ -157,22 +158,12 @@ def _rank(sweep: LiveSweep, watched: LiveTrial) -> tuple[int, float, str]:
 def _cells(sweep: LiveSweep, watched: LiveTrial) -> Sequence[Text]:
     state, run = watched.trial.state, sweep.run_at_work(watched)
     step = f"{run.metrics.step}/{run.metrics.steps}" if run.metrics.steps else "-"
-    eta = _duration(run.eta_s) if state in AT_WORK and run.eta_s is not None else ""
+    eta = clock(run.eta_s) if state in AT_WORK and run.eta_s is not None else ""
     values = [text for _, text in _values(sweep, watched)]
-    cells = [watched.trial.id, *values, step, _percent(watched.figure(sweep.definition.metric))]
+    cells = [watched.trial.id, *values, step, percent(watched.figure(sweep.definition.metric))]
     return [*map(Text, cells), Text(state, style=STYLES.get(state, "dim")), Text(eta)]
 
 
 def _values(sweep: LiveSweep, watched: LiveTrial) -> Iterator[tuple[str, str]]:
     for key, name in sweep.definition.short_names().items():
         yield name, value_text(watched.trial.values.get(key))
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"

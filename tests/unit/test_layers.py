@@ -16,6 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "raydet"
 LAYERS = {
     "raydet": 0,  # the package itself: __version__ only
     "raydet.errors": 0,
+    "raydet.text": 0,
     "raydet.config": 0,
     "raydet.randomness": 0,
     "raydet.group": 0,
@@ -23,6 +24,7 @@ LAYERS = {
     "raydet.precision": 0,
     "raydet.learning_rate": 0,
     "raydet.records": 0,
+    "raydet.text": 0,
     "raydet.registry": 0,  # imports a family when it is asked for one, by name
     "raydet.settings": 1,
     "raydet.metrics": 1,
