@@ -151,24 +151,6 @@ def surface(
     return png(figure)
 
 
-def trade_off(
-    points: tuple[np.ndarray, np.ndarray],
-    front: tuple[Sequence[float], Sequence[float]],
-    marks: Mapping[str, tuple[float, float]],
-    *,
-    x_label: str,
-    y_label: str,
-) -> bytes:
-    """Draw points, the front of the best of them as a line, and named ones (at most 2) on top."""
-    figure, axes = new_axes(x_label, y_label)
-    axes.plot(*points, ".", color=INK, alpha=0.35, markersize=4, label="settings")
-    axes.plot(*front, color=COLORS[0], marker="o", markersize=3, linewidth=1.6, label="Pareto front")
-    for (name, place), shape, color in zip(marks.items(), ("o", "*"), (COLORS[1], COLORS[4]), strict=False):
-        axes.plot(*place, shape, color=color, markersize=9 if shape == "o" else 15, linestyle="none", label=name)
-    legend(axes, 2 + len(marks))
-    return png(figure)
-
-
 def new_axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
     """Return an empty plot in the report's style."""
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained")

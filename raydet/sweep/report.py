@@ -34,7 +34,7 @@ def write_sweep_report(folder: Path) -> Path:
         sections.point_table,
         curves.effects,
         *([curves.beside_the_paper] if definition.published is not None else []),
-        *([curves.joint] if len(definition.keys) > 1 else []),
+        *([curves.joint] if curves.is_grid(found) else []),
         curves.learning_curves,
         sections.failures,
         sections.times,

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
 from typing import Any
 
 from raydet.report.page import Pictures, Section, grid, paragraph, table
 from raydet.sweep.definition import value_text
 from raydet.sweep.report_inputs import NOTHING_YET, SweepInputs
-from raydet.sweep.report_plots import LearningCurve, Mean, Scale, beside, effect, grid_map, learning, parallel
+from raydet.sweep.report_plots import LearningCurve, Mean, Scale, beside, effect, grid_map, learning
 from raydet.sweep.results import PointSummary, TrialRow
 from raydet.text import percent_with_spread
 
@@ -77,27 +76,18 @@ def beside_the_paper(found: SweepInputs, pictures: Pictures) -> Section:
 
 
 def joint(found: SweepInputs, pictures: Pictures) -> Section:
-    """Show how several keys act together: a map where two span a grid, else a line per point."""
+    """Show how the two keys of a grid act together, as a map."""
     title = "Keys together"
-    if len(found.judged) < 2 or found.best is None:
-        return Section(title, [paragraph("Fewer than two points are done.", "absent")])
-    scales = [_scale(found, key) for key in found.definition.keys]
-    if _is_grid(found, scales):
-        x, y = scales
-        x_key, y_key = found.definition.keys
-        cells = {
-            (y.values.index(p.values[y_key]), x.values.index(p.values[x_key])): 100 * (p.mean or 0.0)
-            for p in found.judged
-        }
-        content = grid_map(x, y, cells, found.y_label)
-        caption = f"Mean {found.y_label} of each pair; an empty cell has no trial that is done."
-        return Section(title, [grid([pictures.figure("joint.png", content, caption)])])
-    ranked = sorted(found.judged, key=lambda p: found.definition.sign * (p.mean or 0.0))
-    lines = [([p.values.get(key) for key in found.definition.keys], 100 * (p.mean or 0.0)) for p in ranked]
-    best, sign = ranked.index(found.best), found.definition.sign
-    content = parallel(scales, lines, found.y_label, best=best, sign=sign)
-    caption = "A line per point that is done, coloured by its mean; the thick one is the best."
-    return Section(title, [pictures.figure("joint.png", content, caption)])  # wide
+    if not found.judged:
+        return Section(title, [paragraph(NOTHING_YET, "absent")])
+    x, y = (_scale(found, key) for key in found.definition.keys)
+    x_key, y_key = found.definition.keys
+    cells = {
+        (y.values.index(p.values[y_key]), x.values.index(p.values[x_key])): 100 * (p.mean or 0.0) for p in found.judged
+    }
+    content = grid_map(x, y, cells, found.y_label)
+    caption = f"Mean {found.y_label} of each pair; an empty cell has no trial that is done."
+    return Section(title, [grid([pictures.figure("joint.png", content, caption)])])
 
 
 def learning_curves(found: SweepInputs, pictures: Pictures) -> Section:
@@ -132,9 +122,10 @@ def _label(found: SweepInputs, row: TrialRow) -> str:
     return ", ".join(value_text(row.values.get(key)) for key in found.definition.keys)
 
 
-def _is_grid(found: SweepInputs, scales: Sequence[Scale]) -> bool:
-    """Whether two numeric keys were crossed."""
-    if len(scales) != 2 or not all(scale.is_numeric and len(scale.values) > 1 for scale in scales):
+def is_grid(found: SweepInputs) -> bool:
+    """Return whether two numeric keys were crossed."""
+    scales = [_scale(found, key) for key in found.definition.keys] if len(found.definition.keys) == 2 else []
+    if not scales or not all(scale.is_numeric and len(scale.values) > 1 for scale in scales):
         return False
     return len(found.points) == len(scales[0].values) * len(scales[1].values)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,8 +9,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from raydet.report.figures import COLORS, INK, color_bar, legend, new_axes, png
@@ -20,8 +17,6 @@ from raydet.sweep.definition import value_text
 DECADES = 10.0  # values that span more than this factor get a logarithmic axis
 TICKS = 8  # so many different values are all named
 NAMED_CURVES = 9
-SCALE = LinearSegmentedColormap.from_list("worst to best", ["#94a3b8", "#3b82f6", "#f97316"])  # on light and on dark
-
 Mean = tuple[Any, float, float | None]  # value of the key, mean in percent, standard deviation
 
 
@@ -46,12 +41,6 @@ class Scale:
     def place(self, value: Any) -> float:
         """Return where a value lies: itself, or its index where values are no numbers."""
         return float(value) if self.is_numeric else float(self.values.index(value))
-
-    def share(self, value: Any) -> float:
-        """Return where a value lies between the first (0) and the last (1)."""
-        places = [self.place(each) for each in (self.values[0], value, self.values[-1])]
-        first, here, last = map(math.log, places) if self.is_log else places
-        return (here - first) / (last - first) if last > first else 0.5
 
     def apply(self, axes: Axes) -> None:
         """Scale the x axis of a plot and name its values."""
@@ -110,38 +99,6 @@ def grid_map(x: Scale, y: Scale, cells: Mapping[tuple[int, int], float], label: 
         axis.set_ticks(range(len(scale.values)), [value_text(value) for value in scale.values])
     axes.grid(False)
     color_bar(figure, axes, image, label)
-    return png(figure)
-
-
-def parallel(
-    scales: Sequence[Scale], lines: Sequence[tuple[Sequence[Any], float]], y: str, best: int, sign: int
-) -> bytes:
-    """Draw a line per point across an axis per key, coloured by its figure in percent; `lines[best]` is thick.
-
-    `sign` is 1 where a higher figure is better, -1 where a lower one is.
-    """
-    figure, axes = new_axes("", "")
-    figure.set_size_inches(10, 4.2)
-    figures = [figure for _, figure in lines]
-    norm, scale_of_colors = Normalize(min(figures), max(figures)), SCALE if sign > 0 else SCALE.reversed()
-    for i, (values, value) in enumerate(lines):
-        heights = [scale.share(each) for scale, each in zip(scales, values, strict=True)]
-        look: dict[str, Any] = {"linewidth": 3.0, "zorder": 3} if i == best else {"linewidth": 1.2, "alpha": 0.7}
-        axes.plot(range(len(scales)), heights, color=scale_of_colors(norm(value)), **look)
-    box = {"boxstyle": "round,pad=0.2", "facecolor": "#1f2937", "edgecolor": "none", "alpha": 0.75}
-    for column, scale in enumerate(scales):
-        axes.axvline(column, color=INK, linewidth=0.8)
-        is_named = not scale.is_numeric or len(scale.values) <= TICKS
-        for value in scale.values if is_named else (scale.values[0], scale.values[-1]):
-            label = textwrap.shorten(value_text(value), 60, placeholder=" ...").replace(", ", ",\n")
-            place = (column + 0.03, scale.share(value))
-            axes.annotate(label, place, color="#ffffff", fontsize=8, va="center", bbox=box, zorder=4)
-    axes.set_xticks(range(len(scales)), [textwrap.fill(scale.name.replace("_", " "), 14) for scale in scales])
-    axes.set_yticks([])
-    axes.grid(False)
-    axes.set_xlim(-0.1, len(scales) - 0.5)  # the last axis' values stand beside it
-    axes.margins(y=0.08)
-    color_bar(figure, axes, ScalarMappable(norm, scale_of_colors), y)
     return png(figure)
 
 

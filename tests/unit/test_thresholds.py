@@ -245,7 +245,7 @@ def test_the_command_judges_stored_labels_checkpoints_and_other_sets(
     )
     page = (folder.path / "thresholds.html").read_text()
     assert "Over the grid" in page
-    assert page.count("data:image/png") == 6  # five maps and the trade-off
+    assert page.count("data:image/png") == 5  # maps: precision, recall, F1, IoU, boxes
     assert main(["thresholds", str(folder.path), "--version", "2"]) == 2
     assert "--version 2: the stored labels are of teachers 3 to 7" in capsys.readouterr().err
     assert main(["thresholds", str(folder.path), "--max-images", "0"]) == 2
@@ -276,7 +276,7 @@ def test_without_a_quality_threshold_there_are_curves(tmp_path: Path):
     assert result.overrides == "method.score_threshold=0.5"
     write_thresholds(result)
     page = (tmp_path / "thresholds.html").read_text()
-    assert page.count("data:image/png") == 3
+    assert page.count("data:image/png") == 2  # rates, boxes
     assert "&lt;cat&gt;" in page
     assert json.loads((tmp_path / "thresholds.json").read_text())["precision"] == [[1.0], [1.0], [None]]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import math
 import re
 import sys
 
@@ -69,39 +68,33 @@ def test_what_sharing_burn_ins_saved_is_told(tmp_path):
     )
 
 
-def test_two_crossed_keys_make_a_map_and_three_a_line_per_point(tmp_path, monkeypatch):
+def test_two_crossed_keys_make_a_map_and_three_none(tmp_path, monkeypatch):
     drawn = []
-    for name in ("grid_map", "parallel"):
-        monkeypatch.setattr(
-            f"raydet.sweep.report_curves.{name}", lambda *a, name=name, **k: drawn.append((name, a)) or b""
-        )
+    monkeypatch.setattr("raydet.sweep.report_curves.grid_map", lambda *a: drawn.append(a) or b"")
     home = write_search(tmp_path / "two", keys=(BETA, THETA))
     for number, (beta, theta) in enumerate([(1.0, 0.3), (1.0, 0.4), (2.0, 0.3), (2.0, 0.4)]):
         state = "done" if number < 3 else "stopped"
         add_trial(home, f"000{number}", {BETA: beta, THETA: theta}, {40: 0.25 + number / 4}, state=state)
     write_sweep_report(tmp_path / "two")
-    (name, (x, y, cells, label)) = drawn.pop()
-    assert (name, x.values, y.values, label) == ("grid_map", (1.0, 2.0), (0.3, 0.4), "AP (%)")
+    ((x, y, cells, label),) = drawn
+    assert (x.values, y.values, label) == ((1.0, 2.0), (0.3, 0.4), "AP (%)")
     assert cells == {(0, 0): 25.0, (1, 0): 50.0, (0, 1): 75.0}  # (row of theta, column of beta); stopped: empty
 
     home = write_search(tmp_path / "three", keys=(BETA, THETA, INPUTS))
     for number in range(3):
         values = {BETA: 1.0 + number, THETA: 0.3, INPUTS: ["roi_features", "class_logits"][: number + 1]}
         add_trial(home, f"000{number}", values, {40: [0.5, 0.75, 0.25][number]})
-    write_sweep_report(tmp_path / "three")
-    (name, (scales, lines, _)) = drawn.pop()
-    assert name == "parallel" and [scale.is_numeric for scale in scales] == [True, True, False]
-    assert [figure for _, figure in lines] == [25.0, 50.0, 75.0]  # the best is drawn last
+    assert "Keys together" not in sections_of(write_sweep_report(tmp_path / "three")) and len(drawn) == 1
 
 
-def test_joint_plots_and_many_curves_are_drawn(tmp_path):
+def test_many_curves_are_drawn(tmp_path):
     home = write_search(tmp_path, keys=(BETA, THETA, INPUTS))
     for number in range(12):
         values = {BETA: 10.0 ** (number - 6), THETA: 0.3, INPUTS: [] if number % 2 else ["roi_features"]}
         add_trial(home, f"{number:04d}", values, {20: 0.1, 40: number / 20})
     write_sweep_report(tmp_path)
     names = {file.name for file in (tmp_path / "plots").iterdir()}
-    assert names == {"effect_0.png", "effect_1.png", "effect_2.png", "joint.png", "learning.png"}
+    assert names == {"effect_0.png", "effect_1.png", "effect_2.png", "learning.png"}
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (tmp_path / "plots").iterdir())
 
 
@@ -136,8 +129,6 @@ def test_scales_are_logarithmic_over_decades_and_by_name_for_what_is_no_number()
     assert Scale.of("x", [0.0, 100.0]).is_log is False
     assert Scale.of("x", [True, False, True]) == Scale("x", (True, False), False, False)
     assert Scale.of("x", [["b"], ["a"], None]).values == (["b"], ["a"], None)
-    assert math.isclose(Scale.of("x", [0.01, 0.1, 1.0]).share(0.1), 0.5)
-    assert Scale.of("x", [3.0]).share(3.0) == 0.5
 
 
 def test_raydet_report_takes_the_folder_of_a_search(tmp_path, capsys):

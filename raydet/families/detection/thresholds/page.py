@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from raydet.families.detection.thresholds.count import Reading
 from raydet.families.detection.thresholds.result import (
     COLUMNS,
@@ -14,7 +12,7 @@ from raydet.families.detection.thresholds.result import (
     setting,
     thinned,
 )
-from raydet.report.figures import lines, surface, trade_off
+from raydet.report.figures import lines, surface
 from raydet.report.page import Pictures, Section, grid, heading, page, paragraph, table, tiles
 from raydet.text import percent
 
@@ -70,7 +68,7 @@ def _maps(result: ThresholdResult, pictures: Pictures) -> Section:
                 "Pseudo-boxes per image.",
             ),
         ]
-        return Section("Over the grid", [grid([*shown, _trade_off(result, pictures)])])
+        return Section("Over the grid", [grid(shown)])
     marks = {"now": result.present} | ({"recommended": result.choice.point} if result.choice is not None else {})
     x, y = (keys.quality, result.axes.qualities), (keys.score, grid_.scores)
     shown = []
@@ -88,19 +86,8 @@ def _maps(result: ThresholdResult, pictures: Pictures) -> Section:
     )
     caption = "Pseudo-boxes per image. On the dashed line there are as many as there are true boxes."
     shown.insert(3, pictures.figure("thresholds_boxes.png", boxes, caption))
-    shown.append(_trade_off(result, pictures))
     lead = "Empty: no pseudo-box is left there. A student that sees too few learns objects as background."
     return Section("Over the grid", [paragraph(lead), grid(shown)])
-
-
-def _trade_off(result: ThresholdResult, pictures: Pictures) -> str:
-    precision, recall = 100 * result.grid.precision, 100 * result.grid.recall
-    known = np.isfinite(precision)
-    points = {"now": result.present} | ({"recommended": result.choice.point} if result.choice is not None else {})
-    marks = {name: (float(recall[point]), float(precision[point])) for name, point in points.items() if known[point]}
-    front = [float(recall[point]) for point in result.front], [float(precision[point]) for point in result.front]
-    drawn = trade_off((recall[known], precision[known]), front, marks, x_label="recall (%)", y_label="precision (%)")
-    return pictures.figure("thresholds_front.png", drawn, "All settings; on the front no other has more of both.")
 
 
 def _front(result: ThresholdResult, pictures: Pictures) -> Section:
