@@ -1,4 +1,8 @@
-"""Reading one huge JSON object piece by piece: COCO files may be larger than the memory their objects would need."""
+"""Reading one huge JSON object piece by piece: COCO files may be larger than the memory their objects would need.
+
+Why not ijson (3.6, yajl2_c): a COCO file of 44 MB takes it 1.5 seconds of CPU instead of 0.4; it refuses NaN and a byte
+order mark, lets a key come twice, and 100,000 nested brackets took all memory.
+"""
 
 from __future__ import annotations
 

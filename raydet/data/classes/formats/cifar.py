@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raydet.data.classes.formats.published import check_published
+from raydet.data.classes.formats.published import open_published
 from raydet.data.classes.formats.subset import chosen
 from raydet.data.classes.table import ImageTable, raw_table
 from raydet.errors import DataError
@@ -115,8 +115,8 @@ def _class_names(file: Path, layout: _Layout) -> tuple[str, ...]:
 
 def _unpickled(file: Path) -> dict[str, Any]:
     """Return the content of a published pickle; nothing else is opened."""
-    check_published(file)
-    content: dict[str, Any] = pickle.loads(file.read_bytes(), encoding="latin1")  # noqa: S301 - the published file
+    with open_published(file) as stream:
+        content: dict[str, Any] = pickle.load(stream, encoding="latin1")  # noqa: S301 - the published file
     return content
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from raydet.config.class_data import ImageSetConfig
 from raydet.data.classes.formats.class_names import numbered_by_value, read_class_names
-from raydet.data.classes.formats.limits import MOST_DEFLATED, check_count, check_unpacked
+from raydet.data.classes.formats.limits import check_count
 from raydet.data.classes.formats.shown import check_file_name, shown
 from raydet.data.classes.formats.subset import chosen
 from raydet.data.classes.table import NO_LABEL, ImageTable, raw_table
@@ -24,6 +24,7 @@ from raydet.errors import DataError
 _NAME = re.compile(r"(?:.*-)?(train|test|t10k)-(images|labels)[.-]idx[13]-ubyte(\.gz)?")
 _UNSIGNED_BYTE = 0x08
 _CHUNK = 1 << 22
+_MAX_BYTES = 1 << 32  # of pixels, unpacked; EMNIST has 0.6 billion
 _AGAIN = "copy or download it again"
 
 
@@ -77,19 +78,14 @@ def _files(folder: Path) -> dict[tuple[str, str], Path]:
 
 
 def _read(file: Path, dimensions: int) -> NDArray[np.uint8]:
-    """Return the array in an IDX file; its size is checked against the file's before anything is allocated."""
-    is_packed = file.suffix == ".gz"
+    """Return the array in an IDX file; memory grows with what there is, not with what is announced."""
     try:
-        stored = file.stat().st_size
-        with gzip.open(file, "rb") if is_packed else file.open("rb") as stream:
-            head = stream.read(4 + 4 * dimensions)
-            shape = _shape(file, head, dimensions)
-            size, most = math.prod(shape), stored * MOST_DEFLATED if is_packed else stored - len(head)
-            if size > most:
-                raise DataError(f"{file}: cut off: {_shown(shape)} are announced, the file has {stored:,}; {_AGAIN}")
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as stream:
+            shape = _shape(file, stream.read(4 + 4 * dimensions), dimensions)
+            size = math.prod(shape)
+            if size > _MAX_BYTES:
+                raise DataError(f"{file}: {_shown(shape)} are announced, at most {_MAX_BYTES:,} are read; {_AGAIN}")
             check_count(file, shape[0])
-            if is_packed:
-                check_unpacked(file, size, "unpack it with gunzip if that is meant")
             data = bytearray()
             while len(data) < size and (chunk := stream.read(min(_CHUNK, size - len(data)))):
                 data += chunk
@@ -101,9 +97,8 @@ def _read(file: Path, dimensions: int) -> NDArray[np.uint8]:
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
     if len(data) != size or left_over:
-        raise DataError(
-            f"{file}: {_shown(shape)} are announced, but there are {'more' if left_over else 'less'}; {_AGAIN}"
-        )
+        found = "more" if left_over else "less, so it is cut off"
+        raise DataError(f"{file}: {_shown(shape)} are announced, but there are {found}; {_AGAIN}")
     return np.frombuffer(data, dtype=np.uint8).reshape(shape)
 
 

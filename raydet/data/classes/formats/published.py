@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from functools import cache
 from pathlib import Path
+from typing import BinaryIO
 
 from raydet.errors import DataError
 
@@ -27,19 +28,25 @@ def known() -> dict[str, set[str]]:
     return found
 
 
-def check_published(file: Path) -> None:
-    """Raise DataError unless a file is, byte for byte, the published one of its name."""
+def open_published(file: Path) -> BinaryIO:
+    """Open a file that is, byte for byte, the published one of its name; read what is returned, not the name again.
+
+    Raises DataError for any other file.
+    """
     expected = known().get(file.name)
     if expected is None:
         raise DataError(f"{file}: no published file has this name; there are {', '.join(sorted(known()))}")
     try:
-        with file.open("rb") as stream:
-            found = hashlib.file_digest(stream, "md5").hexdigest()
+        stream = file.open("rb")
+        found = hashlib.file_digest(stream, "md5").hexdigest()
+        stream.seek(0)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
-    if found not in expected:
-        raise DataError(
-            f"{file}: its MD5 is {found}, the published file has {' or '.join(sorted(expected))}: it is truncated, "
-            f"damaged or changed, and not opened, since such a file may run code; download it again, or turn your own "
-            f"data into a folder per class or Parquet"
-        )
+    if found in expected:
+        return stream
+    stream.close()
+    raise DataError(
+        f"{file}: its MD5 is {found}, the published file has {' or '.join(sorted(expected))}: it is truncated, "
+        f"damaged or changed, and not opened, since such a file may run code; download it again, or turn your own "
+        f"data into a folder per class or Parquet"
+    )

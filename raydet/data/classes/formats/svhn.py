@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from raydet.data.classes.formats.published import check_published
+from raydet.data.classes.formats.published import open_published
 from raydet.data.classes.formats.subset import chosen
 from raydet.data.classes.table import ImageTable, raw_table
 from raydet.errors import DataError
@@ -54,6 +54,6 @@ def _load(file: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         from scipy.io import loadmat
     except ImportError:
         raise DataError(f"{file}: SVHN's files are read with SciPy: pip install 'raydet[svhn]'") from None
-    check_published(file)
-    content = loadmat(file)
+    with open_published(file) as stream:
+        content = loadmat(stream)
     return content["X"], content["y"].reshape(-1)

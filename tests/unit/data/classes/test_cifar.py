@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raydet.data.classes.formats.published import known
+from raydet.data.classes.formats.published import known, open_published
 from raydet.errors import DataError
 from tests.tiny_data import codes
 from tests.tiny_images import (
@@ -126,6 +126,15 @@ def test_a_pickle_that_calls_something_is_refused_and_nothing_runs(tmp_path: Pat
     assert not marker.exists()
     pickle.loads(evil)  # the control: this pickle does run where pickles are trusted
     assert marker.exists()
+
+
+def test_what_is_read_is_what_was_checked_whatever_has_the_name_by_then(tmp_path: Path) -> None:
+    file = write_cifar10(tmp_path) / "test_batch"
+    whole = file.read_bytes()
+    with open_published(file) as stream:
+        (tmp_path / "evil").write_bytes(b"evil")
+        os.replace(tmp_path / "evil", file)
+        assert stream.read() == whole
 
 
 def test_the_checksums_are_those_that_the_publishers_state() -> None:
