@@ -21,6 +21,7 @@ from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from raydet.train.rundir import RunFolder
 from raydet.vision.ema import load_weights
+from raydet.vision.pretrained import architecture_only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +62,8 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
         raise CheckpointError(f"{checkpoint.path}: has no {role} ({why})")
     names = tuple(checkpoint.state["class_names"])
     method = build_method(config)
-    model = method.build_model(len(names))
+    with architecture_only():
+        model = method.build_model(len(names))
     load_weights(model, {key: value.numpy() for key, value in checkpoint.tensors(role).items()})
     return SavedModel(config, method, model.eval(), names, role, checkpoint)
 
