@@ -6,7 +6,7 @@
     python benchmarks/broker_scale.py --parts memory         # a million labels, retired and not
     python benchmarks/broker_scale.py --parts shards         # one broker against two, each with half of the trainers
 
-Real: LabelBroker with its desk, store (on disk), crew bookkeeping, and in the parts with Ray every call between
+Real: LabelBroker with its desk, store (on disk), teacher bookkeeping, and in the parts with Ray every call between
 processes. Simulated: a trainer is a coroutine that makes the calls of `PoolSource` in the order of the training loop
 and sleeps for the rest of the step; a teacher is a coroutine that sleeps for each image and answers with a table of a
 real label's size. All ranks of a client process wait for each other at the end of each step, as a reduction makes them
@@ -29,7 +29,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import ray
-from broker_simulation import BOXES, InProcess, Load, SimulatedBroker, SleepingAnnotator, Teachers, Trainers, where
+from broker_simulation import BOXES, InProcess, Load, SimulatedBroker, SleepingAnnotator, TeacherHost, Trainers, where
 from common import machine
 from processes import TICK_S
 
@@ -86,7 +86,7 @@ def in_process(load: Load, steps: int, folder: Path, profiles: bool = False) -> 
     profile = cProfile.Profile()
 
     async def run() -> float:
-        broker = SimulatedBroker(load, str(folder), [InProcess(Teachers(load))])
+        broker = SimulatedBroker(load, str(folder), [InProcess(TeacherHost(load))])
         trainers = Trainers(load, InProcess(broker), range(load.trainers))
         await trainers.run(0, 2)
         cpu = time.process_time()
@@ -105,7 +105,7 @@ def in_process(load: Load, steps: int, folder: Path, profiles: bool = False) -> 
 
 def remote_broker(load: Load, folder: Path, hosts: int) -> Any:
     shutil.rmtree(folder, ignore_errors=True)
-    teachers = [ray.remote(Teachers).options(num_cpus=0, max_concurrency=1000).remote(load) for _ in range(hosts)]
+    teachers = [ray.remote(TeacherHost).options(num_cpus=0, max_concurrency=1000).remote(load) for _ in range(hosts)]
     return ray.remote(SimulatedBroker).options(num_cpus=0).remote(load, str(folder), teachers)
 
 
@@ -223,7 +223,7 @@ def grow(load: Load, options: argparse.Namespace) -> None:
     broker_module.ray = SimpleNamespace(put=lambda value: value)  # type: ignore[assignment]
 
     async def run() -> None:
-        broker = SimulatedBroker(load, str(folder), [InProcess(Teachers(load))])
+        broker = SimulatedBroker(load, str(folder), [InProcess(TeacherHost(load))])
         trainers = Trainers(load, InProcess(broker), range(load.trainers))
         await trainers.run(0, 5)
         start, per_step, step = look(os.getpid()), load.trainers * load.images, 5

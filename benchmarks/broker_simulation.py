@@ -22,9 +22,9 @@ from raydet.labels.schedule import LabelSchedule
 from raydet.labels.schema import PSEUDO_BOXES
 from raydet.pool.actors import Answer
 from raydet.pool.broker import LabelBroker
-from raydet.pool.crew import Crew, Teacher
 from raydet.pool.messages import Reply
 from raydet.pool.scaling import PoolTiming
+from raydet.pool.teachers import Teacher, Teachers
 
 BOXES = {"il_net": 282, "unbiased_teacher": 68}  # candidates per image, see store.md
 WEIGHTS = {"w": np.zeros(1_000_000, dtype=np.float32)}  # 4 MB; what publishing costs is in pool.md
@@ -74,7 +74,7 @@ class Labels:
         return pa.Table.from_arrays([*keys, *rest, pa.array([0.05] * n)], schema=PSEUDO_BOXES)
 
 
-class Teachers:
+class TeacherHost:
     """Several simulated teachers; each works on one call at a time, as an actor does."""
 
     def __init__(self, load: Load) -> None:
@@ -95,8 +95,8 @@ class Teachers:
             return Answer(self._labels.table(version, digest, image_ids), {})
 
 
-class SimulatedCrew(Crew):
-    """A crew whose teachers live in `hosts`; what it knows of them and how it hands out work is Crew's."""
+class SimulatedTeachers(Teachers):
+    """Teachers that live in `hosts`; what is known of them and how work is handed out is not simulated."""
 
     hosts: Sequence[Any]
 
@@ -116,14 +116,14 @@ class SimulatedCrew(Crew):
 
 
 class SimulatedBroker(LabelBroker):
-    """The broker with a simulated crew, and instruments."""
+    """The broker with simulated teachers, and instruments."""
 
     def __init__(self, load: Load, folder: str, hosts: Sequence[Any]) -> None:
         keep = 20 if load.retires else None
         super().__init__(load.pool(), b"", folder, keep, PoolTiming())
-        crew = dict(desk=self._desk, tasks=self._tasks, on_ready=self._dispatch)
-        self._crew = SimulatedCrew(load.pool(), b"", PoolTiming(), **crew)  # type: ignore[arg-type]
-        self._crew.hosts = hosts
+        about = dict(desk=self._desk, tasks=self._tasks, on_ready=self._dispatch)
+        self._teachers = SimulatedTeachers(load.pool(), b"", PoolTiming(), **about)  # type: ignore[arg-type]
+        self._teachers.hosts = hosts
 
     async def pid(self) -> int:
         return os.getpid()
@@ -142,7 +142,7 @@ def where(profile: cProfile.Profile, rows: int = 22) -> str:
     text = io.StringIO()
     stats = pstats.Stats(profile, stream=text)
     stats.sort_stats("tottime").print_stats(rows)
-    stats.sort_stats("cumulative").print_stats(r"broker|desk|store|crew|messages|spill", rows)
+    stats.sort_stats("cumulative").print_stats(r"broker|desk|store|teachers|messages|spill", rows)
     return "\n".join(line for line in text.getvalue().splitlines() if line.strip())
 
 

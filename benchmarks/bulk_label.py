@@ -3,7 +3,7 @@
     python benchmarks/bulk_label.py CHECKPOINT IMAGES
 
 The bare loop reads the same files, decodes them, resizes them and runs the same model on them, one image at a time in
-one thread of this process; nothing is written. Actors label through desk, Ray and Parquet shards. Rounds are
+one thread of this process; nothing is written. Actors label through work list, Ray and Parquet shards. Rounds are
 interleaved in a drawn order. What is counted of an actor begins when its model is ready and ends with its last answer,
 the first images of a new process included; the bare loop's process is warm. Ray starts its workers with niceness 15,
 which on a crowded machine would measure the crowd: here they get the niceness of the bare loop.
@@ -26,15 +26,16 @@ import torch
 from common import Clock, machine, spread
 from processes import look
 
-from raydet.bulk.crew import Share, label_with_actors
-from raydet.bulk.desk import Desk
-from raydet.bulk.labeller import Job
-from raydet.bulk.listing import open_images, write_listing
-from raydet.bulk.progress import Progress
-from raydet.bulk.run import PIECE_IMAGES
-from raydet.bulk.shards import chunks, write_shard
 from raydet.families.detection.views import eval_view
-from raydet.train.saved import load_saved
+from raydet.label_files.actors import Share, label_with_actors
+from raydet.label_files.labeller import Job
+from raydet.label_files.listing import open_images, write_listing
+from raydet.label_files.progress import Progress
+from raydet.label_files.run import PIECE_IMAGES
+from raydet.label_files.shards import chunks, write_shard
+from raydet.label_files.work import WorkList
+from raydet.registry import family_of
+from raydet.train.saved import SavedModel, load_saved
 from raydet.vision.geometry import clip_boxes
 from raydet.vision.images import collate
 
@@ -65,13 +66,13 @@ class Cpu(Progress):
         return process.cpu_s if process else 0.0
 
 
-def bare(job: Job, names: list[str]) -> None:
+def bare(job: Job, saved: SavedModel, names: list[str]) -> None:
     """The loop one would write by hand."""
     with torch.no_grad():
         for name in names:
-            original = job.root.pixels(name)
-            pixels, view = eval_view(original, job.method.run.data.views)
-            said = job.method.detect(job.model, collate([pixels], "cpu"))[0]
+            original = job.store.pixels(name)
+            pixels, view = eval_view(original, saved.config.data.views)
+            said = saved.method.detect(saved.model, collate([pixels], "cpu"))[0]
             clip_boxes(view.to_original(said.boxes), *original.shape[1:])
 
 
@@ -84,7 +85,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     saved, images = load_saved(options.checkpoint), open_images(options.images)
-    job = Job(saved.method, saved.model, images.root, "cpu", "fp32", 1, 1)
+    job = Job(family_of(saved.config).on_files(saved), images.store, "cpu", "fp32", 1, 1)
     folder = Path(tempfile.mkdtemp())
     listing = write_listing(images.names(), folder / "all.jsonl")
     names = [name for chunk in chunks(listing, 512) for name in chunk.names]
@@ -95,15 +96,15 @@ def main() -> None:
     def pool(actors: int) -> tuple[float, float]:
         some = write_listing(names[: actors * options.number], folder / "some.jsonl")
         progress = Cpu(some.count)
-        desk = Desk(chunks(some, 64), PIECE_IMAGES)
+        work = WorkList(chunks(some, 64), PIECE_IMAGES)
         keep = lambda chunk, table: write_shard(folder, chunk, table, "")  # noqa: E731
-        label_with_actors(job, Share(actors, 1.0, 0.0, None), desk, keep, progress)
+        label_with_actors(job, Share(actors, 1.0, 0.0, None), work, keep, progress)
         rates = [count.rate for count in progress.actors.values() if count.images]
         return sum(rates) / len(rates), progress.cpu_per_image()
 
     def loop() -> tuple[float, float]:
         clock = Clock()
-        clock.measure(lambda: bare(job, names[: options.number]))
+        clock.measure(lambda: bare(job, saved, names[: options.number]))
         return options.number / clock.wall[0], clock.cpu[0] / options.number
 
     variants = {
@@ -111,7 +112,7 @@ def main() -> None:
         "1 actor": lambda: pool(1),
         "2 actors": lambda: pool(2),
     }
-    bare(job, names[:16])
+    bare(job, saved, names[:16])
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
     draw = random.Random(0)
     for number in range(options.rounds):

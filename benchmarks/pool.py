@@ -49,6 +49,7 @@ from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
 from raydet.records import PseudoBoxes, TeacherRef, Weights
 from raydet.registry import AnnotatorFactory
+from raydet.text import percent
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.rundir import RunFolder
 from raydet.vision.weights import digest, weights_of
@@ -235,7 +236,7 @@ def wait_part(options: argparse.Namespace, fork: Path) -> None:
             trainer.end()
         rule = config.optim.unlabeled_batch * label_s / statistics.mean(clock.cpu)
         cells = (f"{1e3 * statistics.mean(clock.cpu):.0f}", spread(clock.wall, 1e3, 0), f"{1e3 * label_s:.1f}")
-        shares = f"{100 * share:.1f} % | {100 * call_share:.1f} %"
+        shares = f"{percent(share)} % | {percent(call_share)} %"
         print(f"| {actors} | {lookahead} | {' | '.join(cells)} | {rule:.2f} | {shares} |", flush=True)
 
 

@@ -20,6 +20,7 @@ from raydet.families.detection.loader import StepLoader
 from raydet.families.detection.methods.il_net import IlNet
 from raydet.labels.source import InlineSource
 from raydet.labels.store import PseudoLabelStore
+from raydet.text import percent
 from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
 from raydet.train.step import StepLosses, StepModule
@@ -110,6 +111,6 @@ def profile(step: SteppedTrainer, rounds: int, warm_up: int) -> str:
     lines = ["", f"| section | mean CPU ms of {rounds} steps | median | share |", "|---|---|---|---|"]
     for name in order:
         mean, middle = statistics.mean(sections.steps[name]), statistics.median(sections.steps[name])
-        lines.append(f"| {name} | {1e3 * mean:.2f} | {1e3 * middle:.2f} | {100 * mean / total:.2f} % |")
+        lines.append(f"| {name} | {1e3 * mean:.2f} | {1e3 * middle:.2f} | {percent(mean / total, 2)} % |")
     lines.append(f"| whole step | {1e3 * total:.1f} | {1e3 * statistics.median(whole):.1f} | 100 % |")
     return "\n".join(lines)

@@ -92,7 +92,7 @@ class Plain:
             usable = is_usable(boxes, views.min_box_px)
             weak.append(pixels)
             strong.append(strong_view(pixels, views, stream(seed, "labeled-strong", name, step, slot)))
-            truth.append(Target(boxes[usable], target.classes[usable]))
+            truth.append(Target.truth(boxes[usable], target.classes[usable]))
             names.append(name)
         unlabeled, pseudo, unlabeled_names = [], [], []
         for slot, i in enumerate(self.orders["unlabeled"].positions(step)):
@@ -106,8 +106,8 @@ class Plain:
             )
             said = after_nms(by_quality(said, method.iou_filter_threshold), model.test_nms, model.test_detections)
             said = by_score(said, method.score_threshold)
-            usable = is_usable(said.boxes, views.min_box_px)
-            pseudo.append(Target(said.boxes[usable], said.classes[usable]))
+            said = said.where(is_usable(said.boxes, views.min_box_px))
+            pseudo.append(Target(said.boxes, said.classes, said.scores, said.quality))
             unlabeled.append(strong_view(pixels, views, stream(seed, "strong", name, step, slot)))
             unlabeled_names.append(name)
         roles = ["labeled-strong"] * len(names) + ["labeled-weak"] * len(names) + ["unlabeled"] * len(unlabeled)

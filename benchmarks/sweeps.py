@@ -18,8 +18,9 @@ import time
 from pathlib import Path
 
 from raydet.metrics import read_metrics
-from raydet.sweep.question import read_question
+from raydet.sweep.definition import read_definition
 from raydet.sweep.results import collect
+from raydet.text import percent
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "jobs" / "configs" / "il_net_bccd.yaml"
@@ -95,14 +96,14 @@ def cpu_seconds(run: Path) -> float:
 
 def table_text(home: Path) -> str:
     """Return one table of the paper beside ours, as Markdown."""
-    question = read_question(home)
-    key = question.keys[0]
-    lines = [f"### {question.name}", "", question.text, ""]
+    definition = read_definition(home)
+    key = definition.keys[0]
+    lines = [f"### {definition.name}", "", definition.text, ""]
     lines += ["| " + key.split(".")[-1] + " | AP (val) | AP50 | AP75 | paper's AP |", "|---|---|---|---|---|"]
     for row in collect(home):
-        newest, value = row.course.newest(), row.values[key]
-        published = question.published.at(row.values) if question.published else None
-        figures = " | ".join("-" if newest.get(n) is None else f"{100 * newest[n]:.1f}" for n in ("AP", "AP50", "AP75"))
+        newest, value = row.metrics.newest(), row.values[key]
+        published = definition.published.at(row.values) if definition.published else None
+        figures = " | ".join(percent(newest.get(n)) for n in ("AP", "AP50", "AP75"))
         lines.append(f"| `{value}` | {figures} | {'' if published is None else published} |")
     return "\n".join([*lines, ""])
 
@@ -123,13 +124,13 @@ def cost_text(home: Path) -> str:
         counts = ", ".join(f"{states.count(state)} {state}" for state in sorted(set(states)))
         wall = json.loads((folder / "wall.json").read_text())["wall_s"]
         costs = f"{len(burn_ins)}: {first:.0f} | {rest:.0f} | {first + rest:.0f}"
-        lines.append(f"| {name} | {costs} | {100 * best:.1f} | {counts} | {wall:.0f} |")
+        lines.append(f"| {name} | {costs} | {percent(best)} | {counts} | {wall:.0f} |")
     in_search = {row.trial.id: row.figure for row in collect(home / "shared")}
     for trial in ALONE:
         run = home / "alone" / trial
         if (run / "metrics.jsonl").exists():
             same = "to the last digit as" if figure(run) == in_search[trial] else "NOT as"
-            ap = f"{100 * figure(run):.1f}, {same} in the search"
+            ap = f"{percent(figure(run))}, {same} in the search"
             lines.append(f"| alone: {trial} | | | {cpu_seconds(run):.0f} | {ap} | | |")
     return "\n".join([*lines, ""])
 
@@ -139,7 +140,7 @@ def trials_cpu_seconds(folder: Path) -> float:
     whole, per_step, stopped_steps = 0.0, [], 0
     for row in collect(folder):
         seconds = cpu_seconds(folder / "trials" / row.trial.id)
-        steps = row.course.step - read_question(folder).base.method.burn_in_steps
+        steps = row.metrics.step - read_definition(folder).base.method.burn_in_steps
         if seconds:
             whole += seconds
             per_step.append(seconds / steps)

@@ -13,10 +13,13 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from raydet.registry import methods_of, run_configs
+
 PAGE = Path(__file__).with_name("configuration.md")
 HEAD = """# Configuration
 
-Made by `docs/make_configuration.py` from the classes in `raydet/config/`; do not edit by hand.
+Made by `docs/make_configuration.py` from the classes in `raydet/config/` and each family's `config.py`; do not edit
+by hand.
 
 One YAML file describes a run. `raydet train FILE key.path=value ...` replaces single settings; values are YAML.
 `raydet train FILE --print-config` shows everything, defaults included. Unknown keys are errors.
@@ -29,7 +32,7 @@ SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 def page() -> str:
     """Return the whole page."""
     keys_of: dict[type[BaseModel], list[str]] = {}
-    for family in FAMILIES:
+    for family in run_configs():
         for model, key in _sections(family, ""):
             keys = keys_of.setdefault(model, [])
             if key not in keys:
@@ -41,7 +44,8 @@ def _sections(model: type[BaseModel], key: str) -> Iterator[tuple[type[BaseModel
     """Yield a class and those below it, each with the dotted key where it belongs."""
     yield model, key
     for name, field in model.model_fields.items():
-        for child in _models(field.annotation):
+        children = methods_of(model) if key == "" and name == "method" else _models(field.annotation)
+        for child in children:
             yield from _sections(child, f"{key}.{name}".lstrip("."))
 
 
@@ -61,7 +65,7 @@ def _about(model: type[BaseModel]) -> str:
 
 def _row(key: str, field: FieldInfo) -> str:
     kind = _kind(field.annotation) + _bounds(field.metadata)
-    models = list(_models(field.annotation))
+    models = [] if key == "method" else list(_models(field.annotation))
     meaning = field.description or (_about(models[0]) if len(models) == 1 else "One of the sections below.")
     if key.endswith(".name") and "`" in kind and "," not in kind:
         meaning = "Says which method this is."

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from raydet.cli import run_guarded
 from raydet.metrics import read_metrics
+from raydet.report.write import write_report
 from raydet.settings import load
 from raydet.train.launch import launch
-from raydet.train.saved import report
 
 CONFIG = Path(__file__).parent / "configs" / "quickstart.yaml"
 
@@ -67,7 +67,7 @@ def main() -> int:
     for name, row in rows.items():
         print(f"{name:42}" + "".join("     n/a" if v is None else f"{v:8.3f}" for v in row.values()))
     print("one seed on a small generated set: see benchmarks/ for paired comparisons over seeds and real images\n")
-    print(f"report with plots: {report(il_net)}")
+    print(f"report with plots: {write_report(il_net)}")
     return 0
 
 

@@ -328,6 +328,17 @@ class Family(ABC, Generic[Config]):
             f"are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
         )
 
+    def on_files(self, saved: Any) -> Any:
+        """Return what labels images that belong to no run (`raydet.label_files.labeller.FileModel`).
+
+        Raises UserError where the family has none.
+        """
+        config = saved.config
+        raise UserError(
+            f"raydet label is for detectors; method.name={config.method.name} trains a {config.trains}, for which "
+            f"there are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
+        )
+
     @abstractmethod
     def report(self, folder: Path, config: Config, pictures: Any) -> list[Any]:
         """Return the sections of a run's report (`raydet.report.page.Section`); what is missing, they name."""

@@ -77,11 +77,33 @@ class Target:
 
     boxes: Tensor  # [N, 4] float32 xyxy, pixels of the VIEW
     classes: Tensor  # [N] int64, 0-based, no background
+    scores: Tensor  # [N] float32 in [0, 1], how sure the label is of `classes`; ground truth: 1
+    quality: Tensor  # [N] float32, how well the box is placed, as the method defines it; ground truth: 1
+
+    def __post_init__(self) -> None:
+        """Raise ValueError where the columns differ in length: a loss would weigh one box by another's score."""
+        columns = {"boxes": self.boxes, "classes": self.classes, "scores": self.scores, "quality": self.quality}
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"target with columns of different lengths: {lengths}")
+
+    @staticmethod
+    def truth(boxes: Tensor, classes: Tensor) -> Target:
+        """Return ground truth: boxes `[N, 4]` and classes `[N]` that nobody doubts."""
+        sure = torch.ones(len(boxes), device=boxes.device)
+        return Target(boxes, classes, sure, sure)
 
     @staticmethod
     def empty() -> Target:
         """Return a target without boxes."""
-        return Target(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+        return Target.truth(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
+
+    def __len__(self) -> int:
+        return int(self.boxes.shape[0])
+
+    def where(self, mask: Tensor) -> Target:
+        """Keep the rows of a boolean mask `[N]`, or the rows of an index tensor in its order."""
+        return Target(self.boxes[mask], self.classes[mask], self.scores[mask], self.quality[mask])
 
 
 @dataclass(frozen=True, slots=True, eq=False)

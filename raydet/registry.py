@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from raydet.config.method import MethodSection
 from raydet.config.run import RunConfig
 
 if TYPE_CHECKING:
@@ -30,8 +31,14 @@ def config_classes() -> dict[str, type[RunConfig]]:
     return {
         method.model_fields["name"].default: run.with_method(method)
         for run in run_configs()
-        for method in import_module(run.__module__).METHODS
+        for method in methods_of(run)
     }
+
+
+def methods_of(run: type[RunConfig]) -> list[type[MethodSection]]:
+    """Return the settings of every method of a family, by its configuration class."""
+    found: list[type[MethodSection]] = import_module(run.__module__).METHODS
+    return found
 
 
 def families() -> list[Family[Any]]:

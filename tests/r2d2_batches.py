@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -79,8 +81,13 @@ def share_of(batch: ClassBatch, logits: Tensor, rank: int, world: int) -> tuple[
     return part, logits[picked]
 
 
+def group_with(total: Callable[[Tensor], Tensor]) -> Any:
+    """Return what an update asks of its group, with a sum over ranks of one's own."""
+    return SimpleNamespace(device=torch.device("cpu"), sum=total)
+
+
 def learned_by(method: R2D2, parts: list[tuple[ClassBatch, Tensor]], table: Any) -> list[LabelTable]:
-    """Run `learn` as the ranks of one step would: the sum over ranks is known once every rank has handed in its own."""
+    """Run `update` as the ranks of one step would: the sum over ranks is known once each has handed in its own."""
     handed_in: list[Tensor] = []
 
     def hand_in(buffer: Tensor) -> Tensor:
@@ -88,9 +95,10 @@ def learned_by(method: R2D2, parts: list[tuple[ClassBatch, Tensor]], table: Any)
         return buffer
 
     for batch, logits in parts:
-        method.learn(table(), batch, {"logits": logits}, hand_in)
+        method.update(table(), batch, {"logits": logits}, {}, group_with(hand_in))
     tables = []
     for batch, logits in parts:
         tables.append(table())
-        method.learn(tables[-1], batch, {"logits": logits}, lambda buffer: torch.stack(handed_in).sum(0))
+        everybodys = group_with(lambda buffer: torch.stack(handed_in).sum(0))
+        method.update(tables[-1], batch, {"logits": logits}, {}, everybodys)
     return tables

@@ -33,8 +33,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Label; an interruption loses nothing that was finished."""
-    from raydet.bulk.run import LabelOptions, label
     from raydet.errors import Terminated
+    from raydet.label_files.run import LabelOptions, label
 
     options = LabelOptions(
         checkpoint=Path(arguments.checkpoint),

@@ -21,6 +21,6 @@ def run(arguments: argparse.Namespace) -> None:
 
         print(write_sweep_report(folder))
         return
-    from raydet.train.saved import report
+    from raydet.report.write import write_report  # matplotlib only where it is wanted
 
-    print(report(folder))
+    print(write_report(folder))

@@ -170,6 +170,11 @@ class RunConfig(Section):
         """Return the class of runs by one method, always the same one."""
         return _with_method(cls, method)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to another process as text: a class made by `with_method` has no place that pickle could name."""
+        family = next(cls for cls in type(self).__mro__ if RunConfig in cls.__bases__)
+        return _rebuilt, (family, type(self.method), self.model_dump_json())
+
     @property
     def length(self) -> int:
         """Optimiser steps of the whole run."""
@@ -197,6 +202,10 @@ class RunConfig(Section):
 
 
 AnyRun = TypeVar("AnyRun", bound=RunConfig)
+
+
+def _rebuilt(family: type[RunConfig], method: type[MethodSection], text: str) -> RunConfig:
+    return family.with_method(method).model_validate_json(text)
 
 
 @cache

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raydet.data.problems import ProblemLog
-from raydet.data.text import is_plain
 from raydet.errors import DataError
+from raydet.text import is_plain
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 

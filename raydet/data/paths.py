@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from raydet.data.text import is_plain
 from raydet.errors import DataError
+from raydet.text import is_plain
 
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095  # what Linux file systems allow
 

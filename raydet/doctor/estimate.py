@@ -18,6 +18,7 @@ from raydet.doctor.finding import Finding, fail, ok, warn
 from raydet.errors import ConfigError
 from raydet.labels.schedule import LabelSchedule
 from raydet.registry import build_method
+from raydet.text import size
 
 
 def plan(config: RunConfig, nodes: Sequence[Resources], *, is_local: bool) -> list[Finding]:
@@ -112,10 +113,10 @@ def judge_disk(disk: Disk, run_dir: Path) -> Finding:
     place = next(folder for folder in [run_dir, *run_dir.parents] if folder.is_dir())
     free = shutil.disk_usage(place).free
     need = disk.checkpoints + disk.labels
-    tables = f" ({as_size(disk.learned)} of it label tables)" if disk.learned else ""
+    tables = f" ({size(disk.learned)} of it label tables)" if disk.learned else ""
     text = (
-        f"{disk.parameters / 1e6:.1f} M parameters: {as_size(disk.checkpoints)} of checkpoints{tables} + "
-        f"{as_size(disk.labels)} of labels at most; {place} has {as_size(free)} free"
+        f"{disk.parameters / 1e6:.1f} M parameters: {size(disk.checkpoints)} of checkpoints{tables} + "
+        f"{size(disk.labels)} of labels at most; {place} has {size(free)} free"
     )
     if need > free:
         advice = "lower checkpoint.keep, set labels.keep_versions, or take another run.dir"
@@ -128,17 +129,12 @@ def judge_disk(disk: Disk, run_dir: Path) -> Finding:
 def judge_memory(each: int, ranks: int, have: int | None) -> Finding:
     """Judge main memory for a label table of `each` bytes in every rank; `have`: of the machine that all share, or None
     where they may be on several."""
-    text = f"the label table takes {as_size(each)} in every rank (here {ranks}), beside network and images"
+    text = f"the label table takes {size(each)} in every rank (here {ranks}), beside network and images"
     if have is None:
         return ok("memory", text)
-    text = f"{text}; this machine has {as_size(have)}"
+    text = f"{text}; this machine has {size(have)}"
     if ranks * each > have:
         return fail("memory", text, "lower cluster.workers, use a cluster, or fewer unlabelled images")
     if ranks * each > 0.8 * have:
         return warn("memory", text, "lower cluster.workers, or leave nothing else running")
     return ok("memory", text)
-
-
-def as_size(count: int) -> str:
-    """Return bytes as text, e.g. `2.2 MB`."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"

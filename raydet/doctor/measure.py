@@ -15,6 +15,7 @@ from raydet.doctor.finding import Finding, ok
 from raydet.metrics import read_metrics
 from raydet.registry import build_method, family_of
 from raydet.settings import resolve
+from raydet.text import duration
 
 BURN_IN, LATER = 2, 4  # steps that are trained; the first of each stage is not counted
 
@@ -68,9 +69,8 @@ def extrapolate(config: RunConfig, lines: Sequence[Mapping[str, Any]], num_unlab
     last = family_of(config).stage(method, config.last_step - 1)
     if last not in (None, first.get("stage"), rest[-1].get("stage")):
         text += f", {last} taken to be as slow"
-    minutes = round(total / 60)
     return (
-        f"{text}, with the whole batch and the teacher in one process on {device}: {minutes // 60} h "
-        f"{minutes % 60:02} min for {config.last_step} steps without evaluations; n workers share a batch, and a pool "
+        f"{text}, with the whole batch and the teacher in one process on {device}: {duration(total)} "
+        f"for {config.last_step} steps without evaluations; n workers share a batch, and a pool "
         f"takes the teacher's part"
     )

@@ -23,10 +23,10 @@ from raydet.errors import LabelConflictError
 from raydet.labels.desk import Key, LabelDesk
 from raydet.labels.store import PseudoLabelStore
 from raydet.pool.actors import Answer
-from raydet.pool.crew import ActorLostError, Crew, Teacher, WeightsLostError
 from raydet.pool.messages import Reply, TeacherError
 from raydet.pool.scaling import PoolTiming, Sizer
 from raydet.pool.tasks import Tasks
+from raydet.pool.teachers import ActorLostError, Teacher, Teachers, WeightsLostError
 from raydet.pool.waiting import Waiting
 
 
@@ -41,7 +41,7 @@ class LabelBroker:
         self._desk = LabelDesk()
         self._store = PseudoLabelStore(folder, "broker", keep_versions=keep_versions)
         self._tasks = Tasks(self._fail)
-        self._crew = Crew(config, factory, timing, desk=self._desk, tasks=self._tasks, on_ready=self._dispatch)
+        self._teachers = Teachers(config, factory, timing, desk=self._desk, tasks=self._tasks, on_ready=self._dispatch)
         self._weights: dict[int, tuple[str, ObjectRef]] = {}  # version -> digest, weights
         self._attempt: int | None = None
         self._rewound: int | None = None  # the attempt that the store was last rewound for
@@ -65,8 +65,8 @@ class LabelBroker:
             self._retired = 0  # the steps that are repeated may need what had been retired
             self._error = None
             self._rewound = attempt
-            self._crew.forgive()
-            self._crew.fill()  # teachers that could not be set up may be so now
+            self._teachers.forgive()
+            self._teachers.fill()  # teachers that could not be set up may be so now
             self._waiting.wake_all()
         return self._reply(attempt)
 
@@ -112,7 +112,7 @@ class LabelBroker:
             self._desk.retire(version)
             self._store.retire(version)
             self._weights = {v: known for v, known in self._weights.items() if v >= version}
-            self._crew.retire(version)
+            self._teachers.retire(version)
 
     async def close(self) -> None:
         """Write what is in memory and end the teachers."""
@@ -122,13 +122,13 @@ class LabelBroker:
     async def resize(self, size: int) -> None:
         """Have so many teachers from now on; what a dismissed one was working on is done by the others."""
         self._begin()
-        self._crew.size = size
-        self._crew.fill()
+        self._teachers.size = size
+        self._teachers.fill()
 
     async def teachers(self) -> dict[str, int | None]:
         """Return the process id of every teacher, None while it starts."""
         self._begin()
-        return {teacher.name: teacher.pid for teacher in self._crew.members()}
+        return {teacher.name: teacher.pid for teacher in self._teachers.members()}
 
     async def stats(self) -> dict[str, float]:
         """Return figures for logs."""
@@ -150,7 +150,7 @@ class LabelBroker:
         if self._has_begun:
             return
         self._has_begun = True
-        self._crew.fill()
+        self._teachers.fill()
         if self._config.min_actors is not None and self._config.max_actors is not None:
             self._tasks.spawn(self._watch(self._config.min_actors, self._config.max_actors))
 
@@ -195,7 +195,7 @@ class LabelBroker:
         )
 
     def _dispatch(self) -> None:
-        for teacher, call in self._crew.distribute():
+        for teacher, call in self._teachers.distribute():
             keys = teacher.calls[call]
             self._tasks.spawn(self._ask(teacher, call, keys, *self._weights[keys[0][0]]))
 
@@ -204,9 +204,9 @@ class LabelBroker:
         version, attempt = keys[0][0], self._attempt
         has_news = True  # for more callers than those whose labels were made
         try:
-            answer = await self._crew.ask(teacher, call, digest, weights)
+            answer = await self._teachers.ask(teacher, call, digest, weights)
         except ActorLostError as lost:
-            self._crew.lost(teacher, str(lost))
+            self._teachers.lost(teacher, str(lost))
         except WeightsLostError:
             if self._knows(version, digest):
                 del self._weights[version]
@@ -244,17 +244,17 @@ class LabelBroker:
         sizer = Sizer(low, high, self._timing)
         while True:
             await asyncio.sleep(self._timing.tick_s)
-            members = self._crew.members()
+            members = self._teachers.members()
             size = sizer.next_size(
-                self._crew.size,
+                self._teachers.size,
                 now=time.monotonic(),
                 waiting=self._desk.assignable(),  # all that a teacher could take has been dispatched
                 idle_for_s=max((member.idle_for_s for member in members), default=0.0),
                 is_starting=not all(member.has_started for member in members),
             )
-            if size != self._crew.size:
-                self._crew.size = size
-                self._crew.fill()
+            if size != self._teachers.size:
+                self._teachers.size = size
+                self._teachers.fill()
 
     def _fail(self, error: BaseException) -> None:
         """An error in the background becomes everyone's error."""
@@ -263,7 +263,7 @@ class LabelBroker:
         self._waiting.wake_all()
 
     def _stats(self) -> dict[str, float]:
-        counts, members = self._desk.counts(), self._crew.members()
+        counts, members = self._desk.counts(), self._teachers.members()
         actors = sum(member.pid is not None for member in members)
         return {
             "pool/wanted": float(counts.wanted),

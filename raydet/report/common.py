@@ -9,8 +9,9 @@ from typing import Any
 from raydet.metrics import Record, headline, losses_of
 from raydet.report.figures import Marks, Series, lines
 from raydet.report.inputs import RunRecords
-from raydet.report.page import Pictures, Section, folded, grid, paragraph, percent, settings
+from raydet.report.page import Pictures, Section, folded, grid, paragraph, settings
 from raydet.settings import dump
+from raydet.text import duration, percent
 
 Curve = tuple[list[float], list[float | None]]  # steps, values
 NO_FIGURES = "No figures were written yet."
@@ -45,7 +46,7 @@ def share(name: str, value: float | None) -> str:
 
 def elapsed(run: RunRecords) -> dict[str, str]:
     """Return a tile: the time between the first record and the last."""
-    return {"time": _duration(run.records[-1]["time"] - run.records[0]["time"])} if run.records else {}
+    return {"time": duration(run.records[-1]["time"] - run.records[0]["time"])} if run.records else {}
 
 
 def messages(run: RunRecords) -> list[str]:
@@ -193,8 +194,3 @@ def _settings(run: RunRecords, own: Sequence[tuple[str, str]]) -> list[tuple[str
 
 def _is_plain(value: Any) -> bool:
     return isinstance(value, bool | int | float | str)
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60}:{minutes % 60:02} h" if minutes >= 60 else f"{seconds / 60:.1f} min"

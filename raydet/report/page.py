@@ -83,11 +83,6 @@ def text(value: object) -> str:
     return html.escape(str(value), quote=True)
 
 
-def percent(value: float | None) -> str:
-    """Return a share in percent, a dash for None."""
-    return "–" if value is None else f"{100 * value:.1f}"
-
-
 def paragraph(content: str, kind: str = "soft") -> str:
     """Return a paragraph; `kind` is soft, absent or alarm."""
     return f'<p class="{kind}">{text(content)}</p>'

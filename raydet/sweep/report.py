@@ -7,9 +7,9 @@ from pathlib import Path
 
 from raydet.errors import UserError
 from raydet.metrics import FILE_NAME
-from raydet.sweep.course import Course
-from raydet.sweep.question import read_question
+from raydet.sweep.definition import read_definition
 from raydet.sweep.results import best_point, collect, summarise_points
+from raydet.sweep.trial_metrics import TrialMetrics
 
 
 def write_sweep_report(folder: Path) -> Path:
@@ -22,19 +22,19 @@ def write_sweep_report(folder: Path) -> Path:
     from raydet.report.page import Pictures, page
     from raydet.sweep import report_curves as curves  # after the check: it imports matplotlib
     from raydet.sweep import report_sections as sections
-    from raydet.sweep.findings import Findings
+    from raydet.sweep.report_inputs import SweepInputs
 
     folder = folder.absolute()
-    question, rows = read_question(folder), collect(folder)
+    definition, rows = read_definition(folder), collect(folder)
     points = summarise_points(rows)
-    burn_ins = [Course.read(file) for file in sorted(folder.glob(f"burn_in/*/{FILE_NAME}"))]
-    found = Findings(question, rows, points, best_point(points, question.mode), burn_ins)
+    burn_ins = [TrialMetrics.read(file) for file in sorted(folder.glob(f"burn_in/*/{FILE_NAME}"))]
+    found = SweepInputs(definition, rows, points, best_point(points, definition.mode), burn_ins)
     makers = [
         sections.summary,
         sections.point_table,
         curves.effects,
-        *([curves.beside_the_paper] if question.published is not None else []),
-        *([curves.joint] if len(question.keys) > 1 else []),
+        *([curves.beside_the_paper] if definition.published is not None else []),
+        *([curves.joint] if len(definition.keys) > 1 else []),
         curves.learning_curves,
         sections.failures,
         sections.times,
@@ -42,7 +42,7 @@ def write_sweep_report(folder: Path) -> Path:
     ]
     pictures = Pictures()
     made = [make(found, pictures) for make in makers]
-    content = page(f"Search: {question.name}", str(folder), made)
+    content = page(f"Search: {definition.name}", str(folder), made)
     pictures.save(folder / "plots")
     aside = folder / "report.html.aside"
     aside.write_text(content, encoding="utf-8")

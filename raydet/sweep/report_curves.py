@@ -7,15 +7,16 @@ from collections.abc import Sequence
 from typing import Any
 
 from raydet.report.page import Pictures, Section, grid, paragraph, table
-from raydet.sweep.findings import NOTHING_YET, Findings
-from raydet.sweep.question import value_text
+from raydet.sweep.definition import value_text
+from raydet.sweep.report_inputs import NOTHING_YET, SweepInputs
 from raydet.sweep.report_plots import LearningCurve, Mean, Scale, beside, effect, grid_map, learning, parallel
 from raydet.sweep.results import PointSummary, TrialRow
+from raydet.text import percent_with_spread
 
 
-def effects(found: Findings, pictures: Pictures) -> Section:
+def effects(found: SweepInputs, pictures: Pictures) -> Section:
     """Show the figure against each swept key."""
-    title, keys = f"{found.question.metric} against each key", found.question.keys
+    title, keys = f"{found.definition.metric} against each key", found.definition.keys
     shown = [row for row in found.rows if row.figure is not None and row.state in ("done", "stopped")]
     if not shown:
         return Section(title, [paragraph(NOTHING_YET, "absent")])
@@ -37,9 +38,9 @@ def effects(found: Findings, pictures: Pictures) -> Section:
     return Section(title, [paragraph(lead), grid(figures)])
 
 
-def beside_the_paper(found: Findings, pictures: Pictures) -> Section:
+def beside_the_paper(found: SweepInputs, pictures: Pictures) -> Section:
     """Show the search's curve and the paper's, each as differences to its own mean."""
-    published = found.question.published
+    published = found.definition.published
     assert published is not None
     title = f"Beside {published.source}"
     pairs = []
@@ -51,22 +52,22 @@ def beside_the_paper(found: Findings, pictures: Pictures) -> Section:
         missing = f"Fewer than two points are both in {published.source} and done, so there is no curve to compare."
         return Section(title, [paragraph(missing, "absent")])
     our_mean, their_mean = statistics.fmean(p[1] for p in pairs), statistics.fmean(p[2] for p in pairs)
-    key = found.question.keys[0]
+    key = found.definition.keys[0]
     ours: list[Mean] = [(p.values[key], mean - our_mean, None if p.sd is None else 100 * p.sd) for p, mean, _ in pairs]
     theirs_curve: list[Mean] = [(p.values[key], figure - their_mean, None) for p, _, figure in pairs]
     curves = {"this search": ours, published.source: theirs_curve}
-    plot = beside(_scale(found, key), curves, f"{found.question.metric}, difference to own mean (points)")
+    plot = beside(_scale(found, key), curves, f"{found.definition.metric}, difference to own mean (points)")
     rows = [
         (
             value_text(p.values[key]),
-            f"{mean:.2f}" + ("" if p.sd is None else f" ± {100 * p.sd:.2f}"),
+            percent_with_spread(p.mean or 0.0, p.sd, 2),
             f"{figure:.2f}",
             f"{mean - our_mean:+.2f}",
             f"{figure - their_mean:+.2f}",
         )
         for p, mean, figure in pairs
     ]
-    columns = [found.question.short_names()[key], "this search", published.source, "this, to mean", "paper, to mean"]
+    columns = [found.definition.short_names()[key], "this search", published.source, "this, to mean", "paper, to mean"]
     lead = (
         f"The levels differ, because data, model and length do ({published.figure} there), so each curve is drawn as "
         f"its difference to its own mean over the {len(pairs)} points that both have. The shapes can be compared."
@@ -75,15 +76,15 @@ def beside_the_paper(found: Findings, pictures: Pictures) -> Section:
     return Section(title, [paragraph(lead), grid([pictures.figure("paper.png", plot, caption)]), table(columns, rows)])
 
 
-def joint(found: Findings, pictures: Pictures) -> Section:
+def joint(found: SweepInputs, pictures: Pictures) -> Section:
     """Show how several keys act together: a map where two span a grid, else a line per point."""
     title = "Keys together"
     if len(found.judged) < 2 or found.best is None:
         return Section(title, [paragraph("Fewer than two points are done.", "absent")])
-    scales = [_scale(found, key) for key in found.question.keys]
+    scales = [_scale(found, key) for key in found.definition.keys]
     if _is_grid(found, scales):
         x, y = scales
-        x_key, y_key = found.question.keys
+        x_key, y_key = found.definition.keys
         cells = {
             (y.values.index(p.values[y_key]), x.values.index(p.values[x_key])): 100 * (p.mean or 0.0)
             for p in found.judged
@@ -91,56 +92,56 @@ def joint(found: Findings, pictures: Pictures) -> Section:
         content = grid_map(x, y, cells, found.y_label)
         caption = f"Mean {found.y_label} of each pair; an empty cell has no trial that is done."
         return Section(title, [grid([pictures.figure("joint.png", content, caption)])])
-    ranked = sorted(found.judged, key=lambda p: found.question.sign * (p.mean or 0.0))
-    lines = [([p.values.get(key) for key in found.question.keys], 100 * (p.mean or 0.0)) for p in ranked]
-    best, sign = ranked.index(found.best), found.question.sign
+    ranked = sorted(found.judged, key=lambda p: found.definition.sign * (p.mean or 0.0))
+    lines = [([p.values.get(key) for key in found.definition.keys], 100 * (p.mean or 0.0)) for p in ranked]
+    best, sign = ranked.index(found.best), found.definition.sign
     content = parallel(scales, lines, found.y_label, best=best, sign=sign)
     caption = "A line per point that is done, coloured by its mean; the thick one is the best."
     return Section(title, [pictures.figure("joint.png", content, caption)])  # wide
 
 
-def learning_curves(found: Findings, pictures: Pictures) -> Section:
+def learning_curves(found: SweepInputs, pictures: Pictures) -> Section:
     """Show the figure of every trial over its steps."""
-    question, title = found.question, "Learning curves of all trials"
+    definition, title = found.definition, "Learning curves of all trials"
     curves = []
     for row in found.rows:
-        known = [(step, 100 * value) for step, value in row.course.curve(question.metric) if value is not None]
+        known = [(step, 100 * value) for step, value in row.metrics.curve(definition.metric) if value is not None]
         if known:
             steps, values = zip(*known, strict=True)
             is_best = found.best is not None and row.trial.point == found.best.number
             curves.append(LearningCurve(_label(found, row), steps, values, row.state == "done", is_best))
     if not curves:
         return Section(title, [paragraph(NOTHING_YET, "absent")])
-    burn_in = None if "method.burn_in_steps" in question.keys else question.base.method.burn_in_steps or None
+    burn_in = None if "method.burn_in_steps" in definition.keys else definition.base.method.burn_in_steps or None
     content = learning(curves, found.y_label, burn_in)
     caption = (
-        f"{found.y_label} on val. Curves are named by {', '.join(question.keys)}. The best point is drawn thick, "
+        f"{found.y_label} on val. Curves are named by {', '.join(definition.keys)}. The best point is drawn thick, "
         f"trials that did not finish are dashed."
     )
     lead = "Trials with a shared burn-in begin at its end." if found.burn_ins else ""
     return Section(title, [paragraph(lead), grid([pictures.figure("learning.png", content, caption)])])
 
 
-def _scale(found: Findings, key: str) -> Scale:
+def _scale(found: SweepInputs, key: str) -> Scale:
     """Return the axis of a swept key over all points."""
     values = [point.values.get(key) for point in found.points]
-    return Scale.of(found.question.short_names()[key], values)
+    return Scale.of(found.definition.short_names()[key], values)
 
 
-def _label(found: Findings, row: TrialRow) -> str:
-    return ", ".join(value_text(row.values.get(key)) for key in found.question.keys)
+def _label(found: SweepInputs, row: TrialRow) -> str:
+    return ", ".join(value_text(row.values.get(key)) for key in found.definition.keys)
 
 
-def _is_grid(found: Findings, scales: Sequence[Scale]) -> bool:
+def _is_grid(found: SweepInputs, scales: Sequence[Scale]) -> bool:
     """Whether two numeric keys were crossed."""
     if len(scales) != 2 or not all(scale.is_numeric and len(scale.values) > 1 for scale in scales):
         return False
     return len(found.points) == len(scales[0].values) * len(scales[1].values)
 
 
-def _means(found: Findings, key: str, scale: Scale) -> list[Mean]:
+def _means(found: SweepInputs, key: str, scale: Scale) -> list[Mean]:
     """Return the mean over all points with a value; none where (nearly) every point has a value of its own."""
-    if len(found.question.keys) > 1 and len(scale.values) > len(found.points) / 2:
+    if len(found.definition.keys) > 1 and len(scale.values) > len(found.points) / 2:
         return []
     by_place: dict[float, list[PointSummary]] = {}
     for point in found.judged:
@@ -148,6 +149,6 @@ def _means(found: Findings, key: str, scale: Scale) -> list[Mean]:
     means: list[Mean] = []
     for points in by_place.values():
         mean = statistics.fmean(100 * (point.mean or 0.0) for point in points)
-        sd = points[0].sd if len(found.question.keys) == 1 else None  # over seeds; other keys would blow it up
+        sd = points[0].sd if len(found.definition.keys) == 1 else None  # over seeds; other keys would blow it up
         means.append((points[0].values.get(key), mean, None if sd is None else 100 * sd))
     return means

@@ -15,7 +15,7 @@ from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from raydet.report.figures import COLORS, INK, color_bar, legend, new_axes, png
-from raydet.sweep.question import value_text
+from raydet.sweep.definition import value_text
 
 DECADES = 10.0  # values that span more than this factor get a logarithmic axis
 TICKS = 8  # so many different values are all named

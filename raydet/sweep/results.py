@@ -20,19 +20,20 @@ import pyarrow.parquet
 
 from raydet.metrics import FILE_NAME
 from raydet.settings import dump, resolve
-from raydet.sweep.course import Course
+from raydet.sweep.definition import SweepDefinition, read_definition, value_text
 from raydet.sweep.folder import SweepFolder, Trial
-from raydet.sweep.question import Question, read_question, value_text
+from raydet.sweep.trial_metrics import TrialMetrics
+from raydet.text import percent_with_spread
 
 SHOWN = 20  # points that the terminal lists
 
 
 @dataclass(frozen=True, slots=True)
 class TrialRow:
-    """One trial: its record and its course."""
+    """One trial: its record and what its metrics file says."""
 
     trial: Trial
-    course: Course
+    metrics: TrialMetrics
     metric: str
     mode: str
 
@@ -49,12 +50,12 @@ class TrialRow:
     @property
     def figure(self) -> float | None:
         """Return the last value of the search's metric, None before the first."""
-        return self.course.newest().get(self.metric)
+        return self.metrics.newest().get(self.metric)
 
     @property
     def best(self) -> tuple[int, float] | None:
         """Return step and value of the best evaluation, the earliest of equals; None before the first."""
-        known = [(step, value) for step, value in self.course.curve(self.metric) if value is not None]
+        known = [(step, value) for step, value in self.metrics.curve(self.metric) if value is not None]
         sign = 1 if self.mode == "max" else -1
         return max(known, key=lambda each: (sign * each[1], -each[0]), default=None)
 
@@ -78,14 +79,14 @@ class PointSummary:
 
 def collect(folder: Path) -> list[TrialRow]:
     """Return a row per trial, in order of point and seed, whatever state it is in."""
-    question, home = read_question(folder), SweepFolder(folder)
+    definition, home = read_definition(folder), SweepFolder(folder)
     rows = []
     for trial in home.all_trials():
         try:
-            course = Course.read(home.run_dir(trial.id) / FILE_NAME)
+            metrics = TrialMetrics.read(home.run_dir(trial.id) / FILE_NAME)
         except ValueError as damage:  # one trial's damage is no reason to lose the others' figures
-            course, trial = Course(), replace(trial, message=f"its figures cannot be read: {damage}")
-        rows.append(TrialRow(trial, course, question.metric, question.mode))
+            metrics, trial = TrialMetrics(), replace(trial, message=f"its figures cannot be read: {damage}")
+        rows.append(TrialRow(trial, metrics, definition.metric, definition.mode))
     return sorted(rows, key=lambda row: (row.trial.point, row.trial.seed, row.trial.id))
 
 
@@ -110,7 +111,7 @@ def best_point(points: Sequence[PointSummary], mode: str) -> PointSummary | None
 def figure_of(run: Path, metric: str) -> float | None:
     """Return the newest val figure of a trial's run folder, None where there is none or the file is damaged."""
     try:
-        figure: float | None = Course.read(run / FILE_NAME).newest().get(metric)
+        figure: float | None = TrialMetrics.read(run / FILE_NAME).newest().get(metric)
         return figure
     except ValueError:
         return None
@@ -122,69 +123,69 @@ def write_results(folder: Path) -> str:
     best.yaml is the base configuration with what the best point's seeds have in common, for a run in FOLDER/best. There
     is none while no trial is done.
     """
-    question, rows = read_question(folder), collect(folder)
+    definition, rows = read_definition(folder), collect(folder)
     points = summarise_points(rows)
-    best = best_point(points, question.mode)
-    table = as_table(question, rows)
+    best = best_point(points, definition.mode)
+    table = as_table(definition, rows)
     _replace(folder / "results.csv", lambda aside: pyarrow.csv.write_csv(table, aside))
     _replace(folder / "results.parquet", lambda aside: pyarrow.parquet.write_table(table, aside))
     if best is not None:
-        text = best_config(question, best)
+        text = best_config(definition, best)
         _replace(folder / "best.yaml", lambda aside: aside.write_text(text, encoding="utf-8"))
-    return "\n".join(describe(question, points, best))
+    return "\n".join(describe(definition, points, best))
 
 
-def as_table(question: Question, rows: Sequence[TrialRow]) -> pa.Table:
+def as_table(definition: SweepDefinition, rows: Sequence[TrialRow]) -> pa.Table:
     """Return a row per trial; figures are shares, lists and other values that are no plain column are JSON text."""
-    metric = question.metric
-    figures = dict.fromkeys((metric, *question.base.figures[:3]))
+    metric = definition.metric
+    figures = dict.fromkeys((metric, *definition.base.figures[:3]))
     lines = []
     for row in rows:
-        newest, best = row.course.newest(), row.best
+        newest, best = row.metrics.newest(), row.best
         lines.append(
             {"id": row.trial.id, "point": row.trial.point, "seed": row.trial.seed}
-            | {key: row.values.get(key) for key in question.keys}
-            | {"state": row.state, "step": row.course.step}
+            | {key: row.values.get(key) for key in definition.keys}
+            | {"state": row.state, "step": row.metrics.step}
             | {name: newest.get(name) for name in figures}
             | {f"best_{metric}": best and best[1], "best_step": best and best[0]}
-            | {"seconds": row.course.seconds, "message": row.trial.message}
+            | {"seconds": row.metrics.seconds, "message": row.trial.message}
         )
     names = list(lines[0]) if lines else []
     return pa.table({name: _column([line[name] for line in lines]) for name in names})
 
 
-def best_config(question: Question, best: PointSummary) -> str:
+def best_config(definition: SweepDefinition, best: PointSummary) -> str:
     """Return the YAML of the best point, with a comment that says which it is."""
     shared = dict(best.rows[0].trial.overrides)
     for row in best.rows[1:]:  # without what sets the seed
         shared = {key: value for key, value in shared.items() if row.trial.overrides.get(key) == value}
-    config = resolve(question.base.model_dump(mode="json"), {**shared, "run.dir": str(question.folder / "best")})
+    config = resolve(definition.base.model_dump(mode="json"), {**shared, "run.dir": str(definition.folder / "best")})
     seeds = ", ".join(str(row.trial.seed) for row in best.rows if row.state == "done")
     values = json.dumps(best.values)
     comment = (
-        f"# raydet tune {json.dumps(question.name)}: point {best.number}, {values}\n"
-        f"# {question.metric} on val: {figure_text(best)}; seeds that are done: {seeds}\n"
+        f"# raydet tune {json.dumps(definition.name)}: point {best.number}, {values}\n"
+        f"# {definition.metric} on val: {figure_text(best)}; seeds that are done: {seeds}\n"
     )
     return comment + dump(config)
 
 
-def describe(question: Question, points: Sequence[PointSummary], best: PointSummary | None) -> list[str]:
+def describe(definition: SweepDefinition, points: Sequence[PointSummary], best: PointSummary | None) -> list[str]:
     """Return the summary of a search as lines for a terminal: the points best first, then what was written where."""
-    ranked = sorted(points, key=lambda p: (p.mean is None, -question.sign * (p.mean or 0.0), p.number))
-    spread = ", mean ± standard deviation of the seeds" if len(question.seeds) > 1 else ""
-    lines = [f"{question.metric} on val in percent ({question.mode} is best){spread}:"]
-    lines += [f"  {point_text(question, point)}: {figure_text(point)}" for point in ranked[:SHOWN]]
+    ranked = sorted(points, key=lambda p: (p.mean is None, -definition.sign * (p.mean or 0.0), p.number))
+    spread = ", mean ± standard deviation of the seeds" if len(definition.seeds) > 1 else ""
+    lines = [f"{definition.metric} on val in percent ({definition.mode} is best){spread}:"]
+    lines += [f"  {point_text(definition, point)}: {figure_text(point)}" for point in ranked[:SHOWN]]
     if len(ranked) > SHOWN:
         lines.append(f"  ... and {len(ranked) - SHOWN} more")
-    lines.append(f"all trials: {question.folder / 'results.csv'} (and .parquet)")
+    lines.append(f"all trials: {definition.folder / 'results.csv'} (and .parquet)")
     if best is None:
         return [*lines, "no trial is done, so there is no best configuration"]
-    return [*lines, f"the best point: raydet train {question.folder / 'best.yaml'}"]
+    return [*lines, f"the best point: raydet train {definition.folder / 'best.yaml'}"]
 
 
-def point_text(question: Question, point: PointSummary) -> str:
+def point_text(definition: SweepDefinition, point: PointSummary) -> str:
     """Return e.g. `point 3 (unsup_reg_weight=0.5)`."""
-    names = question.short_names()
+    names = definition.short_names()
     values = ", ".join(f"{names.get(key, key)}={value_text(value)}" for key, value in point.values.items())
     return f"point {point.number} ({values})"
 
@@ -193,7 +194,7 @@ def mean_text(point: PointSummary) -> str:
     """Return mean and spread in percent; the trials' states where none is done."""
     if point.mean is None:
         return " and ".join(sorted({row.state for row in point.rows}))
-    return f"{100 * point.mean:.1f}" + ("" if point.sd is None else f" ± {100 * point.sd:.1f}")
+    return percent_with_spread(point.mean, point.sd)
 
 
 def figure_text(point: PointSummary) -> str:

@@ -16,10 +16,10 @@ from raydet.config.run import RunConfig
 from raydet.errors import ConfigError
 from raydet.registry import family_of
 from raydet.settings import resolve
+from raydet.sweep.definition import SweepDefinition, parse_definition, read_definition
 from raydet.sweep.folder import SweepFolder, Trial, header_of
 from raydet.sweep.plan import check_metric, claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
 from raydet.sweep.points import check_points, draw_points, points_of
-from raydet.sweep.question import Question, parse_question, read_question
 from raydet.sweep.results import write_results
 from raydet.sweep.space import SpaceError, Sweep
 from raydet.sweep.table import SweepView
@@ -53,9 +53,9 @@ def search(
             header, trials = _resumed(folder, sweep, name, base, samples, seeds, retry_failed=retry_failed)
         else:
             header, trials = _planned(folder, sweep, name, base, samples, list(seeds) or [base.seed])
-        question = parse_question(header, folder.path)
-        configs = _configs(folder, question, trials)
-        number = _number_left(question, trials)
+        definition = parse_definition(header, folder.path)
+        configs = _configs(folder, definition, trials)
+        number = _number_left(definition, trials)
         wanted = [total(claims_of_trial(config)) for config in configs]
         cpus = max(each.get("CPU", 0.0) for each in wanted)
         own = {k: v for each in wanted for k, v in each.items() if k not in ("CPU", "GPU")}
@@ -65,14 +65,14 @@ def search(
             check_shared(folder.path, "run.dir")
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             at_once = concurrency(configs, nodes, number=number, limit=limit)
-            plan = describe(folder, question, trials, configs[0], at_once)
+            plan = describe(folder, definition, trials, configs[0], at_once)
             if resume:
                 folder.save_header(header)  # with what may have changed
             else:
                 folder.begin(header, trials)
             print(plan, flush=True)
             with SweepView(folder.path):
-                run_trials(folder, question, sweep, trials, number=number, at_once=at_once)
+                run_trials(folder, definition, sweep, trials, number=number, at_once=at_once)
         print(write_results(folder.path), flush=True)
         if find_spec("matplotlib") is not None:
             from raydet.sweep.report import write_sweep_report  # draws
@@ -81,24 +81,27 @@ def search(
     return folder
 
 
-def describe(folder: SweepFolder, question: Question, trials: Sequence[Trial], config: RunConfig, at_once: int) -> str:
+def describe(
+    folder: SweepFolder, definition: SweepDefinition, trials: Sequence[Trial], config: RunConfig, at_once: int
+) -> str:
     """Return the lines a user reads before a search starts; prepares, and so checks, the data."""
     groups = {trial.burn_in for trial in trials if trial.burn_in is not None}
     data = family_of(config).prepare(config, folder.path / "data")
     disk = disk_of(config, data, at_once=at_once, num_burn_ins=len(groups))
     over = sum(trial.is_over for trial in trials)
-    number = question.samples if question.is_adaptive else len(trials)
+    number = definition.samples if definition.is_adaptive else len(trials)
     claims = ", ".join(f"{amount:g} {name}" for name, amount in total(claims_of_trial(config)).items())
     own = sum(trial.burn_in is None for trial in trials)
     burn_ins = f"shared burn-ins: {len(groups)}" + (f"; {own} trials train their own" if own else "")
-    if question.is_adaptive:
-        burn_ins = f"points are suggested by {question.search}"
+    if definition.is_adaptive:
+        burn_ins = f"points are suggested by {definition.search}"
+    already = f", {over} of them over" if over else ""
     return "\n".join(
         [
-            f"raydet tune: {question.name} in {folder.path}",
-            f"  {number} trials{f', {over} of them over' if over else ''}; {question.mode} of val {question.metric}",
+            f"raydet tune: {definition.name} in {folder.path}",
+            f"  {number} trials{already}; {definition.mode} of val {definition.metric}",
             f"  each claims {claims}: {at_once} at once",
-            f"  {burn_ins}; scheduler: {question.scheduler}",
+            f"  {burn_ins}; scheduler: {definition.scheduler}",
             f"  disk: up to about {disk.at_once / MB:.0f} MB while it runs, {disk.at_the_end / MB:.0f} MB at the end",
         ]
     )
@@ -124,7 +127,7 @@ def _planned(
         points = points_of(sweep, samples=count, seed=base.seed)
         check_points(tree, points, where="config")
         trials = with_shared_burn_ins(trials_of(points, sweep, base, seeds), folder, base)
-    configs = _configs(folder, parse_question(header, folder.path), trials)
+    configs = _configs(folder, parse_definition(header, folder.path), trials)
     longest = max(config.last_step for config in configs)
     if sweep.scheduler is not None and sweep.scheduler.grace_steps > longest:
         raise SpaceError(f"Asha(grace_steps={sweep.scheduler.grace_steps}) exceeds the trials' {longest} steps")
@@ -148,10 +151,10 @@ def _resumed(
     """
     if not folder.header_file.exists():
         raise ConfigError(f"--resume: there is no search at {folder.path}; start it without --resume")
-    was = read_question(folder.path)
+    was = read_definition(folder.path)
     count = samples or was.samples
     header = header_of(name, sweep, base, seeds or was.seeds, count)
-    now = parse_question(header, folder.path)
+    now = parse_definition(header, folder.path)
     changed = [line for line in differences(was.base, base) if not line.startswith(FREE_TO_CHANGE)]
     if (was.keys, was.space, was.settings, was.metric, was.mode, was.search, was.scheduler) != (
         (now.keys, now.space, now.settings, now.metric, now.mode, now.search, now.scheduler)
@@ -183,14 +186,14 @@ def _revived(folder: SweepFolder, *, retry_failed: bool) -> list[Trial]:
     return sorted(found, key=lambda t: (t.burn_in is not None and first_of[t.burn_in] != t.id, t.id))
 
 
-def _configs(folder: SweepFolder, question: Question, trials: Sequence[Trial]) -> list[RunConfig]:
+def _configs(folder: SweepFolder, definition: SweepDefinition, trials: Sequence[Trial]) -> list[RunConfig]:
     """Return the trials' configurations; for a searcher, whose points are not known yet, what they have in common."""
     if trials:
-        return [folder.config_of(trial, question.base) for trial in trials]
-    return [resolve(question.base.model_dump(mode="json"), question.settings)]
+        return [folder.config_of(trial, definition.base) for trial in trials]
+    return [resolve(definition.base.model_dump(mode="json"), definition.settings)]
 
 
-def _number_left(question: Question, trials: Sequence[Trial]) -> int:
+def _number_left(definition: SweepDefinition, trials: Sequence[Trial]) -> int:
     """Return how many trials are still to be run."""
     over = sum(trial.is_over for trial in trials)
-    return max(0, (question.samples if question.is_adaptive else len(trials)) - over)
+    return max(0, (definition.samples if definition.is_adaptive else len(trials)) - over)

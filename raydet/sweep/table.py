@@ -18,8 +18,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from raydet.sweep.question import read_question, value_text
-from raydet.sweep.watch import AT_WORK, Event, Watch, WatchedTrial
+from raydet.sweep.definition import read_definition, value_text
+from raydet.sweep.live import AT_WORK, Event, LiveSweep, LiveTrial
+from raydet.text import clock, percent
 
 POLL_S = 0.5
 STYLES = {"running": "cyan", "burn-in": "cyan", "done": "green", "stopped": "yellow", "failed": "bold red"}
@@ -38,8 +39,8 @@ class SweepView:
 
     def __enter__(self) -> SweepView:
         # Before the search goes on: what an earlier process left counts as seen.
-        self._watch = Watch(read_question(self._folder))
-        for _ in self._watch.poll():
+        self._sweep = LiveSweep(read_definition(self._folder))
+        for _ in self._sweep.poll():
             pass
         self._thread.start()
         return self
@@ -63,22 +64,22 @@ class SweepView:
         with Live(console=self._console, auto_refresh=False, vertical_overflow="crop") as live:
             while True:
                 is_last = self._stop.wait(POLL_S)
-                for _ in self._watch.poll():
+                for _ in self._sweep.poll():
                     pass
-                live.update(screen(self._watch, max_rows=self._console.height - FRAME_LINES), refresh=True)
+                live.update(screen(self._sweep, max_rows=self._console.height - FRAME_LINES), refresh=True)
                 if is_last:
                     return
 
     def _print_lines(self) -> None:
-        interval_s = self._watch.question.base.log.plain_interval_s
+        interval_s = self._sweep.definition.base.log.plain_interval_s
         printed, next_line = "", 0.0
         while True:
             is_last = self._stop.wait(POLL_S)
-            for event in self._watch.poll():
-                if (line := event_line(self._watch, event)) is not None:
+            for event in self._sweep.poll():
+                if (line := event_line(self._sweep, event)) is not None:
                     self._print(line)
             if is_last or time.monotonic() >= next_line:
-                line, next_line = totals(self._watch), time.monotonic() + interval_s
+                line, next_line = totals(self._sweep), time.monotonic() + interval_s
                 if line != printed:
                     self._print(line)
                 printed = line
@@ -89,91 +90,80 @@ class SweepView:
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def event_line(watch: Watch, event: Event) -> str | None:
+def event_line(sweep: LiveSweep, event: Event) -> str | None:
     """Return a line for what is worth one, None for the rest."""
-    watched, record, metric = event.watched, event.record, watch.question.metric
+    watched, record, metric = event.watched, event.record, sweep.definition.metric
     trial = watched.trial
     if record is None:
-        values = ", ".join(f"{name}={text}" for name, text in _values(watch, watched))
+        values = ", ".join(f"{name}={text}" for name, text in _values(sweep, watched))
         match trial.state:
             case "burn-in":
                 return f"trial {trial.id} ({values}) begins" + (" with its burn-in" if trial.burn_in else "")
             case "running":
                 return f"trial {trial.id} ({values}) trains"
             case "done":
-                return f"trial {trial.id} ({values}) is done: {metric} {_percent(watched.figure(metric))}"
+                return f"trial {trial.id} ({values}) is done: {metric} {percent(watched.figure(metric))}"
             case "stopped" | "failed":
                 why = f": {trial.message}" if trial.message else ""
                 return f"trial {trial.id} ({values}) {'FAILED' if trial.state == 'failed' else 'stopped'}{why}"
         return None
-    if watched.run.course.is_judged(record):
-        return f"trial {trial.id}  step {record['step']}  {metric} {_percent(record.get(metric))}"
+    if watched.run.metrics.is_judged(record):
+        return f"trial {trial.id}  step {record['step']}  {metric} {percent(record.get(metric))}"
     return f"trial {trial.id}  step {record['step']}  ALARM: {record['message']}" if record["kind"] == "alarm" else None
 
 
-def totals(watch: Watch) -> str:
+def totals(sweep: LiveSweep) -> str:
     """Return one line about all trials."""
-    states = watch.states()
+    states = sweep.states()
     order = ("done", "burn-in", "running", "waiting", "stopped", "failed")
     parts = [f"{states[state]} {state}" for state in order if states[state]]
     line = [f"{states.total()} trials: {', '.join(parts)}" if parts else "no trials yet"]
-    if (best := watch.best()) is not None:
-        values = ", ".join(f"{name}={text}" for name, text in _values(watch, best))
-        line.append(f"best {watch.question.metric} {_percent(best.figure(watch.question.metric))} ({values})")
-    if (eta := watch.eta_s()) is not None and states["waiting"] + sum(states[state] for state in AT_WORK):
-        line.append(f"ETA about {_duration(eta)}")
+    if (best := sweep.best()) is not None:
+        values = ", ".join(f"{name}={text}" for name, text in _values(sweep, best))
+        line.append(f"best {sweep.definition.metric} {percent(best.figure(sweep.definition.metric))} ({values})")
+    if (eta := sweep.eta_s()) is not None and states["waiting"] + sum(states[state] for state in AT_WORK):
+        line.append(f"ETA about {clock(eta)}")
     return "   ".join(line)
 
 
-def screen(watch: Watch, *, max_rows: int) -> RenderableType:
+def screen(sweep: LiveSweep, *, max_rows: int) -> RenderableType:
     """Return the table for a terminal: those at work, then the failed, then the best, as many as fit."""
-    question = watch.question
-    ranked = sorted(watch.trials.values(), key=lambda watched: _rank(watch, watched))
+    definition = sweep.definition
+    ranked = sorted(sweep.trials.values(), key=lambda watched: _rank(sweep, watched))
     shown = ranked[: max(max_rows, 1)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim", title_justify="left")
     table.add_column("trial", no_wrap=True)
-    for name in question.short_names().values():
+    for name in definition.short_names().values():
         table.add_column(Text(name), justify="right")
-    for name in ("step", question.metric):
+    for name in ("step", definition.metric):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("ETA", justify="right", no_wrap=True)
-    best = watch.best()
+    best = sweep.best()
     for watched in shown:
-        table.add_row(*_cells(watch, watched), style="bold" if watched is best else "")
+        table.add_row(*_cells(sweep, watched), style="bold" if watched is best else "")
     rest = len(ranked) - len(shown)
     more = [Text(f"... and {rest} more", style="dim")] if rest else []
-    title = Text(f"{question.name}  {question.folder}", style="bold", overflow="ellipsis", no_wrap=True)
-    return Group(title, table, *more, Text(totals(watch)))
+    title = Text(f"{definition.name}  {definition.folder}", style="bold", overflow="ellipsis", no_wrap=True)
+    return Group(title, table, *more, Text(totals(sweep)))
 
 
-def _rank(watch: Watch, watched: WatchedTrial) -> tuple[int, float, str]:
+def _rank(sweep: LiveSweep, watched: LiveTrial) -> tuple[int, float, str]:
     order = {"running": 0, "burn-in": 1, "failed": 2, "done": 3, "stopped": 4, "waiting": 5}
-    figure = watched.figure(watch.question.metric)
+    figure = watched.figure(sweep.definition.metric)
     is_ranked = watched.trial.state in ("done", "stopped") and figure is not None
-    return order[watched.trial.state], -watch.question.sign * (figure or 0.0) if is_ranked else 0.0, watched.trial.id
+    return order[watched.trial.state], -sweep.definition.sign * (figure or 0.0) if is_ranked else 0.0, watched.trial.id
 
 
-def _cells(watch: Watch, watched: WatchedTrial) -> Sequence[Text]:
-    state, run = watched.trial.state, watch.run_at_work(watched)
-    course = run.course
-    step = f"{course.step}/{course.steps}" if course.steps else "-"
-    eta = _duration(run.eta_s) if state in AT_WORK and run.eta_s is not None else ""
-    values = [text for _, text in _values(watch, watched)]
-    cells = [watched.trial.id, *values, step, _percent(watched.figure(watch.question.metric))]
+def _cells(sweep: LiveSweep, watched: LiveTrial) -> Sequence[Text]:
+    state, run = watched.trial.state, sweep.run_at_work(watched)
+    step = f"{run.metrics.step}/{run.metrics.steps}" if run.metrics.steps else "-"
+    eta = clock(run.eta_s) if state in AT_WORK and run.eta_s is not None else ""
+    values = [text for _, text in _values(sweep, watched)]
+    cells = [watched.trial.id, *values, step, percent(watched.figure(sweep.definition.metric))]
     return [*map(Text, cells), Text(state, style=STYLES.get(state, "dim")), Text(eta)]
 
 
-def _values(watch: Watch, watched: WatchedTrial) -> Iterator[tuple[str, str]]:
-    for key, name in watch.question.short_names().items():
+def _values(sweep: LiveSweep, watched: LiveTrial) -> Iterator[tuple[str, str]]:
+    for key, name in sweep.definition.short_names().items():
         yield name, value_text(watched.trial.values.get(key))
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"

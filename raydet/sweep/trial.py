@@ -21,10 +21,10 @@ from raydet.config.run import RunConfig
 from raydet.errors import ConfigError, FolderInUseError, RunStopped
 from raydet.metrics import FILE_NAME
 from raydet.sweep.burn_in import burn_in_key, has_burn_in, shared_burn_in
-from raydet.sweep.course import Course
+from raydet.sweep.definition import SweepDefinition, read_definition
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.points import plain
-from raydet.sweep.question import Question, read_question
+from raydet.sweep.trial_metrics import TrialMetrics
 from raydet.train.launch import launch
 from raydet.train.progress import Tail
 from raydet.train.rundir import RunFolder
@@ -38,17 +38,17 @@ STOPPED = "by the scheduler"
 def run_trial(choice: dict[str, Any], *, home: str) -> None:
     """Train one trial to its end, or until it is asked to stop; `choice` names it, or is a searcher's suggestion."""
     folder = SweepFolder(home)
-    question = read_question(folder.path)
-    trial = folder.trial(choice["trial"]) if "trial" in choice else claim(folder, question, choice)
+    definition = read_definition(folder.path)
+    trial = folder.trial(choice["trial"]) if "trial" in choice else claim(folder, definition, choice)
     trial = folder.save(trial, tune_id=tune.get_context().get_trial_id())
-    reporter = _Reporter(folder, trial, question.metric)
+    reporter = _Reporter(folder, trial, definition.metric)
     reporter.report()  # what earlier attempts have measured
     if trial.is_over:
         return
     if folder.is_asked_to_stop(trial.id):
         folder.save(trial, state="stopped", message=STOPPED, ended=time.time())
         return
-    training = _Training(folder, question.base, trial)
+    training = _Training(folder, definition.base, trial)
     training.start()
     while training.is_alive():
         training.join(POLL_S)
@@ -63,14 +63,14 @@ class _Reporter:
 
     def __init__(self, folder: SweepFolder, trial: Trial, metric: str) -> None:
         self._tail = Tail(folder.run_dir(trial.id) / FILE_NAME)
-        self._course = Course()
+        self._trial_metrics = TrialMetrics()
         self._id, self._metric = trial.id, metric
 
     def report(self) -> None:
         """Report what is new; each report waits until the scheduler has seen it."""
         for record in self._tail.poll():
-            self._course.fed([record])
-            if self._course.is_judged(record) and record.get(self._metric) is not None:
+            self._trial_metrics.fed([record])
+            if self._trial_metrics.is_judged(record) and record.get(self._metric) is not None:
                 tune.report({"step": record["step"], self._metric: record[self._metric], "trial": self._id})
 
 
@@ -116,7 +116,7 @@ class _Training(threading.Thread):
                 time.sleep(POLL_S)
 
 
-def claim(folder: SweepFolder, question: Question, values: dict[str, Any]) -> Trial:
+def claim(folder: SweepFolder, definition: SweepDefinition, values: dict[str, Any]) -> Trial:
     """Return the trial of a searcher's suggestion: one cut off earlier with the same values, or a new one."""
     values = {key: plain(value) for key, value in values.items()}
     with folder.counting():
@@ -125,9 +125,9 @@ def claim(folder: SweepFolder, question: Question, values: dict[str, Any]) -> Tr
             if trial.values == values and (trial.is_over or trial.state == "waiting"):
                 return folder.save(trial, state="burn-in") if not trial.is_over else trial
         number = max((trial.point for trial in known), default=-1) + 1
-        overrides = {**question.settings, **values}
-        new = Trial(f"{number:04d}", number, question.base.seed, values, overrides)
+        overrides = {**definition.settings, **values}
+        new = Trial(f"{number:04d}", number, definition.base.seed, values, overrides)
         with suppress(ConfigError):  # a suggestion that cannot be meant fails when it is trained, with its message
-            config = folder.config_of(new, question.base)
+            config = folder.config_of(new, definition.base)
             new = replace(new, burn_in=burn_in_key(config) if has_burn_in(config) else None)
         return folder.save(new, state="burn-in")  # not free for others to claim

@@ -14,16 +14,22 @@ from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from raydet.sweep.definition import SweepDefinition, read_definition
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.plan import claims_of_trial
-from raydet.sweep.question import Question, read_question
 from raydet.sweep.results import collect, figure_of
 from raydet.sweep.space import Asha, SpaceError, Sweep
 from raydet.sweep.trial import run_trial
 
 
 def run_trials(
-    folder: SweepFolder, question: Question, sweep: Sweep, trials: Sequence[Trial], *, number: int, at_once: int
+    folder: SweepFolder,
+    definition: SweepDefinition,
+    sweep: Sweep,
+    trials: Sequence[Trial],
+    *,
+    number: int,
+    at_once: int,
 ) -> None:
     """Run what is left of a search, `number` trials, `at_once` at a time, and wait."""
     if not number:
@@ -34,27 +40,27 @@ def run_trials(
     os.environ["RAY_CHDIR_TO_TRIAL_DIR"] = "0"  # relative paths of data and weights mean what they mean here
     # A scheduler must hear again what finished trials had measured; without one they need no second visit.
     left = [trial for trial in trials if sweep.scheduler is not None or not trial.is_over]
-    configs = [folder.config_of(trial, question.base) for trial in trials] or [question.base]
+    configs = [folder.config_of(trial, definition.base) for trial in trials] or [definition.base]
     claims = claims_of_trial(configs[0])
     resources = {name.lower() if name in ("CPU", "GPU") else name: a for name, a in claims[0].each.items()}
     longest = max(config.last_step for config in configs)
     tuner = tune.Tuner(
         tune.with_resources(partial(run_trial, home=str(folder.path)), resources),
-        param_space={} if question.is_adaptive else {"trial": tune.grid_search([t.id for t in left])},
+        param_space={} if definition.is_adaptive else {"trial": tune.grid_search([t.id for t in left])},
         tune_config=tune.TuneConfig(
-            metric=question.metric,
-            mode=question.mode,
-            num_samples=number if question.is_adaptive else 1,
+            metric=definition.metric,
+            mode=definition.mode,
+            num_samples=number if definition.is_adaptive else 1,
             max_concurrent_trials=at_once,
             scheduler=sweep.scheduler and AskingAsha(folder, sweep.scheduler, longest),
-            search_alg=optuna_searcher(sweep, folder, question.base.seed, trials) if question.is_adaptive else None,
+            search_alg=optuna_searcher(sweep, folder, definition.base.seed, trials) if definition.is_adaptive else None,
         ),
         run_config=tune.RunConfig(
             name="search",
             storage_path=str(folder.tune),
             # What a trial's own code raises it notes itself; these are processes and nodes that died.
-            failure_config=tune.FailureConfig(max_failures=question.base.cluster.max_failures),
-            callbacks=[Keeper(folder, question), _Silence()],
+            failure_config=tune.FailureConfig(max_failures=definition.base.cluster.max_failures),
+            callbacks=[Keeper(folder, definition), _Silence()],
             verbose=0,
         ),
     )
@@ -64,8 +70,8 @@ def run_trials(
 class Keeper(tune.Callback):  # type: ignore[misc]
     """In the search's process: notes trials that ended without a word, and keeps whole only the best one so far."""
 
-    def __init__(self, folder: SweepFolder, question: Question) -> None:
-        self._folder, self._question = folder, question
+    def __init__(self, folder: SweepFolder, definition: SweepDefinition) -> None:
+        self._folder, self._definition = folder, definition
         self._best: tuple[float, Trial] | None = None
         for trial in folder.all_trials():
             self._tidy(trial)
@@ -94,8 +100,8 @@ class Keeper(tune.Callback):  # type: ignore[misc]
             self._folder.prune(trial)
         if trial.state != "done":
             return
-        figure = figure_of(self._folder.run_dir(trial.id), self._question.metric)
-        if figure is not None and (self._best is None or self._question.sign * (figure - self._best[0]) > 0):
+        figure = figure_of(self._folder.run_dir(trial.id), self._definition.metric)
+        if figure is not None and (self._best is None or self._definition.sign * (figure - self._best[0]) > 0):
             self._best, loser = (figure, trial), self._best and self._best[1]
         else:
             loser = trial
@@ -134,12 +140,12 @@ def optuna_searcher(sweep: Sweep, folder: SweepFolder, seed: int, trials: Sequen
     """Return Optuna's searcher, told what finished trials have found; unfinished ones are suggested first."""
     from ray.tune.search.optuna import OptunaSearch
 
-    question = read_question(folder.path)
+    definition = read_definition(folder.path)
     # Unfinished points are suggested first, those that are done are known; the seed differs in every attempt.
     searcher = OptunaSearch(
         space=OptunaSearch.convert_search_space(dict(sweep.space)),
-        metric=question.metric,
-        mode=question.mode,
+        metric=definition.metric,
+        mode=definition.mode,
         seed=seed + len(trials),
         points_to_evaluate=[trial.values for trial in trials if not trial.is_over] or None,
     )

@@ -121,10 +121,3 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
     save_file({name: value.contiguous() for name, value in found.weights.items()}, aside, metadata=notes)
     aside.rename(out)
     return f"{out}: {saved.role} at step {saved.checkpoint.step}, {len(found.weights)} tensors{found.remark}"
-
-
-def report(run_dir: Path) -> Path:
-    """Write RUN/report.html."""
-    from raydet.report.write import write_report  # matplotlib only where it is wanted
-
-    return write_report(RunFolder(run_dir).path)

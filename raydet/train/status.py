@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raydet.metrics import Record, headline, losses_of, mode_of
+from raydet.text import clock, percent, plural
 
 
 @dataclass(slots=True)
@@ -79,7 +80,7 @@ def event_line(record: Record) -> str | None:
     match record["kind"]:
         case "start":
             origin = f"goes on from step {step}" if step else "begins"
-            return f"attempt {record['attempt']}: {record['method']} {origin}, {_count(record['world'], 'worker')}"
+            return f"attempt {record['attempt']}: {record['method']} {origin}, {plural(record['world'], 'worker')}"
         case "eval":
             return f"step {step}  {record['split']} {record['model']}: {_figures(record)}"
         case "alarm":
@@ -96,7 +97,7 @@ def panel(title: str, status: Status) -> Panel:
     bar = Table.grid(padding=(0, 1), expand=True)
     bar.add_column(ratio=1)
     bar.add_column(no_wrap=True)
-    share = f"{100 * status.done / status.steps:.1f} %"
+    share = f"{percent(status.done / status.steps)} %"
     bar.add_row(ProgressBar(total=status.steps, completed=status.done), f"{status.done}/{status.steps}  {share}")
     training, labels = "   ".join(_training(status)), "   ".join(_labels(status.step))
     rows: list[RenderableType] = [bar, Text(training or "waiting for the first figures ...")]
@@ -111,7 +112,7 @@ def panel(title: str, status: Status) -> Panel:
         for record in status.warnings
     ]
     start = status.start
-    subtitle = f"attempt {start['attempt']}, {_count(start['world'], 'worker')}" if start else "starting"
+    subtitle = f"attempt {start['attempt']}, {plural(start['world'], 'worker')}" if start else "starting"
     if status.end:
         subtitle += f", {status.end['reason']}"
     heading = Text(f"{start['method']}  {title}" if start else title)
@@ -134,7 +135,7 @@ def _training(status: Status) -> Iterator[str]:
         speed = step["images_per_s"]
         yield f"{speed:,.0f} images/s" if speed >= 100 else f"{speed:.3g} images/s"
     if status.eta_s is not None and not status.end:
-        yield f"ETA {_duration(status.eta_s)}"
+        yield f"ETA {clock(status.eta_s)}"
     if "nonfinite" in step:
         yield f"NOT FINITE: {', '.join(step['nonfinite'])}"
 
@@ -146,7 +147,7 @@ def _labels(step: Record) -> Iterator[str]:
         yield f"pseudo-boxes/image {step['pseudo/boxes_per_image']:.2g} kept, {sum(dropped):.3g} dropped"
     if step.get("pseudo/confidence") is not None:
         changed = step.get("pseudo/changed")
-        detail = "" if changed is None else f", {_percent(changed)} % changed"
+        detail = "" if changed is None else f", {percent(changed)} % changed"
         yield f"pseudo-labels: confidence {step['pseudo/confidence']:.3g}, entropy {step['pseudo/entropy']:.2g}{detail}"
     if step.get("labels/age_max") is not None:
         yield f"label age {step['labels/age_mean']:.2g} (max {step['labels/age_max']:g})"
@@ -175,11 +176,11 @@ def _eval_lines(status: Status) -> Iterator[Text]:
     for model, record in status.evals.items():
         yield Text(f"{model:<8} {_figures(record)}  (step {record['step']})")
     if status.best is not None:
-        yield Text(f"best {status.best[0]} so far {_percent(status.best[1])}")
+        yield Text(f"best {status.best[0]} so far {percent(status.best[1])}")
 
 
 def _figures(record: Record) -> str:
-    return "  ".join(f"{name} {_percent(value)}" for name, value in headline(record).items())
+    return "  ".join(f"{name} {percent(value)}" for name, value in headline(record).items())
 
 
 def _sources(step: Record) -> list[str]:
@@ -190,17 +191,3 @@ def _sources(step: Record) -> list[str]:
 def _sum(step: Record, source: str) -> float:
     """Return the weighted loss of labelled, of unlabelled or of all images."""
     return sum(step.get(f"loss/{each}/{name}/weighted") or 0.0 for each, name in losses_of(step) if each == source)
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + ("" if number == 1 else "s")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(max(seconds, 0.0)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}"

@@ -118,7 +118,7 @@ def backward(
 
     Each term is its sum over all ranks divided by its count over all ranks. DDP averages gradients over ranks, hence
     the factor `world`. With `accumulate` passes each pass is normalised by its own counts and weighted by its share of
-    the images: exact where every image yields its full number of samples (deviation D-3). What a rank
+    the images: exact where every image yields its full number of samples (deviation ILNET-D3). What a rank
     `wants_stop` and the method's own sums travel with the counts: one reduction, and all ranks know the same.
     """
     parts = batch.split(accumulate)

@@ -21,10 +21,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raydet.families.detection.annotator import DetectorAnnotator
-from raydet.families.detection.config import DetectionConfig
+from raydet.labels.source import Annotator
 from raydet.metrics import read_metrics
-from raydet.records import PseudoBoxes
+from raydet.records import PseudoLabel, TeacherRef, Weights
 from raydet.registry import AnnotatorFactory
 from raydet.settings import dump, load
 from tests.helpers import tiny_config
@@ -44,24 +43,26 @@ CLUSTER = {
 }
 
 
-class HeldAnnotator(DetectorAnnotator):
+class HeldAnnotator:
     """Waits for the gates before it labels."""
 
-    def __init__(self, config: DetectionConfig, data_folder: str, device: str) -> None:
-        super().__init__(config, data_folder, device)
-        self._run = Path(config.run.dir)
+    def __init__(self, annotator: Annotator, run: Path) -> None:
+        self._annotator, self._run, self._version = annotator, run, -1
 
-    def label(self, image_ids: Sequence[str]) -> list[PseudoBoxes]:
-        assert self._ref is not None
+    def load(self, ref: TeacherRef, weights: Weights) -> None:
+        self._annotator.load(ref, weights)
+        self._version = ref.version
+
+    def label(self, image_ids: Sequence[str]) -> Sequence[PseudoLabel]:
         for version in HELD:
-            while self._ref.version >= version and not gate(self._run, version).exists():
+            while self._version >= version and not gate(self._run, version).exists():
                 time.sleep(0.02)
-        return super().label(image_ids)
+        return self._annotator.label(image_ids)
 
 
 class HeldFactory(AnnotatorFactory):
     def __call__(self) -> HeldAnnotator:
-        return HeldAnnotator(DetectionConfig.model_validate_json(self._config_json), self._data_folder, self._device)
+        return HeldAnnotator(super().__call__(), Path(json.loads(self._config_json)["run"]["dir"]))
 
 
 def gate(run: Path, version: int) -> Path:

@@ -20,19 +20,20 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from raydet.bulk import crew, labeller
-from raydet.bulk.crew import Share, label_with_actors
-from raydet.bulk.desk import Desk
-from raydet.bulk.labeller import Job, Labeller
-from raydet.bulk.listing import Images, write_listing
-from raydet.bulk.progress import Progress
-from raydet.bulk.roots import LocalRoot
-from raydet.bulk.shards import chunks
 from raydet.cli import main
 from raydet.cluster.nodes import alive_nodes
 from raydet.data.boxes.synthetic import materialise
 from raydet.families.detection.evaluate import predict
+from raydet.label_files import actors, labeller
+from raydet.label_files.actors import Share, label_with_actors
+from raydet.label_files.image_stores import LocalStore
+from raydet.label_files.labeller import Job, Labeller
+from raydet.label_files.listing import Images, write_listing
+from raydet.label_files.progress import Progress
+from raydet.label_files.shards import chunks
+from raydet.label_files.work import WorkList
 from raydet.metrics import read_metrics
+from raydet.registry import family_of
 from raydet.train.launch import launch
 from raydet.train.saved import load_saved
 from tests.helpers import tiny_config
@@ -193,7 +194,7 @@ def test_a_killed_driver_is_followed_by_the_same_command(run: Path, photos: Path
 
 
 @dataclass(frozen=True, slots=True)
-class DeadlyRoot(LocalRoot):
+class DeadlyStore(LocalStore):
     """One image kills the process that opens it: every time, or once where there is a file to remember it by."""
 
     deadly: str
@@ -204,7 +205,7 @@ class DeadlyRoot(LocalRoot):
             if self.killed is not None:
                 self.killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return LocalRoot.pixels(self, name)
+        return LocalStore.pixels(self, name)
 
 
 @pytest.mark.usefixtures("local_ray")
@@ -216,8 +217,8 @@ def test_actors_give_the_same_labels_bit_for_bit_though_one_is_killed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    root = DeadlyRoot(photos.resolve(), "image_020.png", tmp_path / "killed")
-    monkeypatch.setattr("raydet.bulk.run.open_images", lambda given, _: Images(given, root))
+    root = DeadlyStore(photos.resolve(), "image_020.png", tmp_path / "killed")
+    monkeypatch.setattr("raydet.label_files.run.open_images", lambda given, _: Images(given, root))
     assert label(run, photos, tmp_path / "out", "--cpus-per-actor", "0.5", actors=2) == 0
     assert (tmp_path / "killed").exists()
     assert "was lost" in capsys.readouterr().out
@@ -229,10 +230,10 @@ def test_a_node_that_does_not_see_the_images_is_refused(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     elsewhere = (str(tmp_path / "not_mounted" / "image_000.png"), 1)
-    monkeypatch.setattr("raydet.bulk.run.find_witnesses", lambda root, listing: (elsewhere,))
+    monkeypatch.setattr("raydet.label_files.run.sample_files", lambda store, listing: (elsewhere,))
     assert label(run, photos, tmp_path / "late", "--cpus-per-actor", "0.5", actors=1) == 1  # seen by the actor
     assert "does not see the images that others see" in capsys.readouterr().err
-    monkeypatch.setattr(crew, "alive_nodes", lambda: alive_nodes() * 2)
+    monkeypatch.setattr(actors, "alive_nodes", lambda: alive_nodes() * 2)
     assert label(run, photos, tmp_path / "out", "--cpus-per-actor", "0.5", actors=1) == 2  # before there are actors
     said = capsys.readouterr().err
     assert f"the images in {photos.resolve()} must be seen by every node" in said
@@ -245,14 +246,15 @@ def test_an_image_that_kills_every_actor_is_skipped(
     run: Path, photos: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for losses in ("LOSSES_PER_PIECE", "LOSSES_ALONE"):  # fewer actors to start
-        monkeypatch.setattr(f"raydet.bulk.desk.{losses}", 1)
+        monkeypatch.setattr(f"raydet.label_files.work.{losses}", 1)
     saved, names = load_saved(run), [f"image_{number:03d}.png" for number in range(3)]
-    job = Job(saved.method, saved.model, DeadlyRoot(photos.resolve(), names[1]), "cpu", "fp32", batch=1, threads=1)
+    model, store = family_of(saved.config).on_files(saved), DeadlyStore(photos.resolve(), names[1])
+    job = Job(model, store, "cpu", "fp32", batch=1, threads=1)
     listing = write_listing(names, tmp_path / "listing.jsonl")
     found, said = [], []
     progress, share = Progress(3, 0, say=said.append), Share(actors=1, cpus=0.5, gpus=0.0, address=None)
     label_with_actors(
-        job, share, Desk(chunks(listing, 4), 4), lambda _, table: found.extend(table.to_pylist()), progress
+        job, share, WorkList(chunks(listing, 4), 4), lambda _, table: found.extend(table.to_pylist()), progress
     )
     first, second, third = found
     expected = {row["image"]: row for row in rows(labelled)}

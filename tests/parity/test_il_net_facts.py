@@ -121,10 +121,10 @@ def test_fact_11_the_teachers_memory():
     assert math.log(0.5) / math.log(0.9996) == pytest.approx(1732.5, abs=0.05)
     student = torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.ones_(student.weight)
-    teacher = EmaTeacher(student, keep_rate=0.9996)
+    teacher = EmaTeacher(student)
     torch.nn.init.zeros_(student.weight)
     for _ in range(2000):
-        teacher.update(student)
+        teacher.update(student, keep=0.9996)
     assert float(teacher.model.weight) == pytest.approx(0.449257, abs=2e-5)  # .9996^2000, in float32
 
 

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from raydet.contract import DataSizes
 from raydet.errors import ConfigError
 from raydet.families.classification.batch import ClassBatch, StepRows
 from raydet.families.classification.label_table import LabelTable
 from raydet.families.classification.methods.r2d2 import class_loss, entropy, label_gradient, theorem_1
+from raydet.group import Group
 from tests.r2d2_batches import batch_of, cifar, learned_by, share_of, tiny
 
 ALPHA, BETA = 0.1, 0.03
@@ -119,7 +121,7 @@ def test_fact_4_is_what_learn_writes():
         method = tiny(optim__labeled_batch=labeled, optim__unlabeled_batch=images - labeled, **override)
         batch, logits = batch_of(labeled, images - labeled, row=LABEL[0], student=STUDENT[0])
         table = LabelTable(50, 3)
-        method.learn(table, batch, {"logits": logits}, lambda buffer: buffer)
+        method.update(table, batch, {"logits": logits}, {}, Group())
         assert table.logits[0, : len(expected)].tolist() == near(expected)
 
 
@@ -248,7 +250,7 @@ def test_fact_11_the_table_does_not_depend_on_the_number_of_ranks(
         for table in learned_by(
             method,
             [share_of(batch, logits, rank, world) for rank in range(world)],
-            lambda: method.build_memory(labeled, unlabeled, 3),
+            lambda: method.build_state(DataSizes(labeled, unlabeled, 3)),
         )
     ]
     assert len(tables) == 7
@@ -264,9 +266,9 @@ def test_fact_8_labels_of_labelled_images_never_move():
     method = tiny()
     batch, logits = batch_of(4, 12)
     assert method.targets(batch)[:4].tolist() == [[10, 0, 0], [0, 10, 0], [0, 0, 10], [10, 0, 0]]
-    table = method.build_memory(4, 12, 3)
+    table = method.build_state(DataSizes(4, 12, 3))
     assert len(table.logits) == 12 and not table.learns_labeled  # there is no row that could move
-    method.learn(table, batch, {"logits": logits}, lambda buffer: buffer)
+    method.update(table, batch, {"logits": logits}, {}, Group())
     assert (table.versions == 4).all()
     later = replace(batch, pseudo_logits=table.read(torch.arange(12)))
     assert torch.equal(method.targets(later)[:4], method.targets(batch)[:4])
@@ -280,7 +282,7 @@ def test_gradients_flow_through_both_factors_of_the_prediction():
     method = tiny()
     batch, logits = batch_of(0, 12)
     student = logits.double().requires_grad_()
-    terms = method.losses(student, replace(batch, pseudo_logits=batch.pseudo_logits.double()))
+    terms = method.terms(student, replace(batch, pseudo_logits=batch.pseudo_logits.double()))
     sum(method.loss_weights[name] * term.total for name, term in terms.items()).backward()
     log_p, log_q = logits.double().log_softmax(1), batch.pseudo_logits.double().log_softmax(1)
     loss = (ALPHA * log_p.exp() * (log_p - log_q) - BETA * log_p.exp() * log_p).sum(1, keepdim=True)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from raydet.families.classification.batch import ClassBatch
 from raydet.families.classification.config import ClassificationConfig
-from raydet.families.classification.run import Classification
+from raydet.families.classification.run import ClassificationRun
 from raydet.group import Group
 from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import latest_checkpoint
@@ -58,19 +58,19 @@ def prepare(run: Path, name: str) -> None:
 def watched() -> Iterator[SEEN]:
     """Note which images and views this process trains on."""
     seen: SEEN = []
-    real = Classification.assemble
+    real = ClassificationRun.assemble
 
-    def assemble(self: Classification, *args: Any, **options: Any) -> Any:
+    def assemble(self: ClassificationRun, *args: Any, **options: Any) -> Any:
         batch, stats = real(self, *args, **options)
         views = [hashlib.sha256(view.numpy().tobytes()).hexdigest() for view in batch.pixels]
         seen.append((batch.image_ids[: batch.num_labeled], batch.image_ids[batch.num_labeled :], views))
         return batch, stats
 
-    Classification.assemble = assemble  # type: ignore[method-assign]
+    ClassificationRun.assemble = assemble  # type: ignore[method-assign]
     try:
         yield seen
     finally:
-        Classification.assemble = real  # type: ignore[method-assign]
+        ClassificationRun.assemble = real  # type: ignore[method-assign]
 
 
 def train(run: Path, name: str, group: Group) -> SEEN:
@@ -191,7 +191,11 @@ def gradients(passes: int, step: int, **changes: Any) -> dict[str, Tensor]:
     weights, names = torch.tensor(list(method.loss_weights.values())), tuple(method.loss_weights)
     module = StepModule(student, method, device=CPU, dtype=None)
     losses = backward(module, batch, weights, Group(), names=names, accumulate=passes)
-    return {"raw": losses.raw, "logits": losses.told["logits"], **{n: p.grad for n, p in student.named_parameters()}}
+    return {
+        "raw": losses.raw,
+        "logits": losses.per_view["logits"],
+        **{n: p.grad for n, p in student.named_parameters()},
+    }
 
 
 @pytest.mark.parametrize("changes", [{}, {"method__labeled_loss": "ce"}, {"method": {"name": "mean_teacher"}}], ids=str)

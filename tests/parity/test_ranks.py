@@ -39,13 +39,14 @@ def target(number: int, seed: int) -> Target:
     rng = torch.Generator().manual_seed(seed)
     corner = torch.rand(number, 2, generator=rng) * torch.tensor([60.0, 30.0])
     side = 12 + torch.rand(number, 2, generator=rng) * 20
-    return Target(torch.cat([corner, corner + side], dim=1), torch.randint(CLASSES, (number,), generator=rng))
+    return Target.truth(torch.cat([corner, corner + side], dim=1), torch.randint(CLASSES, (number,), generator=rng))
 
 
 def view(name: str, copy: int) -> ViewedImage:
     rng = torch.Generator().manual_seed(sum(map(ord, name)) * 10 + copy)
     pixels = torch.randint(256, (3, 64, 96), dtype=torch.uint8, generator=rng)
-    return ViewedImage(name, pixels, View.identity(64, 96), Target.empty())
+    role = "unlabeled" if name.startswith("unlabeled") else ("labeled-strong", "labeled-weak")[copy]
+    return ViewedImage(name, pixels, View.identity(64, 96), Target.empty(), role, slot=int(name[-1]))
 
 
 def batch_of(rank: int, world: int) -> StudentBatch:
@@ -141,7 +142,7 @@ def test_passes_change_nothing_where_every_image_yields_its_full_number_of_sampl
 
 
 def test_passes_change_little_where_images_yield_fewer_samples():
-    # Deviation D-3: 64 RoIs are wanted, an image has 40 proposals and 0 to 4 true boxes, so passes differ in count.
+    # ILNET-D3: 64 RoIs are wanted, an image has 40 proposals and 0 to 4 true boxes, so passes differ in count.
     wanting = {"model__roi_batch": 64}
     whole, parts = one_rank(**wanting), one_rank(accumulate=2, **wanting)
     assert parts["raw"].tolist() == pytest.approx(whole["raw"].tolist(), rel=0.1)

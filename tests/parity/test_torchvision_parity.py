@@ -14,6 +14,8 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 from raydet.config.detector import ModelConfig
 from raydet.families.detection.config import IoUBranchConfig
 from raydet.families.detection.gates import after_nms
+from raydet.families.detection.iou_branch import IoUDetector
+from raydet.families.detection.passes import train_pass
 from raydet.records import Target
 from raydet.vision.backbones import build_backbone
 from raydet.vision.detector import Detector
@@ -39,6 +41,7 @@ def like_torchvision(backbone: str) -> ModelConfig:
         {
             **TORCHVISION_SETTINGS,
             "backbone": backbone,
+            "weights": None,
             "fpn_channels": 32,
             "box_head_dim": 64,
             "anchor_sizes": tuple((float(16 * 2**i),) for i in range(levels)),
@@ -86,8 +89,8 @@ def images() -> list[Tensor]:
 
 
 TARGETS = [
-    Target(torch.tensor([[10.0, 10.0, 50.0, 60.0], [40.0, 20.0, 120.0, 90.0]]), torch.tensor([0, 2])),
-    Target(torch.tensor([[5.0, 30.0, 35.0, 55.0]]), torch.tensor([1])),
+    Target.truth(torch.tensor([[10.0, 10.0, 50.0, 60.0], [40.0, 20.0, 120.0, 90.0]]), torch.tensor([0, 2])),
+    Target.truth(torch.tensor([[5.0, 30.0, 35.0, 55.0]]), torch.tensor([1])),
 ]
 
 
@@ -103,14 +106,14 @@ def test_training_losses_equal_torchvisions_with_the_same_seed(backbone: str, ta
         [{"boxes": target.boxes, "labels": target.classes + 1} for target in targets],
     )
     torch.manual_seed(7)
-    losses = ours.train().losses(collate(pixels, "cpu"), targets, [torch.default_generator] * 2)
+    passed = train_pass(ours.train(), collate(pixels, "cpu"), targets, [torch.default_generator] * 2)
     found = {
-        "loss_objectness": losses.rpn_cls.sum() / losses.anchors.sum(),
-        "loss_rpn_box_reg": losses.rpn_reg.sum() / losses.anchors.sum(),
-        "loss_classifier": losses.roi_cls.sum() / losses.rois.sum(),
-        "loss_box_reg": losses.roi_reg.sum() / losses.rois.sum(),
+        "loss_objectness": passed.rpn.cls.sum() / passed.rpn.anchors.sum(),
+        "loss_rpn_box_reg": passed.rpn.reg.sum() / passed.rpn.anchors.sum(),
+        "loss_classifier": passed.roi.cls().sum() / passed.roi.num_rois.sum(),
+        "loss_box_reg": passed.roi.reg().sum() / passed.roi.num_rois.sum(),
     }
-    assert losses.fg_rois.sum() > 0
+    assert passed.roi.num_foreground.sum() > 0
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)
 
@@ -137,16 +140,21 @@ def test_detections_equal_torchvisions(backbone: str):
 
 def test_a_detectors_standard_parts_load_into_plain_torchvision():
     config = like_torchvision("resnet18_fpn")
-    teacher = Detector(config, CLASSES, iou_branch=IoUBranchConfig(hidden=8))
+    teacher = IoUDetector(config, CLASSES, branch=IoUBranchConfig(hidden=8), target_threshold=0.75)
     weights = {name: torch.tensor(array) for name, array in weights_of(teacher).items()}
     standard = {name: value for name, value in weights.items() if not name.startswith("iou_branch.")}
     assert len(weights) - len(standard) == 4  # two layers with weight and bias
     torchvision_detector(config).load_state_dict(standard, strict=True)
 
 
-def test_the_default_detector_has_the_keys_and_shapes_of_torchvisions_resnet50_detector():
+def test_a_resnet50_detector_has_the_keys_and_shapes_of_torchvisions_resnet50_detector():
     with torch.device("meta"):
-        ours = Detector(ModelConfig(), CLASSES, iou_branch=IoUBranchConfig()).state_dict()
+        ours = IoUDetector(
+            ModelConfig(backbone="resnet50_fpn", weights="none"),
+            CLASSES,
+            branch=IoUBranchConfig(),
+            target_threshold=0.75,
+        ).state_dict()
         theirs = fasterrcnn_resnet50_fpn(num_classes=CLASSES + 1, weights=None, weights_backbone=None).state_dict()
     standard = {name: value.shape for name, value in ours.items() if not name.startswith("iou_branch.")}
     assert standard == {name: value.shape for name, value in theirs.items()}

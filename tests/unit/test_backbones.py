@@ -56,7 +56,7 @@ def test_resnets_have_levels_at_strides_4_to_64():
 @pytest.mark.parametrize("name", ["resnet50_fpn", "resnet101_fpn"])
 def test_large_resnets_can_be_built(name: str):
     with torch.device("meta"):
-        backbone = build_backbone(ModelConfig.model_validate({"backbone": name}))
+        backbone = build_backbone(ModelConfig.model_validate({"backbone": name, "weights": None}))
     assert "fpn.inner_blocks.3.0.weight" in backbone.state_dict()
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from raydet.contract import Method
-from raydet.errors import StaleLabelError
-from raydet.families.detection.batch import LabelStats, ViewedImage, assemble, to_target
+from raydet.families.detection.assemble import LabelStats, assemble, to_target
+from raydet.families.detection.batch import ViewedImage
 from raydet.families.detection.loader import StepViews
 from raydet.records import PseudoBoxes, Target, TeacherRef
 from raydet.registry import build_method
@@ -38,15 +38,17 @@ def label(*rows: tuple[list[float], int, float, float], version: int = 4, name: 
 
 
 def unlabeled(view: View, name: str = "u0") -> ViewedImage:
-    return ViewedImage(name, torch.zeros(3, view.height, view.width, dtype=torch.uint8), view, Target.empty())
+    pixels = torch.zeros(3, view.height, view.width, dtype=torch.uint8)
+    return ViewedImage(name, pixels, view, Target.empty(), "unlabeled", slot=int(name[1:]))
 
 
-def assembled(method: Method, labels: list[PseudoBoxes], *, step: int = 5, max_age: int = 2, view: View | None = None):
+def assembled(method: Method, labels: list[PseudoBoxes], *, step: int = 5, view: View | None = None):
     view = view or View.identity(HEIGHT, WIDTH)
-    truth = Target(torch.tensor([[1.0, 2, 30, 40]]), torch.tensor([2]))
-    labeled = tuple(ViewedImage("l0", torch.zeros(3, 8, 8, dtype=torch.uint8), view, truth) for _ in range(2))
+    truth = Target.truth(torch.tensor([[1.0, 2, 30, 40]]), torch.tensor([2]))
+    pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
+    labeled = tuple(ViewedImage("l0", pixels, view, truth, f"labeled-{copy}", 0) for copy in ("strong", "weak"))
     views = StepViews(labeled, tuple(unlabeled(view, each.image_id) for each in labels), 0)
-    return assemble(step, views, labels, method, max_age=max_age, num_classes=3)
+    return assemble(step, views, labels, method, num_classes=3)
 
 
 def test_selected_boxes_become_targets_of_the_strong_view(method: Method):
@@ -64,13 +66,16 @@ def test_selected_boxes_become_targets_of_the_strong_view(method: Method):
         ],
         view=View.identity(HEIGHT, WIDTH).resized(2 * HEIGHT, 2 * WIDTH).flipped(horizontal=True),
     )
-    assert (batch.step, batch.num_labeled, batch.num_unlabeled) == (5, 2, 2)
+    assert (batch.step, batch.sizes) == (5, {"labeled": 2, "unlabeled": 2})
     assert [view.image_id for view in batch.views] == ["l0", "l0", "u0", "u1"]
     assert batch.targets[0].boxes.tolist() == [[1, 2, 30, 40]]  # ground truth is in view pixels already
+    assert (batch.targets[0].scores.tolist(), batch.targets[0].quality.tolist()) == ([1], [1])
     # x: 200 - 2 * 30 = 140 to 200 - 2 * 10 = 180
     assert batch.targets[2].boxes.tolist() == [[140, 40, 180, 80]]
     assert batch.targets[2].classes.tolist() == [1]
-    assert len(batch.targets[3].boxes) == 0  # an image without pseudo-boxes is background, not left out
+    assert batch.targets[2].scores.tolist() == pytest.approx([0.9])
+    assert batch.targets[2].quality.tolist() == pytest.approx([0.8])
+    assert len(batch.targets[3]) == 0  # an image without pseudo-boxes is background, not left out
     assert (stats.images, stats.candidates, stats.kept, stats.degenerate) == (2, 4, 1, 0)
     assert stats.dropped == {"quality": 1, "nms": 1, "score": 1}
     assert stats.per_class == [0, 1, 0]
@@ -96,41 +101,37 @@ def test_what_the_quality_gate_drops_and_what_passes_it_as_background_is_counted
 
 def test_a_burn_in_step_has_labelled_views_only(method: Method):
     batch, stats = assembled(method, [])
-    assert (batch.num_labeled, batch.num_unlabeled) == (2, 0)
+    assert batch.sizes == {"labeled": 2, "unlabeled": 0}
     assert stats == LabelStats(labeled=1)
 
 
 @pytest.mark.parametrize("version", [3, 4, 5])
-def test_labels_up_to_the_bound_are_used(method: Method, version: int):
+def test_the_age_of_a_label_is_noted(method: Method, version: int):
     _, stats = assembled(method, [label(version=version)])
     assert stats.ages == [5 - version]
-
-
-@pytest.mark.parametrize(("version", "age"), [(2, 3), (6, -1)])
-def test_a_label_older_than_the_bound_or_from_the_future_is_an_error(method: Method, version: int, age: int):
-    with pytest.raises(StaleLabelError, match=rf"step 5: label of image 'u0' has age {age}, allowed 0\.\.2"):
-        assembled(method, [label(version=version)])
 
 
 def test_as_many_labels_as_unlabelled_views_are_wanted(method: Method):
     views = StepViews((), (unlabeled(View.identity(8, 8)),), 0)
     with pytest.raises(ValueError, match="zip"):
-        assemble(5, views, [], method, max_age=2, num_classes=3)
+        assemble(5, views, [], method, num_classes=3)
 
 
 def test_boxes_that_vanish_in_the_view_are_dropped():
     # The view is a tenth as large and shows the original from x = 50 on.
-    view = View(scale_x=0.1, shift_x=-5.0, scale_y=0.1, shift_y=0.0, height=8, width=5)
+    view = View((0.1, 0.0, -5.0, 0.0, 0.1, 0.0), height=8, width=5)
     said = label(
-        ([60.0, 10, 90, 40], 0, 0.9, 0.9),  # stays: 1..4 x 1..4
-        ([40.0, 0, 70, 80], 1, 0.9, 0.9),  # is cut at the left: 0..2 x 0..8
-        ([10.0, 10, 40, 40], 2, 0.9, 0.9),  # lies outside
-        ([60.0, 10, 69.9, 40], 0, 0.9, 0.9),  # .99 pixels wide
-        ([60.0, 10, 90, 20], 1, 0.9, 0.9),  # exactly 1 pixel high: stays
+        ([60.0, 10, 90, 40], 0, 0.9, 0.5),  # stays: 1..4 x 1..4
+        ([40.0, 0, 70, 80], 1, 0.8, 0.4),  # is cut at the left: 0..2 x 0..8
+        ([10.0, 10, 40, 40], 2, 0.7, 0.3),  # lies outside
+        ([60.0, 10, 69.9, 40], 0, 0.6, 0.2),  # .99 pixels wide
+        ([60.0, 10, 90, 20], 1, 0.5, 0.1),  # exactly 1 pixel high: stays
     )
     target = to_target(said, unlabeled(view), min_side_px=1.0)
     assert target.boxes.flatten().tolist() == pytest.approx([1, 1, 4, 4, 0, 0, 2, 8, 1, 1, 4, 2], abs=1e-5)
     assert target.classes.tolist() == [0, 1, 1]
+    assert target.scores.tolist() == pytest.approx([0.9, 0.8, 0.5])  # each box keeps its own
+    assert target.quality.tolist() == pytest.approx([0.5, 0.4, 0.1])
 
 
 def test_vanished_boxes_are_counted_as_degenerate(method: Method):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from raydet.errors import StaleLabelError
-from raydet.families.classification.batch import ClassBatch, LogitStats, assemble
+from raydet.families.classification.assemble import LogitStats, assemble
+from raydet.families.classification.batch import ClassBatch
 from raydet.families.classification.label_table import NEVER, LabelTable
 from raydet.families.classification.loader import StepImages
 from raydet.families.classification.method import ClassificationMethod
@@ -56,11 +56,10 @@ def assembled(
     memory: LabelTable | None,
     *,
     rank: int = 0,
-    max_age: int = 100,
     **changes: Any,
 ) -> tuple[ClassBatch, LogitStats]:
     version = method(**changes).schedule().version_for(step)
-    return assemble(step, images(rank), labels, memory, version=version, max_age=max_age, num_classes=3)
+    return assemble(step, images(rank), labels, memory, version=version, num_classes=3)
 
 
 def table(*rows: tuple[int, list[float], int], num_labeled: int = 0) -> LabelTable:
@@ -130,20 +129,13 @@ def test_a_burn_in_step_has_labelled_images_only():
         own.ids[:2], own.pixels[:2], own.classes, own.labeled_rows, own.unlabeled_rows[:0], own.labeled_slots,
         range(0), own.all_labeled_rows, own.all_unlabeled_rows[:0],
     )  # fmt: skip
-    batch, stats = assemble(2, own, [], table(), version=None, max_age=5, num_classes=3)
+    batch, stats = assemble(2, own, [], table(), version=None, num_classes=3)
     assert (batch.num_labeled, batch.num_unlabeled, batch.rows) == (2, 0, None)
     assert batch.pseudo_logits.shape == (0, 3)
     window = Window()
-    stats.hear({"logits": torch.zeros(2, 3)})
+    stats.observe({"logits": torch.zeros(2, 3)})
     stats.add_to(window)
     assert (window.sums["labeled"], window.sums["images"]) == (2, 0)
-
-
-def test_a_label_older_than_the_bound_or_from_the_future_is_an_error():
-    assembled(6, [label(4, 0.0, 0.0, 0.0)], None, max_age=2)
-    for version, age in ((3, 3), (7, -1)):
-        with pytest.raises(StaleLabelError, match=rf"step 6: label of image 'u4' has age {age}, allowed 0\.\.2"):
-            assembled(6, [label(4, 0.0, 0.0, 0.0, version=version)], None, max_age=2)
 
 
 def test_passes_of_a_step_keep_labels_with_their_images():
@@ -159,7 +151,7 @@ def test_passes_of_a_step_keep_labels_with_their_images():
 
 def test_figures_are_of_unlabelled_images_alone():
     stats = LogitStats(1, torch.tensor([[0.0, 0.0], [20.0, -20.0]]), [3, 5], repredicted=2)
-    stats.hear({"logits": torch.tensor([[9.0, 9.0], [1.0, 2.0], [3.0, 4.0]])})
+    stats.observe({"logits": torch.tensor([[9.0, 9.0], [1.0, 2.0], [3.0, 4.0]])})
     window = Window()
     stats.add_to(window)
     assert window.sums["pseudo/confidence"] == pytest.approx(1.5)  # 1/2 + 1

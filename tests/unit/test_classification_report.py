@@ -156,8 +156,8 @@ def test_each_stage_has_the_error_of_its_last_evaluation(run):
     text = text_of(stages, run)
     # 0.5 - step / 400; wrong labels: 8 of 48.
     assert text.endswith(
-        "supervised 0 to 20 20 45.0 – D2 20 to 40 40 40.0 16.7 D2, with repredictions 40 to 60 60 35.0 16.7 "
-        "fine-tuning 60 to 80 80 30.0 –"
+        "supervised 0 to 20 20 45.0 - D2 20 to 40 40 40.0 16.7 D2, with repredictions 40 to 60 60 35.0 16.7 "
+        "fine-tuning 60 to 80 80 30.0 -"
     )
 
 

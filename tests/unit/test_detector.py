@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, fields
 
 import pytest
 import torch
@@ -8,10 +8,46 @@ from torch import Tensor
 
 from raydet.config.detector import ModelConfig
 from raydet.families.detection.config import IoUBranchConfig
+from raydet.families.detection.iou_branch import IoUDetector, IoUPass, iou_pass
+from raydet.families.detection.passes import compared, train_pass
 from raydet.records import Target
-from raydet.vision.detector import DetectionLosses, Detector
-from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, collate
+from raydet.vision.detector import Detector
+from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, ImageBatch, collate
 from raydet.vision.matching import BACKGROUND, IGNORED, sample
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Loss sums and counts of each image, as `train_pass` and IL-net's branch give them."""
+
+    rpn_cls: Tensor
+    rpn_reg: Tensor
+    roi_cls: Tensor
+    roi_reg: Tensor
+    iou: Tensor
+    anchors: Tensor
+    rois: Tensor
+    fg_rois: Tensor
+    iou_positives: Tensor
+    iou_count: Tensor
+
+
+def losses_of(model: Detector, images: ImageBatch, truth: list[Target], draws: list[torch.Generator]) -> Losses:
+    found = train_pass(model, images, truth, draws)
+    nothing = torch.zeros(len(truth))
+    judged = IoUPass(nothing, nothing, nothing, nothing)
+    if isinstance(model, IoUDetector):
+        judged = iou_pass(model, found.roi, found.boxes)
+    return Losses(
+        **found.sums,
+        iou=judged.loss,
+        anchors=found.rpn.anchors,
+        rois=found.roi.num_rois,
+        fg_rois=found.roi.num_foreground,
+        iou_positives=judged.positives,
+        iou_count=judged.count,
+    )
+
 
 SUMS = ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg", "iou")
 COUNTS = ("anchors", "rois", "fg_rois", "iou_positives", "iou_count")
@@ -33,7 +69,9 @@ def config(**changes: object) -> ModelConfig:
 
 def detector(*, branch: IoUBranchConfig | None = IoUBranchConfig(hidden=16), **changes: object) -> Detector:  # noqa: B008
     torch.manual_seed(0)
-    return Detector(config(**changes), 3, iou_branch=branch)
+    if branch is None:
+        return Detector(config(**changes), 3)
+    return IoUDetector(config(**changes), 3, branch=branch, target_threshold=0.75)
 
 
 def pictures(number: int, height: int = 64, width: int = 96) -> list[Tensor]:
@@ -43,29 +81,29 @@ def pictures(number: int, height: int = 64, width: int = 96) -> list[Tensor]:
 
 def targets(number: int) -> list[Target]:
     boxes = torch.tensor([[8.0, 8.0, 40.0, 40.0], [30.0, 10.0, 90.0, 60.0]])
-    return [Target(boxes + i, torch.tensor([0, 2])) for i in range(number)]
+    return [Target.truth(boxes + i, torch.tensor([0, 2])) for i in range(number)]
 
 
 def rngs(number: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(i) for i in range(number)]
 
 
-def total(losses: DetectionLosses) -> Tensor:
+def total(losses: Losses) -> Tensor:
     return sum((getattr(losses, name).sum() for name in SUMS), torch.zeros(()))
 
 
 def test_losses_of_four_images_are_those_of_two_and_two_and_so_are_the_gradients():
     model = detector()
     pixels, truth = pictures(4), targets(3) + [Target.empty()]
-    whole = model.losses(collate(pixels, "cpu"), truth, rngs(4))
+    whole = losses_of(model, collate(pixels, "cpu"), truth, rngs(4))
     total(whole).backward()
     expected = {name: p.grad.clone() for name, p in model.named_parameters()}
     model.zero_grad()
     parts = []
     for part in (slice(0, 2), slice(2, 4)):
-        parts.append(model.losses(collate(pixels[part], "cpu"), truth[part], rngs(4)[part]))
+        parts.append(losses_of(model, collate(pixels[part], "cpu"), truth[part], rngs(4)[part]))
         total(parts[-1]).backward()
-    for field in dataclasses.fields(DetectionLosses):
+    for field in fields(Losses):
         joined = torch.cat([getattr(part, field.name) for part in parts])
         torch.testing.assert_close(joined, getattr(whole, field.name), rtol=1e-4, atol=1e-4)
     for name, parameter in model.named_parameters():
@@ -74,7 +112,7 @@ def test_losses_of_four_images_are_those_of_two_and_two_and_so_are_the_gradients
 
 def test_images_without_boxes_train_the_classifiers_on_background_only():
     model = detector(rpn_batch=256)
-    losses = model.losses(collate(pictures(2, 128, 128), "cpu"), [Target.empty()] * 2, rngs(2))
+    losses = losses_of(model, collate(pictures(2, 128, 128), "cpu"), [Target.empty()] * 2, rngs(2))
     # 128 x 128: (16^2 + 8^2 + 4^2) * 3 = 1008 anchors, so 256 negatives; untrained objectness: about 256 ln 2 = 177
     assert losses.anchors.tolist() == [256, 256]
     assert losses.rpn_cls.tolist() == pytest.approx([177.4] * 2, rel=0.05)
@@ -90,14 +128,14 @@ def test_images_without_boxes_train_the_classifiers_on_background_only():
 
 
 def test_boxes_without_an_inside_are_refused():
-    flat = Target(torch.zeros(1, 4), torch.tensor([0]))
+    flat = Target.truth(torch.zeros(1, 4), torch.tensor([0]))
     with pytest.raises(ValueError, match="image 1 of the batch: box .0.0, 0.0, 0.0, 0.0. has no inside"):
-        detector().losses(collate(pictures(2), "cpu"), [Target.empty(), flat], rngs(2))
+        losses_of(detector(), collate(pictures(2), "cpu"), [Target.empty(), flat], rngs(2))
 
 
 def test_the_rpn_count_is_the_configured_one_even_where_fewer_anchors_exist():
     # 32 x 32: (4^2 + 2^2 + 1) * 3 = 63 anchors; torchvision would divide by at most 63
-    losses = detector(rpn_batch=256).losses(collate(pictures(1, 32, 32), "cpu"), [Target.empty()], rngs(1))
+    losses = losses_of(detector(rpn_batch=256), collate(pictures(1, 32, 32), "cpu"), [Target.empty()], rngs(1))
     assert losses.anchors.tolist() == [256]
     assert losses.rpn_cls.tolist() == pytest.approx([63 * 0.6931], rel=0.05)
 
@@ -112,23 +150,23 @@ def test_true_boxes_are_foreground_rois_and_train_the_branch():
     images = collate(pictures(1), "cpu")
     torch.nn.init.zeros_(model.roi_heads.box_predictor.bbox_pred.weight)  # decodes every RoI to itself: IoU 1
     said = model.score_rois(model.features(images), [rois.boxes])
-    iou, positives = model.iou_terms(said, [rois], [truth])
-    assert positives.tolist() == [1]
-    assert float(iou.detach()) == pytest.approx(0.245065, abs=0.02)  # one untrained RoI: .5^1.5 * ln 2
+    judged = iou_pass(model, compared(model.config, (rois,), said), [truth])
+    assert judged.positives.tolist() == [1]
+    assert float(judged.loss.detach()) == pytest.approx(0.245065, abs=0.02)  # one untrained RoI: .5^1.5 * ln 2
 
 
 @pytest.mark.parametrize(("loss", "counts"), [("focal_bce", "rois"), ("focal_soft", "rois"), ("smooth_l1", "fg_rois")])
 def test_the_iou_loss_names_its_own_count(loss: str, counts: str):
     model = detector(branch=IoUBranchConfig.model_validate({"hidden": 16, "loss": loss}))
-    losses = model.losses(collate(pictures(2), "cpu"), targets(2), rngs(2))
+    losses = losses_of(model, collate(pictures(2), "cpu"), targets(2), rngs(2))
     assert losses.iou_count.tolist() == getattr(losses, counts).tolist()
     assert losses.rois.tolist() != losses.fg_rois.tolist()
 
 
 def test_without_a_branch_the_iou_loss_is_zero_and_the_rest_is_unchanged():
     images, truth = collate(pictures(2), "cpu"), targets(2)
-    with_branch = detector(branch=IoUBranchConfig(hidden=16)).losses(images, truth, rngs(2))
-    without = detector(branch=None).losses(images, truth, rngs(2))
+    with_branch = losses_of(detector(branch=IoUBranchConfig(hidden=16)), images, truth, rngs(2))
+    without = losses_of(detector(branch=None), images, truth, rngs(2))
     assert without.iou.tolist() == [0, 0]
     for name in ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg", "fg_rois"):
         assert torch.equal(getattr(without, name), getattr(with_branch, name))
@@ -200,7 +238,7 @@ def test_a_diverged_model_says_nothing_and_has_losses_that_are_not_finite():
     images = collate(pictures(2), "cpu")
     found = model.candidates(images, proposals="test", score_floor=0.0, top_k=10)
     assert [len(each) for each in found] == [0, 0]
-    losses = model.losses(images, [targets(1)[0], Target.empty()], rngs(2))
+    losses = losses_of(model, images, [targets(1)[0], Target.empty()], rngs(2))
     assert losses.rois.tolist() == [2, 0]  # the true boxes only
     assert torch.isnan(losses.rpn_reg[0])
 
@@ -218,11 +256,11 @@ def test_proposal_numbers_follow_the_request_not_the_mode():
 def test_under_autocast_probabilities_boxes_and_losses_stay_float32():
     model = detector()
     images, truth = collate(pictures(2), "cpu"), targets(2)
-    exact = model.losses(images, truth, rngs(2))
+    exact = losses_of(model, images, truth, rngs(2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = model.features(images)
         scores = model.score_anchors(images, features)
-        rough = model.losses(images, truth, rngs(2))
+        rough = losses_of(model, images, truth, rngs(2))
         found = model.candidates(images, proposals="test", score_floor=0.0, top_k=10)[0]
     assert next(iter(features.values())).dtype == torch.bfloat16  # autocast did act
     assert scores.anchors.dtype == scores.deltas.dtype == torch.float32
@@ -257,7 +295,7 @@ def test_a_small_detector_learns_two_images_from_scratch():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
 
     def mean_loss(step: int) -> Tensor:
-        losses = model.losses(images, truth, [torch.Generator().manual_seed(step) for _ in range(2)])
+        losses = losses_of(model, images, truth, [torch.Generator().manual_seed(step) for _ in range(2)])
         rpn, roi = losses.anchors.sum(), losses.rois.sum()
         return (losses.rpn_cls + losses.rpn_reg).sum() / rpn + (
             losses.roi_cls + losses.roi_reg + losses.iou

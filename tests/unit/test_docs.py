@@ -7,7 +7,7 @@ import re
 import runpy
 from pathlib import Path
 
-from raydet.config.explain import known_keys
+from raydet.settings import known_keys
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])

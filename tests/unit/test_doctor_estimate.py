@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raydet.contract import DataSizes
 from raydet.doctor import estimate
 from raydet.doctor.estimate import disk_of, judge_disk, judge_memory, plan
 from raydet.doctor.measure import extrapolate, short_run
@@ -52,51 +53,51 @@ def test_places_are_arithmetic(tmp_path: Path):
 
 def test_disk_is_parameters_times_copies_plus_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = tiny_config(tmp_path, optim__steps=103, checkpoint__keep=2)  # burn-in 3; 4 unlabelled images a step
-    sizes = {"num_labeled": 10, "num_unlabeled": 14, "num_classes": 6}
-    disk = disk_of(config, **sizes)
+    sizes = DataSizes(10, 14, 6)
+    disk = disk_of(config, sizes)
     # AdamW keeps 2 moments: student 1 + 2, teacher 1, published teacher 1 = 5 copies; 2 + 3 checkpoints; 4 bytes
     assert disk.checkpoints == 5 * 5 * 4 * disk.parameters
     assert disk.labels == 100 * 4 * 8000  # (103 - 3) steps x 4 labels x 8.0 KB
     # 2 steps ahead: those beyond the end are labelled too
     ahead = tiny_config(tmp_path, optim__steps=103, labels__lookahead=2)
-    assert disk_of(ahead, **sizes).labels == 102 * 4 * 8000
+    assert disk_of(ahead, sizes).labels == 102 * 4 * 8000
     # 10 steps a teacher: 40 times an image comes up, but there are 14; the eleventh teacher has 2 steps
     seldom = tiny_config(tmp_path, optim__steps=105, labels__publish_every=10)
-    assert disk_of(seldom, **sizes).labels == (10 * 14 + 2 * 4) * 8000
+    assert disk_of(seldom, sizes).labels == (10 * 14 + 2 * 4) * 8000
     assert judge_disk(disk, tmp_path / "not" / "yet").level == "ok"
     monkeypatch.setattr(estimate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 3_000_000}))
     assert judge_disk(disk, tmp_path).level == "fail"  # the labels alone are 3.2 MB
 
 
 def test_old_labels_go_at_checkpoints_and_what_the_last_two_need_stays(tmp_path: Path):
-    sizes = {"num_labeled": 10, "num_unlabeled": 14, "num_classes": 6}
+    sizes = DataSizes(10, 14, 6)
     bounded = {"optim__steps": 103, "labels__keep_versions": 10}
     often = tiny_config(tmp_path, **bounded, checkpoint__every=5)
     # a teacher a step, 4 labels each: 10 versions kept + 3 x 5 since the checkpoint before the last
-    assert disk_of(often, **sizes).labels == 25 * 4 * 8000
+    assert disk_of(often, sizes).labels == 25 * 4 * 8000
     never = tiny_config(tmp_path, **bounded, checkpoint__every=50)
-    assert disk_of(never, **sizes).labels == 100 * 4 * 8000  # 10 + 3 x 50 would be more than there ever are
+    assert disk_of(never, sizes).labels == 100 * 4 * 8000  # 10 + 3 x 50 would be more than there ever are
 
 
 def test_disk_of_learned_labels_has_one_label_per_image_and_prediction(tmp_path: Path):
     config = tiny_classes(tmp_path)
-    disk = disk_of(config, num_labeled=12, num_unlabeled=42, num_classes=3)
+    disk = disk_of(config, DataSizes(12, 42, 3))
     # predictions at 4, 10 and 13, by 12 images a step: 6 x 12 = 72 > 42 images, 3 x 12, and 42 until the end
     assert disk.labels == (42 + 36 + 42) * (100 + 4 * 3)
     # SGD: student 1 + 1, no average, published 1; 2 newest, best, being written, ends of stages at 4, 10 and 16
     assert disk.weights == 7 * 3 * 4 * disk.parameters
-    assert disk.memories == 6 * 42 * (3 * 4 + 8)  # all but the one at 4 have the table: 42 x (3 float32 + 1 int64)
+    assert disk.learned == 6 * 42 * (3 * 4 + 8)  # all but the one at 4 have the table: 42 x (3 float32 + 1 int64)
     short = tiny_classes(tmp_path, run__stop_at=12)  # stages end at 4 and 10; predictions at 4 and 10
-    assert disk_of(short, num_labeled=12, num_unlabeled=42, num_classes=3).labels == (42 + 42) * 112
+    assert disk_of(short, DataSizes(12, 42, 3)).labels == (42 + 42) * 112
 
 
 def test_the_disk_of_imagenet_is_a_few_labels_per_image_and_a_table_per_checkpoint():
     config = load(JOBS / "r2d2_imagenet10.yaml", ["labels.keep_versions=null"])
-    disk = disk_of(config, num_labeled=128_000, num_unlabeled=1_153_167, num_classes=1000)
+    disk = disk_of(config, DataSizes(128_000, 1_153_167, 1000))
     # predictions at 30,000, 120,090, 210,180 and 300,270; 4,100 bytes each: 18.9 GB
     assert disk.labels == 4 * 1_153_167 * 4_100
     # tables of 1,153,167 x 4,008 bytes = 4.6 GB in 2 newest, best, being written, ends of stages at 120,090 and 390,360
-    assert disk.memories == 6 * 1_153_167 * 4_008
+    assert disk.learned == 6 * 1_153_167 * 4_008
     assert "(27.7 GB of it label tables) + 18.9 GB of labels at most" in judge_disk(disk, Path("/")).text
 
 
@@ -124,5 +125,5 @@ def test_the_time_counts_labels_as_often_as_they_are_made(tmp_path: Path):
     # 42 + 36 + 42 labels for 16 steps of 12 images: 62.5 %; 4 x 30 s + 16 x (90 - 0.375 x 60) s = 1200 s
     assert extrapolate(tiny_classes(tmp_path), lines, 42, "cpu").startswith(
         "30.00 s per supervised step, 90.00 s per D2 step (60.00 s of it for labels, which 62% of the images need), "
-        "fine-tuning taken to be as slow, with the whole batch and the teacher in one process on cpu: 0 h 20 min for 20"
+        "fine-tuning taken to be as slow, with the whole batch and the teacher in one process on cpu: 20.0 min for 20"
     )

@@ -16,7 +16,7 @@ def net() -> nn.Sequential:
 
 def test_the_teacher_starts_as_an_exact_independent_copy():
     student = net().train()
-    teacher = EmaTeacher(student, keep_rate=0.9)
+    teacher = EmaTeacher(student)
     assert digest(teacher.snapshot()) == digest(weights_of(student))
     nn.init.zeros_(student[0].weight)
     assert digest(teacher.snapshot()) != digest(weights_of(student))
@@ -28,13 +28,13 @@ def test_the_teacher_starts_as_an_exact_independent_copy():
 def test_updates_follow_the_closed_form():
     # Student constant at s: teacher after n updates is keep^n * t + (1 - keep^n) * s.
     student = net()
-    teacher = EmaTeacher(student, keep_rate=0.9)
+    teacher = EmaTeacher(student)
     start = student[0].weight.detach().clone()
     with torch.no_grad():
         student[0].weight.fill_(2.0)
         student[1].running_mean.fill_(1.0)
     for _ in range(5):
-        teacher.update(student)
+        teacher.update(student, keep=0.9)
     kept = 0.9**5  # .59049
     torch.testing.assert_close(teacher.model[0].weight, kept * start + (1 - kept) * 2.0)
     torch.testing.assert_close(teacher.model[1].running_mean, torch.full((4,), 1 - kept))  # buffers too
@@ -44,28 +44,28 @@ def test_integer_buffers_are_copied():
     # Averaged, .9996 * 100 + .0004 * 101 = 100.0004 would be truncated to 100 for ever.
     student = net()
     student[1].num_batches_tracked.fill_(100)
-    teacher = EmaTeacher(student, keep_rate=0.9996)
+    teacher = EmaTeacher(student)
     student[1].num_batches_tracked.fill_(101)
-    teacher.update(student)
+    teacher.update(student, keep=0.9996)
     assert int(teacher.model[1].num_batches_tracked) == 101
 
 
 def test_weights_that_never_change_stay_equal_to_the_last_bit():
     student = net()
-    teacher = EmaTeacher(student, keep_rate=0.9996)
+    teacher = EmaTeacher(student)
     before = digest(teacher.snapshot())
     for _ in range(1000):
-        teacher.update(student)
+        teacher.update(student, keep=0.9996)
     assert digest(teacher.snapshot()) == before
 
 
 def test_a_snapshot_shares_nothing_with_the_teacher():
     student = net()
-    teacher = EmaTeacher(student, keep_rate=0.5)
+    teacher = EmaTeacher(student)
     snapshot = teacher.snapshot()
     before = digest(snapshot)
     nn.init.zeros_(student[0].weight)
-    teacher.update(student)
+    teacher.update(student, keep=0.5)
     assert digest(snapshot) == before
     teacher.load(snapshot)
     assert digest(teacher.snapshot()) == before
@@ -116,5 +116,17 @@ def test_digests_see_names_dtypes_shapes_and_values_but_not_order():
 
 @pytest.mark.parametrize("keep", [1.0, -0.1, 1.5])
 def test_a_keep_rate_that_freezes_or_explodes_is_refused(keep: float):
-    with pytest.raises(ValueError, match="keep_rate"):
-        EmaTeacher(net(), keep_rate=keep)
+    with pytest.raises(ValueError, match="it must be in"):
+        EmaTeacher(net()).update(net(), keep=keep)
+
+
+def test_buffers_that_are_the_teachers_own_are_left_alone():
+    student = net()
+    teacher = EmaTeacher(student, own_buffers=True)
+    with torch.no_grad():
+        student[0].weight.fill_(2.0)
+        student[1].running_mean.fill_(1.0)
+        student[1].num_batches_tracked.fill_(7)
+    teacher.update(student, keep=0.0)
+    assert (teacher.model[0].weight == 2.0).all()
+    assert (teacher.model[1].running_mean == 0.0).all() and int(teacher.model[1].num_batches_tracked) == 0

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydet.families.detection.gates import after_nms, by_quality, by_score
-from raydet.records import Candidates, PseudoBoxes, TeacherRef
+from raydet.records import Candidates, PseudoBoxes, Target, TeacherRef
 
 A, B = [0.0, 0.0, 10.0, 10.0], [0.0, 0.0, 10.0, 9.0]  # IoU 90 / 100 = .9
 
@@ -69,12 +69,35 @@ def test_stored_labels_pass_the_same_gates():
     assert (kept.image_id, kept.teacher.version, len(kept)) == ("7", 3, 1)
 
 
+def test_targets_pass_the_same_gates_and_keep_their_columns_together():
+    far = [50.0, 50.0, 60.0, 60.0]
+    target = Target(
+        torch.tensor([B, far, A]),
+        torch.tensor([0, 2, 0]),
+        torch.tensor([0.75, 0.5, 0.875]),
+        torch.tensor([0.25, 1.0, 0.5]),
+    )
+    placed = by_quality(target, 0.25)
+    assert isinstance(placed, Target)
+    assert (placed.boxes.tolist(), placed.classes.tolist()) == ([far, A], [2, 0])
+    assert (placed.scores.tolist(), placed.quality.tolist()) == ([0.5, 0.875], [1.0, 0.5])
+    assert by_score(target, 0.75).boxes.tolist() == [A]
+    assert after_nms(target, 0.5, 100).scores.tolist() == [0.875, 0.5]  # A suppresses B; best first
+
+
+def test_no_gate_below_one_drops_ground_truth():
+    truth = Target.truth(torch.tensor([A, B]), torch.tensor([3, 4]))
+    assert len(by_quality(by_score(truth, 0.999), 0.999)) == 2
+    assert len(by_score(truth, 1.0)) == 0  # strict
+
+
 def test_nothing_passes_through_all_gates_as_nothing():
     nothing = candidates([], [], [])
     assert len(by_score(after_nms(by_quality(nothing, 0.4), 0.5, 100), 0.7)) == 0
 
 
 @given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), max_size=8), st.floats(0.05, 0.95))
+@settings(deadline=None)  # a busy machine is no failure
 def test_a_score_threshold_commutes_with_nms(rows: list[tuple[float, float]], threshold: float):
     boxes = [[x * 10, 0.0, x * 10 + 10, 10.0] for x, _ in rows]
     found = candidates(boxes, [s for _, s in rows], [1.0] * len(rows))

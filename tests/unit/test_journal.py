@@ -1,17 +1,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
 
-from raydet.families.detection.batch import LabelStats
+from raydet.data.prepared import PreparedSets
+from raydet.families.detection.assemble import LabelStats
 from raydet.families.detection.coco import EvalResult
 from raydet.families.detection.methods.il_net import IlNet
+from raydet.families.detection.run import DetectionRun
 from raydet.group import Group
 from raydet.metrics import read_metrics
-from raydet.registry import family_of
 from raydet.train.journal import Journal
 from raydet.train.step import StepLosses
 from tests.helpers import tiny_config
@@ -29,8 +30,10 @@ class Told(Group):
 def journal(run: Path, group: Group | None = None, **changes: object) -> Journal:
     run.mkdir(exist_ok=True)
     config = tiny_config(run, **changes)
-    found = Journal(config, family_of(config), group or Group(), ("cat", "dog"))
-    found.start(0, TwoTerms(config), attempt=1, num_params=10)
+    data = PreparedSets(run, ("cat", "dog"), cast(Any, None), None, None, None)
+    method, group = TwoTerms(config), group or Group()
+    found = Journal(config, DetectionRun(data, method, group), method, group)
+    found.start(0, attempt=1, num_params=10)
     return found
 
 
@@ -60,7 +63,7 @@ def stats(**changes: Any) -> LabelStats:
 def step(of: Journal, number: int, given: LabelStats, raw: tuple[float, float] = (2.0, 0.5)) -> None:
     times = {"step_s": 0.5, "label_wait_s": 0.1, "data_wait_s": 0.2}
     losses = StepLosses(NAMES, torch.tensor(raw), torch.zeros(1))
-    of.step(number, losses, given, lr=0.01, grad_norm=None, times=times, source={"queue": 3.0}, extras={})
+    of.step(number, losses, given, rates={"all": 0.01}, grad_norm=None, times=times, source={"queue": 3.0}, extras={})
 
 
 def lines(run: Path, kind: str) -> list[dict[str, Any]]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from raydet.registry import NAMES
 
 PACKAGE = Path(__file__).parents[2] / "raydet"
 
@@ -12,40 +16,42 @@ PACKAGE = Path(__file__).parents[2] / "raydet"
 LAYERS = {
     "raydet": 0,  # the package itself: __version__ only
     "raydet.errors": 0,
+    "raydet.text": 0,
     "raydet.config": 0,
-    "raydet.records": 0,
-    "raydet.vision.geometry": 0,
     "raydet.randomness": 0,
-    "raydet.vision.losses": 1,
-    "raydet.families.detection.gates": 1,
-    "raydet.vision": 1,
+    "raydet.group": 0,
+    "raydet.window": 0,
+    "raydet.precision": 0,
+    "raydet.learning_rate": 0,
+    "raydet.records": 0,
+    "raydet.text": 0,
+    "raydet.registry": 0,  # imports a family when it is asked for one, by name
+    "raydet.settings": 1,
     "raydet.metrics": 1,
-    "raydet.learning_rate": 1,
-    "raydet.labels.schedule": 1,  # pure arithmetic: methods say with it which steps need labels
-    "raydet.methods": 2,
+    "raydet.vision": 1,
     "raydet.labels": 2,
     "raydet.data": 2,
+    "raydet.contract": 3,
     "raydet.cluster": 3,
-    "raydet.pool": 3,
-    "raydet.tasks": 3,
-    "raydet.train": 3,
-    "raydet.bulk": 3,
-    "raydet.evaluate": 3,
-    "raydet.report": 3,
-    "raydet.sweep": 4,
-    "raydet.doctor": 4,  # looks at everything a command may use
-    "raydet.commands": 5,
-    "raydet.cli": 6,
-    "raydet.__main__": 6,
+    "raydet.pool": 4,
+    "raydet.train": 4,
+    "raydet.report": 5,  # reads run folders
+    "raydet.families": 6,
+    "raydet.label_files": 7,
+    "raydet.sweep": 7,
+    "raydet.doctor": 7,  # looks at everything a command may use
+    "raydet.commands": 8,
+    "raydet.cli": 9,
+    "raydet.__main__": 9,
 }
-SIBLINGS = ("raydet.methods", "raydet.labels", "raydet.data")  # layer 2: none imports another
-FAMILIES = ("raydet.data.boxes", "raydet.data.classes")  # what they share lies above them
+SIBLINGS = ("raydet.labels", "raydet.data")  # neither imports the other
+KINDS = ("raydet.data.boxes", "raydet.data.classes")  # of annotations; what they share lies above them
+FILES = ("config", "data", "views", "loader", "batch", "assemble", "method", "annotator", "evaluate", "run", "family")
 MAY_IMPORT_RAY = (
-    "raydet.bulk.crew",
+    "raydet.label_files.actors",
     "raydet.cluster",
     "raydet.pool",
     "raydet.train",
-    "raydet.evaluate",
     "raydet.sweep",
     "raydet.commands",
 )
@@ -56,7 +62,16 @@ def modules() -> Iterator[tuple[str, set[str]]]:
         parts = ["raydet", *file.relative_to(PACKAGE).with_suffix("").parts]
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         imported: set[str] = set()
-        for node in ast.walk(ast.parse(file.read_text())):
+        tree = ast.parse(file.read_text())
+        of_types = {
+            each
+            for node in ast.walk(tree)
+            if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+            for each in ast.walk(node)
+        }
+        for node in ast.walk(tree):
+            if node in of_types:
+                continue
             if isinstance(node, ast.Import):
                 imported |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
@@ -82,21 +97,58 @@ def test_modules_import_their_own_layer_or_lower():
                 assert LAYERS[prefix_of(other)] <= LAYERS[prefix_of(name)], f"{name} imports {other}"
 
 
-def test_methods_labels_and_data_do_not_import_each_other():
+def test_labels_and_data_do_not_import_each_other():
     for name, imported in modules():
         mine = next((s for s in SIBLINGS if name.startswith(s)), None)
         for other in imported:
             theirs = next((s for s in SIBLINGS if other.startswith(s)), None)
-            if mine and theirs and LAYERS[prefix_of(other)] == 2:
+            if mine and theirs:
                 assert mine == theirs, f"{name} imports {other}"
 
 
 def test_data_with_boxes_and_data_with_classes_do_not_import_each_other():
     for name, imported in modules():
-        mine = next((family for family in FAMILIES if name.startswith(family)), None)
-        theirs = {family for family in FAMILIES for other in imported if other.startswith(family)}
+        mine = next((kind for kind in KINDS if name.startswith(kind)), None)
+        theirs = {kind for kind in KINDS for other in imported if other.startswith(kind)}
         if name.startswith("raydet.data") and name != "raydet.data.kind":  # which of them lies at a path
             assert theirs <= {mine}, f"{name} imports {theirs}"
+
+
+def family_in(module: str) -> str | None:
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["raydet", "families"] and len(parts) > 2 else None
+
+
+def test_families_are_named_by_the_registry_alone():
+    knowing = set()
+    for name, imported in modules():
+        theirs = {family_in(other) for other in imported} - {None}
+        if family_in(name) is None and theirs:
+            knowing.add(name)
+        elif theirs:
+            assert theirs == {family_in(name)}, f"{name} imports another family: {theirs}"
+    assert not knowing, f"ask the registry, or move it into the family: {knowing}"
+
+
+def test_who_knows_one_family_finds_the_same_files_in_every_other():
+    for name in NAMES:
+        folder = PACKAGE / "families" / name
+        assert [file for file in FILES if not (folder / f"{file}.py").is_file()] == [], name
+        assert (folder / "methods").is_dir() and (folder / "report").is_dir(), name
+
+
+def test_the_settings_of_families_are_read_without_torch_and_ray():
+    script = (
+        "import sys; from raydet.registry import config_classes, family_commands; config_classes(); family_commands(); "
+        "print([name for name in ('torch', 'torchvision', 'ray', 'matplotlib') if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_only_the_report_imports_matplotlib():
+    for name, imported in modules():
+        if any(other.split(".")[0] == "matplotlib" for other in imported):
+            assert name.startswith(("raydet.report", "raydet.sweep")), f"{name} imports matplotlib"
 
 
 def test_only_the_shells_import_ray():

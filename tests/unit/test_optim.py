@@ -7,10 +7,13 @@ import torch
 from torch import nn
 
 from raydet.config.run import OptimConfig
+from raydet.contract import ParamGroup
 from raydet.errors import ConfigError
 from raydet.learning_rate import base_lr, lr_at
 from raydet.precision import autocast_dtype
 from raydet.train.optim import build_optimizer
+
+EVERYTHING = [ParamGroup("all", lambda name: True, lambda step: 0.1)]
 
 
 def test_warm_up_starts_at_a_thousandth_and_ends_at_the_full_rate():
@@ -35,7 +38,7 @@ def test_linear_scaling_follows_the_global_batch():
 def test_norms_and_biases_are_not_decayed_and_frozen_parameters_are_left_out():
     model = nn.Sequential(nn.Linear(2, 3), nn.GroupNorm(1, 3), nn.Linear(3, 1))
     model[2].weight.requires_grad_(False)
-    decayed, exempt = build_optimizer(model, OptimConfig(weight_decay=0.01)).param_groups
+    decayed, exempt = build_optimizer(model, EVERYTHING, OptimConfig(weight_decay=0.01)).param_groups
     assert [tuple(p.shape) for p in decayed["params"]] == [(3, 2)]
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.01, 0.0)
     assert len(exempt["params"]) == 4  # two biases, norm weight and bias

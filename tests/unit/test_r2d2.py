@@ -10,10 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
+from raydet.contract import DataSizes
 from raydet.families.classification.batch import ClassBatch, StepRows
 from raydet.families.classification.config import ClassificationConfig
 from raydet.families.classification.label_table import NEVER, LabelTable
 from raydet.families.classification.methods.r2d2 import R2D2, class_loss, entropy
+from raydet.group import Group
 from tests.r2d2_batches import batch_of, cifar, tiny
 
 
@@ -54,20 +56,26 @@ def test_more_intervals_than_rates_stay_at_the_last_rate():
 
 def test_a_run_says_how_far_a_label_moves():
     def first_note(**changes: object) -> str:
-        return cifar(**changes).notes(4000, 46_000, 10)[0]
+        return cifar(**changes).notes(DataSizes(4000, 46_000, 10))[0]
 
     assert first_note() == "label step: 0.78125 = 4000 x 0.1 / (128 + 384 images)"
     assert first_note(method__pseudo_grad_reduction="sum") == "label step: 400 = 4000 x 0.1"
     assert first_note(method__label_step_override=0.5) == "label step: 0.5 = label_step_override"
-    assert cifar().notes(4000, 46_000, 10)[1:] == [
+    assert cifar().notes(DataSizes(4000, 46_000, 10))[1:] == [
         "label table: 46,000 x 10 logits, 2.2 MB in every rank",  # 46000 x (40 + 8) bytes
         "supervised until 30000: 40 images, learning rate 0.05 and falling",
         "D2 until 101400: 128 + 384 images, learning rate 0.12, from 65700 on 0.12, 0.08, 0.04, 0.004; "
         "repredictions at 65700, 74625, 83550, 92475",
         "fine-tuning until 106250: 512 images, learning rate 0.01 and falling",
     ]
-    assert cifar(method__update_labeled=True).notes(4000, 46_000, 10)[1].startswith("label table: 50,000 x 10")
-    assert cifar(method__repeat_stage2=False).notes(4000, 46_000, 10)[3].endswith("0.12; repredictions at no step")
+    assert (
+        cifar(method__update_labeled=True).notes(DataSizes(4000, 46_000, 10))[1].startswith("label table: 50,000 x 10")
+    )
+    assert (
+        cifar(method__repeat_stage2=False)
+        .notes(DataSizes(4000, 46_000, 10))[3]
+        .endswith("0.12; repredictions at no step")
+    )
 
 
 def test_labels_of_labelled_images_are_learned_where_that_is_asked_for():
@@ -76,8 +84,8 @@ def test_labels_of_labelled_images_are_learned_where_that_is_asked_for():
     numbers = torch.cat([12 + torch.arange(4), torch.arange(12)])
     learned = torch.tensor([[torch.nan] * 3, [1.0, 2.0, 3.0], [torch.nan] * 3, [torch.nan] * 3])
     batch = replace(batch, learned_logits=learned, rows=StepRows(torch.arange(16), numbers, 4))
-    table = method.build_memory(4, 12, 3)
-    method.learn(table, batch, {"logits": logits}, lambda buffer: buffer)
+    table = method.build_state(DataSizes(4, 12, 3))
+    method.update(table, batch, {"logits": logits}, {}, Group())
     first = torch.tensor([[10.0, 0, 0], [1, 2, 3], [0, 0, 10], [10, 0, 0]])  # classes 0 1 2 0; one was learned before
     expected = first - 0.78125 * (first.softmax(1) - logits[:4].softmax(1))
     torch.testing.assert_close(table.logits[12:], expected)
@@ -86,7 +94,7 @@ def test_labels_of_labelled_images_are_learned_where_that_is_asked_for():
 
 def terms_of(method: R2D2, batch: ClassBatch, logits: Tensor) -> dict[str, tuple[float, int]]:
     """Return total and count of every term that is not absent."""
-    found = method.losses(logits, batch)
+    found = method.terms(logits, batch)
     assert found.keys() == method.loss_weights.keys()
     return {name: (float(term.total), int(term.count)) for name, term in found.items() if int(term.count)}
 
@@ -114,9 +122,9 @@ def test_each_stage_has_its_own_loss():
     whole = torch.nn.functional.cross_entropy(logits, hard, reduction="sum")
     assert terms_of(method, replace(batch, step=16), logits) == {"finetune/ce": (pytest.approx(float(whole)), 16)}
     table = LabelTable(12, 3)
-    method.learn(table, replace(batch, step=16), {"logits": logits}, lambda buffer: buffer)
+    method.update(table, replace(batch, step=16), {"logits": logits}, {}, Group())
     assert (table.versions == NEVER).all()  # fine-tuning leaves labels alone
-    method.learn(table, burn_in, {"logits": logits[:4]}, lambda buffer: buffer)
+    method.update(table, burn_in, {"logits": logits[:4]}, {}, Group())
     assert (table.versions == NEVER).all()
 
 
@@ -151,9 +159,11 @@ def test_the_stages_of_a_run_are_whole_and_in_order():
 
 
 def test_an_interval_shorter_than_an_epoch_is_noted():
-    notes = cifar(method__reprediction_interval_steps=118).notes(4000, 46_000, 10)
+    notes = cifar(method__reprediction_interval_steps=118).notes(DataSizes(4000, 46_000, 10))
     assert notes[-1] == (
         "warning: method.reprediction_interval_steps=118 is less than the 119 steps of an epoch: some labels will miss "
         "a reprediction"  # floor(46000 / 384) = 119
     )
-    assert not cifar(method__reprediction_interval_steps=119).notes(4000, 46_000, 10)[-1].startswith("warning")
+    assert (
+        not cifar(method__reprediction_interval_steps=119).notes(DataSizes(4000, 46_000, 10))[-1].startswith("warning")
+    )

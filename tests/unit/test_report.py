@@ -9,17 +9,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from raydet.report.history import read_history
 
 from raydet.errors import ConfigError, UserError
+from raydet.families.detection import report as detection_report
 from raydet.families.detection.data import BOXES
+from raydet.families.detection.report import sections as detection_sections
+from raydet.families.detection.report.history import read_history
+from raydet.families.detection.report.inputs import read_inputs
 from raydet.labels.convert import to_table
 from raydet.labels.store import PseudoLabelStore
 from raydet.metrics import MetricsWriter
 from raydet.records import PseudoBoxes, TeacherRef
-from raydet.report import detection_sections, write_report
-from raydet.report.inputs import read_inputs
 from raydet.report.page import Pictures
+from raydet.report.write import write_report
 from raydet.settings import resolve
 from raydet.train.rundir import RunFolder
 
@@ -41,6 +43,12 @@ def write_images(folder, number, names=("cat", HOSTILE)):
     path = folder / "boxes.json"
     path.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
     return path
+
+
+@pytest.fixture(autouse=True)
+def by_score(monkeypatch):
+    """The method of every run here keeps what scores above a half."""
+    monkeypatch.setattr(detection_report, "own_select", lambda config: above_half)
 
 
 @pytest.fixture
@@ -122,7 +130,7 @@ def sections_of(path):
 def test_a_whole_run_makes_a_page_with_every_section(run):
     add_metrics(run)
     add_labels(run, [10, 20, 30])
-    path = write_report(run.path, select=above_half)
+    path = write_report(run.path)
     shown = sections_of(path)
     assert path == run.path / "report.html"
     assert list(shown) == [
@@ -165,7 +173,7 @@ def test_a_picture_of_the_gates_shows_what_they_drop_and_nothing_else(run, monke
 def test_the_page_needs_nothing_else_and_the_pictures_are_saved_beside_it(run):
     add_metrics(run)
     add_labels(run, [10])
-    page = write_report(run.path, select=above_half).read_text()
+    page = write_report(run.path).read_text()
     assert not re.search(r'(src|href)="(?!data:|#)', page)
     pictures = {path.name for path in (run.path / "plots").iterdir()}
     assert {"loss.png", "ap.png", "loss_shares.png", "iou.png", "gates.png", "labels_0.jpg"} <= pictures
@@ -177,12 +185,12 @@ def test_the_page_needs_nothing_else_and_the_pictures_are_saved_beside_it(run):
 def test_class_names_and_messages_cannot_become_markup(run):
     add_metrics(run)
     add_labels(run, [10])
-    page = write_report(run.path, select=above_half).read_text()
+    page = write_report(run.path).read_text()
     assert "<script" not in page and "&lt;script&gt;alert(&quot;x&quot;)" in page
 
 
 def test_an_empty_run_folder_says_what_is_missing_in_every_section(run):
-    shown = sections_of(write_report(run.path, select=above_half))
+    shown = sections_of(write_report(run.path))
     assert "not started" in shown["Summary"]
     assert "No figures were written yet" in shown["Learning curves"]
     assert "no evaluation" in shown["AP per class"]
@@ -195,9 +203,9 @@ def test_missing_data_and_images_do_not_stop_the_report(run, tmp_path):
     add_labels(run, [10])
     for path in (tmp_path / "images").glob("*.png"):
         path.unlink()
-    assert "images" in sections_of(write_report(run.path, select=above_half))["Newest labels"]
+    assert "images" in sections_of(write_report(run.path))["Newest labels"]
     (run.data / "hidden.arrow").write_bytes(b"damaged")
-    shown = sections_of(write_report(run.path, select=above_half))
+    shown = sections_of(write_report(run.path))
     assert "hidden.arrow: damaged" in shown["Localisation of the pseudo-boxes"]
     assert "37.5" in shown["Summary"]
 
@@ -206,24 +214,25 @@ def test_a_damaged_label_store_is_named(run):
     add_labels(run, [10])
     (segment,) = run.labels.glob("*.arrow")
     segment.write_bytes(segment.read_bytes()[:-9])
-    shown = sections_of(write_report(run.path, select=above_half))
+    shown = sections_of(write_report(run.path))
     assert f"cannot be read: {segment}" in shown["What the gates drop"]
 
 
-def test_a_supervised_run_has_no_pseudo_label_sections(run):
+def test_a_supervised_run_has_no_pseudo_label_sections(run, monkeypatch):
+    monkeypatch.setattr(detection_report, "own_select", lambda config: lambda stored: pytest.fail("nothing to select"))
     tree = json.loads(run.config_json.read_text())
     run.config_json.write_text(json.dumps(tree | {"method": {"name": "supervised"}}))
-    shown = sections_of(write_report(run.path, select=lambda stored: pytest.fail("nothing to select")))
+    shown = sections_of(write_report(run.path))
     assert "A supervised run has none" in shown["Unsupervised losses"]
     assert "A supervised run has no pseudo-labels" in shown["Newest labels"]
 
 
 def test_a_folder_without_a_run_and_a_missing_library_are_users_mistakes(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"no config\.json"):
-        write_report(tmp_path, select=above_half)
+        write_report(tmp_path)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'raydet\[plots\]'"):
-        write_report(tmp_path, select=above_half)
+        write_report(tmp_path)
 
 
 def test_importing_the_report_does_not_import_matplotlib():

@@ -11,15 +11,17 @@ from safetensors.torch import load_file
 
 from raydet.data.decode import decode
 from raydet.errors import CheckpointError, DataError, UserError
+from raydet.families.detection import onnx as onnx_export
 from raydet.families.detection.evaluate import predict
 from raydet.families.detection.onnx import Difference, difference
 from raydet.group import Group
 from raydet.metrics import read_metrics
 from raydet.records import Candidates
-from raydet.train import onnx_export, saved
+from raydet.report.write import write_report
+from raydet.train import saved
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
-from raydet.train.saved import evaluate_saved, export, load_saved, report
+from raydet.train.saved import evaluate_saved, export, load_saved
 from raydet.vision.images import collate
 from tests.helpers import tiny_config
 
@@ -63,7 +65,7 @@ def test_the_exported_file_holds_exactly_the_detector_without_the_iou_branch(run
     exported = load_file(out)
     assert exported.keys() == trained.keys() - branch
     assert all(torch.equal(exported[name], trained[name]) for name in exported)
-    assert message.endswith(f": {role} at step 8, {len(exported)} tensors (4 tensors of the IoU branch left out)")
+    assert message.endswith(f": {role} at step 8, {len(exported)} tensors (4 tensors of iou_branch left out)")
     assert [file.name for file in out.parent.iterdir()] == [out.name]
 
 
@@ -129,7 +131,7 @@ def test_paths_that_are_no_run(run: Path, tmp_path: Path):
     with pytest.raises(CheckpointError, match="no checkpoint yet"):
         load_saved(tmp_path / "empty")
     with pytest.raises(UserError, match=r"no config\.json there"):
-        report(tmp_path / "nothing")
+        write_report(tmp_path / "nothing")
 
 
 def test_a_damaged_checkpoint_is_named_and_passed_over(run: Path, tmp_path: Path):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from raydet.contract import LossTerm, Outputs
 from raydet.errors import NonFiniteLossError
 from raydet.families.detection.batch import StudentBatch, ViewedImage
 from raydet.families.detection.config import DetectionConfig
@@ -36,14 +37,18 @@ def config_of(run_dir: Path, method: dict[str, object], **changes: object) -> De
     return resolve({**TINY, "method": method}, dotted)
 
 
+ROLES = {"s": "labeled-strong", "w": "labeled-weak", "u": "unlabeled"}
+
+
 def view(name: str, fill: int = 7) -> ViewedImage:
-    return ViewedImage(name, torch.full((3, 64, 96), fill, dtype=torch.uint8), View.identity(64, 96), Target.empty())
+    pixels = torch.full((3, 64, 96), fill, dtype=torch.uint8)
+    return ViewedImage(name, pixels, View.identity(64, 96), Target.empty(), ROLES[name[0]], slot=int(name[1:]))
 
 
 def batch(labeled: int, unlabeled: int) -> StudentBatch:
     """Views named s0 s1 ... w0 w1 ... u0 u1 ..., the box of each view as wide as its position."""
     names = [f"s{i}" for i in range(labeled)] + [f"w{i}" for i in range(labeled)] + [f"u{i}" for i in range(unlabeled)]
-    targets = [Target(torch.tensor([[0.0, 0, i + 8.0, 20]]), torch.tensor([0])) for i in range(len(names))]
+    targets = [Target.truth(torch.tensor([[0.0, 0, i + 8.0, 20]]), torch.tensor([0])) for i in range(len(names))]
     return StudentBatch(5, tuple(map(view, names)), tuple(targets), num_labeled=2 * labeled)
 
 
@@ -79,8 +84,13 @@ class Given(torch.nn.Module):
         self.sums = torch.nn.Parameter(torch.tensor([6.0, 10.0]))
         self.counts = [torch.tensor(each) for each in counts]
 
-    def forward(self, batch: StudentBatch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        return self.sums * 2, self.counts.pop(0), {}
+    def forward(self, batch: StudentBatch, teacher: None, state: None) -> tuple[Tensor, Tensor, Outputs]:
+        totals, counts = self.sums * 2, self.counts.pop(0)
+        terms = {
+            "sup/a": LossTerm(totals[0], counts[0], "labeled"),
+            "unsup/b": LossTerm(totals[1], counts[1], "unlabeled"),
+        }
+        return totals, counts, Outputs(terms)
 
 
 def test_each_term_is_its_sum_divided_by_its_count_and_weighted():
@@ -151,11 +161,11 @@ def test_samples_of_a_view_do_not_depend_on_the_views_around_it(tmp_path: Path):
     torch.manual_seed(0)
     module = StepModule(method.build_model(2).train(), method, device=CPU, dtype=None)
     whole = batch(2, 2)
-    (first, second), total = whole.split(2), module(whole)
+    (first, second), total = whole.split(2), module(whole, None, None)
     for i in range(2):  # sums, then counts
-        assert torch.allclose(module(first)[i] + module(second)[i], total[i], rtol=1e-5)
+        assert torch.allclose(module(first, None, None)[i] + module(second, None, None)[i], total[i], rtol=1e-5)
     later = dataclasses.replace(whole, step=6)
-    assert not torch.allclose(module(later)[0], total[0], rtol=1e-5)  # another step draws other samples
+    assert not torch.allclose(module(later, None, None)[0], total[0], rtol=1e-5)  # another step draws other samples
 
 
 # what must not change a run: whole runs of four steps, compared bit for bit

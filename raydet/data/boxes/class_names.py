@@ -8,7 +8,7 @@ import numpy as np
 
 from raydet.data.boxes.source import Table
 from raydet.data.problems import ProblemLog
-from raydet.data.suggestion import suggestion
+from raydet.text import suggestion
 
 
 def renumbered(table: Table, class_names: tuple[str, ...], file: str, log: ProblemLog) -> Table:

@@ -80,7 +80,7 @@ class DatasetIndex(MappedIndex):
         """Return what to train on: boxes float32 `[N, 4]` in original pixels, without crowd boxes."""
         truth = self.truth_at(row)
         boxes = torch.from_numpy(truth.boxes[~truth.crowd].astype(np.float32))
-        return Target(boxes, torch.from_numpy(truth.classes[~truth.crowd]))
+        return Target.truth(boxes, torch.from_numpy(truth.classes[~truth.crowd]))
 
     def truth_at(self, row: int) -> Truth:
         """Return everything annotated in an image, crowd boxes included."""

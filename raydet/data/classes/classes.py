@@ -6,7 +6,7 @@ import numpy as np
 
 from raydet.data.classes.table import ImageTable
 from raydet.data.problems import ProblemLog
-from raydet.data.suggestion import suggestion
+from raydet.text import suggestion
 
 
 def renumbered(

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from raydet.data.classes.table import NO_LABEL, ImageTable
 from raydet.data.problems import ProblemLog
-from raydet.data.text import is_plain
 from raydet.errors import DataError
+from raydet.text import is_plain
 
 _THREADS = 8
 _CHUNK = 4_096

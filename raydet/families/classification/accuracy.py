@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydet.text import percent
+
 LEAST_FOR_TOP5 = 6  # classes; with five or fewer every image has its class among the best five
 
 
@@ -51,12 +53,12 @@ class ClassifierResult:
 
     def as_text(self) -> str:
         """Return a table for people, figures in percent."""
-        lines = [f"{self.images} images", f"accuracy {_percent(self.accuracy)}  error {_percent(self.error)}"]
+        lines = [f"{self.images} images", f"accuracy {percent(self.accuracy, 2):>5}  error {percent(self.error, 2):>5}"]
         if self.top5_error is not None:
-            lines[-1] += f"  top-5 error {_percent(self.top5_error)}"
+            lines[-1] += f"  top-5 error {percent(self.top5_error, 2):>5}"
         width = max((len(name) for name in self.per_class), default=0)
         lines += [
-            f"  {name:<{width}}  accuracy {_percent(each.accuracy)}  of {each.images}"
+            f"  {name:<{width}}  accuracy {percent(each.accuracy, 2):>5}  of {each.images}"
             for name, each in self.per_class.items()
         ]
         return "\n".join(lines)
@@ -100,7 +102,3 @@ def result_of(parts: Sequence[Counts], class_names: Sequence[str]) -> Classifier
         per_class=per_class,
         images=total,
     )
-
-
-def _percent(value: float | None) -> str:
-    return "    -" if value is None else f"{100 * value:5.2f}"

@@ -12,7 +12,7 @@ from raydet.families.detection.batch import StudentBatch, ViewedImage
 from raydet.families.detection.loader import StepViews
 from raydet.families.detection.method import DetectionMethod, Selection
 from raydet.records import PseudoBoxes, Target
-from raydet.vision.geometry import carry
+from raydet.vision.geometry import boxes_into_view
 from raydet.window import Window
 
 
@@ -97,13 +97,13 @@ def assemble(
         selection = method.select(label)
         stats.add(label, selection, num_classes)
         target = to_target(selection.kept, view, min_side_px=method.run.data.views.min_box_px)
-        stats.degenerate += len(selection.kept) - len(target.classes)
+        stats.degenerate += len(selection.kept) - len(target)
         targets.append(target)
     every = (*views.labeled, *views.unlabeled)
     return StudentBatch(step, every, tuple(targets), num_labeled=len(views.labeled)), stats
 
 
 def to_target(kept: PseudoBoxes, view: ViewedImage, *, min_side_px: float) -> Target:
-    """Carry boxes from original pixels into a view; boxes that vanish there are dropped."""
-    boxes, usable = carry(kept.boxes, view.view, min_side_px)
-    return Target(boxes, kept.classes[usable])
+    """Carry boxes from original pixels into a view, each with its score and quality; boxes that vanish are dropped."""
+    boxes, usable = boxes_into_view(kept.boxes, view.view, min_side_px)
+    return Target(boxes, kept.classes[usable], kept.scores[usable], kept.quality[usable])

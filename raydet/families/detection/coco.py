@@ -18,6 +18,7 @@ from torch import Tensor
 
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
+from raydet.text import percent
 
 EngineName = Literal["auto", "hotcoco", "pycocotools"]
 Dataset = dict[str, list[dict[str, Any]]]  # the COCO JSON layout
@@ -75,11 +76,11 @@ class EvalResult:
         """Return a table for people, figures in percent."""
         lines = [
             f"{self.images} images, {self.boxes} boxes, {self.detections} detections, engine {self.engine}",
-            "  ".join(f"{name} {_percent(getattr(self, name))}" for name in COLUMNS),
+            "  ".join(f"{name} {percent(getattr(self, name)):>5}" for name in COLUMNS),
         ]
         width = max((len(name) for name in self.per_class), default=0)
         lines += [
-            f"  {name:<{width}}  AP {_percent(each.AP)}  AP50 {_percent(each.AP50)}"
+            f"  {name:<{width}}  AP {percent(each.AP):>5}  AP50 {percent(each.AP50):>5}"
             for name, each in self.per_class.items()
         ]
         return "\n".join(lines)
@@ -232,7 +233,3 @@ def _hotcoco(truth: Dataset, rows: np.ndarray) -> np.ndarray:
 def _mean(precision: np.ndarray) -> float | None:
     defined = precision[precision > -1]
     return float(defined.mean()) if defined.size else None
-
-
-def _percent(value: float | None) -> str:
-    return "    -" if value is None else f"{100 * value:5.1f}"

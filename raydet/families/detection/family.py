@@ -13,6 +13,7 @@ from raydet.families.detection.coco import EvalResult
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES, PreparedBoxes
 from raydet.families.detection.evaluate import evaluate_sharded
+from raydet.families.detection.label_files import DetectorOnFiles
 from raydet.families.detection.loader import TeacherViews
 from raydet.families.detection.method import STANDARD_PARTS, DetectionMethod, detection_method
 from raydet.families.detection.run import DetectionRun
@@ -64,6 +65,10 @@ class Detection(Family[DetectionConfig]):
 
         detector = as_detector(saved, "ONNX export")
         return lambda out: export_onnx(detector, out)
+
+    def on_files(self, saved: SavedModel) -> DetectorOnFiles:
+        """Return what labels images that belong to no run."""
+        return DetectorOnFiles(as_detector(saved, "raydet label"))
 
     def report(self, folder: Path, config: DetectionConfig, pictures: Pictures) -> list[Section]:
         """Return the sections of a detector's report."""

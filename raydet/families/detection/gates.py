@@ -1,4 +1,4 @@
-"""Gates: pure functions that drop rows of candidates or stored pseudo-boxes. All thresholds are strict.
+"""Gates: pure functions that drop rows of candidates, stored pseudo-boxes or targets. All thresholds are strict.
 
 The order of gates matters: with a quality gate *before* NMS, a well scored but badly placed box cannot suppress its
 better placed neighbour (IL-net, section 3.2).
@@ -10,9 +10,9 @@ from typing import TypeVar
 
 from torchvision.ops import batched_nms
 
-from raydet.records import Candidates, PseudoBoxes
+from raydet.records import Candidates, PseudoBoxes, Target
 
-Boxes = TypeVar("Boxes", Candidates, PseudoBoxes)
+Boxes = TypeVar("Boxes", Candidates, PseudoBoxes, Target)
 
 
 def by_score(boxes: Boxes, threshold: float) -> Boxes:

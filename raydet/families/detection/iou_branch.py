@@ -9,6 +9,7 @@ exists, is never trained and never read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from raydet.contract import LossTerm
 from raydet.errors import ConfigError
 from raydet.families.detection.batch import StudentBatch
 from raydet.families.detection.config import IoUBranchConfig
-from raydet.families.detection.passes import TrainPass
+from raydet.families.detection.passes import RoiPass
 from raydet.vision import losses
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import paired_iou
@@ -78,7 +79,7 @@ class IoUBranch(nn.Module):
 def gate_quality(class_logits: Tensor, branch_logits: Tensor) -> Tensor:
     """Return the quality `[R]` that the gate reads: q of the most probable class, or `BACKGROUND` where that is none.
 
-    An RoI whose best guess is background always passes (spec 3.1, step 3). No q equals 1, so that these RoIs can be
+    An RoI whose best guess is background always passes. No q equals 1, so that these RoIs can be
     told from the others in a stored label too.
     """
     best = class_logits.argmax(dim=1)
@@ -116,12 +117,13 @@ class IoUPass:
     foreground: Tensor  # int64 foreground RoIs
 
 
-def iou_pass(detector: IoUDetector, found: TrainPass) -> IoUPass:
+def iou_pass(detector: IoUDetector, roi: RoiPass, boxes: Sequence[Tensor]) -> IoUPass:
     """Compare what the branch says of the foreground RoIs (Eq. 2) with its targets (Eq. 3).
 
-    The target looks at the box *decoded* from the RoI, not at the RoI, and not clipped.
+    `boxes[i]` `[G, 4]` are all true boxes of image i. The target looks at the *decoded* box, not at the RoI, and not
+    clipped.
     """
-    branch, said, roi = detector.iou_branch, found.roi.scores, found.roi
+    branch, said = detector.iou_branch, roi.scores
     logits = branch(said.shared[roi.fg_rows], said.class_logits[roi.fg_rows], said.box_deltas[roi.fg_rows])
     own = logits.gather(1, roi.labels[roi.fg_rows][:, None])[:, 0]
     decoded = torch.split(box_coder.decode_single(roi.deltas.detach(), roi.fg_boxes), roi.fg_counts)
@@ -129,7 +131,7 @@ def iou_pass(detector: IoUDetector, found: TrainPass) -> IoUPass:
     iou = torch.cat(
         [
             placement(part, each.matched, truth, best=best)
-            for part, each, truth in zip(decoded, roi.rois, found.boxes, strict=True)
+            for part, each, truth in zip(decoded, roi.rois, boxes, strict=True)
         ]
     )
     rows, targets = branch.loss_rows(own, iou)

@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -27,7 +27,7 @@ from raydet.families.detection.data import PreparedBoxes
 from raydet.families.detection.views import strong_view, weak_view
 from raydet.randomness import stream
 from raydet.records import Target
-from raydet.vision.geometry import carry
+from raydet.vision.geometry import boxes_into_view
 
 T = TypeVar("T")
 Copy = Literal["strong", "weak"]
@@ -77,15 +77,15 @@ def labeled_views(
     image_id, views = index.id_at(position), config.data.views
     pixels, view = weak_view(_pixels(index, position), views, stream(config.seed, "labeled-weak", image_id, step, slot))
     truth = index.target_at(position)
-    boxes, usable = carry(truth.boxes, view, views.min_box_px)
-    target = Target(boxes, truth.classes[usable])
+    boxes, usable = boxes_into_view(truth.boxes, view, views.min_box_px)
+    target = replace(truth.where(usable), boxes=boxes)
     found = []
     for copy in copies:
         role, seen = f"labeled-{copy}", pixels
         if copy == "strong":
             seen = strong_view(pixels, views, stream(config.seed, role, image_id, step, slot))
         found.append(ViewedImage(image_id, seen, view, target, role, slot))
-    return LabeledCopies(tuple(found), dropped_boxes=len(truth.classes) - len(target.classes))
+    return LabeledCopies(tuple(found), dropped_boxes=len(truth) - len(target))
 
 
 class TeacherViews:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raydet.config.detector import ModelConfig
 from raydet.contract import LossTerm
 from raydet.families.detection.batch import StudentBatch
 from raydet.records import Target
@@ -117,9 +118,12 @@ def roi_pass(
     rngs: Sequence[torch.Generator],
 ) -> RoiPass:
     """Sample RoIs of each image from its proposals `[P, 4]` and true boxes `[G, 4]`, labels `[G]` from 1; compare."""
-    config = detector.config
     rois = tuple(detector.roi_heads.sample(*each) for each in zip(proposals, boxes, labels, rngs, strict=True))
-    said = detector.score_rois(features, [each.boxes for each in rois])
+    return compared(detector.config, rois, detector.score_rois(features, [each.boxes for each in rois]))
+
+
+def compared(config: ModelConfig, rois: tuple[SampledRois, ...], said: RoiScores) -> RoiPass:
+    """Compare what the head says of sampled RoIs, image by image, with what it should say."""
     drawn, wanted_labels = torch.cat([each.boxes for each in rois]), torch.cat([each.labels for each in rois])
     if config.roi_cls_loss == "focal":
         cls_rows = losses.focal_cross_entropy(said.class_logits, wanted_labels, config.cls_focal_exponent)

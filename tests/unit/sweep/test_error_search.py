@@ -13,14 +13,14 @@ from ray import tune
 
 from raydet.metrics import MetricsWriter
 from raydet.settings import load, resolve
-from raydet.sweep.course import Course
+from raydet.sweep.definition import read_definition
 from raydet.sweep.folder import SweepFolder, Trial, header_of
-from raydet.sweep.question import read_question
+from raydet.sweep.live import LiveSweep
 from raydet.sweep.report import write_sweep_report
 from raydet.sweep.results import collect, write_results
 from raydet.sweep.space import Published, SpaceError, Sweep
 from raydet.sweep.table import totals
-from raydet.sweep.watch import Watch
+from raydet.sweep.trial_metrics import TrialMetrics
 from tests.helpers import tiny_config
 
 ALPHA = "method.class_loss_weight"
@@ -72,9 +72,9 @@ def test_the_point_with_the_lowest_error_is_best_everywhere(tmp_path):
     assert lines[0] == "error on val in percent (min is best):"
     assert [line.split(": ")[-1] for line in lines[1:4]] == ["12.5", "25.0", "37.5"]
     assert load(tmp_path / "best.yaml").method.class_loss_weight == 0.2
-    watch = Watch(read_question(tmp_path))
-    list(watch.poll())
-    assert "best error 12.5 (class_loss_weight=0.2)" in totals(watch)
+    sweep = LiveSweep(read_definition(tmp_path))
+    list(sweep.poll())
+    assert "best error 12.5 (class_loss_weight=0.2)" in totals(sweep)
 
 
 def test_the_table_has_a_classifiers_figures(tmp_path):
@@ -102,7 +102,7 @@ def test_without_a_metric_a_classifier_is_judged_by_accuracy_and_a_detector_by_a
     assert sweep.judged_by(classifier(tmp_path)) == ("accuracy", "max")
     assert sweep.judged_by(tiny_config(tmp_path)) == ("AP", "max")
     search(tmp_path, ERRORS, sweep)
-    assert read_question(tmp_path).metric == "accuracy"
+    assert read_definition(tmp_path).metric == "accuracy"
     assert "accuracy on val in percent (max is best)" in write_results(tmp_path)
 
 
@@ -117,11 +117,11 @@ def test_a_metric_of_the_other_family_is_refused_with_the_ones_that_there_are(tm
 
 def test_a_run_without_a_teacher_is_judged_by_its_student_all_along(tmp_path):
     write_metrics(tmp_path / "student", {5: 0.5, 20: 0.25})
-    assert Course.read(tmp_path / "student" / "metrics.jsonl").curve("error") == ((5, 0.5), (20, 0.25))
+    assert TrialMetrics.read(tmp_path / "student" / "metrics.jsonl").curve("error") == ((5, 0.5), (20, 0.25))
     write_metrics(tmp_path / "teacher", {5: 0.5, 20: 0.25}, judged="teacher")
-    assert Course.read(tmp_path / "teacher" / "metrics.jsonl").curve("error") == ((5, 0.5),)
+    assert TrialMetrics.read(tmp_path / "teacher" / "metrics.jsonl").curve("error") == ((5, 0.5),)
     write_metrics(tmp_path / "old", {5: 0.5, 20: 0.25}, judged=None, model="teacher")
-    assert Course.read(tmp_path / "old" / "metrics.jsonl").curve("error") == ((20, 0.25),)
+    assert TrialMetrics.read(tmp_path / "old" / "metrics.jsonl").curve("error") == ((20, 0.25),)
 
 
 def test_the_published_figures_of_an_older_search_are_still_read(tmp_path):
@@ -129,4 +129,4 @@ def test_the_published_figures_of_an_older_search_are_still_read(tmp_path):
     tree = json.loads(home.header_file.read_text())
     tree["published"]["points"] = [{"values": {ALPHA: 0.1}, "AP": 5.78}]
     home.header_file.write_text(json.dumps(tree))
-    assert read_question(tmp_path).published.at({ALPHA: 0.1}) == 5.78
+    assert read_definition(tmp_path).published.at({ALPHA: 0.1}) == 5.78

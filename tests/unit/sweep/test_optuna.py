@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from ray import tune
 
+from raydet.sweep.definition import read_definition
 from raydet.sweep.folder import SweepFolder, Trial
-from raydet.sweep.question import read_question
 from raydet.sweep.space import Sweep
 from raydet.sweep.trial import claim
 from raydet.sweep.tuner import optuna_searcher
@@ -49,9 +49,9 @@ def test_a_resumed_search_suggests_what_was_cut_off_first_and_knows_what_was_fou
 def test_a_suggestion_becomes_the_trial_that_was_cut_off_with_it_or_a_new_one(home: SweepFolder):
     values = {KEYS[0]: 0.7, KEYS[1]: 2.0}
     home.save(Trial("0000", 0, 0, values, values))
-    question = read_question(home.path)
-    assert claim(home, question, dict(values)).id == "0000"
-    new = claim(home, question, {KEYS[0]: 0.65, KEYS[1]: 1.0})
+    definition = read_definition(home.path)
+    assert claim(home, definition, dict(values)).id == "0000"
+    new = claim(home, definition, {KEYS[0]: 0.65, KEYS[1]: 1.0})
     assert new.burn_in is not None  # shared with every other suggestion
     assert new.id == "0001" and new.values == {KEYS[0]: 0.65, KEYS[1]: 1.0}
-    assert claim(home, question, {KEYS[0]: 0.65, KEYS[1]: 1.0}).id == "0002"  # 0001 is at work
+    assert claim(home, definition, {KEYS[0]: 0.65, KEYS[1]: 1.0}).id == "0002"  # 0001 is at work

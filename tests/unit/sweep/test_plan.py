@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from ray import tune
 
+from raydet.contract import DataSizes
 from raydet.doctor import estimate
 from raydet.errors import ConfigError
 from raydet.registry import family_of
@@ -94,8 +95,8 @@ def test_a_run_that_ends_within_its_burn_in_shares_none(tmp_path: Path):
 def test_the_disk_estimate_counts_what_runs_and_what_stays(tmp_path: Path):
     config = tiny_classes(tmp_path)
     data = family_of(config).prepare(config, tmp_path / "data")  # 12 images with labels, 42 without, 3 classes
-    run = estimate.disk_of(config, num_labeled=12, num_unlabeled=42, num_classes=3)
+    run = estimate.disk_of(config, DataSizes(12, 42, 3))
     disk = disk_of(config, data, at_once=2, num_burn_ins=1)
-    trial = run.weights + run.memories + run.labels
+    trial = run.weights + run.learned + run.labels
     assert disk.at_the_end == run.weights // 2 + trial  # a burn-in has learned no labels yet
     assert disk.at_once == disk.at_the_end + 2 * trial

@@ -11,9 +11,9 @@ import pytest
 from raydet.errors import ConfigError
 from raydet.metrics import MetricsWriter
 from raydet.settings import load
-from raydet.sweep.course import Course
-from raydet.sweep.question import read_question, value_text
+from raydet.sweep.definition import read_definition, value_text
 from raydet.sweep.results import best_point, collect, figure_of, summarise_points, write_results
+from raydet.sweep.trial_metrics import TrialMetrics
 from tests.sweeps import BETA, add_trial, evaluated, started, write_metrics, write_search
 
 
@@ -34,24 +34,24 @@ def test_a_row_tells_the_teachers_last_and_best_figure_and_the_time_at_work(tmp_
     two_seeds(tmp_path)
     rows = {row.trial.id: row for row in collect(tmp_path)}
     row = rows["0000-seed0"]
-    assert (row.figure, row.best, row.course.step) == (0.30, (20, 0.31), 40)
-    assert (row.course.seconds, row.course.burn_in_seconds) == (30.0, 0.0)  # forked at step 10, a second a step
+    assert (row.figure, row.best, row.metrics.step) == (0.30, (20, 0.31), 40)
+    assert (row.metrics.seconds, row.metrics.burn_in_seconds) == (30.0, 0.0)  # forked at step 10, a second a step
     assert (rows["0002-seed0"].state, rows["0002-seed0"].figure, rows["0002-seed0"].best) == ("waiting", None, None)
     assert rows["0001-seed1"].trial.message == "OSError: disk full"
 
 
 def test_a_run_with_a_burn_in_of_its_own_is_judged_by_its_student_until_there_is_a_teacher(tmp_path):
     records = [started(0), evaluated(10, 0.1, model="student"), evaluated(20, 0.2, model="student"), evaluated(20, 0.3)]
-    course = Course().fed(records)
-    assert course.curve("AP") == ((10, 0.1), (20, 0.3))
-    assert (course.seconds, course.burn_in_seconds) == (20.0, 10.0)
+    metrics = TrialMetrics().fed(records)
+    assert metrics.curve("AP") == ((10, 0.1), (20, 0.3))
+    assert (metrics.seconds, metrics.burn_in_seconds) == (20.0, 10.0)
 
 
 def test_time_between_two_attempts_does_not_count_and_what_is_measured_anew_replaces_the_old():
     records = [started(10), evaluated(20, 0.2), evaluated(30, 0.9)]
-    course = Course().fed([*records, started(20, at=5000.0), evaluated(30, 0.4, at=5007.0)])
-    assert course.curve("AP") == ((20, 0.2), (30, 0.4))
-    assert course.seconds == 27.0  # 20 and 7
+    metrics = TrialMetrics().fed([*records, started(20, at=5000.0), evaluated(30, 0.4, at=5007.0)])
+    assert metrics.curve("AP") == ((20, 0.2), (30, 0.4))
+    assert metrics.seconds == 27.0  # 20 and 7
 
 
 def test_a_file_is_read_as_its_records_one_by_one(tmp_path):
@@ -61,10 +61,10 @@ def test_a_file_is_read_as_its_records_one_by_one(tmp_path):
     writer.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"kind": "eval", "step": 40, ')  # unfinished
-    course = Course.read(tmp_path / "metrics.jsonl")
-    assert course.curve("AP") == ((20, 0.25), (30, 0.5))
-    assert (course.step, course.steps, course.seconds) == (35, 40, 35.0)
-    assert Course.read(tmp_path / "nothing") == Course()
+    metrics = TrialMetrics.read(tmp_path / "metrics.jsonl")
+    assert metrics.curve("AP") == ((20, 0.25), (30, 0.5))
+    assert (metrics.step, metrics.steps, metrics.seconds) == (35, 40, 35.0)
+    assert TrialMetrics.read(tmp_path / "nothing") == TrialMetrics()
 
 
 def test_points_have_the_mean_and_spread_of_the_seeds_that_are_done(tmp_path):
@@ -159,7 +159,7 @@ def test_without_a_finished_trial_there_are_tables_and_no_best_configuration(tmp
 
 def test_keys_that_end_alike_keep_their_whole_name(tmp_path):
     write_search(tmp_path, keys=(BETA, "optim.lr", "other.lr"))
-    names = read_question(tmp_path).short_names()
+    names = read_definition(tmp_path).short_names()
     assert names == {BETA: "unsup_reg_weight", "optim.lr": "optim.lr", "other.lr": "other.lr"}
 
 
@@ -174,9 +174,9 @@ def test_values_are_shown_as_people_write_them():
 def test_a_damaged_description_is_one_message(tmp_path, content):
     (tmp_path / "sweep.json").write_text(content)
     with pytest.raises(ConfigError, match="sweep.json: not the description of a search"):
-        read_question(tmp_path)
+        read_definition(tmp_path)
 
 
 def test_a_folder_without_a_search_is_one_message(tmp_path):
     with pytest.raises(ConfigError, match="no sweep.json there; give the folder of a search"):
-        read_question(tmp_path)
+        read_definition(tmp_path)

@@ -47,7 +47,7 @@ def test_a_search_over_one_key_makes_a_page_with_every_section(tmp_path):
         "Failures", "Time", "Trials",
     ]  # fmt: skip
     assert "25.0 ± 1.4 best AP (%), mean of 2 seeds no. 1 best point 5 done 1 failed 3 points" in found["Summary"]
-    assert "1, best 25.00 1.41 2 of 2 30.00 1 2 10.00 – 1 of 2 30.00 4" in found["Points"]
+    assert "1, best 25.00 1.41 2 of 2 30.00 1 2 10.00 - 1 of 2 30.00 4" in found["Points"]
     assert "Trial 0002-seed1, step 20: OSError: <b>disk</b> full" in found["Failures"]
     assert "<b>disk" not in page.read_text(encoding="utf-8")
     assert {file.name for file in (tmp_path / "plots").iterdir()} == {"effect_0.png", "paper.png", "learning.png"}

@@ -8,15 +8,15 @@ import pytest
 from rich.console import Console
 
 from raydet.metrics import MetricsWriter
-from raydet.sweep.question import read_question
+from raydet.sweep.definition import read_definition
+from raydet.sweep.live import LiveSweep
 from raydet.sweep.table import SweepView, event_line, screen, totals
-from raydet.sweep.watch import Watch
 from tests.sweeps import BETA, BURN_IN, add_trial, evaluated, started, write_metrics, write_search
 
 
 def watching(folder):
-    watch = Watch(read_question(folder))
-    return watch, lambda: [line for event in watch.poll() if (line := event_line(watch, event)) is not None]
+    sweep = LiveSweep(read_definition(folder))
+    return sweep, lambda: [line for event in sweep.poll() if (line := event_line(sweep, event)) is not None]
 
 
 def set_state(home, trial_id, state, message=""):
@@ -32,7 +32,7 @@ def text_of(renderable, width=120):
 def test_a_trials_life_is_told_event_by_event(tmp_path):
     home = write_search(tmp_path)
     add_trial(home, "0000", {BETA: 0.5}, state="waiting")
-    watch, news = watching(tmp_path)
+    sweep, news = watching(tmp_path)
     assert news() == []
     set_state(home, "0000", "burn-in")
     assert news() == ["trial 0000 (unsup_reg_weight=0.5) begins with its burn-in"]
@@ -70,8 +70,8 @@ def test_failures_and_the_schedulers_stops_say_why(tmp_path):
 
 def test_a_trial_that_a_searcher_adds_while_it_runs_is_noticed(tmp_path):
     home = write_search(tmp_path)
-    watch, news = watching(tmp_path)
-    assert news() == [] and totals(watch) == "no trials yet"
+    sweep, news = watching(tmp_path)
+    assert news() == [] and totals(sweep) == "no trials yet"
     add_trial(home, "0000", {BETA: 2.0}, state="running")
     assert news() == ["trial 0000 (unsup_reg_weight=2) trains"]
 
@@ -84,10 +84,10 @@ def test_the_time_to_go_of_a_search_is_the_work_left_over_the_trials_at_once(tmp
         write_metrics(home.run_dir(f"000{number}"), {}, start=BURN_IN, until=until)
     for number in (3, 4, 5):
         add_trial(home, f"000{number}", {BETA: 2.0}, state="waiting")
-    watch, news = watching(tmp_path)
+    sweep, news = watching(tmp_path)
     news()
-    assert watch.eta_s() == 60.0  # (20 + 10 + 3 x 30) / 2
-    assert totals(watch) == (
+    assert sweep.eta_s() == 60.0  # (20 + 10 + 3 x 30) / 2
+    assert totals(sweep) == (
         "6 trials: 1 done, 2 running, 3 waiting   best AP 25.0 (unsup_reg_weight=0.5)   ETA about 0:01:00"
     )
 
@@ -96,13 +96,13 @@ def test_the_time_between_trials_counts_where_it_is_known(tmp_path):
     home = write_search(tmp_path)
     for number in range(4):
         add_trial(home, f"000{number}", {BETA: float(number)}, state="waiting")
-    watch, news = watching(tmp_path)
+    sweep, news = watching(tmp_path)
     news()
     for number, began in enumerate((1000.0, 1050.0)):  # each trains for 30 s, 20 s pass before the next begins
         home.save(home.trial(f"000{number}"), state="done", began=began)
         write_metrics(home.run_dir(f"000{number}"), {40: 0.25}, start=BURN_IN)
     news()
-    assert watch.eta_s() == 100.0  # 2 trials of 50 s, one at once
+    assert sweep.eta_s() == 100.0  # 2 trials of 50 s, one at once
 
 
 def test_before_any_trial_is_done_those_at_work_tell_how_long_one_lasts(tmp_path):
@@ -110,10 +110,10 @@ def test_before_any_trial_is_done_those_at_work_tell_how_long_one_lasts(tmp_path
     add_trial(home, "0000", {BETA: 0.5}, state="running")
     write_metrics(home.run_dir("0000"), {}, start=BURN_IN, until=20)
     add_trial(home, "0001", {BETA: 1.0}, state="waiting")
-    watch, news = watching(tmp_path)
-    assert watch.eta_s() is None
+    sweep, news = watching(tmp_path)
+    assert sweep.eta_s() is None
     news()
-    assert watch.eta_s() == 50.0  # 20 to go, and a whole one of 10 + 20
+    assert sweep.eta_s() == 50.0  # 20 to go, and a whole one of 10 + 20
 
 
 def test_the_table_shows_those_at_work_first_and_says_what_it_leaves_out(tmp_path):
@@ -126,9 +126,9 @@ def test_the_table_shows_those_at_work_first_and_says_what_it_leaves_out(tmp_pat
     write_metrics(home.burn_ins / "key", {}, start=0, until=5)
     add_trial(home, "0004", {BETA: 8.0}, state="failed", message="[red]x")
     add_trial(home, "0005", {BETA: 9.0}, state="waiting")
-    watch, news = watching(tmp_path)
+    sweep, news = watching(tmp_path)
     news()
-    lines = text_of(screen(watch, max_rows=4))
+    lines = text_of(screen(sweep, max_rows=4))
     assert [line.split() for line in lines[1:7]] == [
         ["trial", "unsup_reg_weight", "step", "AP", "state", "ETA"],
         ["0002", "2", "20/40", "12.5", "running", "0:00:20"],
@@ -143,9 +143,9 @@ def test_the_table_shows_those_at_work_first_and_says_what_it_leaves_out(tmp_pat
 def test_a_narrow_terminal_keeps_step_figure_and_state(tmp_path):
     home = write_search(tmp_path, keys=tuple(f"method.a_long_name_{i}" for i in range(8)))
     add_trial(home, "0000", {f"method.a_long_name_{i}": 0.123456 for i in range(8)}, {40: 0.25})
-    watch, news = watching(tmp_path)
+    sweep, news = watching(tmp_path)
     news()
-    lines = text_of(screen(watch, max_rows=5), width=80)
+    lines = text_of(screen(sweep, max_rows=5), width=80)
     assert any("40/40" in line and "25.0" in line and "done" in line for line in lines)
 
 
@@ -153,7 +153,7 @@ def test_what_is_over_is_not_read_again(tmp_path, monkeypatch):
     home = write_search(tmp_path)
     for number in range(3):
         add_trial(home, f"000{number}", {BETA: float(number)}, {40: 0.25}, state="done" if number else "running")
-    watch, news = watching(tmp_path)
+    sweep, news = watching(tmp_path)
     news()
     opened = []
     monkeypatch.setattr("raydet.train.progress.Tail.poll", lambda tail: opened.append(tail._path.parent.name) or [])

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from raydet.sweep.definition import read_definition
 from raydet.sweep.folder import SweepFolder
-from raydet.sweep.question import read_question
 from raydet.sweep.space import Asha
 from raydet.sweep.tuner import AskingAsha, Keeper
 from tests.sweeps import BETA, add_trial, write_search
@@ -44,7 +44,7 @@ def test_only_the_best_finished_trial_keeps_its_checkpoints_and_a_failed_one_may
         add(home, trial_id, ap, state)
     add(home, "0003", 0.1, "failed")
     add(home, "0004", 0.9, "running")
-    keeper = Keeper(home, read_question(home.path))
+    keeper = Keeper(home, read_definition(home.path))
     assert kept(home) == ["0001", "0003", "0004"]
     home.save(home.trial("0004"), state="done")
     keeper.on_trial_complete(0, [], tune_trial("0004"))
@@ -54,13 +54,13 @@ def test_only_the_best_finished_trial_keeps_its_checkpoints_and_a_failed_one_may
 def test_a_trial_whose_process_died_is_failed_even_before_its_first_figure(home: SweepFolder):
     add_trial(home, "0000", {BETA: 1.0}, state="running")
     home.save(home.trial("0000"), tune_id="abc_1")
-    Keeper(home, read_question(home.path)).on_trial_error(0, [], tune_trial("", "abc_1"))
+    Keeper(home, read_definition(home.path)).on_trial_error(0, [], tune_trial("", "abc_1"))
     assert (home.trial("0000").state, home.trial("0000").message) == ("failed", "its process ended: the actor died")
 
 
 def test_a_training_that_ended_without_a_word_is_failed(home: SweepFolder):
     add_trial(home, "0000", {BETA: 1.0}, state="running")
-    Keeper(home, read_question(home.path)).on_trial_complete(0, [], tune_trial("0000"))
+    Keeper(home, read_definition(home.path)).on_trial_complete(0, [], tune_trial("0000"))
     assert home.trial("0000").state == "failed"
 
 

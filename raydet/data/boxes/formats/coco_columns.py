@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from raydet.data.boxes.source import Source, box_place
 from raydet.data.problems import ProblemLog
-from raydet.data.text import is_plain
+from raydet.text import is_plain
 
 _INT64 = range(-(2**63), 2**63)
 

@@ -19,8 +19,8 @@ from defusedxml import DefusedXmlException
 from raydet.data.boxes.source import Source, SourceBuilder
 from raydet.data.folder import SUFFIXES
 from raydet.data.problems import ProblemLog
-from raydet.data.text import is_plain
 from raydet.errors import DataError
+from raydet.text import is_plain
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

@@ -15,8 +15,8 @@ from raydet.data.boxes.formats.yolo_labels import LabelReader
 from raydet.data.boxes.source import Source, SourceBuilder
 from raydet.data.folder import SUFFIXES, image_names
 from raydet.data.problems import ProblemLog
-from raydet.data.text import is_plain
 from raydet.errors import ConfigError, DataError
+from raydet.text import is_plain
 
 _SUBSETS = ("train", "val", "test")
 _MAX_YAML = 1 << 20  # bytes

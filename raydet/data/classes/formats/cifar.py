@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,8 +11,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from raydet.data.classes.formats.plain_pickle import read_plain_pickle
-from raydet.data.classes.formats.shown import quoted
+from raydet.data.classes.formats.published import check_published
 from raydet.data.classes.formats.subset import chosen
 from raydet.data.classes.table import ImageTable, raw_table
 from raydet.errors import DataError
@@ -19,7 +19,6 @@ from raydet.errors import DataError
 Format = Literal["cifar10", "cifar100"]
 _SHAPE = (3, 32, 32)
 _PIXELS = 3 * 32 * 32
-_KEYS = {"data", "labels", "fine_labels", "coarse_labels", "filenames", "batch_label"}
 _MAX_FILE = 1 << 28  # bytes of a binary file; the largest published one (CIFAR-100, train) has 154 million
 _MAX_NAMES = 1 << 20  # bytes of a list of class names
 
@@ -68,7 +67,7 @@ def find_cifar(folder: Path) -> Format | None:
 def read_cifar(folder: Path, format: Format, subset: str | None) -> ImageTable:
     """Read the train or test images; CIFAR-100 with its 100 fine labels. Ids are `FILE/ROW`, e.g. `data_batch_1/17`.
 
-    Raises DataError where a file is missing, damaged, or holds something else.
+    Raises DataError where a file is missing, or a pickle is not the published one.
     """
     found = _find(folder, format)
     if found is None:
@@ -104,37 +103,26 @@ def _find(folder: Path, format: Format | None) -> tuple[Path, _Layout] | None:
 def _class_names(file: Path, layout: _Layout) -> tuple[str, ...]:
     if not file.is_file():
         raise DataError(f"{file.parent}: {file.name} with the class names is missing; unpack the archive again")
-    if layout.label_bytes:
-        if (size := file.stat().st_size) > _MAX_NAMES:
-            raise DataError(f"{file}: {size:,} bytes; a list of class names has at most {_MAX_NAMES:,}")
-        names: Any = [line.strip() for line in file.read_text("utf-8", errors="replace").splitlines() if line.strip()]
-    else:
-        found = read_plain_pickle(file).get(layout.names_key)
-        names = [n.decode("utf-8", "replace") if isinstance(n, bytes) else n for n in _listed(found)]
-    if not names or not all(isinstance(name, str) for name in names):
-        raise DataError(f"{file}: no class names in it ({layout.names_key or 'one a line'}); unpack the archive again")
+    if not layout.label_bytes:
+        return tuple(_unpickled(file)[layout.names_key])
+    if (size := file.stat().st_size) > _MAX_NAMES:
+        raise DataError(f"{file}: {size:,} bytes; a list of class names has at most {_MAX_NAMES:,}")
+    names = [line.strip() for line in file.read_text("utf-8", errors="replace").splitlines() if line.strip()]
+    if not names:
+        raise DataError(f"{file}: no class names in it (one a line); unpack the archive again")
     return tuple(names)
 
 
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
+def _unpickled(file: Path) -> dict[str, Any]:
+    """Return the content of a published pickle; nothing else is opened."""
+    check_published(file)
+    content: dict[str, Any] = pickle.loads(file.read_bytes(), encoding="latin1")  # noqa: S301 - the published file
+    return content
 
 
 def _read_batch(file: Path, layout: _Layout) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-    content = read_plain_pickle(file)
-    if unknown := sorted(set(content) - _KEYS):
-        raise DataError(f"{file}: unknown entries {quoted(unknown)}; this is not a {layout.format} batch")
-    if lacking := sorted({"data", layout.labels_key} - set(content)):
-        raise DataError(f"{file}: {' and '.join(lacking)} missing; this is not a {layout.format} batch")
-    data, labels = content["data"], content[layout.labels_key]
-    if not isinstance(data, np.ndarray) or data.ndim != 2 or data.shape[1] != _PIXELS:
-        shape = getattr(data, "shape", type(data).__name__)
-        raise DataError(f"{file}: data is {shape}, expected an array [images, {_PIXELS}] of bytes")
-    if not isinstance(labels, list) or any(type(label) is not int or abs(label) >= 1 << 31 for label in labels):
-        raise DataError(f"{file}: {layout.labels_key} is not a list of whole numbers")
-    if len(labels) != len(data):
-        raise DataError(f"{file}: {len(data):,} images, but {len(labels):,} labels; copy or download it again")
-    return data, np.array(labels, dtype=np.int64)
+    content = _unpickled(file)
+    return content["data"], np.array(content[layout.labels_key], dtype=np.int64)
 
 
 def _read_binary(file: Path, layout: _Layout) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

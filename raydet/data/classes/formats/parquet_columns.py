@@ -1,7 +1,7 @@
-"""The columns of Parquet files, decoded bit by bit: a small file can stand for far more than there is memory.
+"""The columns of Parquet files, within one budget of decoded bytes: a small file can stand for more than memory holds.
 
 A value that occurs in many rows is stored once, so the size of a file says little about what it decodes to. Images are
-therefore decoded a few rows at a time and counted; text is counted while it still is a dictionary and places in it.
+therefore decoded a few rows at a time and counted, text a row group at a time.
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ from raydet.data.classes.table import NO_LABEL
 from raydet.errors import DataError
 
 _MAX_BYTES = 1 << 35  # of all files, decoded: they are copied into the index
-_MAX_SHRUNK = 100  # times that images may shrink when they are stored: they are compressed already ...
-_FREE_BYTES = 1 << 30  # ... but small sets of synthetic or repeated ones may
-_MOST_ROWS = 16  # of images at once: more would save no time, and cost memory where a footer lies about sizes
-_MOST_BYTES = 1 << 28  # of images at once, as the footer has it: no value is larger than its column of a row group
+_MOST_ROWS = 16  # of images at once
 _MOST_ARRAYS = 1_024  # of a few rows each, before they become one
 
 
@@ -46,24 +43,17 @@ class Budget:
     """Counts what was decoded, of all files together."""
 
     def __init__(self) -> None:
-        self._num_stored = 0
         self._num_bytes = 0
         self._num_rows = 0
 
     def open(self, file: Path, num_rows: int) -> None:
         """Count a file. Raises DataError where it has too many rows."""
-        self._num_stored += file.stat().st_size
         self._num_rows += num_rows
         check_count(file, self._num_rows)
 
     def take(self, file: Path, num_bytes: int) -> None:
         """Count decoded bytes. Raises DataError where they are too many."""
         self._num_bytes += num_bytes
-        if self._num_bytes > _FREE_BYTES + _MAX_SHRUNK * self._num_stored:
-            raise DataError(
-                f"{file}: {self._num_stored:,} bytes that decode to {self._num_bytes:,} and more, as no images do; "
-                "copy or download it again"
-            )
         if self._num_bytes > _MAX_BYTES:
             raise DataError(
                 f"{file}: the images and labels up to here are more than {_MAX_BYTES / 2**30:,.4g} GiB decoded, which "
@@ -82,8 +72,6 @@ def read_columns(file: Path, config: ImageSetConfig, budget: Budget) -> Columns:
             image, label, name = _paths(file, parquet, config)
             budget.open(file, num_rows)
             images = _merged(_images(file, parquet, image, budget))
-        text = [path for path in (label, name) if path is not None]
-        with pq.ParquetFile(file, read_dictionary=text) as parquet:
             labels = _labels(file, parquet, label, budget) if label is not None else None
             ids = _ids(file, parquet, name, budget) if name is not None else None
     except FileNotFoundError:
@@ -155,10 +143,7 @@ def _text_path(file: Path, schema: Any, name: str, expected: str) -> str:
 def _images(file: Path, parquet: Any, path: str, budget: Budget) -> Iterator[Any]:
     """Yield the images of a few rows at a time."""
     for number in range(parquet.metadata.num_row_groups):
-        # Of all columns: asking for one column's metadata ends the process where the file is damaged (PyArrow 26).
-        encoded = parquet.metadata.row_group(number).total_byte_size
-        rows = min(_MOST_ROWS, max(1, _MOST_BYTES // max(1, encoded)))
-        for batch in parquet.iter_batches(batch_size=rows, row_groups=[number], columns=[path]):
+        for batch in parquet.iter_batches(batch_size=_MOST_ROWS, row_groups=[number], columns=[path]):
             column = batch.column(0)
             images = pc.struct_field(column, "bytes") if pa.types.is_struct(column.type) else column
             images = images.cast(pa.large_binary())  # one array of binary ends at 2 GiB
@@ -184,22 +169,15 @@ def _ids(file: Path, parquet: Any, path: str, budget: Budget) -> Any:
 
 
 def _text_or_numbers(file: Path, parquet: Any, path: str, budget: Budget) -> Any:
-    """Return a column as int64 or large_utf8; one that was opened as a dictionary is counted before it is decoded."""
+    """Return a column as int64 or large_utf8."""
     chunks: list[Any] = []
     for number in range(parquet.metadata.num_row_groups):
         for chunk in parquet.read_row_group(number, columns=[path]).column(0).chunks:
-            budget.take(file, _decoded_size(chunk))
             chunks.append(_decoded(chunk))
+            budget.take(file, chunks[-1].nbytes)
             chunks[-1].validate(full=True)  # text need not be valid UTF-8, whatever the schema says
     kind = parquet.schema_arrow.field(path).type
     return pa.concat_arrays(chunks) if chunks else pa.array([], _wide(kind))
-
-
-def _decoded_size(chunk: Any) -> int:
-    if not pa.types.is_dictionary(chunk.type) or pa.types.is_integer(chunk.type.value_type):
-        return int(chunk.nbytes)
-    lengths = pc.binary_length(chunk.dictionary).take(chunk.indices)
-    return int(pc.sum(lengths).as_py() or 0) + 8 * len(chunk)
 
 
 def _decoded(chunk: Any) -> Any:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-from raydet.data.text import is_plain
 from raydet.errors import DataError
+from raydet.text import is_plain
 
 _MOST_NAMES = 20
 _MOST_LETTERS = 60  # of one name

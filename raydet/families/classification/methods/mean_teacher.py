@@ -11,8 +11,8 @@ Teacher and student see two augmentations of an image, drawn apart from each oth
 | consistency cost coefficient | method.consistency_weight |
 | EMA decay alpha | method.ema_keep_rate |
 
-Deviations: the consistency is asked of unlabelled images only (theirs: of all); the teacher uses no dropout; its EMA
-rate does not change while ramping up.
+MT-D1: the consistency is asked of unlabelled images only (theirs: of all). MT-D2: the teacher uses no dropout. MT-D3:
+its EMA rate does not change while ramping up.
 """
 
 from __future__ import annotations

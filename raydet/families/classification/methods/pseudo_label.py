@@ -3,7 +3,7 @@
     L = CE(labelled) + w * CE(unlabelled, argmax of the prediction)
 
 The network's prediction of the unaugmented image at the burn-in's end is taken for the truth, once, or anew every so
-many steps. Deviation: the paper labels anew at every step and raises w slowly; here labels stay fixed in between.
+many steps. PL-D1: the paper labels anew at every step and raises w slowly; here labels stay fixed in between.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ labels. Labelled images have y~ = K on the true class and 0 elsewhere, for good.
 
 Eq. 7 as printed lacks 1 / B; the published code takes the mean over the batch, and so does this
 (`pseudo_grad_reduction`). The update is computed in closed form with the global B, so that no averaging of gradients
-over ranks can change it. Deviation: stage 3 draws labelled and unlabelled images apart, by their numbers.
+over ranks can change it. R2D2-D1: stage 3 draws labelled and unlabelled images apart, by their numbers.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class R2D2(ClassificationMethod):
         return Stage("fine-tuning", self.stage2_end, 0, config.finetune_batch, cutout=True, is_pooled=True)
 
     def lr_at(self, step: int) -> float:
-        """Cosine, then steps at the repredictions, then cosine to 0 (spec 3.1 to 3.3)."""
+        """Cosine, then steps at the repredictions, then cosine to 0: a law for each stage."""
         config, optim = self.config, self.run.optim
         if step < config.burn_in_steps:
             rate = config.burn_in_lr * half_cosine(step / (config.burn_in_steps * STRETCH))

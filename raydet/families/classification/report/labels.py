@@ -16,7 +16,8 @@ from raydet.labels.snapshots import Labels
 from raydet.metrics import Record
 from raydet.report.common import Curve, curves, plot, times
 from raydet.report.figures import COLORS, lines
-from raydet.report.page import Pictures, Section, grid, heading, paragraph, percent, table
+from raydet.report.page import Pictures, Section, grid, heading, paragraph, table
+from raydet.text import percent
 
 GALLERY = 8  # images of each kind
 MOST_ROWS = 20  # repredictions in the table

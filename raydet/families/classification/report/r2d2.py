@@ -13,6 +13,7 @@ from raydet.families.classification.report.inputs import ClassificationInputs, s
 from raydet.labels.snapshots import Sample
 from raydet.report.page import Pictures, Section, grid, paragraph
 from raydet.report.scatter import against, by_class
+from raydet.text import percent
 
 NO_SAMPLE = "No sample with learned labels was put aside yet: that happens at every evaluation of the second stage."
 
@@ -44,7 +45,7 @@ def theorem(run: ClassificationInputs, pictures: Pictures) -> Section:
         f"Where learning comes to rest, the label's probability of class n is exp(−L/α) times the prediction's to the "
         f"power of 1 − β/α = {1 - beta / alpha:g}: the points lie on the line. They are {_gap(predicted, label):.3f} "
         f"away on average. Theorem 2 follows: labels are flatter than predictions, as here for "
-        f"{100 * float((label <= prediction).mean()):.1f} % of the images."
+        f"{percent(float((label <= prediction).mean()))} % of the images."
     )
     return Section(title, [paragraph(lead), grid([pictures.figure("theorem_1.png", plot, caption)])])
 

@@ -20,7 +20,8 @@ from raydet.report.common import (
     settings_of,
     share,
 )
-from raydet.report.page import Pictures, Section, grid, heading, paragraph, percent, table, tiles
+from raydet.report.page import Pictures, Section, grid, heading, paragraph, table, tiles
+from raydet.text import percent
 
 
 def summary(run: ClassificationInputs, pictures: Pictures) -> Section:

@@ -20,7 +20,8 @@ L_cls and L_reg are each the sum of the RPN's and the RoI head's loss. The branc
 | gamma (focal) | method.iou_branch.focal_exponent | 1.5 |
 | x_sh, s, d | method.iou_branch.inputs | x_sh and s: Table 5, row 4 |
 
-Deviations: D-1 loss sums are divided by counts over all ranks, not per rank; D-2 no grouping by aspect ratio.
+Deviations: ILNET-D1 loss sums are divided by counts over all ranks, not per rank; ILNET-D2 no grouping by aspect
+ratio.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ class IlNet(DetectionMethod):
         return found
 
     def select(self, labels: PseudoBoxes) -> Selection:
-        """Gate by quality, then class-wise NMS and best 100, then the score threshold (spec 3.1, steps 3 to 5)."""
+        """Gate by quality, then class-wise NMS and best 100, then the score threshold."""
         model = self.run.model
         gated = by_quality(labels, self.config.iou_filter_threshold) if self._filters else labels
         distinct = after_nms(gated, model.test_nms, model.test_detections)
@@ -128,7 +129,7 @@ class IlNet(DetectionMethod):
         """Return the terms of Eq. 1."""
         terms = {**loss_terms(found, batch, LABELED, "sup"), **loss_terms(found, batch, UNLABELED, "unsup")}
         if self.config.iou_branch_enabled:
-            judged = iou_pass(student, found)
+            judged = iou_pass(student, found.roi, found.boxes)
             terms |= {**iou_terms(judged, batch, LABELED, "sup"), **iou_terms(judged, batch, UNLABELED, "unsup")}
         return terms
 

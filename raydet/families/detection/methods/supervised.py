@@ -53,5 +53,5 @@ class Supervised(DetectionMethod):
         """Return the detector's losses on the labelled views."""
         terms = loss_terms(found, batch, LABELED, "sup")
         if self.config.iou_branch is not None:
-            terms |= iou_terms(iou_pass(student, found), batch, LABELED, "sup")
+            terms |= iou_terms(iou_pass(student, found.roi, found.boxes), batch, LABELED, "sup")
         return terms

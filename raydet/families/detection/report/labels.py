@@ -10,7 +10,8 @@ from raydet.families.detection.report.gallery import teacher_picture, truth_pict
 from raydet.families.detection.report.history import JudgedLabel, LabelWindow, true_boxes
 from raydet.families.detection.report.inputs import Inputs
 from raydet.report.figures import COLORS, heatmap, lines
-from raydet.report.page import Pictures, Section, grid, heading, paragraph, percent, table
+from raydet.report.page import Pictures, Section, grid, heading, paragraph, table
+from raydet.text import percent
 
 GALLERY = 8  # images
 CURVES = 4  # moments of the run in one plot
@@ -32,8 +33,8 @@ def localisation(run: Inputs, pictures: Pictures) -> Section:
     chosen = [judged[round(i * (len(judged) - 1) / (CURVES - 1))] for i in range(CURVES)]
     by_bin = {f"step {w.middle:.0f}": (IOU_BINS, [int(count) for count in q.class_errors]) for w, q in chosen}
     overall = {
-        "mean IoU": (steps, [_percent(q.mean_iou) for _, q in judged]),
-        "wrong class": (steps, [_percent(q.class_error_rate) for _, q in judged]),
+        "mean IoU": (steps, [_in_percent(q.mean_iou) for _, q in judged]),
+        "wrong class": (steps, [_in_percent(q.class_error_rate) for _, q in judged]),
     }
     figures = [
         pictures.figure("iou.png", histogram, "Best IoU of each kept pseudo-box with a true box."),
@@ -70,9 +71,9 @@ def precision_and_recall(run: Inputs, pictures: Pictures) -> Section:
     shown = sorted(range(len(names)), key=lambda k: -int(newest.truths[k]))[: len(COLORS) - 1]
     figures = []
     for kind in ("precision", "recall"):
-        series = {"all": (steps, [_percent(getattr(q, kind)) for _, q in judged])}
+        series = {"all": (steps, [_in_percent(getattr(q, kind)) for _, q in judged])}
         for k in sorted(shown):
-            values = [_percent(q.precision_of(k) if kind == "precision" else q.recall_of(k)) for _, q in judged]
+            values = [_in_percent(q.precision_of(k) if kind == "precision" else q.recall_of(k)) for _, q in judged]
             series[names[k]] = (steps, values)
         plot = lines(series, y_label=f"{kind} (%)", top=100.0, strong="all")
         figures.append(pictures.figure(f"pseudo_{kind}.png", plot, f"{kind.capitalize()} of the kept pseudo-boxes."))
@@ -128,5 +129,5 @@ def _judged(run: Inputs) -> Judged:
     return [(window, window.quality) for window in run.history.windows if window.quality is not None]
 
 
-def _percent(value: float | None) -> float | None:
+def _in_percent(value: float | None) -> float | None:
     return None if value is None else 100 * value

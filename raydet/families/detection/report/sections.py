@@ -19,7 +19,8 @@ from raydet.report.common import (
     times,
 )
 from raydet.report.figures import stacked
-from raydet.report.page import Pictures, Section, grid, heading, paragraph, percent, table, tiles
+from raydet.report.page import Pictures, Section, grid, heading, paragraph, table, tiles
+from raydet.text import percent
 
 
 def summary(run: Inputs, pictures: Pictures) -> Section:

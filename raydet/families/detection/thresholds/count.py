@@ -1,7 +1,7 @@
 """How good pseudo-labels are at every point of a grid of thresholds.
 
 The point (t, theta) means exactly this: what a method's `select` keeps of each label with these thresholds, paired with
-the truth as `families/detection/pseudo_quality.py` does. One `select` per label and theta serves all t, for two reasons:
+the truth as `families/detection/pseudo_quality.py` does. One `select` per label and theta serves all t, because:
 
 1. The score threshold comes last (`Thresholds` in `families/detection/method.py`), and what is kept stands best first.
    So what is kept at t is a beginning of what is kept at any lower threshold.

@@ -15,7 +15,8 @@ from raydet.families.detection.thresholds.result import (
     thinned,
 )
 from raydet.report.figures import lines, surface, trade_off
-from raydet.report.page import Pictures, Section, grid, heading, page, paragraph, percent, table, tiles
+from raydet.report.page import Pictures, Section, grid, heading, page, paragraph, table, tiles
+from raydet.text import percent
 
 RATES = (("precision", "precision"), ("recall", "recall"), ("f1", "F1"), ("mean_iou", "mean IoU of the hits"))
 
@@ -59,7 +60,7 @@ def _maps(result: ThresholdResult, pictures: Pictures) -> Section:
     keys = result.axes.thresholds
     truth = ("true boxes per image", grid_.truths_per_image)
     if keys.quality is None:
-        rates = {label: (grid_.scores, _percents(getattr(grid_, name)[:, 0])) for name, label in RATES}
+        rates = {label: (grid_.scores, (100 * getattr(grid_, name)[:, 0]).tolist()) for name, label in RATES}
         number = {"pseudo-boxes per image": (grid_.scores, grid_.boxes_per_image[:, 0].tolist())}
         shown = [
             pictures.figure("thresholds_rates.png", lines(rates, y_label="%", x_label=keys.score, top=100.0), "Rates."),
@@ -140,7 +141,3 @@ def _short(reading: Reading) -> list[str]:
 def _columns(result: ThresholdResult, *before: str) -> list[str]:
     quality = ["quality"] if result.axes.thresholds.quality is not None else []
     return [*before, "score", *quality, *COLUMNS]
-
-
-def _percents(values: np.ndarray) -> list[float | None]:
-    return [None if np.isnan(value) else 100 * float(value) for value in values]

@@ -17,7 +17,7 @@ from raydet.families.detection.thresholds.axes import Axes, read_axes, selection
 from raydet.families.detection.thresholds.choice import FEW_TRUTHS, Choice, Point, pareto_front, recommend
 from raydet.families.detection.thresholds.count import Reading, ThresholdGrid, threshold_grid
 from raydet.families.detection.thresholds.inputs import Evidence, read_evidence, run_folder_of
-from raydet.report.page import percent
+from raydet.text import percent
 from raydet.train.rundir import RunFolder
 
 COLUMNS = ("precision", "recall", "F1", "mean IoU", "boxes/image")

@@ -46,6 +46,8 @@ def test_an_index_returns_what_was_written(tmp_path: Path) -> None:
     assert index.file_at(1) == tmp_path / "sub" / "7.jpg"
     target = index.target_at(0)
     assert target.boxes.dtype == torch.float32 and target.classes.dtype == torch.int64
+    assert target.scores.tolist() == target.quality.tolist() == [1]
+    assert target.scores.dtype == target.quality.dtype == torch.float32
     assert target.boxes.tolist() == [[0, 0, 10, 20]] and target.classes.tolist() == [1]  # the crowd box is left out
     assert index.target_at(1).boxes.shape == (0, 4)
     truth = index.truth_at(0)

@@ -69,7 +69,7 @@ def some_images(folder: Path, count: int, prefix: str) -> FakeIndex:
         index.files.append(folder / f"{prefix}{i}.png")
         index.sizes.append((height, width))
         boxes = torch.from_numpy(scene.boxes).float()
-        index.targets.append(Target(boxes, torch.tensor(scene.classes, dtype=torch.int64)))
+        index.targets.append(Target.truth(boxes, torch.tensor(scene.classes, dtype=torch.int64)))
     return index
 
 
@@ -95,6 +95,7 @@ def labels_from_2(step: int) -> int | None:
     return None if step < 2 else step - step % 3
 
 
+COPIES = ("strong", "weak")
 Open = Callable[..., StepLoader]
 
 
@@ -105,7 +106,9 @@ def open_loader(data: FakeData) -> Iterator[Open]:
     def opener(settings: DetectionConfig, rank: int = 0, world: int = 1) -> StepLoader:
         each: Any = data
         views = TeacherViews(each, settings)
-        opened.append(StepLoader(each, settings, views, rank=rank, world=world, version_for=labels_from_2))
+        opened.append(
+            StepLoader(each, settings, views, rank=rank, world=world, version_for=labels_from_2, copies=COPIES)
+        )
         return opened[-1]
 
     yield opener
@@ -215,10 +218,11 @@ def test_both_copies_of_a_labelled_image_share_view_and_boxes(open_loader: Open,
 def test_boxes_that_get_too_thin_are_dropped_and_counted(open_loader: Open, data: FakeData) -> None:
     # Short edge 40 -> 20 px at least halves each image; a box of 3 px becomes 1.5 px or less, one of 20 px 7 or more.
     thin, kept = [5.0, 5.0, 8.0, 25.0], [10.0, 10.0, 30.0, 30.0]
-    data.labeled.targets = [Target(torch.tensor([thin, kept]), torch.tensor([0, 1]))] * 5
+    data.labeled.targets = [Target.truth(torch.tensor([thin, kept]), torch.tensor([0, 1]))] * 5
     taken = open_loader(config(loader_threads=0, views={"short_side": [20], "min_box_px": 2.0})).take(0)
     assert taken.dropped_boxes == 5  # once per image, not per copy
     assert all(view.target.classes.tolist() == [1] for view in taken.labeled)
+    assert all(view.target.scores.tolist() == view.target.quality.tolist() == [1] for view in taken.labeled)
 
 
 def test_an_image_without_boxes_stays_background(open_loader: Open, data: FakeData) -> None:
@@ -276,7 +280,7 @@ def test_prepared_shapes_are_served(tmp_path: Path) -> None:
     )
     data = BOXES.prepare(settings.data, tmp_path)
     views = TeacherViews(data, settings)
-    opened = StepLoader(data, settings, views, rank=0, world=1, version_for=labels_from_2)
+    opened = StepLoader(data, settings, views, rank=0, world=1, version_for=labels_from_2, copies=COPIES)
     try:
         taken = opened.take(2)
     finally:

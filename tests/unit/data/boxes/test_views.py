@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from raydet.config.box_data import ViewsConfig
 from raydet.families.detection.views import eval_view, strong_view, weak_view
 from raydet.randomness import stream
+from raydet.vision.geometry import View
 
 PLAIN: dict[str, Any] = {
     "color_jitter": 0.0,
@@ -94,14 +95,14 @@ def test_a_certain_flip_mirrors_the_image(name: str, axis: int) -> None:
     pixels = colourful(64, 80)
     flipped, _ = weak_view(pixels, views(**{name: 1.0}), stream(0, "v"))
     kept, view = weak_view(pixels, views(), stream(0, "v"))
-    assert torch.equal(kept, pixels) and view.scale_x == 1 and view.shift_x == 0
+    assert torch.equal(kept, pixels) and view == View.identity(64, 80)
     assert torch.equal(flipped, pixels.flip(axis))
 
 
 def test_the_evaluation_view_only_resizes() -> None:
     pixels, view = eval_view(colourful(50, 100), ViewsConfig(eval_short_side=100, horizontal_flip=1.0))
     assert pixels.shape == (3, 100, 200)
-    assert (view.scale_x, view.shift_x, view.scale_y, view.shift_y) == (2, 0, 2, 0)
+    assert view.matrix == (2, 0, 0, 0, 2, 0)
 
 
 def test_a_strong_view_with_every_probability_zero_is_the_weak_view() -> None:

@@ -1,0 +1,76 @@
+"""What a detector says of images that belong to no run: the detections that `raydet evaluate` judges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from raydet.families.detection.saved import SavedDetector
+from raydet.families.detection.views import eval_view
+from raydet.records import Candidates
+from raydet.vision.detector import Detector
+from raydet.vision.geometry import View, clip_boxes, is_usable
+from raydet.vision.images import collate
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class SeenImage:
+    """The evaluation view of an image."""
+
+    pixels: Tensor  # [3, h, w] uint8
+    view: View
+    size: tuple[int, int]  # (height, width) of the original
+
+
+class DetectorOnFiles:
+    """A `FileModel`: the evaluation view and `method.detect`."""
+
+    def __init__(self, saved: SavedDetector) -> None:
+        self.model, self._method = saved.model, saved.method
+
+    @property
+    def threshold(self) -> float | None:
+        """Return the method's score threshold; None: it reads no pseudo-labels."""
+        keys = self._method.thresholds
+        if keys is None:
+            return None
+        section, _, key = keys.score.partition(".")
+        return float(self._method.run.model_dump(mode="json")[section][key])
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of network, method and evaluation view."""
+        config = self._method.run
+        views = config.data.views
+        return {
+            "model": config.model.model_dump(mode="json"),
+            "method": config.method.model_dump(mode="json"),
+            "views": {"eval_short_side": views.eval_short_side, "max_long_side": views.max_long_side},
+        }
+
+    def see(self, pixels: Tensor) -> SeenImage:
+        """Return the evaluation view."""
+        viewed, view = eval_view(pixels, self._method.run.data.views)
+        return SeenImage(viewed, view, (int(pixels.shape[1]), int(pixels.shape[2])))
+
+    def say(self, model: Detector, seen: Sequence[SeenImage], device: torch.device) -> list[dict[str, Any]]:
+        """Return the detections of each, boxes in original pixels."""
+        said = self._method.detect(model, collate([each.pixels for each in seen], device))
+        return [_row(image, each) for image, each in zip(seen, said, strict=True)]
+
+
+def _row(image: SeenImage, said: Candidates) -> dict[str, Any]:
+    height, width = image.size
+    boxes = clip_boxes(image.view.to_original(said.boxes.float().cpu()), height, width)
+    kept = is_usable(boxes, 0.0)
+    return {
+        "width": width,
+        "height": height,
+        "boxes": boxes[kept].reshape(-1).numpy(),
+        "classes": said.classes.cpu()[kept].to(torch.int32).numpy(),
+        "scores": said.scores.float().cpu()[kept].numpy(),
+        "quality": said.quality.float().cpu()[kept].numpy(),
+    }

@@ -1,0 +1,138 @@
+"""Where images lie: a local folder, or a folder of any file system that pyarrow knows (s3://, gs://, ...)."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from pyarrow import fs
+from torch import Tensor
+
+from raydet.data.decode import decode, decode_bytes
+from raydet.data.paths import checked_name, resolve_inside
+from raydet.errors import DataError
+
+READ_TRIES = 3
+_RETRY_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStore:
+    """A folder that every process sees under the same path."""
+
+    path: Path  # resolved
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def walk(self, depth: int | None = None) -> Iterator[str]:
+        """Yield the names (relative, with `/`) of all files, in no order, one folder's entry at a time.
+
+        `depth`: how many folders deep at most, counting this one. Hidden files and folders and symlinked folders are
+        passed over. Raises DataError where a folder cannot be listed.
+        """
+        yield from self._walk("", depth)
+
+    def _walk(self, folder: str, depth: int | None) -> Iterator[str]:
+        try:
+            with os.scandir(self.path / folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith("."):
+                        continue
+                    if not entry.is_dir():
+                        yield folder + entry.name
+                    elif depth != 1 and not entry.is_symlink():
+                        yield from self._walk(f"{folder}{entry.name}/", depth and depth - 1)
+        except OSError as error:
+            raise DataError(f"{self.path / folder}: cannot be listed: {error.strerror or error}") from None
+
+    def pixels(self, name: str) -> Tensor:
+        """Return an image, uint8 `[3, H, W]`. Raises DataError where it cannot be read, or lies outside the root."""
+        return decode(resolve_inside(self.path, name))
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteStore:
+    """A folder of a pyarrow file system."""
+
+    uri: str
+    files: Any  # pyarrow.fs.FileSystem; travels to actors by pickle
+    base: str  # the folder, in the file system's own words
+
+    def __str__(self) -> str:
+        return self.uri
+
+    def walk(self, depth: int | None = None) -> Iterator[str]:
+        """Yield as `LocalStore.walk` does. pyarrow lists a folder at once: memory follows the largest folder."""
+        yield from self._walk("", depth)
+
+    def _walk(self, folder: str, depth: int | None) -> Iterator[str]:
+        try:
+            entries = self.files.get_file_info(fs.FileSelector(f"{self.base}/{folder}".rstrip("/")))
+        except OSError as error:
+            raise DataError(f"{self.uri}: {folder or 'the folder'} cannot be listed: {error}") from None
+        for entry in entries:
+            if entry.base_name.startswith("."):
+                continue
+            if entry.type != fs.FileType.Directory:
+                yield folder + entry.base_name
+            elif depth != 1:
+                yield from self._walk(f"{folder}{entry.base_name}/", depth and depth - 1)
+
+    def pixels(self, name: str) -> Tensor:
+        """Return an image, uint8 `[3, H, W]`. Raises DataError where it cannot be read after some tries."""
+        path = f"{self.base}/{checked_name(name)}"
+        for attempt in range(1, READ_TRIES + 1):
+            try:
+                with self.files.open_input_file(path) as stream:
+                    return decode_bytes(stream.read(), path)
+            except FileNotFoundError:
+                raise DataError(f"{path}: no such image file; copy it there or correct the name") from None
+            except OSError as error:
+                if attempt == READ_TRIES:
+                    raise DataError(f"{path}: cannot be read ({READ_TRIES} tries): {error}") from None
+                time.sleep(_RETRY_S * attempt)
+        raise AssertionError("unreachable")
+
+
+ImageStore = LocalStore | RemoteStore
+
+
+def is_uri(text: str) -> bool:
+    """Return whether a text is meant as scheme://..."""
+    return "://" in text
+
+
+def local_path(text: str) -> Path | None:
+    """Return the path that a text or a file:// URI means; None for other URIs."""
+    if text.startswith("file://"):
+        return Path(unquote(urlsplit(text).path))
+    return None if is_uri(text) else Path(text)
+
+
+def open_store(text: str) -> ImageStore:
+    """Return the folder of a local path or a URI. Raises DataError where there is none, or it cannot be reached."""
+    if (folder := local_path(text)) is not None:
+        if not folder.is_dir():
+            raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
+        return LocalStore(folder.resolve())
+    try:
+        files, base = fs.FileSystem.from_uri(text)
+        kind = files.get_file_info(base).type
+    except (OSError, ValueError) as error:  # pyarrow's own errors are among both
+        raise DataError(
+            f"{text}: cannot be reached: {_first_line(error)}; check scheme, name and credentials"
+        ) from None
+    if kind != fs.FileType.Directory:
+        what = "no such folder" if kind == fs.FileType.NotFound else "not a folder (a list file must be a local one)"
+        raise DataError(f"{text}: {what}")
+    return RemoteStore(text.rstrip("/"), files, base.rstrip("/"))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,114 @@
+"""Shards: Parquet files of consecutive images of the listing. A shard that exists is finished; there is no half one.
+
+shards/part-00000012.parquet holds what the model said about images 12 * size ... 13 * size - 1 of listing.jsonl. Its
+metadata (`raydet`) says of which names and settings, so that no shard of another labelling is taken for ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from raydet.data.files import replacing
+from raydet.errors import DataError
+from raydet.label_files.listing import Listing
+
+SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.string(), nullable=False),  # relative to the image root, with /
+        pa.field("width", pa.int32()),  # pixels, after EXIF rotation; null where the image was skipped, as all below
+        pa.field("height", pa.int32()),
+        pa.field("boxes", pa.list_(pa.float32())),  # x1 y1 x2 y2 of box after box, pixels of the original image
+        pa.field("classes", pa.list_(pa.int32())),  # 0-based, no background
+        pa.field("scores", pa.list_(pa.float32())),  # descending
+        pa.field("quality", pa.list_(pa.float32())),  # IL-net's q of the box; 1 where the model has no IoU branch
+        pa.field("error", pa.string()),  # why the image was skipped; null where it was labelled
+    ]
+)
+_KEY = b"raydet"
+_FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ShardNote:
+    """What a shard says about itself."""
+
+    shard: int
+    names: str  # SHA-256 of the names, see `Chunk.digest`
+    settings: str  # digest of the labelling's settings
+    images: int
+    skipped: int
+    format: int = _FORMAT
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """The images of one shard."""
+
+    shard: int
+    names: tuple[str, ...]
+
+    def digest(self) -> str:
+        """Return the SHA-256 of the names, in order."""
+        content = hashlib.sha256()
+        for name in self.names:
+            content.update(json.dumps(name).encode() + b"\n")
+        return content.hexdigest()
+
+
+def chunks(listing: Listing, size: int) -> Iterator[Chunk]:
+    """Cut the listing into shards, reading it as far as needed."""
+    lines = listing.lines()
+    for shard in itertools.count():
+        names = tuple(json.loads(line) for line in itertools.islice(lines, size))
+        if not names:
+            return
+        yield Chunk(shard, names)
+
+
+def shard_path(folder: Path, shard: int) -> Path:
+    """Return where a shard lies."""
+    return folder / f"part-{shard:08d}.parquet"
+
+
+def write_shard(folder: Path, chunk: Chunk, table: pa.Table, settings: str) -> None:
+    """Write one finished shard: wholly there, and on the disk, or not at all."""
+    assert table.num_rows == len(chunk.names), f"shard {chunk.shard}: {table.num_rows} rows, {len(chunk.names)} names"
+    skipped = table.num_rows - table["error"].null_count
+    note = ShardNote(chunk.shard, chunk.digest(), settings, table.num_rows, skipped)
+    table = table.replace_schema_metadata({_KEY: json.dumps(asdict(note)).encode()})
+    with replacing(shard_path(folder, chunk.shard)) as stream:
+        pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
+
+
+def finished(folder: Path, chunk: Chunk, settings: str) -> ShardNote | None:
+    """Return what the chunk's shard says, None where there is none or it cannot be opened (it is then made again).
+
+    Raises DataError where it is the shard of other images or settings.
+    """
+    path = shard_path(folder, chunk.shard)
+    try:
+        note = ShardNote(**json.loads(pq.read_metadata(path).metadata[_KEY]))
+    except (OSError, ValueError, TypeError, KeyError):  # not there, cut off, not ours
+        return None
+    if (note.shard, note.names, note.settings, note.format) != (chunk.shard, chunk.digest(), settings, _FORMAT):
+        raise DataError(
+            f"{path}: holds other images or was made with other settings than this labelling; move it out of {folder}"
+        )
+    return note
+
+
+def read_shard(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Read columns of a shard. Raises DataError where it is damaged."""
+    try:
+        table = pq.read_table(path, columns=list(columns), page_checksum_verification=True)
+    except (OSError, ValueError) as error:  # pyarrow's own errors are among both
+        raise DataError(f"{path}: damaged: {error}; delete it and run the same command again") from None
+    return table

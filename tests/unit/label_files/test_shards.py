@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from raydet.errors import DataError
+from raydet.label_files.coco import export_coco, export_skipped
+from raydet.label_files.progress import Progress
+from raydet.label_files.shards import SCHEMA, Chunk, finished, read_shard, shard_path, write_shard
+
+CHUNK = Chunk(0, ("a.jpg", "b.jpg", "c.jpg"))
+ROWS = [
+    {
+        "image": "a.jpg",
+        "width": 100,
+        "height": 80,
+        "boxes": [10.0, 20.0, 40.5, 60.25, 0.0, 0.0, 5.0, 5.0],
+        "classes": [1, 0],
+        "scores": [0.875, 0.5],
+        "quality": [1.0, 1.0],
+    },
+    {"image": "b.jpg", "error": "truncated, really"},
+    {"image": "c.jpg", "width": 9, "height": 9, "boxes": [], "classes": [], "scores": [], "quality": []},
+]
+
+
+def written(folder: Path) -> Path:
+    write_shard(folder, CHUNK, pa.Table.from_pylist(ROWS, SCHEMA), "settings")
+    return shard_path(folder, 0)
+
+
+def test_a_shard_counts_for_its_own_images_and_settings_only(tmp_path: Path):
+    assert finished(tmp_path, CHUNK, "settings") is None
+    written(tmp_path)
+    note = finished(tmp_path, CHUNK, "settings")
+    assert note is not None
+    assert (note.images, note.skipped) == (3, 1)
+    for chunk, settings in ((Chunk(0, ("a.jpg", "b.jpg", "x.jpg")), "settings"), (CHUNK, "others")):
+        with pytest.raises(DataError, match="holds other images or was made with other settings"):
+            finished(tmp_path, chunk, settings)
+
+
+def test_half_a_shard_never_counts(tmp_path: Path):
+    path = written(tmp_path)
+    content = path.read_bytes()
+    for size in (0, 1, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        assert finished(tmp_path, CHUNK, "settings") is None
+    path.unlink()
+    (tmp_path / ".part-00000000.parquet.x1").write_bytes(content)  # what a killed writer leaves
+    assert finished(tmp_path, CHUNK, "settings") is None
+
+
+def test_a_changed_byte_is_noticed_when_the_shard_is_read(tmp_path: Path):
+    path = written(tmp_path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"a.jpg")] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(DataError, match=r"part-00000000.parquet: damaged: .* delete it and run the same command again"):
+        read_shard(path, ("image",))
+
+
+def test_the_export_holds_the_boxes_above_the_threshold(tmp_path: Path):
+    shard = written(tmp_path)
+    found = export_coco([shard], tmp_path / "coco.json", ("cat", "dog"), above=0.5)
+    assert (found.images, found.empty, found.boxes, found.skipped) == (2, 1, 1, 1)
+    content = json.loads((tmp_path / "coco.json").read_text())
+    assert content["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+    assert content["images"] == [
+        {"id": 1, "file_name": "a.jpg", "width": 100, "height": 80},
+        {"id": 3, "file_name": "c.jpg", "width": 9, "height": 9},
+    ]
+    # 40.5 - 10 = 30.5, 60.25 - 20 = 40.25, 30.5 * 40.25 = 1227.625; the threshold is strict
+    assert content["annotations"] == [
+        {
+            "id": 1,
+            "image_id": 1,
+            "category_id": 2,
+            "bbox": [10.0, 20.0, 30.5, 40.25],
+            "area": 1227.625,
+            "iscrowd": 0,
+            "score": 0.875,
+        }
+    ]
+    assert export_coco([shard], tmp_path / "coco.json", ("cat", "dog"), above=0.4).boxes == 2
+
+
+def test_skipped_images_are_listed_with_their_reason(tmp_path: Path):
+    assert export_skipped([written(tmp_path)], tmp_path / "skipped.csv") == 1
+    with (tmp_path / "skipped.csv").open(newline="") as file:
+        assert list(csv.reader(file)) == [["image", "reason"], ["b.jpg", "truncated, really"]]
+
+
+def test_progress_counts_from_the_first_start_and_rates_each_actor_by_itself():
+    now, said = [0.0], []
+    progress = Progress(100, 40, say=said.append, clock=lambda: now[0])
+    table = pa.Table.from_pylist(ROWS, SCHEMA)
+    progress.tick()
+    now[0] = 6.0
+    progress.waiting(2)
+    now[0] = 10.0
+    progress.started("actor-0", "pid 1 on here")
+    now[0] = 12.0
+    progress.started("actor-1", "pid 2 on here")
+    progress.answered("actor-0", table)
+    progress.answered("actor-0", table)
+    now[0] = 14.0
+    progress.answered("actor-1", table)
+    progress.tick()
+    progress.tick()
+    # 9 images in 4 s; (100 - 49) / 2.25 = 22.7 s to go
+    line = "49/100 images (49.0 %)  2.25 images/s  ETA 0:00:23  skipped 3"
+    assert said == ["waiting for 2 actors to start", line]
+    # 6 images from second 10 to 12, 3 images from 12 to 14
+    assert progress.summary() == [
+        "actor-0 (pid 1 on here): 6 images, 3 images/s",
+        "actor-1 (pid 2 on here): 3 images, 1.5 images/s",
+    ]

@@ -1,0 +1,201 @@
+"""What is asked of every method, whatever it does: a tiny run of each through all its stages, looked at step by step.
+
+A new method needs a line in `RUNS` and nothing else here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from raydet.config.run import RunConfig
+from raydet.contract import LossTerm
+from raydet.labels.store import read_all
+from raydet.metrics import read_metrics
+from raydet.registry import build_method, config_classes, method_class
+from raydet.train.launch import launch
+from raydet.train.rundir import RunFolder
+from tests.helpers import tiny_classes, tiny_config
+
+
+def detector(**method: Any) -> Callable[[Path], RunConfig]:
+    """Two steps of burn-in and three after it; what a method sets replaces `TINY`'s method."""
+    changes = {"optim__steps": 5, "data__labeled_count": 10, "eval__max_images": 2}
+    return lambda run_dir: tiny_config(run_dir, **changes, method={"burn_in_steps": 2, "ema_keep_rate": 0.5, **method})
+
+
+def classifier(steps: int = 5, **method: Any) -> Callable[[Path], RunConfig]:
+    """Two steps of burn-in and three after it, unless the method has other stages."""
+    return lambda run_dir: tiny_classes(run_dir, optim__steps=steps, method={"burn_in_steps": 2, **method})
+
+
+# A model of two steps is sure of nothing: a low threshold lets pseudo-boxes through all the same.
+SURE_ENOUGH = {"score_threshold": 0.16}
+# 0 supervised, 2 D2, 4 and 5 repredictions, 6 fine-tuning, 8 the end.
+R2D2_STAGES = {
+    "burn_in_batch": 8,
+    "d2_steps": 2,
+    "reprediction_interval_steps": 1,
+    "repeat_lrs": [0.05],
+    "finetune_steps": 2,
+    "finetune_batch": 16,
+    "label_step_override": 0.78125,
+}
+
+METHODS = tuple(config_classes())
+RUNS: dict[str, dict[str, Callable[[Path], RunConfig]]] = {
+    "supervised": {
+        "plain": detector(name="supervised"),
+        "with a branch": detector(name="supervised", iou_branch={"hidden": 16}),
+    },
+    "unbiased_teacher": {"plain": detector(name="unbiased_teacher", **SURE_ENOUGH)},
+    "il_net": {
+        "plain": detector(name="il_net", **SURE_ENOUGH, iou_filter_threshold=0.2, iou_branch={"hidden": 16}),
+        "without a branch": detector(name="il_net", **SURE_ENOUGH, iou_branch_enabled=False),
+    },
+    "supervised_classifier": {"plain": classifier(name="supervised_classifier")},
+    "mean_teacher": {"plain": classifier(name="mean_teacher", ramp_up_steps=2)},
+    "pseudo_label": {"plain": classifier(name="pseudo_label", reprediction_interval_steps=2)},
+    "r2d2": {
+        "plain": classifier(8, name="r2d2", **R2D2_STAGES),
+        "cross-entropy": classifier(8, name="r2d2", **R2D2_STAGES, labeled_loss="ce"),
+        "all labels learned": classifier(8, name="r2d2", **R2D2_STAGES, update_labeled=True),
+    },
+}
+"""Method -> runs that together reach every branch of its losses."""
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One loss term of one step."""
+
+    total: float
+    count: float
+    is_on_graph: bool
+    slope: float | None  # largest gradient of this term alone on any parameter; None: it reaches no parameter
+
+    @staticmethod
+    def of(term: LossTerm, model: nn.Module) -> Term:
+        assert term.total.shape == term.count.shape == (), "a loss term is a scalar sum and a scalar count"
+        found: list[torch.Tensor] = []
+        if term.total.requires_grad:
+            trained = [p for p in model.parameters() if p.requires_grad]
+            slopes = torch.autograd.grad(term.total, trained, retain_graph=True, allow_unused=True)
+            found = [slope.abs().amax() for slope in slopes if slope is not None]
+        slope = float(torch.stack(found).amax()) if found else None
+        return Term(float(term.total.detach()), float(term.count), term.total.requires_grad, slope)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What a method said of one step's batch."""
+
+    step: int
+    unlabeled: int
+    terms: dict[str, Term]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A finished run and its steps."""
+
+    config: RunConfig
+    folder: RunFolder
+    steps: list[Step]
+
+    @property
+    def weights(self) -> dict[str, float]:
+        return build_method(self.config).loss_weights
+
+    def stages(self) -> list[list[Step]]:
+        """Return the steps of each stage; a method may end a stage at the start or at the end of the run."""
+        inner = {end for end in build_method(self.config).stage_ends if 0 < end < self.config.length}
+        ends = [0, *sorted(inner), self.config.length]
+        return [[step for step in self.steps if first <= step.step < end] for first, end in pairwise(ends)]
+
+
+@pytest.fixture(scope="module", params=[(name, run) for name in METHODS for run in RUNS.get(name, ())], ids=": ".join)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """Train, and look at every step's terms on the way."""
+    name, variant = request.param
+    config = RUNS[name][variant](tmp_path_factory.mktemp("every") / "run")
+    assert config.method.name == name
+    method = method_class(config)
+    real, steps = method.losses, []
+
+    def watched(self: Any, student: nn.Module, batch: Any, teacher: Any, state: Any) -> Any:
+        found = real(self, student, batch, teacher, state)
+        assert all(term.group in {*batch.sizes, None} for term in found.losses.values())
+        terms = {name: Term.of(term, student) for name, term in found.losses.items()}
+        steps.append(Step(batch.step, batch.sizes["unlabeled"], terms))
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(method, "losses", watched)
+        folder = launch(config)
+    return Run(config, folder, steps)
+
+
+def test_every_method_has_a_run_here():
+    missing, gone = sorted(set(METHODS) - RUNS.keys()), sorted(RUNS.keys() - set(METHODS))
+    assert not missing, f"methods without a tiny run: add {missing} to RUNS of {Path(__file__).name}"
+    assert not gone, f"RUNS of {Path(__file__).name} names methods that do not exist: {gone}"
+    assert all(RUNS.values()), "a method without any run"
+
+
+def test_it_trains_to_its_end_and_is_evaluated(run: Run):
+    assert [step.step for step in run.steps] == list(range(run.config.length))
+    judged = [line for line in read_metrics(run.folder.metrics) if line["kind"] == "eval"]
+    assert run.config.length in {line["step"] for line in judged}
+    assert all(run.stages()), "a stage without a step"
+
+
+def test_its_terms_are_those_that_have_a_weight_and_all_are_finite(run: Run):
+    for step in run.steps:
+        assert step.terms.keys() == run.weights.keys(), step.step
+        for name, term in step.terms.items():
+            assert torch.isfinite(torch.tensor([term.total, term.count, term.slope or 0.0])).all(), (step.step, name)
+            assert term.count >= 0, (step.step, name)
+
+
+def test_a_term_without_elements_is_zero_and_still_on_the_graph(run: Run):
+    # Else an empty share of one rank would divide by nothing, or leave that rank's gradients out of the sum.
+    for step in run.steps:
+        for name, term in step.terms.items():
+            assert term.is_on_graph or not run.weights[name], (step.step, name)
+            assert term.count or not term.total, (step.step, name)
+
+
+def test_every_weighted_term_with_elements_reaches_a_parameter_in_each_stage(run: Run):
+    reached = set()
+    for stage in run.stages():
+        wanted = {n for step in stage for n, term in step.terms.items() if run.weights[n] > 0 and term.count > 0}
+        pulling = {n for step in stage for n, term in step.terms.items() if term.slope}
+        assert wanted <= pulling, f"steps {stage[0].step} to {stage[-1].step}: no gradient of {wanted - pulling}"
+        reached |= wanted
+    assert reached == {name for name, weight in run.weights.items() if weight > 0}, "terms that never had an element"
+
+
+def test_every_term_says_something_at_some_step(run: Run):
+    # Terms of weight 0 are for the log: without a gradient to look at, a number that is always 0 gives them away.
+    silent = {name for name in run.weights if not any(step.terms[name].total for step in run.steps)}
+    assert not silent
+
+
+def test_steps_that_want_labels_have_them_and_the_others_have_none(run: Run):
+    schedule = build_method(run.config).schedule()
+    for step in run.steps:
+        assert (step.unlabeled > 0) == (schedule.version_for(step.step) is not None), step.step
+        elements = {name for name, term in step.terms.items() if name.startswith("unsup/") and term.count}
+        assert step.unlabeled or not elements, step.step
+    versions = {version for table in read_all(run.folder.labels) for version in table["version"].to_pylist()}
+    published = {schedule.version_for(step.step) for step in run.steps} - {None}
+    assert versions == published
+    assert bool(published) == run.config.uses_labels

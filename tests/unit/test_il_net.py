@@ -1,0 +1,93 @@
+"""IL-net's gate where it acts: in `detect`, at evaluation, and in `select`, on a stored label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from raydet.families.detection.method import DetectionMethod, detection_method
+from raydet.records import Candidates, PseudoBoxes, TeacherRef
+from raydet.vision.images import ImageBatch, collate
+from tests.helpers import tiny_config
+
+# (box, class, score, quality); theta is .5 and must be exceeded.
+SURE_BUT_MISPLACED = ([0.0, 0, 10, 10], 1, 0.9, 0.2)
+ITS_NEIGHBOUR = ([0.0, 0, 10, 9], 1, 0.8, 0.7)  # IoU of the two: 90 / 100 = .9, NMS keeps the better scored one
+AT_THETA = ([20.0, 20, 30, 30], 1, 0.7, 0.5)
+ABOVE_THETA = ([40.0, 40, 50, 50], 2, 0.6, 0.5625)
+BACKGROUND = ([60.0, 20, 70, 30], 0, 0.3, 1.0)  # the best class of its RoI is background
+ROWS = (SURE_BUT_MISPLACED, ITS_NEIGHBOUR, AT_THETA, ABOVE_THETA, BACKGROUND)
+
+
+def il_net(**changes: object) -> DetectionMethod:
+    settings = {"method__iou_filter_threshold": 0.5, "method__score_threshold": 0.25, **changes}
+    return detection_method(tiny_config(Path("unused"), **settings), "a test")
+
+
+def columns() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    boxes, classes, scores, quality = ([row[i] for row in ROWS] for i in range(4))
+    return torch.tensor(boxes), torch.tensor(classes), torch.tensor(scores), torch.tensor(quality)
+
+
+class Says:
+    """A detector of which only the answer counts: the same rows for every image."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, Any] = {}
+
+    def candidates(self, images: ImageBatch, **asked: Any) -> list[Candidates]:
+        self.asked = asked
+        return [Candidates(*columns(), complete_above=0.05) for _ in range(len(images))]
+
+
+def detected(method: DetectionMethod) -> list[list[tuple[list[float], int]]]:
+    """Return the boxes and classes that are left of `ROWS`, for each of two images."""
+    model = Says()
+    images = collate([torch.zeros(3, 64, 96, dtype=torch.uint8)] * 2, "cpu")
+    found = method.detect(model, images)  # type: ignore[arg-type]
+    assert model.asked["proposals"] == "test"
+    return [list(zip(each.boxes.tolist(), each.classes.tolist(), strict=True)) for each in found]
+
+
+def test_at_evaluation_the_gate_drops_misplaced_boxes_before_nms_and_keeps_the_others():
+    # .2 and .5 do not exceed .5; without the first box nothing suppresses its neighbour; 1 is background and passes.
+    left = [([0.0, 0, 10, 9], 1), ([40.0, 40, 50, 50], 2), ([60.0, 20, 70, 30], 0)]
+    assert detected(il_net()) == [left, left]
+
+
+@pytest.mark.parametrize("switch", ["iou_filter_enabled", "iou_branch_enabled"])
+def test_at_evaluation_without_the_gate_nms_alone_decides(switch: str):
+    left = [([0.0, 0, 10, 10], 1), ([20.0, 20, 30, 30], 1), ([40.0, 40, 50, 50], 2), ([60.0, 20, 70, 30], 0)]
+    assert detected(il_net(**{f"method__{switch}": False})) == [left, left]
+
+
+def stored() -> PseudoBoxes:
+    boxes, classes, scores, quality = columns()
+    return PseudoBoxes("7", TeacherRef(3, "digest"), boxes, classes, scores, quality, 0.05)
+
+
+def test_a_sure_but_misplaced_pseudo_box_does_not_suppress_its_neighbour():
+    selection = il_net().select(stored())
+    assert selection.kept.boxes.tolist() == [[0, 0, 10, 9], [40, 40, 50, 50], [60, 20, 70, 30]]
+    assert selection.kept.classes.tolist() == [1, 2, 0]
+    # The gate leaves no two that overlap, and every score exceeds .25.
+    assert selection.dropped == {"quality": 2, "nms": 0, "score": 0}
+    assert selection.dropped_quality == pytest.approx(0.7)  # .2 + .5
+    assert selection.background == 1
+
+
+def test_the_score_threshold_acts_on_what_gate_and_nms_leave():
+    selection = il_net(method__score_threshold=0.7).select(stored())
+    assert selection.kept.boxes.tolist() == [[0, 0, 10, 9]]  # .8; of .6 and .3 neither exceeds .7
+    assert selection.dropped == {"quality": 2, "nms": 0, "score": 2}
+
+
+@pytest.mark.parametrize("switch", ["iou_filter_enabled", "iou_branch_enabled"])
+def test_without_the_gate_the_surest_of_overlapping_pseudo_boxes_stays(switch: str):
+    selection = il_net(**{f"method__{switch}": False}).select(stored())
+    assert selection.kept.boxes.tolist() == [[0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50], [60, 20, 70, 30]]
+    assert selection.dropped == {"quality": 0, "nms": 1, "score": 0}
+    assert selection.background is None
