@@ -16,7 +16,6 @@ PACKAGE = Path(__file__).parents[2] / "raydet"
 LAYERS = {
     "raydet": 0,  # the package itself: __version__ only
     "raydet.errors": 0,
-    "raydet.text": 0,
     "raydet.config": 0,
     "raydet.randomness": 0,
     "raydet.group": 0,
