@@ -15,6 +15,7 @@ import torch
 
 from raydet.data.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError
+from raydet.files import remove_unfinished
 from raydet.label_files.coco import Exported, export_coco, export_skipped
 from raydet.label_files.labeller import Job, Labeller
 from raydet.label_files.listing import Images, Listing, open_images, write_listing
@@ -137,14 +138,11 @@ def _begin(folder: Path, saved: SavedDetector, images: Images, options: LabelOpt
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed call was writing, by the names that `replacing` and `write_listing` give."""
-    made_up = "[a-z0-9_]" * 8  # by tempfile
+    """Remove what a killed call was writing."""
     for name in ("listing.jsonl", ".listing-now.jsonl", "label.json", "coco.json", "skipped.csv"):
-        for aside in folder.glob(f".{name}.{made_up}"):
-            aside.unlink()
-    for aside in (folder / "shards").glob(f".part-*.parquet.{made_up}"):
-        aside.unlink()
-    for sorting in folder.glob(f".sorting-{made_up}"):
+        remove_unfinished(folder, name)
+    remove_unfinished(folder / "shards", "part-*.parquet")
+    for sorting in folder.glob(f".sorting-{'[a-z0-9_]' * 8}"):  # by `write_listing`, with a name of tempfile's
         shutil.rmtree(sorting)
     (folder / ".listing-now.jsonl").unlink(missing_ok=True)
 

@@ -35,6 +35,7 @@ from raydet.data.boxes.family import BOXES
 from raydet.data.boxes.views import eval_view
 from raydet.data.decode import decode
 from raydet.errors import UserError
+from raydet.files import replacing_path
 from raydet.models.detector import MIN_SIDE_PX
 from raydet.models.images import IMAGENET_MEAN, IMAGENET_STD, SIZE_DIVISOR, collate
 from raydet.models.iou_branch import gate_quality
@@ -62,13 +63,9 @@ def export_onnx(saved: SavedDetector, out: Path) -> str:
     if missing:
         raise UserError(f"--out {out}: ONNX needs {', '.join(missing)}: pip install 'raydet[onnx]'")
     images = _images_to_check(saved)
-    aside = out.with_name(f".writing-{out.name}")
-    try:
+    with replacing_path(out) as aside:
         _write(saved, images[0], aside)
         found = _compare(saved, aside, images)
-        aside.rename(out)
-    finally:
-        aside.unlink(missing_ok=True)
     height, width = images[0].shape[1:]
     return (
         f"{out}: {saved.role} at step {saved.checkpoint.step}, input uint8 [3, {height}, {width}] RGB; onnxruntime and "

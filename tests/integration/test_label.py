@@ -146,7 +146,7 @@ def test_what_is_finished_is_not_labelled_again(
     assert begun == []
     first, second = sorted((out / "shards").iterdir())[:2]
     second.write_bytes(first.read_bytes()[:900])  # half a shard
-    (out / "shards" / ".part-00000002.parquet.a1b2c3_x").write_bytes(b"left by a killed call")
+    (out / "shards" / ".writing-a1b2c3d4-part-00000002.parquet").write_bytes(b"left by a killed call")
     assert label(run, photos, out) == 0
     assert sorted(begun) == [f"image_{number:03d}.png" for number in (2, 3, 4, 5)]  # behind bad.jpg and cut.png
     assert_same(out, labelled)

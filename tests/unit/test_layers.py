@@ -13,6 +13,7 @@ LAYERS = {
     "raydet": 0,  # the package itself: __version__ only
     "raydet.errors": 0,
     "raydet.text": 0,
+    "raydet.files": 0,
     "raydet.config": 0,
     "raydet.records": 0,
     "raydet.geometry": 0,

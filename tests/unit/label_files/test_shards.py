@@ -51,7 +51,7 @@ def test_half_a_shard_never_counts(tmp_path: Path):
         path.write_bytes(content[:size])
         assert finished(tmp_path, CHUNK, "settings") is None
     path.unlink()
-    (tmp_path / ".part-00000000.parquet.x1").write_bytes(content)  # what a killed writer leaves
+    (tmp_path / ".writing-x1-part-00000000.parquet").write_bytes(content)  # what a killed writer leaves
     assert finished(tmp_path, CHUNK, "settings") is None
 
 
