@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from raydet.config.classification import ClassificationConfig
 from raydet.config.run import RunConfig
-from raydet.errors import UserError
 from raydet.methods import build_detection_method
 from raydet.report.history import Select
+from raydet.report.page import Pictures, Section, check_can_draw, write_page
 from raydet.train.rundir import RunFolder
 
-if TYPE_CHECKING:
-    from raydet.report.page import Pictures, Section
+Made = tuple[Any, Sequence[Callable[[Any, Pictures], Section]]]  # what the page is made from, and its sections' makers
 
 
 def write_report(run_dir: Path, *, select: Select | None = None) -> Path:
@@ -24,25 +22,16 @@ def write_report(run_dir: Path, *, select: Select | None = None) -> Path:
     `select` applies thresholds to a detector's stored label; default: those of the run's method. What is missing in the
     run folder, its section names. Raises UserError where `run_dir` is no run folder or matplotlib is not installed.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("raydet report draws with matplotlib, which is not installed: pip install 'raydet[plots]'")
-    from raydet.report.page import Pictures, page
-
-    folder = RunFolder(run_dir).path
-    config = RunFolder(run_dir).load_config()
-    pictures = Pictures()
+    check_can_draw()
+    folder, config = RunFolder(run_dir).path, RunFolder(run_dir).load_config()
     if isinstance(config, ClassificationConfig):
-        made = _of_a_classifier(folder, pictures)
+        inputs, makers = _of_a_classifier(folder)
     else:
-        made = _of_a_detector(folder, pictures, select or _own_select(config))
-    content = page(f"{config.method.name}: {folder.name}", str(folder), made)
-    pictures.save(folder / "plots")
-    aside = folder / "report.html.aside"
-    aside.write_text(content, encoding="utf-8")
-    return aside.replace(folder / "report.html")
+        inputs, makers = _of_a_detector(folder, select or _own_select(config))
+    return write_page(folder / "report.html", f"{config.method.name}: {folder.name}", inputs, makers)
 
 
-def _of_a_detector(folder: Path, pictures: Pictures, select: Select) -> Sequence[Section]:
+def _of_a_detector(folder: Path, select: Select) -> Made:
     from raydet.report import (  # not before they are wanted: they import matplotlib
         common,
         detection_labels,
@@ -50,7 +39,6 @@ def _of_a_detector(folder: Path, pictures: Pictures, select: Select) -> Sequence
     )
     from raydet.report.inputs import read_inputs
 
-    run = read_inputs(folder, select)
     makers = (
         detection_sections.summary,
         detection_sections.learning_curves,
@@ -62,10 +50,10 @@ def _of_a_detector(folder: Path, pictures: Pictures, select: Select) -> Sequence
         common.speed,
         detection_labels.gallery,
     )
-    return [make(run, pictures) for make in makers]
+    return read_inputs(folder, select), makers
 
 
-def _of_a_classifier(folder: Path, pictures: Pictures) -> Sequence[Section]:
+def _of_a_classifier(folder: Path) -> Made:
     from raydet.report import classification_labels, classification_sections, common, r2d2_sections
     from raydet.report.classification_inputs import read_classification_inputs
 
@@ -85,7 +73,7 @@ def _of_a_classifier(folder: Path, pictures: Pictures) -> Sequence[Section]:
         common.speed,
         classification_labels.gallery,
     ]
-    return [make(run, pictures) for make in makers]
+    return run, makers
 
 
 def _own_select(config: RunConfig) -> Select:
