@@ -166,20 +166,21 @@ def _label_rest(
         return
     piece = math.ceil(PIECE_IMAGES / options.batch) * options.batch
     work = WorkList((each for each in chunks(listing, options.shard_images) if each.shard not in done), piece)
-    progress = Progress(listing.count, num_done, say=lambda text: print(text, flush=True))
+    progress = Progress(listing.count, num_done)
     job = _job(saved, images, listing, options)
 
     def keep(chunk: Chunk, table: pa.Table) -> None:
         write_shard(shards, chunk, table, settings)
 
-    if options.actors == 0:
-        _label_here(job, work, keep, progress)
-    else:
-        from raydet.label_files.actors import Share, label_with_actors
+    with progress:
+        if options.actors == 0:
+            _label_here(job, work, keep, progress)
+        else:
+            from raydet.label_files.actors import Share, label_with_actors
 
-        actors = min(options.actors, math.ceil(left / piece))
-        share = Share(actors, options.cpus_per_actor, options.gpus_per_actor, options.address)
-        label_with_actors(job, share, work, keep, progress)
+            actors = min(options.actors, math.ceil(left / piece))
+            share = Share(actors, options.cpus_per_actor, options.gpus_per_actor, options.address)
+            label_with_actors(job, share, work, keep, progress)
     for line in progress.summary():
         print(line)
 
@@ -206,7 +207,6 @@ def _label_here(job: Job, work: WorkList, keep: Finished, progress: Progress) ->
         progress.answered("this process", table)
         if (complete := work.done(piece, table)) is not None:
             keep(*complete)
-        progress.tick()
         piece, loading = ahead, coming
 
 

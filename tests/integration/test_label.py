@@ -249,8 +249,8 @@ def test_an_image_that_kills_every_actor_is_skipped(
     saved, names = load_saved(run), [f"image_{number:03d}.png" for number in range(3)]
     job = Job(saved.method, saved.model, DeadlyStore(photos.resolve(), names[1]), "cpu", "fp32", batch=1, threads=1)
     listing = write_listing(names, tmp_path / "listing.jsonl")
-    found, said = [], []
-    progress, share = Progress(3, 0, say=said.append), Share(actors=1, cpus=0.5, gpus=0.0, address=None)
+    found = []
+    progress, share = Progress(3, 0), Share(actors=1, cpus=0.5, gpus=0.0, address=None)
     label_with_actors(
         job, share, WorkList(chunks(listing, 4), 4), lambda _, table: found.extend(table.to_pylist()), progress
     )
@@ -258,7 +258,7 @@ def test_an_image_that_kills_every_actor_is_skipped(
     expected = {row["image"]: row for row in rows(labelled)}
     assert [first, third] == [expected[names[0]], expected[names[2]]]
     assert second["error"].startswith("1 actor was lost while at work on this image alone; the last: ")
-    assert sum("was lost" in line for line in said) == 2  # with its neighbours, then alone
+    assert sum("was lost" in line for line in progress.poll()) == 2  # with its neighbours, then alone
 
 
 # mistakes

@@ -23,6 +23,7 @@ LAYERS = {
     "raydet.models": 1,
     "raydet.metrics": 1,
     "raydet.learning_rate": 1,
+    "raydet.display": 1,
     "raydet.labels.schedule": 1,  # pure arithmetic: methods say with it which steps need labels
     "raydet.methods": 2,
     "raydet.labels": 2,
