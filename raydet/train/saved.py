@@ -16,6 +16,7 @@ from torch import nn
 from raydet.config.run import RunConfig
 from raydet.contract import Method, Result
 from raydet.errors import CheckpointError, DataError, UserError
+from raydet.files import replacing_path
 from raydet.group import Group
 from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
@@ -117,7 +118,6 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
         "raydet_model_config": saved.config.model.model_dump_json(),
         "raydet_views_config": found.views,
     }
-    aside = out.with_name(f".writing-{out.name}")
-    save_file({name: value.contiguous() for name, value in found.weights.items()}, aside, metadata=notes)
-    aside.rename(out)
+    with replacing_path(out) as aside:
+        save_file({name: value.contiguous() for name, value in found.weights.items()}, aside, metadata=notes)
     return f"{out}: {saved.role} at step {saved.checkpoint.step}, {len(found.weights)} tensors{found.remark}"
