@@ -44,7 +44,7 @@ class Cpu(Progress):
     """Also reads the CPU seconds of each actor's process."""
 
     def __init__(self, total: int) -> None:
-        super().__init__(total, 0, say=lambda text: None)
+        super().__init__(total, 0)
         self.first: dict[str, float] = {}
         self.last: dict[str, float] = {}
 

@@ -340,8 +340,8 @@ class Family(ABC, Generic[Config]):
         )
 
     @abstractmethod
-    def report(self, folder: Path, config: Config, pictures: Any) -> list[Any]:
-        """Return the sections of a run's report (`raydet.report.page.Section`); what is missing, they name."""
+    def report(self, folder: Path, config: Config) -> tuple[Any, Sequence[Any]]:
+        """Return what a run's report is made from, and the makers of its sections (`raydet.report.page.write_page`)."""
 
     def stage(self, method: Any, step: int) -> str | None:
         """Return the name of the stage that a step belongs to, where the family's methods have some."""

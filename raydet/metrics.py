@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from raydet.files import write_text
 from raydet.registry import run_configs
 
 FILE_NAME = "metrics.jsonl"
@@ -111,12 +111,7 @@ def truncate_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = [record for record in read_metrics(path) if record["step"] <= step]
-    aside = path.with_name(path.name + ".aside")
-    with aside.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in kept)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    write_text(path, "".join(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n" for record in kept))
 
 
 def _end_last_line(path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Threshold = Annotated[float, Field(gt=0, lt=1)]
@@ -30,9 +30,25 @@ SetConfig = TypeVar("SetConfig", bound=SetSection)
 
 
 class ModelSection(Section):
-    """What the settings of every model hold."""
+    """What the settings of every model hold.
+
+    `weights` is None for a model that starts from random weights. It is written `none`, or `null` as older versions
+    did. Whether it may be left out, and what that means, is up to the model.
+    """
 
     weights: str | None = None
+
+    @field_validator("weights")
+    @classmethod
+    def _none_is_a_word(cls, weights: str | None) -> str | None:
+        if weights is not None and not weights.strip():
+            raise ValueError("is empty: write imagenet, a local file, or none")
+        return None if weights == "none" else weights
+
+    def _fill(self, **values: object) -> None:
+        """Set what was left out and follows from what was given, so that the resolved configuration holds it."""
+        for name, value in values.items():
+            object.__setattr__(self, name, value)  # the section is frozen for everybody else
 
 
 class DataSection(Section, Generic[SetConfig]):

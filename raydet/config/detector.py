@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import model_validator
+from pydantic import field_validator, model_validator
 
+from raydet.config.backbone import (
+    EFFICIENTNET,
+    HOW_TO_CHOOSE,
+    IMAGENET,
+    SMALL,
+    check_backbone,
+    check_strides,
+    default_anchors,
+    default_strides,
+)
 from raydet.config.base import (
     Fraction,
     ModelSection,
@@ -20,21 +30,30 @@ from raydet.config.base import (
 class ModelConfig(ModelSection):
     """Faster R-CNN with FPN."""
 
-    backbone: Literal["resnet50_fpn", "resnet101_fpn", "resnet18_fpn", "small_gn"] = "resnet50_fpn"
-    """ResNets carry frozen batch norm and want `weights`; `small_gn` (group norm) trains from scratch on a CPU."""
+    backbone: str = EFFICIENTNET
+    """`efficientnet_lite0_fpn` (comes with ImageNet weights), `resnet18_fpn`, `resnet50_fpn`, `resnet101_fpn`
+    (torchvision's), `timm/NAME` (a network of timm that gives a pyramid; wants the extra `timm`), or `small_gn` (group
+    norm), which trains from scratch on a CPU."""
     weights: str | None = None
-    """Local safetensors (or torch `weights_only`-loadable) file of ImageNet weights for the ResNet body, with
-    torchvision's names."""
+    """`imagenet`: published weights (torchvision's IMAGENET1K_V1 or timm's, downloaded once; those of
+    `efficientnet_lite0_fpn` are installed with raydet, and its default). A local safetensors (or torch
+    `weights_only`-loadable) file with the network's own names. `none`: from scratch. Only `small_gn` and
+    `efficientnet_lite0_fpn` may leave it out. With weights, batch norms are frozen."""
     trainable_stages: NonNegativeInt = 3
-    """How many of the ResNet's four stages train, from the top (3 freezes stem and first stage); 5 trains all."""
+    """With weights: how many of the backbone's stages train, from the top (3: those of strides 8, 16 and 32); 5 trains
+    all."""
+    fpn_strides: tuple[int, ...] = ()
+    """Strides of the pyramid's levels, each twice the one before, of 4, 8, 16, 32 and 64 (which is for region proposals
+    only). Default: 8 to 32 for `efficientnet_lite0_fpn` and `small_gn`, 4 to 64 for the others."""
     small_channels: tuple[PositiveInt, ...] = (16, 32, 64, 128, 128)
     """`small_gn`: channels of the stem and of the four stages."""
     fpn_channels: PositiveInt = 256
     """Channels of the feature pyramid."""
     box_head_dim: PositiveInt = 1024
     """Width of the two fully connected layers of the box head."""
-    anchor_sizes: tuple[tuple[PositiveFloat, ...], ...] = ((32.0,), (64.0,), (128.0,), (256.0,), (512.0,))
-    """Anchor sizes in pixels, one tuple per pyramid level (ResNets: 5 levels, `small_gn`: 3)."""
+    anchor_sizes: tuple[tuple[PositiveFloat, ...], ...] = ()
+    """Anchor sizes in pixels, one tuple per pyramid level, all of the same length. Default: from four levels on 8 times
+    the stride, one each; fewer levels share 16, 32, ..., 512 out."""
     anchor_ratios: tuple[PositiveFloat, ...] = (0.5, 1.0, 2.0)
     """Height / width of the anchors."""
     rpn_fg_iou: Threshold = 0.7
@@ -80,16 +99,45 @@ class ModelConfig(ModelSection):
     test_detections: PositiveInt = 100
     """Most detections per image."""
 
+    @property
+    def pooled_strides(self) -> tuple[int, ...]:
+        """Strides of the feature maps that RoIs are pooled from: the first of the pyramid."""
+        return tuple(stride for stride in self.fpn_strides if stride < 64)
+
+    @field_validator("backbone")
+    @classmethod
+    def _known(cls, backbone: str) -> str:
+        return check_backbone(backbone)
+
     @model_validator(mode="after")
-    def _anchor_levels(self) -> ModelConfig:
-        levels = 3 if self.backbone == "small_gn" else 5
+    def _weights_are_chosen(self) -> Self:
+        if self.backbone == SMALL and self.weights is not None:
+            raise ValueError(f"backbone {SMALL} trains from scratch: remove `weights`, or choose another backbone")
+        if "weights" not in self.model_fields_set:
+            if self.backbone not in (SMALL, EFFICIENTNET):
+                raise ValueError(f"backbone {self.backbone} without `weights`: {HOW_TO_CHOOSE}")
+            self._fill(weights=IMAGENET if self.backbone == EFFICIENTNET else None)
+        return self
+
+    @model_validator(mode="after")
+    def _levels(self) -> Self:
+        if not self.fpn_strides:
+            self._fill(fpn_strides=default_strides(self.backbone))
+        check_strides(self.backbone, self.fpn_strides)
+        if not self.anchor_sizes:
+            self._fill(anchor_sizes=default_anchors(self.fpn_strides))
+        levels = len(self.fpn_strides)
         if len(self.anchor_sizes) != levels:
             raise ValueError(
-                f"anchor_sizes has {len(self.anchor_sizes)} levels, backbone {self.backbone} has {levels}; "
-                f"give one tuple of sizes per level"
+                f"anchor_sizes has {len(self.anchor_sizes)} levels, backbone {self.backbone} has {levels} (strides "
+                f"{list(self.fpn_strides)}); give one tuple of sizes per level"
             )
-        if self.backbone == "small_gn" and self.weights is not None:
-            raise ValueError("backbone small_gn trains from scratch: remove `weights` or choose a ResNet")
+        if len({len(sizes) for sizes in self.anchor_sizes}) != 1 or not self.anchor_sizes[0]:
+            raise ValueError("anchor_sizes: every level needs equally many sizes, at least one")
+        return self
+
+    @model_validator(mode="after")
+    def _numbers_fit(self) -> Self:
         if len(self.small_channels) != 5:
             raise ValueError("small_channels wants five numbers: the stem and four stages")
         if self.rpn_bg_iou > self.rpn_fg_iou:

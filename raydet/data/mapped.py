@@ -18,8 +18,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from raydet.data.files import replacing
 from raydet.errors import DataError
+from raydet.files import replacing
 
 _LOOKUP = {
     "hash_sorted": pa.uint64(),  # hashes of all ids in ascending order, and

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from raydet.data.files import replacing
 from raydet.data.mapped import MappedIndex
 from raydet.errors import DataError
+from raydet.files import write_text
 
 AnyIndex = TypeVar("AnyIndex", bound=MappedIndex)
 Table = TypeVar("Table")
@@ -41,8 +41,7 @@ def write_sets(folder: Path, kind: str, tables: Mapping[str, Table], write: Call
         else:
             (folder / f"{name}.arrow").unlink(missing_ok=True)
     content = {"kind": kind, "sets": [name for name in _SETS if name in tables]}
-    with replacing(folder / _MANIFEST) as stream:
-        stream.write(json.dumps(content).encode())
+    write_text(folder / _MANIFEST, json.dumps(content))
 
 
 def open_set(folder: Path, kind: str, name: str, index: type[AnyIndex]) -> AnyIndex | None:

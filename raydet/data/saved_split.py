@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from raydet.data.files import replacing
 from raydet.data.labeled_ids import rows_of
 from raydet.errors import DataError
+from raydet.files import write_text
 
 _FORMAT = 1
 
@@ -41,8 +41,7 @@ def saved_or_drawn(
         "fingerprint": fingerprint,
         "labeled": [ids[row] for row in rows],
     }
-    with replacing(file) as stream:
-        stream.write(json.dumps(content, indent=1, ensure_ascii=False).encode())
+    write_text(file, json.dumps(content, indent=1, ensure_ascii=False))
     return rows
 
 

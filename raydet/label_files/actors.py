@@ -108,12 +108,10 @@ class _Crew:
             has_started = any(actor.has_started for actor in self._actors)
             if not calls and has_started:
                 return  # there is someone to take work, and there was none
-            if not has_started:
-                self._progress.waiting(len(self._starting))
+            self._progress.starting = len(self._starting)
             ready, _ = ray.wait([*calls, *self._starting], timeout=_WAIT_S)
             for call in ready:
                 self._take(call)
-            self._progress.tick()
 
     def dismiss_all(self) -> None:
         """End all actors."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from raydet.data.files import replacing
+from raydet.files import replacing
 from raydet.label_files.shards import read_shard
 
 _DIGITS = 3  # of a pixel

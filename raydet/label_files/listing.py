@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 
-from raydet.data.files import replacing
 from raydet.data.folder import SUFFIXES
 from raydet.errors import DataError
+from raydet.files import replacing
 from raydet.label_files.image_stores import ImageStore, is_uri, local_path, open_store
 
 RUN_LINES = 200_000  # names sorted in memory at once, some 40 MB

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raydet.data.files import replacing
 from raydet.errors import ConfigError, DataError
+from raydet.files import write_text
 from raydet.label_files.labeller import FileModel
 from raydet.label_files.listing import Images, Listing, differences
 from raydet.train.rundir import flat
@@ -51,8 +51,7 @@ class Manifest:
     def write(self, file: Path) -> None:
         """Write the file aside and rename it."""
         content = {"format": FORMAT, "images": self.count, "listing": self.listing, "settings": dict(self.settings)}
-        with replacing(file) as stream:
-            stream.write(json.dumps(content, indent=1).encode())
+        write_text(file, json.dumps(content, indent=1))
 
 
 def read_manifest(file: Path) -> Manifest | None:

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+from rich.console import Console, Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
 
-from raydet.text import clock, percent
+from raydet.display import LiveDisplay
+from raydet.text import clock, percent, plural
 
 INTERVAL_S = 5.0
 
@@ -28,57 +34,69 @@ class ActorCount:
         return self.images / max(self.until - self.since, 1e-9)
 
 
-class Progress:
-    """Counts images and speaks."""
+class Progress(LiveDisplay):
+    """Counts images, and shows the counts where it is started: two threads may be in here."""
 
     def __init__(
-        self, total: int, done: int, say: Callable[[str], None] = print, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        done: int,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        console: Console | None = None,
     ) -> None:
         """`done` of `total` images were finished by an earlier call."""
-        self.say, self._clock = say, clock
+        super().__init__(interval_s=INTERVAL_S, console=console)
+        self._now = now
         self.total, self._before, self.skipped = total, done, 0
+        self.starting = 0  # actors that have not started yet
         self.actors: dict[str, ActorCount] = {}
-        self._next_line = clock() + INTERVAL_S
+        self._news: deque[str] = deque()
+        self._newest: deque[str] = deque(maxlen=4)  # shown on a terminal
 
     @property
     def images(self) -> int:
         """Images answered for in this call, the skipped ones included."""
-        return sum(actor.images for actor in self.actors.values())
+        return sum(actor.images for actor in list(self.actors.values()))
 
     def started(self, actor: str, place: str) -> None:
         """Note that an actor is ready."""
-        now = self._clock()
+        now = self._now()
         self.actors[actor] = ActorCount(place, now, now)
 
     def answered(self, actor: str, table: pa.Table) -> None:
         """Note an answer."""
         count = self.actors[actor]
         count.images += table.num_rows
-        count.until = self._clock()
+        count.until = self._now()
         self.skipped += table.num_rows - table["error"].null_count
 
-    def tick(self) -> None:
-        """Say how far it is, if that is due."""
-        if self._clock() >= self._next_line and self.actors:
-            self._next_line = self._clock() + INTERVAL_S
-            self.say(self.line())
+    def say(self, text: str) -> None:
+        """Note what deserves a line of its own."""
+        self._news.append(text)
+        self._newest.append(text)
 
-    def waiting(self, actors: int) -> None:
-        """Say that nothing happens because no actor has started, if that is due."""
-        if self._clock() >= self._next_line:
-            self._next_line = self._clock() + INTERVAL_S
-            self.say(f"waiting for {actors} actors to start")
+    def poll(self) -> Iterator[str]:
+        """Yield what was said since the last call."""
+        while self._news:
+            yield self._news.popleft()
 
-    def line(self) -> str:
-        """Return how far it is: images, rate, time to go."""
-        done, now = self._before + self.images, self._clock()
-        seconds = max(now - min(actor.since for actor in self.actors.values()), 1e-9)
-        rate = self.images / seconds
-        parts = [f"{done:,}/{self.total:,} images ({percent(done / max(self.total, 1))} %)", f"{rate:.3g} images/s"]
-        if rate:
-            parts.append(f"ETA {clock((self.total - done) / rate)}")
-        parts.append(f"skipped {self.skipped:,}")
-        return "  ".join(parts)
+    def line(self) -> str | None:
+        """Return how far it is: images, rate, time to go; or what is waited for."""
+        if not self.images:
+            is_waiting = self.starting and not self.actors
+            return f"waiting for {plural(self.starting, 'actor')} to start" if is_waiting else None
+        done = self._before + self.images
+        rate = self.images / max(self._now() - min(actor.since for actor in list(self.actors.values())), 1e-9)
+        share = f"{done:,}/{self.total:,} images ({percent(done / max(self.total, 1))} %)"
+        eta = f"ETA {clock((self.total - done) / rate)}"
+        return "  ".join([share, f"{rate:.3g} images/s", eta, f"skipped {self.skipped:,}"])
+
+    def render(self, height: int) -> RenderableType:
+        """Return a bar, the line, and the newest messages."""
+        bar = Table.grid(expand=True)
+        bar.add_row(ProgressBar(total=max(self.total, 1), completed=self._before + self.images))
+        return Group(bar, Text(self.line() or "waiting for the first images ..."), *map(Text, self._newest))
 
     def summary(self) -> list[str]:
         """Return a line per actor that did something."""

@@ -15,6 +15,7 @@ import torch
 
 from raydet.data.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError
+from raydet.files import remove_unfinished
 from raydet.label_files.coco import Exported, export_coco, export_skipped
 from raydet.label_files.labeller import FileModel, Job, Labeller
 from raydet.label_files.listing import Images, Listing, open_images, write_listing
@@ -138,14 +139,11 @@ def _begin(
 
 
 def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed call was writing, by the names that `replacing` and `write_listing` give."""
-    made_up = "[a-z0-9_]" * 8  # by tempfile
+    """Remove what a killed call was writing."""
     for name in ("listing.jsonl", ".listing-now.jsonl", "label.json", "coco.json", "skipped.csv"):
-        for aside in folder.glob(f".{name}.{made_up}"):
-            aside.unlink()
-    for aside in (folder / "shards").glob(f".part-*.parquet.{made_up}"):
-        aside.unlink()
-    for sorting in folder.glob(f".sorting-{made_up}"):
+        remove_unfinished(folder, name)
+    remove_unfinished(folder / "shards", "part-*.parquet")
+    for sorting in folder.glob(f".sorting-{'[a-z0-9_]' * 8}"):  # by `write_listing`, with a name of tempfile's
         shutil.rmtree(sorting)
     (folder / ".listing-now.jsonl").unlink(missing_ok=True)
 
@@ -169,20 +167,21 @@ def _label_rest(
         return
     piece = math.ceil(PIECE_IMAGES / options.batch) * options.batch
     work = WorkList((each for each in chunks(listing, options.shard_images) if each.shard not in done), piece)
-    progress = Progress(listing.count, num_done, say=lambda text: print(text, flush=True))
+    progress = Progress(listing.count, num_done)
     job = _job(model, images, listing, options)
 
     def keep(chunk: Chunk, table: pa.Table) -> None:
         write_shard(shards, chunk, table, settings)
 
-    if options.actors == 0:
-        _label_here(job, work, keep, progress)
-    else:
-        from raydet.label_files.actors import Share, label_with_actors
+    with progress:
+        if options.actors == 0:
+            _label_here(job, work, keep, progress)
+        else:
+            from raydet.label_files.actors import Share, label_with_actors
 
-        actors = min(options.actors, math.ceil(left / piece))
-        share = Share(actors, options.cpus_per_actor, options.gpus_per_actor, options.address)
-        label_with_actors(job, share, work, keep, progress)
+            actors = min(options.actors, math.ceil(left / piece))
+            share = Share(actors, options.cpus_per_actor, options.gpus_per_actor, options.address)
+            label_with_actors(job, share, work, keep, progress)
     for line in progress.summary():
         print(line)
 
@@ -209,7 +208,6 @@ def _label_here(job: Job, work: WorkList, keep: Finished, progress: Progress) ->
         progress.answered("this process", table)
         if (complete := work.done(piece, table)) is not None:
             keep(*complete)
-        progress.tick()
         piece, loading = ahead, coming
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from raydet.data.files import replacing
 from raydet.errors import DataError
+from raydet.files import replacing
 from raydet.label_files.listing import Listing
 
 SCHEMA = pa.schema(

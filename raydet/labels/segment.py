@@ -9,7 +9,6 @@ the checksum, because Arrow notices a truncated file but not a changed byte. Two
 
 from __future__ import annotations
 
-import os
 import re
 import zlib
 from dataclasses import dataclass
@@ -19,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydet.errors import UserError
+from raydet.files import UNFINISHED, replacing
 
 _NAME = re.compile(r"v(\d{9})-(\d{9})\.([\w-]+)\.(\d{6})\.([0-9a-f]{8})\.arrow")
-_ASIDE = ".writing-"
 
 
 class LabelStoreError(UserError):
@@ -51,7 +50,7 @@ def list_segments(folder: Path) -> list[SegmentName]:
     """
     found = []
     for path in folder.glob("*.arrow"):
-        if path.name.startswith(_ASIDE):
+        if path.name.startswith(UNFINISHED):
             continue
         match = _NAME.fullmatch(path.name)
         if match is None:
@@ -82,13 +81,8 @@ def write_segment(folder: Path, table: pa.Table, writer: str, number: int) -> Se
     first, last = version_range(table)
     checksum = f"{zlib.crc32(content):08x}"
     path = folder / f"v{first:09d}-{last:09d}.{writer}.{number:06d}.{checksum}.arrow"
-    aside = folder / f"{_ASIDE}{os.getpid()}-{path.name}"
-    with aside.open("wb") as file:
+    with replacing(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.rename(path)
-    _sync_folder(folder)
     return SegmentName(path, first, last, writer, number, checksum)
 
 
@@ -104,12 +98,6 @@ def trim_segment(name: SegmentName, version: int) -> None:
     name.path.unlink(missing_ok=True)
 
 
-def clean_asides(folder: Path, writer: str) -> None:
-    """Delete what this writer left unfinished when it was killed."""
-    for path in folder.glob(f"{_ASIDE}*.{writer}.*"):
-        path.unlink(missing_ok=True)
-
-
 def version_range(table: pa.Table) -> tuple[int, int]:
     """Return the lowest and highest version in a non-empty table."""
     span = pc.min_max(table["version"]).as_py()
@@ -121,11 +109,3 @@ def _damaged(path: Path, why: str) -> str:
         f"{path}: damaged: {why}. Delete it; labels that the run still needs are made again where their teacher's "
         f"weights exist, otherwise start from an earlier checkpoint"
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

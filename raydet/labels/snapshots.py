@@ -9,7 +9,6 @@ reader sees half of one.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydet.files import replacing
 from raydet.labels.segment import LabelStoreError
 
 LABELS = pa.schema(
@@ -187,17 +187,8 @@ def _matrix(column: pa.ChunkedArray, width: int | None = None) -> NDArray[np.flo
 
 
 def _write(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".writing-{os.getpid()}-{path.name}")
-    try:
-        with aside.open("wb") as file:
-            with pa.ipc.new_file(file, table.schema) as out:
-                out.write_table(table)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with replacing(path) as file, pa.ipc.new_file(file, table.schema) as out:
+        out.write_table(table)
 
 
 def _read(path: Path, schema: pa.Schema) -> pa.Table:

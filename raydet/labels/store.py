@@ -20,11 +20,11 @@ from pathlib import Path
 import pyarrow as pa
 
 from raydet.errors import LabelConflictError
+from raydet.files import remove_unfinished
 from raydet.labels.desk import Key
 from raydet.labels.schema import KEY_FIELDS
 from raydet.labels.segment import (
     SegmentName,
-    clean_asides,
     list_segments,
     read_segment,
     trim_segment,
@@ -89,7 +89,7 @@ class PseudoLabelStore:
         self._index: dict[int, dict[str, tuple[_Rows, int]]] = {}
         self._digests: dict[int, str] = {}
         self._spill = Spill(self.folder, writer)
-        clean_asides(self.folder, writer)
+        remove_unfinished(self.folder, f"*.{writer}.*")  # by this writer, when it was killed
         self._open()
         for table in self._spill.recover():
             self._take_in(table)

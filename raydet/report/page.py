@@ -1,13 +1,23 @@
-"""HTML by hand: every text goes through `text()`, so that class names and paths cannot become markup."""
+"""The one way to write a report page: `write_page`, from sections, of the parts below.
+
+HTML by hand: every text goes through `text()`, so that class names and paths cannot become markup.
+"""
 
 from __future__ import annotations
 
 import base64
 import html
+import importlib.util
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
+
+from raydet.errors import UserError
+from raydet.files import write_text
+
+Inputs = TypeVar("Inputs")
 
 STYLE = """
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#1c2128;--soft:#5b6470;--line:#e3e6ea;--accent:#2563eb;
@@ -71,11 +81,34 @@ class Pictures:
         shown = text(caption)
         return f'<figure><img src="{source}" alt="{shown}"><figcaption>{shown}</figcaption></figure>'
 
-    def save(self, folder: Path) -> None:
-        """Write the pictures into a folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in self.files.items():
-            (folder / name).write_bytes(content)
+
+Made = tuple[Any, Sequence[Callable[[Any, Pictures], Section]]]
+"""What a page is made from, and the makers of its sections in order."""
+
+
+def write_page(file: Path, title: str, inputs: Inputs, makers: Iterable[Callable[[Inputs, Pictures], Section]]) -> Path:
+    """Write a page without outside parts, a section by each maker, and its pictures into plots/ beside it.
+
+    Returns the page. Raises OSError where it cannot be written.
+    """
+    pictures = Pictures()
+    content = page(title, str(file.parent), [make(inputs, pictures) for make in makers])
+    folder = file.parent / "plots"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, picture in pictures.files.items():
+        (folder / name).write_bytes(picture)
+    return write_text(file, content)
+
+
+def can_draw() -> bool:
+    """Return whether matplotlib, which draws the pictures, is installed."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def check_can_draw() -> None:
+    """Raise UserError where matplotlib is not installed."""
+    if not can_draw():
+        raise UserError("raydet report draws with matplotlib, which is not installed: pip install 'raydet[plots]'")
 
 
 def text(value: object) -> str:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError, FolderInUseError
+from raydet.files import write_text
 from raydet.settings import resolve
 
 if TYPE_CHECKING:
@@ -164,10 +165,7 @@ class SweepFolder:
 
 
 def _write(file: Path, content: Mapping[str, Any]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    aside = file.with_suffix(".aside")
-    aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    aside.replace(file)
+    write_text(file, json.dumps(content, indent=1))
 
 
 def _read(file: Path) -> dict[str, Any]:

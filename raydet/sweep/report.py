@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
-from raydet.errors import UserError
 from raydet.metrics import FILE_NAME
+from raydet.report.page import check_can_draw, write_page
 from raydet.sweep.definition import read_definition
 from raydet.sweep.results import best_point, collect, summarise_points
 from raydet.sweep.trial_metrics import TrialMetrics
@@ -17,9 +16,7 @@ def write_sweep_report(folder: Path) -> Path:
 
     A search may still be running. Raises UserError where `folder` holds no search or matplotlib is not installed.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError("raydet report draws with matplotlib, which is not installed: pip install 'raydet[plots]'")
-    from raydet.report.page import Pictures, page
+    check_can_draw()
     from raydet.sweep import report_curves as curves  # after the check: it imports matplotlib
     from raydet.sweep import report_sections as sections
     from raydet.sweep.report_inputs import SweepInputs
@@ -40,10 +37,4 @@ def write_sweep_report(folder: Path) -> Path:
         sections.times,
         sections.trial_table,
     ]
-    pictures = Pictures()
-    made = [make(found, pictures) for make in makers]
-    content = page(f"Search: {definition.name}", str(folder), made)
-    pictures.save(folder / "plots")
-    aside = folder / "report.html.aside"
-    aside.write_text(content, encoding="utf-8")
-    return aside.replace(folder / "report.html")
+    return write_page(folder / "report.html", f"Search: {definition.name}", found, makers)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 
+from raydet.files import replacing, write_text
 from raydet.metrics import FILE_NAME
 from raydet.settings import dump, resolve
 from raydet.sweep.definition import SweepDefinition, read_definition, value_text
@@ -127,11 +128,11 @@ def write_results(folder: Path) -> str:
     points = summarise_points(rows)
     best = best_point(points, definition.mode)
     table = as_table(definition, rows)
-    _replace(folder / "results.csv", lambda aside: pyarrow.csv.write_csv(table, aside))
-    _replace(folder / "results.parquet", lambda aside: pyarrow.parquet.write_table(table, aside))
+    with replacing(folder / "results.csv") as csv, replacing(folder / "results.parquet") as parquet:
+        pyarrow.csv.write_csv(table, csv)
+        pyarrow.parquet.write_table(table, parquet)
     if best is not None:
-        text = best_config(definition, best)
-        _replace(folder / "best.yaml", lambda aside: aside.write_text(text, encoding="utf-8"))
+        write_text(folder / "best.yaml", best_config(definition, best))
     return "\n".join(describe(definition, points, best))
 
 
@@ -219,9 +220,3 @@ def _column(values: list[Any]) -> pa.Array:
         is_whole = all(isinstance(value, int) for value in known)
         return pa.array(values, pa.int64() if is_whole else pa.float64())
     return pa.array([value if value is None or isinstance(value, str) else json.dumps(value) for value in values])
-
-
-def _replace(file: Path, write: Callable[[Path], object]) -> None:
-    aside = file.with_name(f".writing-{file.name}")
-    write(aside)
-    aside.replace(file)

@@ -1,93 +1,45 @@
-"""What a search shows while it runs: a live table on a terminal, a line per event elsewhere.
-
-A thread reads the folder of the search along. It only ever reads: whatever goes wrong with it, the search does not
-notice.
-"""
+"""What a search shows while it runs: a live table on a terminal, a line per event elsewhere."""
 
 from __future__ import annotations
 
-import sys
-import threading
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from raydet.display import LiveDisplay
 from raydet.sweep.definition import read_definition, value_text
 from raydet.sweep.live import AT_WORK, Event, LiveSweep, LiveTrial
 from raydet.text import clock, percent
 
-POLL_S = 0.5
 STYLES = {"running": "cyan", "burn-in": "cyan", "done": "green", "stopped": "yellow", "failed": "bold red"}
 FRAME_LINES = 6  # around the rows: title, head, totals, and room for the cursor
 
 
-class SweepView:
-    """Shows a search for the length of a `with` block; exceptions pass through."""
+class SweepView(LiveDisplay):
+    """Shows a search: its folder, read along."""
 
     def __init__(self, folder: Path, *, console: Console | None = None) -> None:
-        # A console of its own file: others may redirect sys.stdout while this thread writes.
-        self._console = console or Console(file=sys.stdout, highlight=False)
-        self._folder = folder
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="search view", daemon=True)
+        self._sweep = LiveSweep(read_definition(folder))
+        super().__init__(interval_s=self._sweep.definition.base.log.plain_interval_s, console=console)
+        self._said = ""
 
-    def __enter__(self) -> SweepView:
-        # Before the search goes on: what an earlier process left counts as seen.
-        self._sweep = LiveSweep(read_definition(self._folder))
-        for _ in self._sweep.poll():
-            pass
-        self._thread.start()
-        return self
+    def poll(self) -> Iterator[str]:
+        """Look at the folder; what an earlier process left counts as seen."""
+        for event in self._sweep.poll():
+            if (line := event_line(self._sweep, event)) is not None:
+                yield line
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop.set()
-        self._thread.join()
+    def line(self) -> str | None:
+        """Return the totals, where they changed."""
+        before, self._said = self._said, totals(self._sweep)
+        return self._said if self._said != before else None
 
-    def _run(self) -> None:
-        try:
-            if self._console.is_terminal and not self._console.is_dumb_terminal:
-                self._show_table()
-            else:
-                self._print_lines()
-        except Exception as error:  # the search is worth more than its display
-            print(f"raydet: the display of the search stopped: {type(error).__name__}: {error}", file=sys.stderr)
-
-    def _show_table(self) -> None:
-        with Live(console=self._console, auto_refresh=False, vertical_overflow="crop") as live:
-            while True:
-                is_last = self._stop.wait(POLL_S)
-                for _ in self._sweep.poll():
-                    pass
-                live.update(screen(self._sweep, max_rows=self._console.height - FRAME_LINES), refresh=True)
-                if is_last:
-                    return
-
-    def _print_lines(self) -> None:
-        interval_s = self._sweep.definition.base.log.plain_interval_s
-        printed, next_line = "", 0.0
-        while True:
-            is_last = self._stop.wait(POLL_S)
-            for event in self._sweep.poll():
-                if (line := event_line(self._sweep, event)) is not None:
-                    self._print(line)
-            if is_last or time.monotonic() >= next_line:
-                line, next_line = totals(self._sweep), time.monotonic() + interval_s
-                if line != printed:
-                    self._print(line)
-                printed = line
-            if is_last:
-                return
-
-    def _print(self, text: str) -> None:
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+    def render(self, height: int) -> RenderableType:
+        """Return the table."""
+        return screen(self._sweep, max_rows=height - FRAME_LINES)
 
 
 def event_line(sweep: LiveSweep, event: Event) -> str | None:

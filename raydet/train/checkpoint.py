@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,9 +26,10 @@ from torch import Tensor
 from raydet import __version__
 from raydet.config.version import VERSION_KEY
 from raydet.errors import CheckpointError
+from raydet.files import remove_unfinished, replacing_path
 
 FORMAT = 1
-_PREFIX, _ASIDE = "step_", ".writing-"
+_PREFIX = "step_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,26 +65,16 @@ def write_checkpoint(
 ) -> Path:
     """Write one checkpoint; it becomes visible only when it is complete. Returns its folder."""
     final = root / f"{_PREFIX}{step:08d}"
-    aside = root / f"{_ASIDE}{final.name}-{os.getpid()}"
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    for name, content in tensors.items():
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in content.items()}, aside / f"{name}.safetensors"
-        )
-    (aside / "state.json").write_text(
-        json.dumps({**state, "step": step, "format": FORMAT, VERSION_KEY: __version__}, indent=1), encoding="utf-8"
-    )
-    files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(aside.iterdir())}
-    commit = aside / "COMMIT"
-    commit.write_text(json.dumps({"format": FORMAT, "files": files}, indent=1), encoding="utf-8")
-    for file in aside.iterdir():
-        _fsync(file)
-    _fsync(aside)
-    if final.exists():  # the same step again, after a resume: deterministic, so either copy will do
-        shutil.rmtree(final)
-    aside.rename(final)
-    _fsync(root)
+    about = {**state, "step": step, "format": FORMAT, VERSION_KEY: __version__}
+    with replacing_path(final) as aside:  # the same step again, after a resume, is the same: either copy will do
+        aside.mkdir()
+        for name, content in tensors.items():
+            whole = {key: value.detach().cpu().contiguous() for key, value in content.items()}
+            save_file(whole, aside / f"{name}.safetensors")
+        (aside / "state.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
+        files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(aside.iterdir())}
+        commit = json.dumps({"format": FORMAT, "files": files}, indent=1)
+        (aside / "COMMIT").write_text(commit, encoding="utf-8")
     return final
 
 
@@ -136,8 +126,7 @@ def latest_checkpoint(root: Path) -> Checkpoint | None:
 
 def clean_checkpoints(root: Path, *, keep: int, also: frozenset[int] = frozenset()) -> None:
     """Delete unfinished writes, and complete checkpoints beyond the newest `keep`, except the steps in `also`."""
-    for orphan in root.glob(f"{_ASIDE}*"):
-        shutil.rmtree(orphan, ignore_errors=True)
+    remove_unfinished(root)
     for path in _folders(root)[:-keep]:
         if _step(path) not in also:
             (path / "COMMIT").unlink(missing_ok=True)  # first: a half-deleted checkpoint must not look complete
@@ -159,14 +148,6 @@ def _step(path: Path) -> int | None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from raydet import __version__
+from raydet.config.backbone import weights_path
 from raydet.config.run import RunConfig
 from raydet.contract import FamilyRun, sizes_of
 from raydet.data.prepared import PreparedSets
@@ -44,6 +45,8 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
                 f"labelled; leave some of them unlabelled ({ways}), or set data.unlabeled"
             )
         family.check(config, data)
+        if not resume:
+            check_model(config, len(data.class_names))
         said = [describe(config, data), *(f"  changed: {line}" for line in folder.changes(config))]
         if resume and folder.written_by() not in (None, __version__):
             said.append(f"  note: so far the run was trained by raydet {folder.written_by()}, this is {__version__}")
@@ -59,6 +62,15 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
                 train_rank(config, Group(device=device), local_source)
         _check_reached(config, folder)
     return folder
+
+
+def check_model(config: RunConfig, num_classes: int) -> None:
+    """Raise UserError where the model cannot be built: a run is not begun that could not go on.
+
+    Its memory is not taken, but files of weights are read, or downloaded, here first.
+    """
+    with torch.device("meta"):
+        build_method(config).build_model(num_classes)
 
 
 def _check_reached(config: RunConfig, folder: RunFolder) -> None:
@@ -85,7 +97,8 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         return None if path is None else str(Path(path).absolute())
 
     paths = {"dir": absolute(config.run.dir), "fork_from": absolute(config.run.fork_from)}
-    model = config.model.model_copy(update={"weights": absolute(config.model.weights)})
+    file = weights_path(config.model.weights)
+    model = config.model if file is None else config.model.model_copy(update={"weights": str(file.absolute())})
     return config.model_copy(update={"run": config.run.model_copy(update=paths), "model": model})
 
 

@@ -21,6 +21,7 @@ from raydet.cluster.storage import check_shared
 from raydet.config.run import RunConfig
 from raydet.contract import FamilyRun
 from raydet.errors import RunError, UserError
+from raydet.files import write_text
 from raydet.group import Group
 from raydet.labels.source import LabelSource
 from raydet.pool.launch import start_broker, stop_broker
@@ -108,9 +109,7 @@ def _worker(spec: dict[str, Any]) -> None:
     except Exception as error:
         if not _is_worth_a_retry(error):
             text = {"is_users": isinstance(error, UserError), "message": str(error), "trace": traceback.format_exc()}
-            aside = verdict.with_suffix(f".rank{group.rank}")
-            aside.write_text(json.dumps(text), encoding="utf-8")
-            aside.replace(verdict)  # two ranks may fail at once
+            write_text(verdict, json.dumps(text))  # two ranks may fail at once
         raise
 
 

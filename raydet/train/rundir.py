@@ -25,6 +25,7 @@ from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.config.version import VERSION_KEY, take_version
 from raydet.errors import ConfigError, FolderInUseError
+from raydet.files import write_text
 from raydet.settings import dump_file, resolve
 
 # Sections and keys that may change between attempts: they alter speed, volume or length, never a sample or a label; and
@@ -71,11 +72,9 @@ class RunFolder:
         self.check(config, resume=resume)
         self._create(self.checkpoints)
         self.stop.write_bytes(b"")
-        self.config_yaml.write_text(dump_file(config), encoding="utf-8")
-        aside = self.config_json.with_suffix(".aside")
+        write_text(self.config_yaml, dump_file(config))
         tree = {VERSION_KEY: __version__, **config.model_dump(mode="json")}
-        aside.write_text(json.dumps(tree, indent=1), encoding="utf-8")
-        aside.rename(self.config_json)
+        write_text(self.config_json, json.dumps(tree, indent=1))
 
     def check(self, config: RunConfig, *, resume: bool) -> None:
         """Raise ConfigError unless this run may be started, or resumed, here; writes nothing."""
@@ -99,9 +98,7 @@ class RunFolder:
         """Return 1, 2, ...: a larger number at every start of the training processes."""
         file = self.path / "attempt"
         number = int(file.read_text()) + 1 if file.exists() else 1
-        aside = file.with_suffix(".aside")
-        aside.write_text(str(number))
-        aside.rename(file)
+        write_text(file, str(number))
         return number
 
     @contextmanager

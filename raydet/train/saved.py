@@ -16,11 +16,13 @@ from torch import nn
 from raydet.config.run import RunConfig
 from raydet.contract import Method, Result
 from raydet.errors import CheckpointError, DataError, UserError
+from raydet.files import replacing_path
 from raydet.group import Group
 from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
 from raydet.train.rundir import RunFolder
 from raydet.vision.ema import load_weights
+from raydet.vision.pretrained import architecture_only
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,7 +63,8 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
         raise CheckpointError(f"{checkpoint.path}: has no {role} ({why})")
     names = tuple(checkpoint.state["class_names"])
     method = build_method(config)
-    model = method.build_model(len(names))
+    with architecture_only():
+        model = method.build_model(len(names))
     load_weights(model, {key: value.numpy() for key, value in checkpoint.tensors(role).items()})
     return SavedModel(config, method, model.eval(), names, role, checkpoint)
 
@@ -115,7 +118,6 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
         "raydet_model_config": saved.config.model.model_dump_json(),
         "raydet_views_config": found.views,
     }
-    aside = out.with_name(f".writing-{out.name}")
-    save_file({name: value.contiguous() for name, value in found.weights.items()}, aside, metadata=notes)
-    aside.rename(out)
+    with replacing_path(out) as aside:
+        save_file({name: value.contiguous() for name, value in found.weights.items()}, aside, metadata=notes)
     return f"{out}: {saved.role} at step {saved.checkpoint.step}, {len(found.weights)} tensors{found.remark}"

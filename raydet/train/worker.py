@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from raydet.train.loop import Trainer
 from raydet.train.rundir import RunFolder
 from raydet.train.state import digest_of_labeled
 from raydet.train.stop import watching
+from raydet.vision.pretrained import architecture_only
 
 SourceFactory = Callable[[RunConfig, FamilyRun, Group, int], LabelSource]
 """Makes this rank's label source; the number is the attempt's, larger than that of every attempt before it."""
@@ -108,7 +109,8 @@ def _build(config: RunConfig, group: Group, data: PreparedSets[Any], make_source
     family = family_of(config).bind(config, data, method, group)
     journal = Journal(config, family, method, group)
     source = make_source(config, family, group, attempt)
-    trainer = Trainer(config, family, method, data, source, group, journal)
+    with nullcontext() if checkpoint is None and fork is None else architecture_only():  # theirs are taken below
+        trainer = Trainer(config, family, method, data, source, group, journal)
     num_params = sum(p.numel() for p in trainer.state.student.parameters())
     journal.start(start, attempt=attempt, num_params=num_params)
     for problem in found.passed_over if found is not None else ():

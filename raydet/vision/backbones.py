@@ -1,13 +1,15 @@
-"""Feature extractors: ResNets with torchvision's parameter names, and a small one that trains on a CPU.
+"""Feature extractors: a body, and a feature pyramid on its maps.
 
-ResNets with `weights` carry FrozenBatchNorm2d and train their top `trainable_stages` only. Without weights there is
-nothing worth freezing: all stages train, with plain BatchNorm2d (whose statistics then depend on the batch).
+ResNets have torchvision's parameter names, EfficientNet-Lite0 those of its published file; networks of timm come from
+there; `small_gn` trains on a CPU. With `weights` batch norms are frozen, and the top `trainable_stages` train. Without,
+there is nothing worth freezing: all stages train, with plain BatchNorm2d (whose statistics then depend on the batch).
 """
 
 from __future__ import annotations
 
 import math
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -17,27 +19,70 @@ from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from raydet.config.backbone import EFFICIENTNET, IMAGENET, SMALL, TIMM
 from raydet.config.detector import ModelConfig
-from raydet.vision.weights import load_tensors, read_tensors
+from raydet.vision import efficientnet_lite
+from raydet.vision.efficientnet_lite import EfficientNetLite0
+from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD
+from raydet.vision.pretrained import efficientnet_tensors, is_skipped, torchvision_tensors
+from raydet.vision.timm_body import TimmBody
+from raydet.vision.weights import COUNTER, load_tensors, read_tensors
 
 RESNETS = {"resnet18_fpn": tv.resnet18, "resnet50_fpn": tv.resnet50, "resnet101_fpn": tv.resnet101}
-RESNET_STRIDES = (4, 8, 16, 32)  # of the levels that RoIs are pooled from; the RPN also sees stride 64
-SMALL_STRIDES = (8, 16, 32)
 
 
 def build_backbone(config: ModelConfig) -> nn.Module:
-    """Return a module from images `[N, 3, H, W]` to an ordered dict of feature maps, finest first.
+    """Return a module from images `[N, 3, H, W]`, normalised as `collate` does, to an ordered dict of feature maps
+    `[N, fpn_channels, H / stride, W / stride]` at `config.fpn_strides`.
 
-    Raises CheckpointError where `config.weights` cannot be read or does not fit.
+    Raises CheckpointError where `config.weights` cannot be had or does not fit, or the network has no such strides.
     """
-    if config.backbone == "small_gn":
+    if config.backbone == SMALL:
         return SmallBackbone(config.small_channels, config.fpn_channels)
+    if config.backbone == EFFICIENTNET:
+        return _efficientnet_fpn(config)
+    if config.backbone.startswith(TIMM):
+        return _timm_fpn(config)
     return _resnet_fpn(config)
 
 
-def pooled_strides(config: ModelConfig) -> tuple[int, ...]:
-    """Return the strides of the feature maps that RoIs are pooled from: the first maps of the backbone's output."""
-    return SMALL_STRIDES if config.backbone == "small_gn" else RESNET_STRIDES
+class Pyramid(nn.Module):
+    """A feature pyramid on a body that gives maps by stride (`maps`), in the normalisation that the body wants.
+
+    Images come as ImageNet's mean and standard deviation leave them: conversion is here, so that nobody who makes
+    images for a model has to know. The zeros around an image in its frame are then a grey close to the body's own.
+    """
+
+    def __init__(
+        self,
+        body: EfficientNetLite0 | TimmBody,
+        channels: Mapping[int, int],
+        fpn_channels: int,
+        *,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        pools: bool,
+    ) -> None:
+        """`channels` of the body's maps by stride; `mean` and `std` of [0, 1] pixels; `pools` adds stride 64."""
+        super().__init__()
+        self.body = body
+        self.strides = tuple(channels)
+        self.fpn = FeaturePyramidNetwork(list(channels.values()), fpn_channels, LastLevelMaxPool() if pools else None)
+        self.out_channels = fpn_channels
+        self.mean, self.std = mean, std
+        # (x - mean) / std = ((x - m) / s) * (s / std) + (m - mean) / std; no part of what is learned, so not saved
+        scale = [s / own for s, own in zip(IMAGENET_STD, std, strict=True)]
+        shift = [(m - own) / width for m, own, width in zip(IMAGENET_MEAN, mean, std, strict=True)]
+        self.register_buffer("scale", torch.tensor(scale)[:, None, None], persistent=False)
+        self.register_buffer("shift", torch.tensor(shift)[:, None, None], persistent=False)
+        self.scale: Tensor
+        self.shift: Tensor
+
+    def forward(self, pixels: Tensor) -> dict[str, Tensor]:
+        """Return maps "0", "1", ..., and "pool" for stride 64, finest first, for pixels `[N, 3, H, W]`."""
+        maps = self.body.maps(pixels * self.scale + self.shift)
+        pyramid: dict[str, Tensor] = self.fpn(OrderedDict((str(i), maps[s]) for i, s in enumerate(self.strides)))
+        return pyramid
 
 
 class SmallBackbone(nn.Module):
@@ -95,17 +140,24 @@ def _resnet_fpn(config: ModelConfig) -> nn.Module:
     norm = nn.BatchNorm2d if config.weights is None else FrozenBatchNorm2d
     body = RESNETS[config.backbone](weights=None, norm_layer=norm)
     width: int = body.fc.in_features  # of the last stage; each stage before it has half of the next one's
+    if config.weights is not None:
+        _load_resnet(body, config.weights, config.backbone)
+        _freeze(body, config.trainable_stages)
+    stages = [stride.bit_length() - 2 for stride in config.pooled_strides]  # stride 4 is of layer1
     backbone: nn.Module = BackboneWithFPN(
         body,
-        return_layers={f"layer{stage + 1}": str(stage) for stage in range(4)},
-        in_channels_list=[width // 8, width // 4, width // 2, width],
+        return_layers={f"layer{stage}": str(i) for i, stage in enumerate(stages)},
+        in_channels_list=[width >> (4 - stage) for stage in stages],
         out_channels=config.fpn_channels,
         extra_blocks=LastLevelMaxPool(),
     )
-    if config.weights is not None:
-        _load_body(backbone.get_submodule("body"), Path(config.weights), config.backbone)
-        _freeze(backbone.get_submodule("body"), config.trainable_stages)
+    if not _pools(config):
+        setattr(backbone.get_submodule("fpn"), "extra_blocks", None)  # noqa: B010 - None is none of nn.Module's types
     return backbone
+
+
+def _pools(config: ModelConfig) -> bool:
+    return config.fpn_strides[-1] == 64
 
 
 def _freeze(body: nn.Module, trainable_stages: int) -> None:
@@ -114,11 +166,45 @@ def _freeze(body: nn.Module, trainable_stages: int) -> None:
         parameter.requires_grad_(name.startswith(trained))
 
 
-def _load_body(body: nn.Module, path: Path, backbone: str) -> None:
+def _load_resnet(body: nn.Module, weights: str, backbone: str) -> None:
+    if is_skipped():
+        return
+    network = backbone.removesuffix("_fpn")
+    found = torchvision_tensors(network) if weights == IMAGENET else read_tensors(Path(weights))
+    # The ImageNet classifier is not part of a detector; frozen norms count no batches.
+    own = {name: value for name, value in body.state_dict().items() if name.startswith("fc.")}
     tensors = {
-        name: value
-        for name, value in read_tensors(path).items()
-        # The ImageNet classifier is not part of a detector; frozen norms count no batches.
-        if not name.startswith("fc.") and not name.endswith("num_batches_tracked")
+        name: value for name, value in found.items() if not name.startswith("fc.") and not name.endswith(COUNTER)
     }
-    load_tensors(body, tensors, f"model.weights: the tensors of {path} ({backbone})")
+    load_tensors(body, {**own, **tensors}, f"model.weights: the tensors of {weights} ({backbone})")
+
+
+def _efficientnet_fpn(config: ModelConfig) -> Pyramid:
+    norm = nn.BatchNorm2d if config.weights is None else FrozenBatchNorm2d
+    strides = config.pooled_strides
+    last_block, _ = efficientnet_lite.LEVELS[strides[-1]]
+    body = EfficientNetLite0(norm, last_block=last_block)
+    if config.weights is not None:
+        if not is_skipped():
+            is_file = config.weights != IMAGENET
+            found = read_tensors(Path(config.weights)) if is_file else efficientnet_tensors()
+            tensors = {
+                name: value
+                for name, value in efficientnet_lite.up_to(last_block, found).items()
+                if not name.endswith(COUNTER)
+            }
+            load_tensors(body, tensors, f"model.weights: the tensors of {config.weights} ({config.backbone})")
+        body.freeze(config.trainable_stages)
+    channels = {stride: efficientnet_lite.LEVELS[stride][1] for stride in strides}
+    normalised = {"mean": efficientnet_lite.INPUT_MEAN, "std": efficientnet_lite.INPUT_STD}
+    return Pyramid(body, channels, config.fpn_channels, pools=_pools(config), **normalised)
+
+
+def _timm_fpn(config: ModelConfig) -> Pyramid:
+    # The file is not wanted where a checkpoint brings the weights, but what it makes of norms and stages is.
+    weights = "" if config.weights is not None and is_skipped() else config.weights
+    strides, name = config.pooled_strides, config.backbone.removeprefix(TIMM)
+    body = TimmBody(name, strides, weights=weights, trainable_stages=config.trainable_stages)
+    channels = dict(zip(strides, body.channels, strict=True))
+    normalised = {"mean": body.input_mean, "std": body.input_std}
+    return Pyramid(body, channels, config.fpn_channels, pools=_pools(config), **normalised)

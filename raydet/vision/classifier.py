@@ -1,4 +1,4 @@
-"""An image classifier: one of five networks, and a linear layer from its features to class logits.
+"""An image classifier: one of six networks, and a linear layer from its features to class logits.
 
 Whatever is random in training comes from the generator that a call hands in, so that a step can be repeated, and two
 models can be shown the same draws. No generator is kept: a model can be copied and saved at any time.
@@ -12,15 +12,19 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from raydet.config.backbone import IMAGENET
 from raydet.config.classifier import ClassifierConfig
 from raydet.vision.classifiers.conv_large import ConvLarge
+from raydet.vision.classifiers.efficientnet import EfficientNetLite
 from raydet.vision.classifiers.layers import noisy
 from raydet.vision.classifiers.lenet import LeNet2d
 from raydet.vision.classifiers.resnet import ResNet18
 from raydet.vision.classifiers.shake_shake import ShakeShake26
 from raydet.vision.classifiers.small_conv import SmallConv
+from raydet.vision.pretrained import efficientnet_tensors, is_skipped, torchvision_tensors
+from raydet.vision.weights import read_tensors
 
-Network = ShakeShake26 | ConvLarge | ResNet18 | LeNet2d | SmallConv
+Network = ShakeShake26 | ConvLarge | ResNet18 | EfficientNetLite | LeNet2d | SmallConv
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,8 +49,8 @@ class Classifier(nn.Module):
         self.network = _network(config)
         self.last = nn.Linear(self.network.width, num_classes)
         nn.init.zeros_(self.last.bias)
-        if isinstance(self.network, ResNet18) and config.weights is not None:
-            self.network.load(Path(config.weights), self.last)
+        if isinstance(self.network, ResNet18 | EfficientNetLite) and config.weights is not None and not is_skipped():
+            self.network.load(_tensors(config.network, config.weights), self.last, config.weights)
         # They belong to the configuration, not to what was learned.
         self.register_buffer("mean", torch.tensor(config.mean)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(config.std)[:, None, None], persistent=False)
@@ -54,8 +58,11 @@ class Classifier(nn.Module):
         self.std: Tensor
 
     def exported(self) -> dict[str, Tensor]:
-        """Return the weights: those of a ResNet-18 by torchvision's names, those of the others by their own."""
+        """Return the weights: a ResNet-18's by torchvision's names, an EfficientNet's by its published file's, the
+        others' by their own."""
         weights = self.state_dict()
+        if isinstance(self.network, EfficientNetLite):
+            return {n.replace("network.body.", "").replace("last.", "_fc."): value for n, value in weights.items()}
         if not isinstance(self.network, ResNet18):
             return weights
         return {name.replace("network.body.", "").replace("last.", "fc."): value for name, value in weights.items()}
@@ -80,6 +87,13 @@ class Classifier(nn.Module):
         return (pixels.float() / 255 - self.mean) / self.std
 
 
+def _tensors(network: str, weights: str) -> dict[str, Tensor]:
+    """Return what `weights` names."""
+    if weights != IMAGENET:
+        return read_tensors(Path(weights))
+    return efficientnet_tensors() if network == "efficientnet_lite0" else torchvision_tensors(network)
+
+
 def _network(config: ClassifierConfig) -> Network:
     match config.network:
         case "shake_shake26":
@@ -88,6 +102,8 @@ def _network(config: ClassifierConfig) -> Network:
             return ConvLarge(config.norm, config.dropout)
         case "resnet18":
             return ResNet18()
+        case "efficientnet_lite0":
+            return EfficientNetLite()
         case "lenet2d":
             return LeNet2d()
         case "small_conv":

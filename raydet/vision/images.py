@@ -40,7 +40,10 @@ class ImageBatch:
 
 
 def collate(pixels: Sequence[Tensor], device: torch.device | str) -> ImageBatch:
-    """Normalise and stack images `[3, h, w]` uint8 RGB on `device`."""
+    """Normalise and stack images `[3, h, w]` uint8 RGB on `device`.
+
+    Always with ImageNet's figures: a backbone that was trained with others converts (`backbones.Pyramid`).
+    """
     sizes = tuple((int(image.shape[-2]), int(image.shape[-1])) for image in pixels)
     height, width = _frame(sizes)
     mean = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]

@@ -15,7 +15,6 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.ops import roi_align
 
 from raydet.config.detector import ModelConfig
-from raydet.vision.backbones import pooled_strides
 from raydet.vision.geometry import box_areas
 from raydet.vision.matching import match, sample
 
@@ -52,7 +51,7 @@ class RoiHeads(nn.Module):
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__()
         self.config = config
-        self.strides = pooled_strides(config)
+        self.strides = config.pooled_strides
         self.box_head = TwoMLPHead(config.fpn_channels * config.roi_pool_size**2, config.box_head_dim)
         self.box_predictor = FastRCNNPredictor(config.box_head_dim, num_classes + 1)
         self.matcher = Matcher(config.roi_fg_iou, config.roi_fg_iou, allow_low_quality_matches=False)

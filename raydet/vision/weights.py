@@ -9,12 +9,13 @@ from pickle import UnpicklingError
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from raydet.errors import CheckpointError
 from raydet.records import Weights
+
+COUNTER = "num_batches_tracked"  # of batch norm; older files of weights have none, and frozen norms do not count
 
 
 def weights_of(module: nn.Module) -> Weights:
@@ -37,8 +38,8 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """
     if not path.is_file():
         raise CheckpointError(
-            f"model.weights: no file {path}; give a local file of ImageNet weights for this ResNet, or null to train "
-            f"from scratch"
+            f"model.weights: no file {path}; give a local file of the network's weights, `imagenet` for published ones "
+            f"where the network has them, or `none` to train from scratch"
         )
     try:
         tensors = (
@@ -46,11 +47,24 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, map_location="cpu", weights_only=True)
         )
-    except (SafetensorError, UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"model.weights: {path} cannot be read as safetensors or tensors: {error}") from None
+    except Exception as error:  # a damaged file makes the readers raise anything
+        raise CheckpointError(f"model.weights: {path} {_why_unreadable(error)}") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise CheckpointError(f"model.weights: {path} is not a flat dict of tensors (a ResNet's state dict)")
+        raise CheckpointError(f"model.weights: {path} is not a flat dict of tensors (a network's state dict)")
     return tensors
+
+
+def _why_unreadable(error: Exception) -> str:
+    """Say why a file was refused. What torch says of pickled objects is left out: it explains how to run their code."""
+    if isinstance(error, UnpicklingError) and "global" in str(error).lower():
+        return (
+            "holds Python objects (a whole pickled model, say); reading those can run any code, so it was not read; "
+            "where you trust it, save its tensors by themselves: torch.save(model.state_dict(), FILE)"
+        )
+    if isinstance(error, UnpicklingError | EOFError):
+        return "cannot be read as safetensors or tensors: it is truncated, damaged, or something else"
+    reason = (str(error).splitlines() or [""])[0]
+    return f"cannot be read as safetensors or tensors; is it complete? ({type(error).__name__}: {reason[:200]})"
 
 
 def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:

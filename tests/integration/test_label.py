@@ -147,7 +147,7 @@ def test_what_is_finished_is_not_labelled_again(
     assert begun == []
     first, second = sorted((out / "shards").iterdir())[:2]
     second.write_bytes(first.read_bytes()[:900])  # half a shard
-    (out / "shards" / ".part-00000002.parquet.a1b2c3_x").write_bytes(b"left by a killed call")
+    (out / "shards" / ".writing-a1b2c3d4-part-00000002.parquet").write_bytes(b"left by a killed call")
     assert label(run, photos, out) == 0
     assert sorted(begun) == [f"image_{number:03d}.png" for number in (2, 3, 4, 5)]  # behind bad.jpg and cut.png
     assert_same(out, labelled)
@@ -251,8 +251,8 @@ def test_an_image_that_kills_every_actor_is_skipped(
     model, store = family_of(saved.config).on_files(saved), DeadlyStore(photos.resolve(), names[1])
     job = Job(model, store, "cpu", "fp32", batch=1, threads=1)
     listing = write_listing(names, tmp_path / "listing.jsonl")
-    found, said = [], []
-    progress, share = Progress(3, 0, say=said.append), Share(actors=1, cpus=0.5, gpus=0.0, address=None)
+    found = []
+    progress, share = Progress(3, 0), Share(actors=1, cpus=0.5, gpus=0.0, address=None)
     label_with_actors(
         job, share, WorkList(chunks(listing, 4), 4), lambda _, table: found.extend(table.to_pylist()), progress
     )
@@ -260,7 +260,7 @@ def test_an_image_that_kills_every_actor_is_skipped(
     expected = {row["image"]: row for row in rows(labelled)}
     assert [first, third] == [expected[names[0]], expected[names[2]]]
     assert second["error"].startswith("1 actor was lost while at work on this image alone; the last: ")
-    assert sum("was lost" in line for line in said) == 2  # with its neighbours, then alone
+    assert sum("was lost" in line for line in progress.poll()) == 2  # with its neighbours, then alone
 
 
 # mistakes

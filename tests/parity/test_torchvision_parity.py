@@ -41,6 +41,7 @@ def like_torchvision(backbone: str) -> ModelConfig:
         {
             **TORCHVISION_SETTINGS,
             "backbone": backbone,
+            "weights": None,
             "fpn_channels": 32,
             "box_head_dim": 64,
             "anchor_sizes": tuple((float(16 * 2**i),) for i in range(levels)),
@@ -146,9 +147,14 @@ def test_a_detectors_standard_parts_load_into_plain_torchvision():
     torchvision_detector(config).load_state_dict(standard, strict=True)
 
 
-def test_the_default_detector_has_the_keys_and_shapes_of_torchvisions_resnet50_detector():
+def test_a_resnet50_detector_has_the_keys_and_shapes_of_torchvisions_resnet50_detector():
     with torch.device("meta"):
-        ours = IoUDetector(ModelConfig(), CLASSES, branch=IoUBranchConfig(), target_threshold=0.75).state_dict()
+        ours = IoUDetector(
+            ModelConfig(backbone="resnet50_fpn", weights="none"),
+            CLASSES,
+            branch=IoUBranchConfig(),
+            target_threshold=0.75,
+        ).state_dict()
         theirs = fasterrcnn_resnet50_fpn(num_classes=CLASSES + 1, weights=None, weights_backbone=None).state_dict()
     standard = {name: value.shape for name, value in ours.items() if not name.startswith("iou_branch.")}
     assert standard == {name: value.shape for name, value in theirs.items()}

@@ -123,7 +123,7 @@ def test_a_data_set_by_itself_is_validated_with_the_same_words():
         ({"method__class_loss_type": "kl"}, "method.class_loss_type"),
         ({"method__labeled_logit_scale": 0}, "method.labeled_logit_scale=0"),
         (
-            {"model__network": "resnet18", "model__norm": "batch"},
+            {"model__network": "resnet18", "model__norm": "batch", "model__weights": "none"},
             "data.views.size=16 is too small for model.network=resnet18: use 64 or more, or another network",
         ),
         (

@@ -16,12 +16,20 @@ from raydet.vision.classifier import Classifier
 
 # Configurations that draw, each on one of the three ways: gates, dropout, input noise.
 DRAWING = [{"network": "shake_shake26"}, {"network": "conv_large"}, {"network": "small_conv", "input_noise": 0.15}]
-NETWORKS = [("shake_shake26", 8), ("conv_large", 12), ("resnet18", 32), ("lenet2d", 20), ("small_conv", 8)]
+NETWORKS = [
+    ("shake_shake26", 8),
+    ("conv_large", 12),
+    ("resnet18", 32),
+    ("efficientnet_lite0", 64),
+    ("lenet2d", 20),
+    ("small_conv", 8),
+]
 
 
 def build(num_classes: int = 3, **config: object) -> Classifier:
     torch.manual_seed(0)
-    return Classifier(ClassifierConfig.model_validate(config), num_classes)
+    # None: from scratch, as the other networks start anyway
+    return Classifier(ClassifierConfig.model_validate({"weights": None, **config}), num_classes)
 
 
 def images(count: int = 4, side: int = 16) -> Tensor:

@@ -19,9 +19,9 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def parameters(network: str, num_classes: int) -> int:
+def parameters(network: str, num_classes: int, **config: object) -> int:
     with torch.device("meta"):
-        model = Classifier(ClassifierConfig.model_validate({"network": network}), num_classes)
+        model = Classifier(ClassifierConfig.model_validate({"network": network, **config}), num_classes)
     return sum(p.numel() for p in model.parameters())
 
 
@@ -47,7 +47,7 @@ def test_conv_large_has_3_1_million_parameters():
 
 
 def test_resnet18_has_as_many_parameters_as_torchvisions():
-    assert parameters("resnet18", 1000) == 11_689_512
+    assert parameters("resnet18", 1000, weights="none") == 11_689_512
 
 
 def test_lenet_has_428_102_parameters():

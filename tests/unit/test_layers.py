@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).parents[2] / "raydet"
 LAYERS = {
     "raydet": 0,  # the package itself: __version__ only
     "raydet.errors": 0,
-    "raydet.text": 0,
+    "raydet.files": 0,
     "raydet.config": 0,
     "raydet.randomness": 0,
     "raydet.group": 0,
@@ -29,6 +29,7 @@ LAYERS = {
     "raydet.settings": 1,
     "raydet.metrics": 1,
     "raydet.vision": 1,
+    "raydet.display": 1,
     "raydet.labels": 2,
     "raydet.data": 2,
     "raydet.contract": 3,

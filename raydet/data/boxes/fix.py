@@ -15,9 +15,9 @@ from raydet.data.boxes.rules import usable
 from raydet.data.boxes.source import Table
 from raydet.data.boxes.summary import summarise
 from raydet.data.check import CheckReport, report_of
-from raydet.data.files import replacing
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
+from raydet.files import replacing
 
 _MISREAD = frozenset({"boxes-normalised", "boxes-corners"})  # errors that leaving boxes out would hide
 

@@ -13,6 +13,7 @@ from raydet.families.classification.method import ClassificationMethod
 from raydet.labels.annotator import ModelAnnotator
 from raydet.records import PseudoLogits, TeacherRef
 from raydet.vision.classifier import Classifier
+from raydet.vision.pretrained import architecture_only
 
 
 class ClassAnnotator(ModelAnnotator[Classifier, Tensor, PseudoLogits]):
@@ -21,7 +22,9 @@ class ClassAnnotator(ModelAnnotator[Classifier, Tensor, PseudoLogits]):
     def __init__(self, method: ClassificationMethod, data: PreparedImages, device: str) -> None:
         assert data.unlabeled is not None
         self._index, self._config, self._sees = data.unlabeled, method.run, method.teacher_sees
-        super().__init__(method.run, method.build_model(len(data.class_names)), device)
+        with architecture_only():  # a teacher takes the student's weights, on nodes where no file of others may lie
+            model = method.build_model(len(data.class_names))
+        super().__init__(method.run, model, device)
 
     def see(self, image_id: str, version: int) -> Tensor:
         """Return the view `[3, S, S]` uint8."""

@@ -17,7 +17,7 @@ from raydet.families.classification.evaluate import evaluate_sharded
 from raydet.families.classification.method import ClassificationMethod, classification_method
 from raydet.families.classification.run import ClassificationRun
 from raydet.group import Group
-from raydet.report.page import Pictures, Section
+from raydet.report.page import Made
 from raydet.vision.classifier import Classifier
 
 
@@ -73,11 +73,11 @@ class Classification(Family[ClassificationConfig]):
         """Give a ResNet-18 torchvision's names; the other networks are not torchvision's."""
         return Exported(model.exported(), list(class_names), config.data.views.model_dump_json())
 
-    def report(self, folder: Path, config: ClassificationConfig, pictures: Pictures) -> list[Section]:
-        """Return the sections of a classifier's report."""
-        from raydet.families.classification.report import sections_of  # not before it is wanted: it imports matplotlib
+    def report(self, folder: Path, config: ClassificationConfig) -> Made:
+        """Return what a classifier's report is made from, and its sections' makers."""
+        from raydet.families.classification.report import made  # not before it is wanted: it imports matplotlib
 
-        return sections_of(folder, config, pictures)
+        return made(folder, config)
 
     def stage(self, method: ClassificationMethod, step: int) -> str:
         """Name the stage."""

@@ -13,6 +13,7 @@ from raydet.records import Candidates, PseudoBoxes, TeacherRef
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import clip_boxes, is_usable
 from raydet.vision.images import collate
+from raydet.vision.pretrained import architecture_only
 
 
 class DetectorAnnotator(ModelAnnotator[Detector, ViewedImage, PseudoBoxes]):
@@ -22,7 +23,9 @@ class DetectorAnnotator(ModelAnnotator[Detector, ViewedImage, PseudoBoxes]):
         """`views`: those of the loader, where the student is trained in this very process."""
         assert data.unlabeled is not None
         self._index, self._views, self._method = data.unlabeled, views, method
-        super().__init__(method.run, method.build_model(len(data.class_names)), device)
+        with architecture_only():  # a teacher takes the student's weights, on nodes where no file of others may lie
+            model = method.build_model(len(data.class_names))
+        super().__init__(method.run, model, device)
 
     def see(self, image_id: str, version: int) -> ViewedImage:
         """Return the weak view."""

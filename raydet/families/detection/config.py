@@ -9,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from raydet.config.backbone import SMALL
 from raydet.config.base import Fraction, PositiveInt, Section, Threshold, Weight
 from raydet.config.box_data import DataConfig
 from raydet.config.detector import ModelConfig
@@ -140,9 +141,9 @@ class DetectionConfig(RunConfig):
         """Return what cannot be meant, each with the keys and what to change."""
         found = super().contradictions()
         model, workers = self.model, self.cluster.workers
-        if model.backbone != "small_gn" and model.weights is None and workers > 1:
+        if model.backbone != SMALL and model.weights is None and workers > 1:
             found.append(
-                f"model.backbone={model.backbone} without model.weights trains its batch norm, whose statistics "
+                f"model.backbone={model.backbone} with model.weights=none trains its batch norm, whose statistics "
                 f"would differ between the {workers} workers; set model.weights, use model.backbone=small_gn, or "
                 f"one worker"
             )

@@ -19,7 +19,7 @@ from raydet.families.detection.method import STANDARD_PARTS, DetectionMethod, de
 from raydet.families.detection.run import DetectionRun
 from raydet.families.detection.saved import as_detector
 from raydet.group import Group
-from raydet.report.page import Pictures, Section
+from raydet.report.page import Made
 from raydet.train.saved import SavedModel
 from raydet.vision.detector import Detector
 
@@ -70,11 +70,11 @@ class Detection(Family[DetectionConfig]):
         """Return what labels images that belong to no run."""
         return DetectorOnFiles(as_detector(saved, "raydet label"))
 
-    def report(self, folder: Path, config: DetectionConfig, pictures: Pictures) -> list[Section]:
-        """Return the sections of a detector's report."""
-        from raydet.families.detection.report import sections_of  # not before it is wanted: it imports matplotlib
+    def report(self, folder: Path, config: DetectionConfig) -> Made:
+        """Return what a detector's report is made from, and its sections' makers."""
+        from raydet.families.detection.report import made  # not before it is wanted: it imports matplotlib
 
-        return sections_of(folder, config, pictures)
+        return made(folder, config)
 
 
 FAMILY = Detection()

@@ -36,6 +36,7 @@ from raydet.errors import UserError
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.saved import SavedDetector
 from raydet.families.detection.views import eval_view
+from raydet.files import replacing_path
 from raydet.records import Candidates
 from raydet.vision.detector import MIN_SIDE_PX
 from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, SIZE_DIVISOR, ImageBatch, collate
@@ -61,13 +62,9 @@ def export_onnx(saved: SavedDetector, out: Path) -> str:
     if missing:
         raise UserError(f"--out {out}: ONNX needs {', '.join(missing)}: pip install 'raydet[onnx]'")
     images = _images_to_check(saved)
-    aside = out.with_name(f".writing-{out.name}")
-    try:
+    with replacing_path(out) as aside:
         _write(saved, images[0], aside)
         found = _compare(saved, aside, images)
-        aside.rename(out)
-    finally:
-        aside.unlink(missing_ok=True)
     height, width = images[0].shape[1:]
     return (
         f"{out}: {saved.role} at step {saved.checkpoint.step}, input uint8 [3, {height}, {width}] RGB; onnxruntime and "

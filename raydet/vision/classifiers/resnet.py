@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torchvision.models as tv
 from torch import Generator, Tensor, nn
 
-from raydet.vision.weights import load_tensors, read_tensors
-
-COUNTER = "num_batches_tracked"  # of batch norm; older files of weights have none
+from raydet.vision.weights import COUNTER, load_tensors
 
 
 class ResNet18(nn.Module):
@@ -27,14 +23,14 @@ class ResNet18(nn.Module):
         features: Tensor = self.body(x)
         return features
 
-    def load(self, path: Path, last: nn.Linear) -> None:
-        """Take the weights of a ResNet-18 from a local file; `last` takes those of its `fc` if the classes are as many.
+    def load(self, tensors: dict[str, Tensor], last: nn.Linear, where: str) -> None:
+        """Take the weights of a ResNet-18; `last` takes those of its `fc` if the classes are as many.
 
-        Raises CheckpointError where the file is missing, is neither safetensors nor plain tensors, or does not fit.
+        Raises CheckpointError, which names `where` they come from, unless they fit.
         """
-        tensors = read_tensors(path)
-        fc = {name.removeprefix("fc."): tensors.pop(name) for name in list(tensors) if name.startswith("fc.")}
+        own = {name: value for name, value in tensors.items() if not name.startswith("fc.")}
+        fc = {name.removeprefix("fc."): value for name, value in tensors.items() if name.startswith("fc.")}
         counters = {name: value for name, value in self.body.state_dict().items() if name.endswith(COUNTER)}
-        load_tensors(self.body, {**counters, **tensors}, f"model.weights: the tensors of {path} (resnet18)")
+        load_tensors(self.body, {**counters, **own}, f"model.weights: the tensors of {where} (resnet18)")
         if "weight" in fc and fc["weight"].shape[:1] == (last.out_features,):
-            load_tensors(last, fc, f"model.weights: the last layer (fc) of {path} (resnet18)")
+            load_tensors(last, fc, f"model.weights: the last layer (fc) of {where} (resnet18)")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydet.data.files import replacing
+from raydet.files import replacing
 from raydet.label_files import listing
 from raydet.label_files.listing import write_listing
 from raydet.label_files.run import _remove_leftovers
@@ -22,7 +22,7 @@ FILES = (
 
 
 def test_what_a_killed_call_was_writing_is_removed_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    kept = {".lock", "label.json", ".coco.json.bak", ".sorting-hat", ".label.json.of-mine"}
+    kept = {".lock", "label.json", ".coco.json.bak", ".sorting-hat", ".writing-label.json"}
     for name in kept:
         (tmp_path / name).touch()
     # A killed process removes nothing that it was writing.
@@ -34,7 +34,7 @@ def test_what_a_killed_call_was_writing_is_removed_and_nothing_else(tmp_path: Pa
     write_listing(["b", "a"], tmp_path / ".listing-now.jsonl", run_lines=1)
     monkeypatch.undo()
     for name in FILES:
-        assert len(list((tmp_path / name).parent.glob(f".{Path(name).name}.????????"))) == 1
+        assert len(list((tmp_path / name).parent.glob(f".writing-????????-{Path(name).name}"))) == 1
     assert [path.name for path in sorted(tmp_path.glob(".sorting-????????/*"))] == ["0", "1"]
 
     _remove_leftovers(tmp_path)

@@ -9,7 +9,6 @@ import pytest
 
 from raydet.errors import DataError
 from raydet.label_files.coco import export_coco, export_skipped
-from raydet.label_files.progress import Progress
 from raydet.label_files.shards import SCHEMA, Chunk, finished, read_shard, shard_path, write_shard
 
 CHUNK = Chunk(0, ("a.jpg", "b.jpg", "c.jpg"))
@@ -51,7 +50,7 @@ def test_half_a_shard_never_counts(tmp_path: Path):
         path.write_bytes(content[:size])
         assert finished(tmp_path, CHUNK, "settings") is None
     path.unlink()
-    (tmp_path / ".part-00000000.parquet.x1").write_bytes(content)  # what a killed writer leaves
+    (tmp_path / ".writing-x1-part-00000000.parquet").write_bytes(content)  # what a killed writer leaves
     assert finished(tmp_path, CHUNK, "settings") is None
 
 
@@ -93,30 +92,3 @@ def test_skipped_images_are_listed_with_their_reason(tmp_path: Path):
     assert export_skipped([written(tmp_path)], tmp_path / "skipped.csv") == 1
     with (tmp_path / "skipped.csv").open(newline="") as file:
         assert list(csv.reader(file)) == [["image", "reason"], ["b.jpg", "truncated, really"]]
-
-
-def test_progress_counts_from_the_first_start_and_rates_each_actor_by_itself():
-    now, said = [0.0], []
-    progress = Progress(100, 40, say=said.append, clock=lambda: now[0])
-    table = pa.Table.from_pylist(ROWS, SCHEMA)
-    progress.tick()
-    now[0] = 6.0
-    progress.waiting(2)
-    now[0] = 10.0
-    progress.started("actor-0", "pid 1 on here")
-    now[0] = 12.0
-    progress.started("actor-1", "pid 2 on here")
-    progress.answered("actor-0", table)
-    progress.answered("actor-0", table)
-    now[0] = 14.0
-    progress.answered("actor-1", table)
-    progress.tick()
-    progress.tick()
-    # 9 images in 4 s; (100 - 49) / 2.25 = 22.7 s to go
-    line = "49/100 images (49.0 %)  2.25 images/s  ETA 0:00:23  skipped 3"
-    assert said == ["waiting for 2 actors to start", line]
-    # 6 images from second 10 to 12, 3 images from 12 to 14
-    assert progress.summary() == [
-        "actor-0 (pid 1 on here): 6 images, 3 images/s",
-        "actor-1 (pid 2 on here): 3 images, 1.5 images/s",
-    ]

@@ -8,11 +8,11 @@ from raydet.families.classification.config import ClassificationConfig
 from raydet.families.classification.report import labels, r2d2, sections
 from raydet.families.classification.report.inputs import read_classification_inputs
 from raydet.report import common
-from raydet.report.page import Pictures, Section
+from raydet.report.page import Made
 
 
-def sections_of(folder: Path, config: ClassificationConfig, pictures: Pictures) -> list[Section]:
-    """Return the sections of a run's report, in order."""
+def made(folder: Path, config: ClassificationConfig) -> Made:
+    """Return what a run's report is made from, and its sections' makers in order."""
     run = read_classification_inputs(folder)
     is_r2d2 = config.method.name == "r2d2"
     makers = [
@@ -29,4 +29,4 @@ def sections_of(folder: Path, config: ClassificationConfig, pictures: Pictures) 
         common.speed,
         labels.gallery,
     ]
-    return [make(run, pictures) for make in makers]
+    return run, makers

@@ -14,14 +14,9 @@ student learns from the strong view:
 | lambda_u = alpha = 4 | method.unsup_cls_weight |
 | alpha = 0.9996 (EMA) | method.ema_keep_rate |
 
-<<<<<<< HEAD:raydet/families/detection/methods/unbiased_teacher.py
 The teacher's RPN proposals are thresholded in the published code and then never used; here they are not.
 Deviations, numbered as IL-net's (`docs/methods/il_net.md`): ILNET-D1 loss sums are divided by counts over all ranks,
 not per rank; ILNET-D2 no grouping by aspect ratio.
-=======
-The teacher's RPN proposals are thresholded in the published code and then never used; here they are not.
-Deviations: D-1 loss sums are divided by counts over all ranks, not per rank; D-2 no grouping by aspect ratio.
->>>>>>> w/trusta:raydet/families/detection/methods/unbiased_teacher.py
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from raydet.families.detection.report import labels, sections
 from raydet.families.detection.report.history import Select
 from raydet.families.detection.report.inputs import read_inputs
 from raydet.report import common
-from raydet.report.page import Pictures, Section
+from raydet.report.page import Made
 
 MAKERS = (
     sections.summary,
@@ -25,10 +25,9 @@ MAKERS = (
 )
 
 
-def sections_of(folder: Path, config: DetectionConfig, pictures: Pictures) -> list[Section]:
-    """Return the sections of a run's report, in order."""
-    run = read_inputs(folder, own_select(config))
-    return [make(run, pictures) for make in MAKERS]
+def made(folder: Path, config: DetectionConfig) -> Made:
+    """Return what a run's report is made from, and its sections' makers in order."""
+    return read_inputs(folder, own_select(config)), MAKERS
 
 
 def own_select(config: DetectionConfig) -> Select:

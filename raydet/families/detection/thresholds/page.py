@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from raydet.families.detection.thresholds.count import Reading
 from raydet.families.detection.thresholds.result import (
     COLUMNS,
@@ -13,16 +15,17 @@ from raydet.families.detection.thresholds.result import (
     thinned,
 )
 from raydet.report.figures import lines, surface
-from raydet.report.page import Pictures, Section, grid, heading, page, paragraph, table, tiles
+from raydet.report.page import Pictures, Section, grid, heading, paragraph, table, tiles, write_page
 from raydet.text import percent
 
 RATES = (("precision", "precision"), ("recall", "recall"), ("f1", "F1"), ("mean_iou", "mean IoU of the hits"))
 
 
-def thresholds_page(result: ThresholdResult, pictures: Pictures) -> str:
-    """Return the whole page."""
-    sections = [make(result, pictures) for make in (_recommendation, _maps, _front, _classes)]
-    return page(f"Thresholds: {result.folder.path.name}", str(result.folder.path), sections)
+def write_thresholds_page(result: ThresholdResult) -> Path:
+    """Write the page and its pictures; return the page."""
+    folder = result.folder.path
+    makers = (_recommendation, _maps, _front, _classes)
+    return write_page(folder / "thresholds.html", f"Thresholds: {folder.name}", result, makers)
 
 
 def _recommendation(result: ThresholdResult, pictures: Pictures) -> Section:

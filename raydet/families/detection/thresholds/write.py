@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-from pathlib import Path
 
 from raydet.errors import UserError
 from raydet.families.detection.thresholds.result import ThresholdResult, as_json
+from raydet.files import write_text
+from raydet.report.page import can_draw
 
 
 def write_thresholds(result: ThresholdResult) -> str:
@@ -17,21 +17,13 @@ def write_thresholds(result: ThresholdResult) -> str:
     """
     folder = result.folder.path
     try:
-        figures = _write(folder / "thresholds.json", json.dumps(as_json(result), allow_nan=False))
-        if importlib.util.find_spec("matplotlib") is None:
+        figures = write_text(folder / "thresholds.json", json.dumps(as_json(result), allow_nan=False))
+        if not can_draw():
             return f"written: {figures}; for a page with pictures install matplotlib: pip install 'raydet[plots]'"
-        from raydet.families.detection.thresholds.page import thresholds_page  # after the check: it imports matplotlib
-        from raydet.report.page import Pictures
+        from raydet.families.detection.thresholds.page import (
+            write_thresholds_page,  # after the check: it imports matplotlib
+        )
 
-        pictures = Pictures()
-        content = thresholds_page(result, pictures)
-        pictures.save(folder / "plots")
-        return f"written: {_write(folder / 'thresholds.html', content)}, {figures}"
+        return f"written: {write_thresholds_page(result)}, {figures}"
     except OSError as error:
         raise UserError(f"{folder}: the results cannot be written there: {error.strerror}") from None
-
-
-def _write(file: Path, content: str) -> Path:
-    aside = file.with_name(f"{file.name}.aside")
-    aside.write_text(content, encoding="utf-8")
-    return aside.replace(file)

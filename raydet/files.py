@@ -1,0 +1,78 @@
+"""Files and folders that are either the old version or the whole new one, whatever dies while they are written.
+
+What a writer that was killed leaves behind is named `.writing-*-NAME`, beside NAME; `remove_unfinished` deletes it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+UNFINISHED = ".writing-"
+
+
+@contextmanager
+def replacing_path(path: Path) -> Iterator[Path]:
+    """Give a path beside `path` to write a file or a folder to, one no other process has.
+
+    When the block ends well, what was written is brought to the disk and replaces `path`; otherwise it is removed. A
+    folder that is replaced by one is away for a moment. Raises what the writing raises, OSError where the disk is full.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{path.name}")
+    try:
+        yield aside
+        for file in [*(sorted(aside.rglob("*")) if aside.is_dir() else ()), aside]:
+            _sync(file)
+        if aside.is_dir() and path.is_dir():
+            shutil.rmtree(path)
+        aside.replace(path)
+    except BaseException:
+        _remove(aside)
+        raise
+    _sync(path.parent)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a file to write bytes to; when the block ends well it replaces `path`, as with `replacing_path`."""
+    with replacing_path(path) as aside, aside.open("xb") as stream:
+        yield stream
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Replace a file by a text in UTF-8; return its path."""
+    with replacing(path) as stream:
+        stream.write(text.encode())
+    return path
+
+
+def remove_unfinished(folder: Path, names: str = "*") -> None:
+    """Remove what killed writers left of the files and folders whose names fit a glob; none may be at work there."""
+    for path in folder.glob(f"{UNFINISHED}*-{names}"):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Bring a file's content, or a folder's list of names, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL or not path.is_dir():  # some file systems cannot do this for folders
+            raise
+    finally:
+        os.close(descriptor)

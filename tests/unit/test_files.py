@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from raydet.files import remove_unfinished, replacing, replacing_path, write_text
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_is_the_old_one_until_the_block_ends_and_then_the_new_one(tmp_path: Path):
+    file = tmp_path / "deep" / "a.json"
+    assert write_text(file, "old ß") == file
+    with replacing(file) as stream:
+        stream.write(b"new")
+        stream.flush()
+        assert file.read_text(encoding="utf-8") == "old ß"
+    assert file.read_bytes() == b"new"
+    assert names(file.parent) == ["a.json"]
+
+
+def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    write_text(tmp_path / "a", "old")
+    with pytest.raises(KeyboardInterrupt), replacing(tmp_path / "a") as stream:
+        stream.write(b"half")
+        raise KeyboardInterrupt
+    assert (names(tmp_path), (tmp_path / "a").read_text()) == (["a"], "old")
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_appears_at_once_and_takes_the_place_of_an_older_one(tmp_path: Path, is_there: bool):
+    final = tmp_path / "set"
+    if is_there:
+        final.mkdir()
+        (final / "older").touch()
+    with replacing_path(final) as aside:
+        (aside / "sub").mkdir(parents=True)
+        (aside / "sub" / "b").write_text("b")
+        assert final.exists() == is_there
+    assert (names(tmp_path), names(final), (final / "sub" / "b").read_text()) == (["set"], ["sub"], "b")
+    with pytest.raises(OSError, match="No such file"), replacing_path(final):
+        pass
+    assert names(final) == ["sub"]
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path: Path):
+    with replacing(tmp_path / "a") as one:
+        with replacing(tmp_path / "a") as other:
+            other.write(b"other")
+        one.write(b"one")
+    assert (names(tmp_path), (tmp_path / "a").read_text()) == (["a"], "one")
+
+
+def test_contents_reach_the_disk_before_the_new_name_and_the_name_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    done: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name.split("-")[-1])
+        fsync(descriptor)
+
+    def renamed(self: Path, target: Path) -> Path:
+        done.append(f"{target.name} is there")
+        return replace(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", renamed)
+    with replacing_path(tmp_path / "set") as aside:
+        aside.mkdir()
+        (aside / "file").touch()
+    assert done[:3] == ["file", "set", "set is there"]
+    assert len(done) == 4  # the last is the folder that holds it
+
+
+def test_a_full_disk_is_an_error_and_a_folder_that_cannot_be_synced_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_text(tmp_path / "a", "old")
+
+    def fail(code: int, only_folders: bool) -> None:
+        def fsync(descriptor: int) -> None:
+            if not only_folders or os.path.isdir(f"/proc/self/fd/{descriptor}"):
+                raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "fsync", fsync)
+
+    fail(errno.ENOSPC, only_folders=False)
+    with pytest.raises(OSError, match="No space left"):
+        write_text(tmp_path / "a", "new")
+    assert (names(tmp_path), (tmp_path / "a").read_text()) == (["a"], "old")
+    fail(errno.EINVAL, only_folders=True)
+    write_text(tmp_path / "a", "new")
+    assert (tmp_path / "a").read_text() == "new"
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_name_it_was_for_and_nothing_else(tmp_path: Path):
+    code = """
+import os, signal, sys
+from pathlib import Path
+from raydet.files import replacing, replacing_path
+folder = Path(sys.argv[1])
+with replacing(folder / "a.json") as a, replacing_path(folder / "set") as aside:
+    a.write(b"half")
+    (aside / "sub").mkdir(parents=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    write_text(tmp_path / "a.json", "old")
+    kept = [".a.json", ".writing-a.json", "a.json"]  # the second is not a name that a writer gives
+    for name in kept[:2]:
+        (tmp_path / name).touch()
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False, timeout=60)
+    assert len(names(tmp_path)) == 5
+    remove_unfinished(tmp_path, "a.json")
+    assert len(names(tmp_path)) == 4
+    remove_unfinished(tmp_path, "set")
+    assert (names(tmp_path), (tmp_path / "a.json").read_text()) == (kept, "old")
