@@ -20,9 +20,8 @@ import torch
 
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
-from raydet.families.detection.loader import views_for_training
 from raydet.group import Group
-from raydet.registry import build_method
+from raydet.registry import build_method, family_of
 from raydet.settings import load, resolve
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.journal import Journal
@@ -144,14 +143,14 @@ class SteppedTrainer:
             shutil.rmtree(folder.path)  # an earlier benchmark
         folder.prepare(config, resume=False)
         data = BOXES.prepare(config.data, folder.data)
-        journal = _PausingJournal(config, group, data.class_names)
-        journal.turn = self
         method = build_method(config)
-        views = views_for_training(data, config, group.world)
-        source = make_source(config, group, folder.next_attempt(), views)
-        self.trainer = Trainer(config, method, data, source, group, journal, views)
+        family = family_of(config).bind(config, data, method, group)
+        journal = _PausingJournal(config, family, method, group)
+        journal.turn = self
+        source = make_source(config, family, group, folder.next_attempt())
+        self.trainer = Trainer(config, family, method, data, source, group, journal)
         checkpoint = open_checkpoint(fork) if fork else None
-        journal.start(checkpoint.step if checkpoint else 0, method.loss_weights, attempt=1, num_params=0)
+        journal.start(checkpoint.step if checkpoint else 0, attempt=1, num_params=0)
         self.trainer.start_from(None, checkpoint)
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._error: BaseException | None = None

@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from raydet.contract import DataSizes
 from raydet.data.order import BatchOrder
 from raydet.families.classification.batch import ClassBatch, StepRows
 from raydet.families.classification.methods.r2d2 import R2D2
@@ -42,11 +43,11 @@ def one_rank(rank: int, world: int, images: int, classes: int, port: int) -> Non
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         dist.init_process_group("gloo", rank=rank, world_size=world)
     group, r2d2 = Group(rank, world), method()
-    table = r2d2.build_memory(0, images, classes)
+    table = r2d2.build_state(DataSizes(0, images, classes))
     order = BatchOrder(images, UNLABELED, 0, "unlabeled", whole_epochs=True)
     own = range(rank * UNLABELED // world, (rank + 1) * UNLABELED // world)
     said = torch.randn(LABELED // world + len(own), classes, generator=torch.Generator().manual_seed(rank))
-    parts: dict[str, list[float]] = {"read": [], "learn": [], "cpu": []}
+    parts: dict[str, list[float]] = {"read": [], "update": [], "cpu": []}
     for step in range(1, STEPS + 1):
         rows = torch.from_numpy(order.positions(step - 1))
         begun, cpu = time.perf_counter(), time.process_time()
@@ -60,9 +61,9 @@ def one_rank(rank: int, world: int, images: int, classes: int, port: int) -> Non
             pseudo,
             rows=StepRows(rows, torch.tensor(own), 1),
         )
-        r2d2.learn(table, batch, {"logits": said}, lambda values: group.sum(values))
+        r2d2.update(table, batch, {"logits": said}, {}, group)
         parts["read"].append(read - begun)
-        parts["learn"].append(time.perf_counter() - read)
+        parts["update"].append(time.perf_counter() - read)
         parts["cpu"].append(time.process_time() - cpu)
     if rank == 0:
         figures = ", ".join(f"{name} {1e3 * statistics.median(values):.2f} ms" for name, values in parts.items())

@@ -146,7 +146,7 @@ def trainer_part(options: argparse.Namespace, fork: Path) -> None:
     labels = annotator.label([data.unlabeled.id_at(i) for i in range(len(data.unlabeled))])
     free = SteppedTrainer(base_config(options, "free", **same), fork=fork, make_source=lambda *_: FreeSource(labels))
     with pool(config) as broker:
-        pooled = SteppedTrainer(config, fork=fork, make_source=lambda c, g, a, v: PoolSource(broker, rank=0, attempt=a))
+        pooled = SteppedTrainer(config, fork=fork, make_source=lambda c, f, g, a: PoolSource(broker, rank=0, attempt=a))
         clocks = in_turn({"inline": inline, "pool": pooled, "free": free}, options.rounds, 6)
         for trainer in (inline, pooled, free):
             trainer.end()
@@ -219,7 +219,7 @@ def wait_part(options: argparse.Namespace, fork: Path) -> None:
         config = base_config(options, "wait", **keys, **POOL, log__every=1, data__loader_threads=options.loader_threads)
         with pool(config) as broker:
             trainer = SteppedTrainer(
-                config, fork=fork, make_source=lambda c, g, a, v: PoolSource(broker, rank=0, attempt=a)
+                config, fork=fork, make_source=lambda c, f, g, a: PoolSource(broker, rank=0, attempt=a)
             )
             source = trainer.trainer.source
             for _ in range(lookahead + 4):

@@ -13,6 +13,7 @@ from common import SteppedTrainer
 
 import raydet.families.detection.annotator
 import raydet.families.detection.loader
+import raydet.families.detection.run
 import raydet.labels.source
 import raydet.train.loop
 from raydet.families.detection.annotator import DetectorAnnotator
@@ -26,8 +27,9 @@ from raydet.train.loop import Trainer
 from raydet.train.step import StepLosses, StepModule
 from raydet.vision.ema import EmaTeacher
 
-LOOP, ANNOTATOR, SOURCE, LOADER = (
+LOOP, RUN, ANNOTATOR, SOURCE, LOADER = (
     raydet.train.loop,
+    raydet.families.detection.run,
     raydet.families.detection.annotator,
     raydet.labels.source,
     raydet.families.detection.loader,
@@ -41,7 +43,7 @@ PLACES: tuple[tuple[Any, str, str], ...] = (
     (ANNOTATOR, "collate", "teacher forward"),
     (IlNet, "annotate", "teacher forward"),
     (DetectorAnnotator, "label", "teacher: records in original pixels"),
-    (EmaTeacher, "snapshot", "publish: snapshot"),
+    (LOOP, "weights_of", "publish: snapshot"),
     (LOOP, "digest", "publish: digest"),
     (DetectorAnnotator, "load", "publish: load into the teacher"),
     (SOURCE, "to_table", "label store: to Arrow and back"),
@@ -49,7 +51,7 @@ PLACES: tuple[tuple[Any, str, str], ...] = (
     (PseudoLabelStore, "append", "label store: append"),
     (PseudoLabelStore, "has", "label store: append"),
     (InlineSource, "request", "label source: the rest"),
-    (LOOP, "assemble", "select, NMS, targets, label figures"),
+    (RUN, "assemble", "select, NMS, targets, label figures"),
     (StepModule, "forward", "student forward"),
     (torch.Tensor, "backward", "student backward"),
     (LOOP, "backward", "loss normalisation"),

@@ -44,7 +44,9 @@ from raydet.families.detection.batch import StudentBatch
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES, PreparedBoxes
 from raydet.families.detection.gates import after_nms, by_quality, by_score
+from raydet.families.detection.iou_branch import iou_pass
 from raydet.families.detection.loader import StepLoader, TeacherViews
+from raydet.families.detection.passes import train_pass
 from raydet.families.detection.views import strong_view, weak_view
 from raydet.group import Group
 from raydet.learning_rate import lr_at
@@ -52,7 +54,7 @@ from raydet.randomness import stream
 from raydet.records import Target
 from raydet.registry import build_method
 from raydet.train.checkpoint import open_checkpoint
-from raydet.train.optim import build_optimizer, set_lr
+from raydet.train.optim import build_optimizer, set_lrs
 from raydet.train.rundir import RunFolder
 from raydet.train.state import TrainState
 from raydet.train.step import StepModule, backward
@@ -69,9 +71,11 @@ class Plain:
 
     def __init__(self, config: DetectionConfig, data: PreparedBoxes, fork: Path) -> None:
         self.config, self.data = config, data
-        self.student = build_method(config).build_model(len(data.class_names)).train()
-        state = TrainState(self.student, build_optimizer(self.student, config.optim), torch.amp.GradScaler("cpu"))
-        state.fork(open_checkpoint(fork))
+        method = build_method(config)
+        self.student = method.build_model(len(data.class_names)).train()
+        optimizer = build_optimizer(self.student, method.param_groups(), config.optim)
+        state = TrainState(self.student, optimizer, torch.amp.GradScaler("cpu"))
+        state.fork(open_checkpoint(fork), drops=method.fork_drops)
         self.optimizer, self.step = state.optimizer, state.step
         self.teacher = copy.deepcopy(self.student).eval().requires_grad_(False)
         batches = {"labeled": config.optim.labeled_batch, "unlabeled": config.optim.unlabeled_batch}
@@ -115,7 +119,8 @@ class Plain:
             stream(seed, "sampling", role, name, step)
             for role, name in zip(roles, names + names + unlabeled_names, strict=True)
         ]
-        found = self.student.losses(collate(strong + weak + unlabeled, CPU), truth + truth + pseudo, rngs)
+        found = train_pass(self.student, collate(strong + weak + unlabeled, CPU), truth + truth + pseudo, rngs)
+        judged, sums = iou_pass(self.student, found.roi, found.boxes), found.sums
         loss = torch.zeros(())
         weights = (
             (1.0, 1.0, method.sup_iou_weight),
@@ -126,10 +131,10 @@ class Plain:
             ),
         )
         for part, (cls, reg, iou) in zip((slice(2 * len(names)), slice(2 * len(names), None)), weights, strict=True):
-            anchors, rois = found.anchors[part].sum(), found.rois[part].sum()
-            loss = loss + cls * (found.rpn_cls[part].sum() / anchors + found.roi_cls[part].sum() / rois)
-            loss = loss + reg * (found.rpn_reg[part].sum() / anchors + found.roi_reg[part].sum() / rois)
-            loss = loss + iou * found.iou[part].sum() / rois
+            anchors, rois = found.rpn.anchors[part].sum(), found.roi.num_rois[part].sum()
+            loss = loss + cls * (sums["rpn_cls"][part].sum() / anchors + sums["roi_cls"][part].sum() / rois)
+            loss = loss + reg * (sums["rpn_reg"][part].sum() / anchors + sums["roi_reg"][part].sum() / rois)
+            loss = loss + iou * judged.loss[part].sum() / judged.count[part].sum()
         loss.backward()
         optimise(self.student, self.optimizer, config, step)
         with torch.no_grad():
@@ -140,7 +145,7 @@ class Plain:
 
 
 def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, config: DetectionConfig, step: int) -> None:
-    set_lr(optimizer, lr_at(step, config.optim))
+    set_lrs(optimizer, {"all": lr_at(step, config.optim)})
     nn.utils.clip_grad_norm_(model.parameters(), config.optim.clip_norm)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
@@ -148,17 +153,17 @@ def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, config: Detecti
 
 def supervised_pair(config: DetectionConfig, data: PreparedBoxes, fork: Path) -> dict[str, Callable[[], float]]:
     """One supervised step of raydet's detector and of torchvision's, from the burn-in's weights on a fixed batch."""
-    loader = StepLoader(data, config, TeacherViews(data, config), rank=0, world=1, version_for=lambda _: None)
-    views = loader.take(0).labeled
-    batch = StudentBatch(0, views, tuple(view.target for view in views), num_labeled=len(views))
     method = build_method(config)
+    share = {"rank": 0, "world": 1, "version_for": lambda _: None, "copies": method.labeled_copies}
+    views = StepLoader(data, config, TeacherViews(data, config), **share).take(0).labeled
+    batch = StudentBatch(0, views, tuple(view.target for view in views), num_labeled=len(views))
     ours = method.build_model(len(data.class_names)).train()
     weights = open_checkpoint(fork).tensors("student")
     ours.load_state_dict({name: weights[name] for name in ours.state_dict()})
     module = StepModule(ours, method, device=CPU, dtype=None)
     names = tuple(method.loss_weights)
     loss_weights, group = torch.tensor(list(method.loss_weights.values())), Group()
-    our_optimizer = build_optimizer(ours, config.optim)
+    our_optimizer = build_optimizer(ours, method.param_groups(), config.optim)
 
     def raydet_step() -> float:
         losses = backward(module, batch, loss_weights, group, names=names)
@@ -167,7 +172,7 @@ def supervised_pair(config: DetectionConfig, data: PreparedBoxes, fork: Path) ->
         return float(losses.raw.sum())
 
     theirs = torchvision_twin(config, ours, tuple(views[0].pixels.shape[1:])).train()
-    their_optimizer = build_optimizer(theirs, config.optim)
+    their_optimizer = build_optimizer(theirs, method.param_groups(), config.optim)
     labels = [{"boxes": view.target.boxes, "labels": view.target.classes + 1} for view in views]
 
     def torchvision_step() -> float:
