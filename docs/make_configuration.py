@@ -23,7 +23,8 @@ by hand.
 
 One YAML file describes a run. `raydet train FILE key.path=value ...` replaces single settings; values are YAML.
 `raydet train FILE --print-config` shows everything, defaults included. Unknown keys are errors.
-Method defaults are the papers' settings; the others are those of COCO training with a ResNet-50.
+Method defaults are the papers' settings; the others are those of COCO training, with a smaller
+backbone (docs/backbones.md).
 """
 WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
 SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}

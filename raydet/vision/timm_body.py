@@ -43,7 +43,7 @@ class TimmBody(nn.Module):
         if weights not in (None, "", "imagenet"):
             _load(self.network, name, Path(str(weights)))
         if weights is not None:
-            self.network = _timm().utils.freeze_batch_norm_2d(self.network)
+            self.network = _timm().layers.freeze_batch_norm_2d(self.network)
             ends = [info.module_name(row) for stride, row in rows.items() if row <= rows[strides[-1]]]
             freeze(self.network, ends, trainable_stages)
         _draw_nothing(self.network)
@@ -82,13 +82,17 @@ def freeze(network: nn.Module, ends: list[str], trainable_stages: int) -> None:
 
     What lies between the ends of two stages belongs to the later one.
     """
-    names = [name for name, _ in network.named_parameters()]
-    frozen = 0
-    if trainable_stages < min(5, len(ends)):
-        start = _flat(ends[-1 - trainable_stages])
-        frozen = 1 + max((i for i, name in enumerate(names) if _flat(name).startswith(f"{start}_")), default=-1)
-    for i, parameter in enumerate(network.parameters()):
-        parameter.requires_grad_(i >= frozen)
+    if trainable_stages >= min(5, len(ends)):
+        return
+    end = _flat(ends[-1 - trainable_stages])
+    reached = False
+    for name, module in network.named_modules():  # in the order in which they were put together: the forward pass's
+        inside = _flat(name) == end or _flat(name).startswith(f"{end}_")
+        if reached and not inside:
+            return
+        reached = inside
+        for parameter in module.parameters(recurse=False):
+            parameter.requires_grad_(False)
 
 
 def _flat(name: str) -> str:
@@ -99,7 +103,7 @@ def _flat(name: str) -> str:
 def _timm() -> Any:
     if importlib.util.find_spec("timm") is None:
         raise CheckpointError("model.backbone=timm/...: timm is not installed: pip install 'raydet[timm]'")
-    import timm
+    import timm.layers
 
     return timm
 
@@ -119,9 +123,11 @@ def _create(name: str, *, pretrained: bool = False, **features: Any) -> Any:
     except Exception as error:  # of timm, of its hub's client, or of the network: whatever it is, nothing was built
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if not pretrained:
-            raise CheckpointError(f"model.backbone=timm/{name} gives no feature maps: {reason}") from None
+            raise CheckpointError(
+                f"model.backbone=timm/{name} cannot be built to give feature maps: {reason}"
+            ) from None
         settings = timm.get_pretrained_cfg(name)
-        source = settings.url or f"https://huggingface.co/{settings.hf_hub_id}"
+        source = f"https://huggingface.co/{settings.hf_hub_id}" if settings.hf_hub_id else settings.url
         raise CheckpointError(
             f"model.weights=imagenet: the weights of timm/{name} cannot be fetched from {source} ({reason}); without "
             f"a network, fetch the file elsewhere and write model.weights=FILE"
