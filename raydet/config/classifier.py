@@ -50,15 +50,15 @@ class ClassifierConfig(ModelSection):
     input_noise: Weight = 0.0
     """Standard deviation of Gaussian noise added to the normalised pixels in training (Temporal Ensembling: 0.15)."""
     mean: tuple[Share, Share, Share] = (0.4914, 0.4822, 0.4465)
-    """Mean of red, green, blue over the data, in [0, 1]; the default is CIFAR-10's, and with `weights: imagenet`
-    the one that these were trained with."""
+    """Mean of red, green, blue over the data, in [0, 1]; the default is CIFAR-10's, and with `weights: imagenet` the
+    one that these were trained with."""
     std: tuple[Spread, Spread, Spread] = (0.247, 0.2435, 0.2616)
     """Standard deviation of red, green, blue, in [0, 1]."""
     weights: str | None = None
     """For `resnet18`, which must say it, and `efficientnet_lite0`: `imagenet` (torchvision's published weights,
-    downloaded once; those of `efficientnet_lite0` are installed with raydet, and its default), a local safetensors
-    (or torch `weights_only`-loadable) file with the network's own names, or `none`. The last layer is left out
-    where the number of classes differs."""
+    downloaded once; those of `efficientnet_lite0` are installed with raydet, and its default), a local safetensors (or
+    torch `weights_only`-loadable) file with the network's own names, or `none`. The last layer is left out where the
+    number of classes differs."""
 
     @property
     def least_size(self) -> int:

@@ -152,7 +152,7 @@ def _resnet_fpn(config: ModelConfig) -> nn.Module:
         extra_blocks=LastLevelMaxPool(),
     )
     if not _pools(config):
-        setattr(backbone.get_submodule("fpn"), "extra_blocks", None)  # noqa: B010 - None is none of nn.Module's types
+        backbone.get_submodule("fpn").register_module("extra_blocks", None)  # BackboneWithFPN always adds one
     return backbone
 
 

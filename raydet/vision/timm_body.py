@@ -153,6 +153,6 @@ def _draw_nothing(network: nn.Module) -> None:
     """Turn drop path and dropout off: they draw from torch's global generator, and a resumed run must not differ."""
     for module in network.modules():
         if hasattr(module, "drop_prob"):
-            setattr(module, "drop_prob", 0.0)  # noqa: B010 - a number, which nn.Module's types do not know
+            setattr(module, "drop_prob", 0.0)  # noqa: B010 - timm's modules are not typed
         if isinstance(module, nn.Dropout):
             module.p = 0.0

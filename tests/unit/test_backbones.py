@@ -13,6 +13,7 @@ from raydet.config.detector import ModelConfig
 from raydet.errors import CheckpointError
 from raydet.vision.backbones import build_backbone
 from raydet.vision.detector import Detector
+from raydet.vision.images import collate
 
 SMALL = ModelConfig(backbone="small_gn", fpn_channels=64, box_head_dim=256, anchor_sizes=((16.0,), (48.0,), (128.0,)))
 
@@ -117,3 +118,18 @@ def tv_state(file: Path) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
     return load_file(file)
+
+
+def test_resnets_have_only_the_levels_asked_for(imagenet: Path):
+    backbone = build_backbone(resnet(imagenet, fpn_strides=[8, 16])).eval()
+    maps = backbone(torch.zeros(1, 3, 64, 128))
+    assert [tuple(level.shape[-2:]) for level in maps.values()] == [(8, 16), (4, 8)]
+    assert "body.layer4.0.conv1.weight" not in backbone.state_dict()
+    assert torch.equal(backbone.state_dict()["body.conv1.weight"], tv_state(imagenet)["conv1.weight"])
+
+
+def test_a_detector_of_few_levels_finds_its_boxes_on_them():
+    detector = Detector(resnet(fpn_strides=[8, 16, 32], box_head_dim=16), 2).eval()
+    found = detector.candidates(collate([torch.zeros(3, 60, 90, dtype=torch.uint8)], "cpu"), proposals="test",
+                                score_floor=0.0, top_k=5)  # fmt: skip
+    assert len(found[0].boxes) == 5
