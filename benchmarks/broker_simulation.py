@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import cProfile
 import io
+import itertools
 import os
 import pstats
 import random
@@ -96,23 +97,10 @@ class TeacherHost:
 
 
 class SimulatedTeachers(Teachers):
-    """Teachers that live in `hosts`; what is known of them and how work is handed out is not simulated."""
+    """Teachers that live in other processes, several in each, and cannot be killed."""
 
-    hosts: Sequence[Any]
-
-    def _hire(self) -> Teacher:
-        number = next(self._names)
-        host = self.hosts[number % len(self.hosts)]
-        handle = SimpleNamespace(
-            start=SimpleNamespace(remote=lambda: host.start.remote(number)),
-            label=SimpleNamespace(remote=lambda *call: host.label.remote(number, *call)),
-        )
-        teacher = Teacher(f"teacher-{number}", handle)  # type: ignore[arg-type]
-        self._members[teacher.name] = teacher
-        return teacher
-
-    def _dismiss(self, teacher: Teacher) -> None:
-        self._members.pop(teacher.name, None)
+    def _remove(self, member: Teacher) -> None:
+        del self._members[member.name]
 
 
 class SimulatedBroker(LabelBroker):
@@ -121,9 +109,17 @@ class SimulatedBroker(LabelBroker):
     def __init__(self, load: Load, folder: str, hosts: Sequence[Any]) -> None:
         keep = 20 if load.retires else None
         super().__init__(load.pool(), b"", folder, keep, PoolTiming())
-        about = dict(desk=self._desk, tasks=self._tasks, on_ready=self._dispatch)
-        self._teachers = SimulatedTeachers(load.pool(), b"", PoolTiming(), **about)  # type: ignore[arg-type]
-        self._teachers.hosts = hosts
+        numbers = itertools.count()
+
+        def create() -> Any:
+            number = next(numbers)
+            host = hosts[number % len(hosts)]
+            return SimpleNamespace(
+                start=SimpleNamespace(remote=lambda: host.start.remote(number)),
+                label=SimpleNamespace(remote=lambda *call: host.label.remote(number, *call)),
+            )
+
+        self._teachers.__class__, self._teachers._create = SimulatedTeachers, create  # type: ignore[assignment]
 
     async def pid(self) -> int:
         return os.getpid()

@@ -19,7 +19,7 @@ POLL_S = 0.5
 
 
 class LiveDisplay:
-    """Shows some work from `start()` to `stop()`, or for the length of a `with` block; exceptions pass through.
+    """Shows some work for the length of a `with` block; exceptions pass through.
 
     What is shown is up to `poll`, `line` and `render`, which the display's thread calls one at a time.
     """
@@ -50,21 +50,14 @@ class LiveDisplay:
         raise NotImplementedError
 
     def __enter__(self) -> Self:
-        self.start()
+        self.begin()
+        self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
-
-    def start(self) -> None:
-        """Begin to show."""
-        self.begin()
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Show the last state and stop. Waits for the display's thread."""
+        """Show the last state and wait for the thread to end."""
         self._stop.set()
         self._thread.join()
 

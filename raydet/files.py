@@ -6,13 +6,15 @@ What a writer that was killed leaves behind is named `.writing-*-NAME`, beside N
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
 import os
 import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 UNFINISHED = ".writing-"
 
@@ -51,6 +53,31 @@ def write_text(path: Path, text: str) -> Path:
     with replacing(path) as stream:
         stream.write(text.encode())
     return path
+
+
+def read_json(file: Path, error: type[Exception]) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises `error`, with the file's name, where there is none."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as problem:
+        raise error(f"{file}: cannot be read as JSON: {problem}") from None
+    if not isinstance(content, dict):
+        raise error(f"{file}: expected a JSON object, got {type(content).__name__}")
+    return content
+
+
+@contextmanager
+def locked(file: Path, in_use: Exception) -> Iterator[None]:
+    """Hold a file for this process; the system releases it even when the process is killed.
+
+    Raises `in_use` where another process holds it, OSError where it cannot be written.
+    """
+    with file.open("w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise in_use from None
+        yield
 
 
 def remove_unfinished(folder: Path, names: str = "*") -> None:

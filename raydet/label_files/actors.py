@@ -1,7 +1,6 @@
 """The labelling actors. The only part of labelling that knows Ray.
 
-Plain actors and a bounded queue: each has at most two calls, so that the next images are decoded while the model is at
-work. An actor that dies, or whose model fails, is replaced, and its pieces go back to the work list.
+Each actor has at most two calls, so that the next images are decoded while the model is at work.
 """
 
 from __future__ import annotations
@@ -9,14 +8,14 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import pyarrow as pa
 import ray
-from ray import ObjectRef
-from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayActorError, RayError
 
+from raydet.cluster.actors import ActorGroup, Foreground, Member
 from raydet.cluster.allocator import keep_freed_memory
 from raydet.cluster.connect import connected
 from raydet.cluster.nodes import alive_nodes, ask_every_node
@@ -51,19 +50,6 @@ class LabelActor:
         return self._labeller.label(names)
 
 
-@dataclass(slots=True, eq=False)
-class _Actor:
-    name: str
-    handle: ActorHandle
-    has_started: bool = False
-    calls: dict[ObjectRef, Piece] = field(default_factory=dict)
-
-    @property
-    def may_take(self) -> bool:
-        """Whether another call may be sent; nothing runs beside an image that is tried alone."""
-        return self.has_started and not any(piece.is_alone for piece in self.calls.values())
-
-
 @dataclass(frozen=True, slots=True)
 class Share:
     """What actors there are to be."""
@@ -83,105 +69,63 @@ def label_with_actors(job: Job, share: Share, work: WorkList, finished: Finished
     with connected(ClusterConfig(address=share.address), cpus=share.actors * share.cpus):
         _check_fits(share)
         _check_seen(job)
-        crew = _Crew(job, share, work, finished, progress)
+        labellers = _Labellers(job, share, work, finished, progress)
         try:
-            crew.work()
+            labellers.work_off()
         finally:
-            crew.dismiss_all()
+            labellers.close()
 
 
-class _Crew:
+class _Labellers(ActorGroup[Piece]):
+    """Works off a work list. An actor that dies, or whose model fails, is replaced; its pieces are wanted again."""
+
+    noun = "labelling"
+    calls_in_flight = CALLS_IN_FLIGHT
+    replaces_failing = True
+
     def __init__(self, job: Job, share: Share, work: WorkList, finished: Finished, progress: Progress) -> None:
-        self._job, self._share, self._work = ray.put(job), share, work
-        self._finished, self._progress = finished, progress
-        self._actors: list[_Actor] = []
-        self._starting: dict[ObjectRef, _Actor] = {}
-        self._hired = self._losses = 0
-
-    def work(self) -> None:
-        """Hire, hand out, take answers, until the work list is empty."""
-        while True:
-            while len(self._actors) < self._share.actors:
-                self._hire()
-            self._hand_out()
-            calls = [call for actor in self._actors for call in actor.calls]
-            has_started = any(actor.has_started for actor in self._actors)
-            if not calls and has_started:
-                return  # there is someone to take work, and there was none
-            self._progress.starting = len(self._starting)
-            ready, _ = ray.wait([*calls, *self._starting], timeout=_WAIT_S)
-            for call in ready:
-                self._take(call)
-
-    def dismiss_all(self) -> None:
-        """End all actors."""
-        for actor in self._actors:
-            ray.kill(actor.handle)
-
-    def _hire(self) -> None:
-        share = self._share
-        handle = (
-            ray.remote(LabelActor)
-            .options(
-                num_cpus=share.cpus,
-                num_gpus=share.gpus,
-                max_restarts=0,
-                max_concurrency=CALLS_IN_FLIGHT,
-                scheduling_strategy="SPREAD",
-            )
-            .remote()
-        )
-        actor = _Actor(f"actor-{self._hired}", handle)
-        self._hired += 1
-        self._actors.append(actor)
-        self._starting[handle.start.remote(self._job)] = actor
-
-    def _hand_out(self) -> None:
-        """Fill free places, one call each first."""
-        for place in range(CALLS_IN_FLIGHT):
-            for actor in self._actors:
-                if actor.may_take and len(actor.calls) <= place:
-                    piece = self._work.next(is_idle=not actor.calls)
-                    if piece is not None:
-                        actor.calls[actor.handle.label.remote(list(piece.names))] = piece
-
-    def _take(self, call: ObjectRef) -> None:
-        if call in self._starting:
-            self._take_start(call)
-            return
-        actor = next((each for each in self._actors if call in each.calls), None)
-        if actor is None:
-            return  # it was lost with another call a moment ago
-        try:
-            table = ray.get(call)
-        except RayError as error:
-            self._lost(actor, error)
-            return
+        options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_restarts": 0}
+        options |= {"max_concurrency": CALLS_IN_FLIGHT, "scheduling_strategy": "SPREAD"}
+        self._answers = Foreground()
+        create = ray.remote(LabelActor).options(**options).remote
+        super().__init__(share.actors, self._answers.when, create, start=[ray.put(job)])
+        self._work, self._finished, self._progress = work, finished, progress
         self._losses = 0
-        piece = actor.calls.pop(call)
-        self._progress.answered(actor.name, table)
-        self._keep(self._work.done(piece, table))
 
-    def _take_start(self, call: ObjectRef) -> None:
-        actor = self._starting.pop(call)
-        try:
-            self._progress.started(actor.name, ray.get(call))
-            actor.has_started = True
-        except RayTaskError as error:
-            raise RunError(f"a labelling actor could not be set up: {error}") from None
-        except RayActorError as error:
-            self._lost(actor, error)
+    def work_off(self) -> None:
+        """Return when the work list is empty and everything is finished."""
+        self.fill()
+        while True:
+            members = self.members()
+            if any(member.has_started for member in members) and not any(member.calls for member in members):
+                return  # there is someone to take work, and there was none
+            self._progress.starting = sum(not member.has_started for member in members)
+            self._answers.wait(_WAIT_S)
 
-    def _lost(self, actor: _Actor, error: RayError) -> None:
-        """Give an actor up, dead or with a model that fails; its pieces are wanted again."""
+    def _next_work(self, member: Member[Piece]) -> Piece | None:
+        if any(piece.is_alone for piece in member.calls.values()):
+            return None  # nothing runs beside an image that is tried alone
+        return self._work.next(is_idle=not member.calls)
+
+    def _arguments(self, work: Piece) -> list[list[str]]:
+        return [list(work.names)]
+
+    def _started(self, member: Member[Piece]) -> None:
+        self._progress.started(member.name, member.place)
+
+    def _answered(self, member: Member[Piece], work: Piece, answer: pa.Table) -> None:
+        self._losses = 0
+        self._progress.answered(member.name, answer)
+        self._keep(self._work.done(work, answer))
+
+    def _lost(self, member: Member[Piece], error: RayError | None) -> None:
+        assert error is not None, "there is never one too many"
         reason = _last_line(error)
         self._losses += 1
         if self._losses >= LOSSES_IN_A_ROW:
             raise RunError(f"{self._losses} labelling actors in a row were lost; the last: {reason}")
-        self._progress.say(f"{actor.name} was lost ({reason}); its images go to another one")
-        self._actors.remove(actor)
-        ray.kill(actor.handle)
-        for piece in actor.calls.values():
+        self._progress.say(f"{member.name} was lost ({reason}); its images go to another one")
+        for piece in member.calls.values():
             self._keep(self._work.lost(piece, reason))
 
     def _keep(self, complete: tuple[Chunk, pa.Table] | None) -> None:

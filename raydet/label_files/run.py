@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import math
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +13,7 @@ import torch
 
 from raydet.data.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError
-from raydet.files import remove_unfinished
+from raydet.files import locked, remove_unfinished
 from raydet.label_files.coco import Exported, export_coco, export_skipped
 from raydet.label_files.labeller import FileModel, Job, Labeller
 from raydet.label_files.listing import Images, Listing, open_images, write_listing
@@ -63,7 +61,9 @@ def label(options: LabelOptions) -> Exported:
     above = score_threshold(saved, model, options.score_threshold)
     images = open_images(options.images, options.root)
     folder = options.out.absolute()
-    with _locked(folder):
+    _prepare(folder)
+    in_use = ConfigError(f"--out {folder} is in use by another process; wait for it or end it")
+    with locked(folder / ".lock", in_use):
         listing, manifest = _begin(folder, saved, model, images, options)
         print(f"{saved.role} of {saved.checkpoint.path}: {listing.count:,} images of {images.given} -> {folder}")
         _label_rest(folder, model, images, listing, manifest, options)
@@ -95,22 +95,14 @@ def _check(options: LabelOptions) -> None:
         raise ConfigError("--gpus-per-actor with --actors 0: no GPU here")
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder for this process; released by the system even when the process is killed."""
+def _prepare(folder: Path) -> None:
     try:
         (folder / "shards").mkdir(parents=True, exist_ok=True)
-        lock = (folder / ".lock").open("w")
+        (folder / ".lock").touch()
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"--out {folder} is a file, or lies below one; choose a folder") from None
     except OSError as error:
         raise ConfigError(f"--out {folder} cannot be written to: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise ConfigError(f"--out {folder} is in use by another process; wait for it or end it") from None
-        yield
 
 
 def _begin(

@@ -13,11 +13,14 @@ import time
 import traceback
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import ray
 from ray import ObjectRef
+from ray.exceptions import RayError, RayTaskError
 
+from raydet.cluster.actors import Background
 from raydet.config.run import PoolConfig
 from raydet.errors import LabelConflictError
 from raydet.labels.desk import Key, LabelDesk
@@ -25,8 +28,7 @@ from raydet.labels.store import PseudoLabelStore
 from raydet.pool.actors import Answer
 from raydet.pool.messages import Reply, TeacherError
 from raydet.pool.scaling import PoolTiming, Sizer
-from raydet.pool.tasks import Tasks
-from raydet.pool.teachers import ActorLostError, Teacher, Teachers, WeightsLostError
+from raydet.pool.teachers import Call, Teacher, Teachers, create_teacher
 from raydet.pool.waiting import Waiting
 
 
@@ -40,8 +42,7 @@ class LabelBroker:
         self._incarnation = uuid.uuid4().hex
         self._desk = LabelDesk()
         self._store = PseudoLabelStore(folder, "broker", keep_versions=keep_versions)
-        self._tasks = Tasks(self._fail)
-        self._teachers = Teachers(config, factory, timing, desk=self._desk, tasks=self._tasks, on_ready=self._dispatch)
+        self._background = Background(self._fail)
         self._weights: dict[int, tuple[str, ObjectRef]] = {}  # version -> digest, weights
         self._attempt: int | None = None
         self._rewound: int | None = None  # the attempt that the store was last rewound for
@@ -49,6 +50,11 @@ class LabelBroker:
         self._error: str | None = None
         self._made = 0
         self._waiting = Waiting()
+        self._teachers = Teachers(
+            config, timing, self._desk, self._background.when, partial(create_teacher, config, factory),
+            call_for=lambda keys: Call(keys, *self._weights[keys[0][0]], self._attempt),
+            on_answer=self._answered, on_death=self._waiting.wake_all,
+        )  # fmt: skip
         self._has_begun = False
 
     async def rewind(self, attempt: int, version: int) -> Reply:
@@ -83,13 +89,13 @@ class LabelBroker:
                 f"the training processes have diverged, or two runs share one broker"
             )
         self._desk.publish(version)
-        self._dispatch()
+        self._teachers.hand_out()
 
     async def request(self, attempt: int, version: int, image_ids: list[str]) -> None:
         """Want labels; what is in the store is not made again."""
         if self._admits(attempt):
             self._want(version, image_ids)
-            self._dispatch()
+            self._teachers.hand_out()
 
     async def take(self, attempt: int, incarnation: str, version: int, image_ids: list[str], wait_s: float) -> Reply:
         """Wait up to `wait_s` for labels of one version, wanting them if need be; all of them, or none yet."""
@@ -128,13 +134,13 @@ class LabelBroker:
     async def teachers(self) -> dict[str, int | None]:
         """Return the process id of every teacher, None while it starts."""
         self._begin()
-        return {teacher.name: teacher.pid for teacher in self._teachers.members()}
+        return {teacher.name: teacher.place for teacher in self._teachers.members()}
 
     async def stats(self) -> dict[str, float]:
         """Return figures for logs."""
         return self._stats()
 
-    # -- from here on nothing waits, except the three coroutines that say so --
+    # -- from here on nothing waits, except the two coroutines that say so --
 
     def _admits(self, attempt: int) -> bool:
         """Whether a call is of the present attempt; a broker that was restarted learns it from its first caller."""
@@ -152,7 +158,7 @@ class LabelBroker:
         self._has_begun = True
         self._teachers.fill()
         if self._config.min_actors is not None and self._config.max_actors is not None:
-            self._tasks.spawn(self._watch(self._config.min_actors, self._config.max_actors))
+            self._background.spawn(self._watch(self._config.min_actors, self._config.max_actors))
 
     def _want(self, version: int, image_ids: Sequence[str]) -> None:
         stored = {i for i in self._desk.missing(version, image_ids) if self._store.has((version, i))}
@@ -168,7 +174,7 @@ class LabelBroker:
             by_version.setdefault(version, []).append(image_id)
         for version, image_ids in by_version.items():
             self._want(version, image_ids)
-        self._dispatch()
+        self._teachers.hand_out()
         deadline = time.monotonic() + wait_s
         while attempt == self._attempt and self._error is None:
             if not any(self._desk.missing(v, ids) for v, ids in by_version.items()):
@@ -194,35 +200,24 @@ class LabelBroker:
             stats=self._stats(),
         )
 
-    def _dispatch(self) -> None:
-        for teacher, call in self._teachers.distribute():
-            keys = teacher.calls[call]
-            self._tasks.spawn(self._ask(teacher, call, keys, *self._weights[keys[0][0]]))
-
-    async def _ask(self, teacher: Teacher, call: int, keys: list[Key], digest: str, weights: ObjectRef) -> None:
-        """Wait for one call's answer and enter it."""
-        version, attempt = keys[0][0], self._attempt
-        has_news = True  # for more callers than those whose labels were made
-        try:
-            answer = await self._teachers.ask(teacher, call, digest, weights)
-        except ActorLostError as lost:
-            self._teachers.lost(teacher, str(lost))
-        except WeightsLostError:
-            if self._knows(version, digest):
-                del self._weights[version]
-                self._desk.unpublish(version)
-            self._desk.give_back(teacher.name, keys)
-        except TeacherError:
-            if attempt == self._attempt:
-                raise
-            self._desk.give_back(teacher.name, keys)
-        else:
-            if self._knows(version, digest):
-                self._enter(teacher, version, answer)
-                has_news = bool(answer.failures)
-            else:  # a teacher of before a rewind; or its weights were lost, which is rare enough to do it again
-                self._desk.give_back(teacher.name, keys)
-        self._dispatch()
+    def _answered(self, teacher: Teacher, call: Call, answer: Answer | RayError) -> None:
+        """Enter one call's answer, or find out why there is none."""
+        version, has_news = call.keys[0][0], True  # for more callers than those whose labels were made
+        if isinstance(answer, RayError):
+            if not isinstance(answer, RayTaskError):
+                raise answer
+            if isinstance(answer.cause, RayError):  # the object store has lost the weights
+                if self._knows(version, call.digest):
+                    del self._weights[version]
+                    self._desk.unpublish(version)
+            elif call.attempt == self._attempt:
+                raise TeacherError(f"a teacher actor could not load version {version}: {answer}")
+            self._desk.give_back(teacher.name, call.keys)
+        elif self._knows(version, call.digest):
+            self._enter(teacher, version, answer)
+            has_news = bool(answer.failures)
+        else:  # a teacher of before a rewind; or its weights were lost, which is rare enough to do it again
+            self._desk.give_back(teacher.name, call.keys)
         if has_news:
             self._waiting.wake_all()
 
@@ -264,7 +259,7 @@ class LabelBroker:
 
     def _stats(self) -> dict[str, float]:
         counts, members = self._desk.counts(), self._teachers.members()
-        actors = sum(member.pid is not None for member in members)
+        actors = sum(member.has_started for member in members)
         return {
             "pool/wanted": float(counts.wanted),
             "pool/assigned": float(counts.assigned),

@@ -1,101 +1,73 @@
-"""Teachers: the broker's teacher actors. Hires them, hands them work, replaces them when they die.
+"""The broker's teacher actors, and what it costs an image that they die of it.
 
-The crew belongs to the broker's process: Ray ends the actors when that process dies, and the next one hires its own.
+They belong to the broker's process: Ray ends the actors when that process dies, and the next one starts its own.
 """
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 
+from raydet.cluster.actors import ActorGroup, Member, When
 from raydet.config.run import PoolConfig
 from raydet.labels.desk import Key, LabelDesk
-from raydet.pool.actors import Answer, TeacherActor
+from raydet.pool.actors import TeacherActor
 from raydet.pool.messages import TeacherError
 from raydet.pool.scaling import PoolTiming
-from raydet.pool.tasks import Tasks
 
 
-class ActorLostError(Exception):
-    """The actor is gone; what it was working on has to be done by another."""
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a teacher is asked: labels of one version, with its weights."""
+
+    keys: list[Key]
+    digest: str
+    weights: ObjectRef
+    attempt: int | None  # in which it was asked
 
 
-class WeightsLostError(Exception):
-    """The object store no longer has the weights; they have to be published again."""
+Teacher = Member[Call]  # `place` is the process id
 
 
-@dataclass(slots=True, eq=False)
-class Teacher:
-    """One actor as the broker sees it."""
-
-    name: str
-    handle: ActorHandle
-    pid: int | None = None  # None until it has started
-    calls: dict[int, list[Key]] = field(default_factory=dict)  # unanswered calls, the one it works on first
-    idle_since: float = field(default_factory=time.monotonic)
-
-    @property
-    def has_started(self) -> bool:
-        """Whether it can take calls."""
-        return self.pid is not None
-
-    @property
-    def idle_for_s(self) -> float:
-        """Seconds since its last call was answered; 0 while it works or starts."""
-        return 0.0 if self.calls or not self.has_started else time.monotonic() - self.idle_since
+def create_teacher(config: PoolConfig, factory: bytes) -> ActorHandle:
+    """Start a teacher's process."""
+    options: dict[str, Any] = {"num_cpus": config.cpus_per_actor, "num_gpus": config.gpus_per_actor, "max_restarts": 0}
+    options |= {"resources": dict(config.resources), "scheduling_strategy": "DEFAULT"}  # not in the workers' own group
+    return ray.remote(TeacherActor).options(**options).remote(factory, max(1, int(config.cpus_per_actor)))
 
 
-class Teachers:
+class Teachers(ActorGroup[Call]):
     """The teachers that are alive or starting. Tells the desk when one of them is gone."""
+
+    noun = prefix = "teacher"
+    error = TeacherError
 
     def __init__(
         self,
         config: PoolConfig,
-        factory: bytes,
         timing: PoolTiming,
-        *,
         desk: LabelDesk,
-        tasks: Tasks,
-        on_ready: Callable[[], None],
+        when: When,
+        create: Callable[[], ActorHandle],
+        *,
+        call_for: Callable[[list[Key]], Call],
+        on_answer: Callable[[Teacher, Call, Any], None],
+        on_death: Callable[[], None],
     ) -> None:
-        """`tasks` runs what waits, and reports what cannot be mended; `on_ready` hears of free places."""
-        self._config, self._factory, self._timing = config, factory, timing
-        self._desk, self._tasks, self._on_ready = desk, tasks, on_ready
-        self.size = config.actors  # how many there should be
-        self._members: dict[str, Teacher] = {}
-        self._names = itertools.count()
-        self._call_numbers = itertools.count()
+        """`call_for` adds the weights to keys, `on_answer` takes what a call brought, `on_death` hears of deaths."""
+        super().__init__(config.actors, when, create)
+        self.calls_in_flight, self._images_per_call = config.calls_in_flight, config.images_per_call
+        self._timing, self._desk = timing, desk
+        self._call_for, self._on_call_answered, self._on_death = call_for, on_answer, on_death
         self._deaths_at_start = 0
         self._blame: Counter[Key] = Counter()
-
-    def fill(self) -> None:
-        """Hire and dismiss until there are `size` teachers; the newcomers start in the background."""
-        while len(self._members) < self.size:
-            self._tasks.spawn(self._start(self._hire()))
-        while len(self._members) > self.size:
-            teacher = max(self.members(), key=lambda member: (not member.has_started, member.idle_for_s))
-            self._dismiss(teacher)
-        self._on_ready()
-
-    def lost(self, teacher: Teacher, reason: str) -> None:
-        """A call told that the teacher is dead: give its work to the others and hire another one."""
-        if teacher.name not in self._members:
-            return  # it had several calls; the first of them told us
-        for key in next(iter(teacher.calls.values()), []):  # what it was working on when it died
-            self._blame[key] += 1
-            if self._blame[key] >= self._timing.deaths_per_key:
-                why = f"{self._blame[key]} teacher actors died while at work on it or a neighbour; the last: {reason}"
-                self._desk.fail(teacher.name, key, why)
-        self._dismiss(teacher)
-        self.fill()
 
     def forgive(self) -> None:
         """Forget who died of what (a new attempt)."""
@@ -106,88 +78,35 @@ class Teachers:
         """Forget what is known about older keys."""
         self._blame = Counter({key: deaths for key, deaths in self._blame.items() if key[0] >= version})
 
-    def _hire(self) -> Teacher:
-        threads = max(1, int(self._config.cpus_per_actor))
-        handle = (
-            ray.remote(TeacherActor)
-            .options(
-                num_cpus=self._config.cpus_per_actor,
-                num_gpus=self._config.gpus_per_actor,
-                resources=dict(self._config.resources),
-                max_restarts=0,
-                scheduling_strategy="DEFAULT",  # not inside the training workers' placement group
-            )
-            .remote(self._factory, threads)
-        )
-        teacher = Teacher(f"teacher-{next(self._names)}", handle)
-        self._members[teacher.name] = teacher
-        return teacher
+    def _has_work(self) -> bool:
+        return self._desk.assignable() > 0
 
-    def _dismiss(self, teacher: Teacher) -> None:
-        """Remove a teacher, dead or alive; what it was working on is wanted again."""
-        if self._members.pop(teacher.name, None) is not None:
-            ray.kill(teacher.handle)
-            self._desk.actor_died(teacher.name)
+    def _next_work(self, member: Teacher) -> Call | None:
+        keys = self._desk.assign(member.name, self._images_per_call)
+        return self._call_for(keys) if keys else None
 
-    async def _start(self, teacher: Teacher) -> None:
-        """Wait until the teacher can label. Raises TeacherError where its set-up fails, or it dies again and again."""
-        try:
-            teacher.pid = await teacher.handle.start.remote()
-        except RayTaskError as error:
-            self._dismiss(teacher)
-            raise TeacherError(f"a teacher actor could not be set up: {error}") from None
-        except RayActorError as error:
-            if teacher.name not in self._members:
-                return  # dismissed before it had started
-            self._dismiss(teacher)
+    def _arguments(self, work: Call) -> tuple[Any, ...]:
+        return work.keys[0][0], work.digest, [work.weights], [image_id for _, image_id in work.keys]
+
+    def _started(self, member: Teacher) -> None:
+        self._deaths_at_start = 0
+
+    def _answered(self, member: Teacher, work: Call, answer: Any) -> None:
+        self._on_call_answered(member, work, answer)
+
+    def _lost(self, member: Teacher, error: RayError | None) -> None:
+        if error is not None:
+            self._blame_first_call(member, error)
+        self._desk.actor_died(member.name)
+        if error is not None and not member.has_started:
             self._deaths_at_start += 1
             if self._deaths_at_start >= self._timing.deaths_at_start:
-                raise TeacherError(f"{self._deaths_at_start} teacher actors in a row died at start: {error}") from None
-            self.fill()
-        else:
-            self._deaths_at_start = 0
-            teacher.idle_since = time.monotonic()
-            self._on_ready()
+                raise TeacherError(f"{self._deaths_at_start} teacher actors in a row died at start: {error}")
+        self._on_death()
 
-    def distribute(self) -> list[tuple[Teacher, int]]:
-        """Fill all free places with calls from the desk; returns the new calls, to be asked.
-
-        The least busy teacher first, then the longest-serving one, so that under a light load the last ones stay idle.
-        """
-        new: list[tuple[Teacher, int]] = []
-        if not self._desk.assignable():  # this is asked at every call to the broker
-            return new
-        most = self._config.calls_in_flight
-        free = [teacher for teacher in self._members.values() if len(teacher.calls) < most and teacher.has_started]
-        for place in range(most):
-            for teacher in free:
-                if len(teacher.calls) <= place:
-                    keys = self._desk.assign(teacher.name, self._config.images_per_call)
-                    if not keys:
-                        return new
-                    number = next(self._call_numbers)
-                    teacher.calls[number] = keys
-                    new.append((teacher, number))
-        return new
-
-    async def ask(self, teacher: Teacher, call: int, digest: str, weights: ObjectRef) -> Answer:
-        """Wait for the labels of a call. Raises ActorLostError, WeightsLostError or TeacherError."""
-        keys = teacher.calls[call]
-        version, image_ids = keys[0][0], [image_id for _, image_id in keys]
-        try:
-            answer = await teacher.handle.label.remote(version, digest, [weights], image_ids)
-        except RayActorError as error:
-            raise ActorLostError(str(error)) from None  # the call stays listed: it tells what the actor was doing
-        except RayTaskError as error:
-            del teacher.calls[call]
-            if isinstance(error.cause, RayError):
-                raise WeightsLostError(str(error)) from None
-            raise TeacherError(f"a teacher actor could not load version {version}: {error}") from None
-        del teacher.calls[call]
-        teacher.idle_since = time.monotonic()
-        assert isinstance(answer, Answer)
-        return answer
-
-    def members(self) -> list[Teacher]:
-        """Return all teachers, the longest-serving first."""
-        return list(self._members.values())
+    def _blame_first_call(self, member: Teacher, error: RayError) -> None:
+        for key in next((call.keys for call in member.calls.values()), []):  # what it was working on when it died
+            self._blame[key] += 1
+            if self._blame[key] >= self._timing.deaths_per_key:
+                why = f"{self._blame[key]} teacher actors died while at work on it or a neighbour; the last: {error}"
+                self._desk.fail(member.name, key, why)

@@ -64,6 +64,10 @@ class SweepDefinition:
         last = [key.rsplit(".", 1)[-1] for key in self.keys]
         return {key: short if last.count(short) == 1 else key for key, short in zip(self.keys, last, strict=True)}
 
+    def named(self, values: Mapping[str, Any]) -> str:
+        """Return the values of a point, e.g. `unsup_reg_weight=0.5, seed=1`."""
+        return ", ".join(f"{name}={value_text(values.get(key))}" for key, name in self.short_names().items())
+
 
 def read_definition(folder: Path) -> SweepDefinition:
     """Read sweep.json. Raises ConfigError where there is none or it is damaged."""

@@ -13,7 +13,7 @@ import fcntl
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError, FolderInUseError
-from raydet.files import write_text
+from raydet.files import locked, read_json, write_text
 from raydet.settings import resolve
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class SweepFolder:
 
     def save_header(self, header: Mapping[str, Any]) -> None:
         """Write sweep.json."""
-        _write(self.header_file, header)
+        write_text(self.header_file, json.dumps(header, indent=1))
 
     def all_trials(self) -> list[Trial]:
         """Return every trial, in order."""
@@ -114,13 +114,13 @@ class SweepFolder:
 
     def trial(self, trial_id: str) -> Trial:
         """Read one trial's record."""
-        return Trial(**_read(self.run_dir(trial_id) / "trial.json"))
+        return Trial(**read_json(self.run_dir(trial_id) / "trial.json", ConfigError))
 
     def save(self, trial: Trial, **changes: Any) -> Trial:
         """Write a trial's record, with changes; returns it."""
         changed = replace(trial, **changes)
         self.run_dir(trial.id).mkdir(parents=True, exist_ok=True)
-        _write(self.run_dir(trial.id) / "trial.json", asdict(changed))
+        write_text(self.run_dir(trial.id) / "trial.json", json.dumps(asdict(changed), indent=1))
         return changed
 
     def run_dir(self, trial_id: str) -> Path:
@@ -152,27 +152,8 @@ class SweepFolder:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
+    def lock(self) -> AbstractContextManager[None]:
         """Hold the search for this process. Raises FolderInUseError where another one does."""
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise FolderInUseError(f"{self.path}: another process runs this search; wait or end it") from None
-            yield
-
-
-def _write(file: Path, content: Mapping[str, Any]) -> None:
-    write_text(file, json.dumps(content, indent=1))
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise ConfigError(f"{file}: expected a JSON object")
-    return content
+        in_use = FolderInUseError(f"{self.path}: another process runs this search; wait or end it")
+        return locked(self.path / ".lock", in_use)

@@ -21,7 +21,7 @@ import pyarrow.parquet
 from raydet.files import replacing, write_text
 from raydet.metrics import FILE_NAME
 from raydet.settings import dump, resolve
-from raydet.sweep.definition import SweepDefinition, read_definition, value_text
+from raydet.sweep.definition import SweepDefinition, read_definition
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.trial_metrics import TrialMetrics
 from raydet.text import percent_with_spread
@@ -186,9 +186,7 @@ def describe(definition: SweepDefinition, points: Sequence[PointSummary], best: 
 
 def point_text(definition: SweepDefinition, point: PointSummary) -> str:
     """Return e.g. `point 3 (unsup_reg_weight=0.5)`."""
-    names = definition.short_names()
-    values = ", ".join(f"{names.get(key, key)}={value_text(value)}" for key, value in point.values.items())
-    return f"point {point.number} ({values})"
+    return f"point {point.number} ({definition.named(point.values)})"
 
 
 def mean_text(point: PointSummary) -> str:

@@ -47,7 +47,7 @@ def event_line(sweep: LiveSweep, event: Event) -> str | None:
     watched, record, metric = event.watched, event.record, sweep.definition.metric
     trial = watched.trial
     if record is None:
-        values = ", ".join(f"{name}={text}" for name, text in _values(sweep, watched))
+        values = sweep.definition.named(trial.values)
         match trial.state:
             case "burn-in":
                 return f"trial {trial.id} ({values}) begins" + (" with its burn-in" if trial.burn_in else "")
@@ -71,7 +71,7 @@ def totals(sweep: LiveSweep) -> str:
     parts = [f"{states[state]} {state}" for state in order if states[state]]
     line = [f"{states.total()} trials: {', '.join(parts)}" if parts else "no trials yet"]
     if (best := sweep.best()) is not None:
-        values = ", ".join(f"{name}={text}" for name, text in _values(sweep, best))
+        values = sweep.definition.named(best.trial.values)
         line.append(f"best {sweep.definition.metric} {percent(best.figure(sweep.definition.metric))} ({values})")
     if (eta := sweep.eta_s()) is not None and states["waiting"] + sum(states[state] for state in AT_WORK):
         line.append(f"ETA about {clock(eta)}")
@@ -111,11 +111,6 @@ def _cells(sweep: LiveSweep, watched: LiveTrial) -> Sequence[Text]:
     state, run = watched.trial.state, sweep.run_at_work(watched)
     step = f"{run.metrics.step}/{run.metrics.steps}" if run.metrics.steps else "-"
     eta = clock(run.eta_s) if state in AT_WORK and run.eta_s is not None else ""
-    values = [text for _, text in _values(sweep, watched)]
+    values = [value_text(watched.trial.values.get(key)) for key in sweep.definition.keys]
     cells = [watched.trial.id, *values, step, percent(watched.figure(sweep.definition.metric))]
     return [*map(Text, cells), Text(state, style=STYLES.get(state, "dim")), Text(eta)]
-
-
-def _values(sweep: LiveSweep, watched: LiveTrial) -> Iterator[tuple[str, str]]:
-    for key, name in sweep.definition.short_names().items():
-        yield name, value_text(watched.trial.values.get(key))

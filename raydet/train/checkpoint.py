@@ -26,7 +26,7 @@ from torch import Tensor
 from raydet import __version__
 from raydet.config.version import VERSION_KEY
 from raydet.errors import CheckpointError
-from raydet.files import remove_unfinished, replacing_path
+from raydet.files import read_json, remove_unfinished, replacing_path
 
 FORMAT = 1
 _PREFIX = "step_"
@@ -87,9 +87,9 @@ def open_checkpoint(path: Path) -> Checkpoint:
     commit_file = path / "COMMIT"
     if not commit_file.is_file():
         raise CheckpointError(f"{path}: no COMMIT file: the checkpoint was never completed; use another one")
-    commit = _read_json(commit_file)
+    commit = read_json(commit_file, CheckpointError)
     if commit.get("format") != FORMAT:
-        by = _read_json(path / "state.json").get(VERSION_KEY, "a version that did not say")
+        by = read_json(path / "state.json", CheckpointError).get(VERSION_KEY, "a version that did not say")
         raise CheckpointError(
             f"{path}: checkpoint format {commit.get('format')!r}, written by raydet {by}; this is raydet "
             f"{__version__}, which reads format {FORMAT}"
@@ -105,7 +105,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             )
         if _sha256(file) != expected["sha256"]:
             raise CheckpointError(f"{file}: checksum differs from COMMIT: damaged; use another checkpoint")
-    return Checkpoint(path, _read_json(path / "state.json"), frozenset(commit.get("files", {})))
+    return Checkpoint(path, read_json(path / "state.json", CheckpointError), frozenset(commit.get("files", {})))
 
 
 def latest_checkpoint(root: Path) -> Checkpoint | None:
@@ -148,13 +148,3 @@ def _step(path: Path) -> int | None:
 def _sha256(file: Path) -> str:
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(content, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, got {type(content).__name__}")
-    return content

@@ -13,11 +13,8 @@ RUN/ray/                      Ray Train's own bookkeeping
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,7 @@ from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.config.version import VERSION_KEY, take_version
 from raydet.errors import ConfigError, FolderInUseError
-from raydet.files import write_text
+from raydet.files import locked, read_json, write_text
 from raydet.settings import dump_file, resolve
 
 # Sections and keys that may change between attempts: they alter speed, volume or length, never a sample or a label; and
@@ -101,20 +98,11 @@ class RunFolder:
         write_text(file, str(number))
         return number
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder for this process; released by the system even when the process is killed."""
+    def lock(self) -> AbstractContextManager[None]:
+        """Hold the folder for this process; see `locked`."""
         self._create(self.path)
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise FolderInUseError(
-                    f"run.dir={self.path} is in use by another process; wait for it or end it"
-                ) from None
-            file.write(str(os.getpid()))
-            file.flush()
-            yield
+        in_use = FolderInUseError(f"run.dir={self.path} is in use by another process; wait for it or end it")
+        return locked(self.path / ".lock", in_use)
 
     def load_config(self) -> RunConfig:
         """Return the configuration the run was started with. Raises ConfigError where this raydet cannot read it."""
@@ -127,13 +115,7 @@ class RunFolder:
     def _read_config(self) -> dict[str, Any]:
         if not self.config_json.is_file():
             raise ConfigError(f"{self.path}: no config.json there; give a run folder")
-        try:
-            tree = json.loads(self.config_json.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            raise ConfigError(f"{self.config_json}: cannot be read as JSON: {error}") from None
-        if not isinstance(tree, dict):
-            raise ConfigError(f"{self.config_json}: expected an object with sections, got {type(tree).__name__}")
-        return tree
+        return read_json(self.config_json, ConfigError)
 
     def _create(self, folder: Path) -> None:
         try:

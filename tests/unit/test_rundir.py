@@ -130,7 +130,7 @@ def test_what_alters_samples_or_labels_may_not_change(change: dict[str, object],
 
 def test_a_configuration_that_cannot_be_read_is_named(tmp_path: Path):
     folder = started(tmp_path)
-    wrong = {'{"run": {}}': "method.name: required", "[]": "expected an object", "{": "cannot be read as JSON"}
+    wrong = {'{"run": {}}': "method.name: required", "[]": "expected a JSON object", "{": "cannot be read as JSON"}
     for text, why in wrong.items():
         folder.config_json.write_text(text)
         with pytest.raises(ConfigError, match=rf"config\.json: .*{why}"):

@@ -11,8 +11,8 @@ from raydet.families.classification.config import R2D2Config
 from raydet.families.classification.methods.r2d2 import R2D2, theorem_1
 from raydet.families.classification.report.inputs import ClassificationInputs, softmax
 from raydet.labels.snapshots import Sample
+from raydet.report.figures import against, by_class
 from raydet.report.page import Pictures, Section, grid, paragraph
-from raydet.report.scatter import against, by_class
 from raydet.text import percent
 
 NO_SAMPLE = "No sample with learned labels was put aside yet: that happens at every evaluation of the second stage."
