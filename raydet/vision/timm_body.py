@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +122,8 @@ def _create(name: str, *, pretrained: bool = False, **features: Any) -> Any:
     # Swin's check of the image's size can be turned off; others do not know the word.
     flexible = {"strict_img_size": False} if name.startswith("swin") else {}
     try:
-        return timm.create_model(name, pretrained=pretrained, **whole, **flexible)
+        with _quiet("huggingface_hub"):  # it tells of every retry; the last error is told below
+            return timm.create_model(name, pretrained=pretrained, **whole, **flexible)
     except Exception as error:  # of timm, of its hub's client, or of the network: whatever it is, nothing was built
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         if not pretrained:
@@ -132,6 +136,18 @@ def _create(name: str, *, pretrained: bool = False, **features: Any) -> Any:
             f"model.weights=imagenet: the weights of timm/{name} cannot be fetched from {source} ({reason}); without "
             f"a network, fetch the file elsewhere and write model.weights=FILE"
         ) from None
+
+
+@contextmanager
+def _quiet(name: str) -> Iterator[None]:
+    """Let a package's loggers speak of errors only."""
+    logger = logging.getLogger(name)
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _load(network: nn.Module, name: str, file: Path) -> None:
