@@ -25,10 +25,10 @@ from raydet.registry import build_method, family_of
 from raydet.settings import load, resolve
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.journal import Journal
-from raydet.train.launch import launch, local_source
+from raydet.train.launch import launch
 from raydet.train.loop import Trainer
 from raydet.train.rundir import RunFolder
-from raydet.train.worker import SourceFactory
+from raydet.train.worker import SourceFactory, local_source
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 CONFIG = CHECKOUT / "jobs" / "configs" / "il_net_bccd.yaml"

@@ -27,9 +27,8 @@ def measure(config: RunConfig) -> Finding:
     the end included; then removes it. Raises what a run would raise.
     """
     from raydet.group import Group
-    from raydet.train.launch import local_source
     from raydet.train.rundir import RunFolder
-    from raydet.train.worker import train_rank
+    from raydet.train.worker import local_source, train_rank
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="raydet-doctor-") as folder:

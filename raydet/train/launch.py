@@ -10,13 +10,10 @@ import torch
 from raydet import __version__
 from raydet.config.backbone import weights_path
 from raydet.config.run import RunConfig
-from raydet.contract import FamilyRun, sizes_of
+from raydet.contract import sizes_of
 from raydet.data.prepared import PreparedSets
 from raydet.errors import DataError, RunError, RunStopped
 from raydet.group import Group
-from raydet.labels.none import NoLabels
-from raydet.labels.source import InlineSource, LabelSource
-from raydet.labels.store import PseudoLabelStore
 from raydet.learning_rate import base_lr
 from raydet.metrics import read_metrics
 from raydet.precision import autocast_dtype
@@ -24,7 +21,7 @@ from raydet.registry import build_method, family_of
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
 from raydet.train.stop import sigterm_asks
-from raydet.train.worker import train_rank
+from raydet.train.worker import local_source, train_rank
 
 
 def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
@@ -100,15 +97,6 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     file = weights_path(config.model.weights)
     model = config.model if file is None else config.model.model_copy(update={"weights": str(file.absolute())})
     return config.model_copy(update={"run": config.run.model_copy(update=paths), "model": model})
-
-
-def local_source(config: RunConfig, family: FamilyRun, group: Group, attempt: int) -> LabelSource:
-    """Return the label source of a training process that runs the teacher itself, or needs no labels."""
-    if not config.uses_labels:
-        return NoLabels()
-    folder = RunFolder(config.run.dir)
-    store = PseudoLabelStore(folder.labels, writer=f"rank{group.rank}", keep_versions=config.labels.keep_versions)
-    return InlineSource(family.build_annotator(), store)
 
 
 def describe(config: RunConfig, data: PreparedSets[Any]) -> str:

@@ -28,9 +28,8 @@ from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
 from raydet.registry import AnnotatorFactory
 from raydet.settings import parse
-from raydet.train.launch import local_source
 from raydet.train.rundir import RunFolder
-from raydet.train.worker import train_rank
+from raydet.train.worker import local_source, train_rank
 
 
 def train_on_ray(config: RunConfig) -> None:

@@ -14,8 +14,10 @@ from raydet.contract import FamilyRun
 from raydet.data.prepared import PreparedSets
 from raydet.errors import CheckpointError
 from raydet.group import Group
+from raydet.labels.none import NoLabels
 from raydet.labels.snapshots import remove_after
-from raydet.labels.source import LabelSource
+from raydet.labels.source import InlineSource, LabelSource
+from raydet.labels.store import PseudoLabelStore
 from raydet.metrics import truncate_after
 from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, latest_checkpoint, open_checkpoint
@@ -47,6 +49,15 @@ def train_rank(config: RunConfig, group: Group, make_source: SourceFactory) -> N
         raise
     trainer.journal.end(trainer.state.step, _reason(trainer.state.step, config))
     trainer.source.close()
+
+
+def local_source(config: RunConfig, family: FamilyRun, group: Group, attempt: int) -> LabelSource:
+    """Return the label source of a training process that runs the teacher itself, or needs no labels."""
+    if not config.uses_labels:
+        return NoLabels()
+    folder = RunFolder(config.run.dir)
+    store = PseudoLabelStore(folder.labels, writer=f"rank{group.rank}", keep_versions=config.labels.keep_versions)
+    return InlineSource(family.build_annotator(), store)
 
 
 def _reason(step: int, config: RunConfig) -> str:

@@ -23,10 +23,9 @@ from raydet.families.classification.run import ClassificationRun
 from raydet.group import Group
 from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import latest_checkpoint
-from raydet.train.launch import local_source
 from raydet.train.rundir import RunFolder
 from raydet.train.step import StepModule, backward
-from raydet.train.worker import train_rank
+from raydet.train.worker import local_source, train_rank
 from tests.helpers import tiny_classes
 
 CPU = torch.device("cpu")

@@ -1,0 +1,191 @@
+"""What the engine asks of a family: once for all runs (`Family`), and bound to one run (`FamilyRun`)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
+
+from torch import Tensor
+
+from raydet.config.load import resolve_section
+from raydet.config.run import RunConfig
+from raydet.contract.types import Batch
+from raydet.data.check import CheckReport
+from raydet.data.family import DataFamily
+from raydet.data.prepared import PreparedSets
+from raydet.errors import UserError
+from raydet.group import Group
+from raydet.labels.source import Annotator
+from raydet.window import Window
+
+Config = TypeVar("Config", bound=RunConfig)
+
+
+class StepStats(Protocol):
+    """What became of this rank's pseudo-labels in one step."""
+
+    def observe(self, per_view: Mapping[str, Tensor]) -> None:
+        """Take in what the step's forward said of each view; see `Outputs.per_view`."""
+
+    def add_to(self, window: Window) -> None:
+        """Add the figures to those since the last line; `images` is the number of unlabelled ones."""
+
+
+class Loader(Protocol):
+    """Serves one rank's images of every step."""
+
+    def unlabeled_ids(self, step: int) -> list[str]:
+        """Return the ids of this rank's unlabelled images of a step, in slot order; reads no image."""
+
+    def unlabeled_rows(self, step: int) -> list[int]:
+        """Return their rows in the index."""
+
+    def take(self, step: int) -> Any:
+        """Return the views of a step; waits until they are ready."""
+
+    def close(self) -> None:
+        """Drop what was prepared ahead and end the threads."""
+
+
+class Result(Protocol):
+    """The figures of one evaluation."""
+
+    @property
+    def score(self) -> float | None:
+        """Return the figure that decides which model is best, the higher the better; None where it is undefined."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+
+    def as_text(self) -> str:
+        """Return a table for people."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Exported:
+    """A model as other programs load it."""
+
+    weights: dict[str, Tensor]
+    class_names: list[str]  # in the order of its outputs
+    views: str  # `data.views` as JSON: how an image becomes what the model is fed with
+    remark: str = ""  # what was left out
+
+
+class Family(ABC, Generic[Config]):
+    """What the methods of one kind share, whatever the run; one object per family."""
+
+    name: ClassVar[str]
+    images: ClassVar[DataFamily[Any, Any, Any]]
+    """How its data is read and stored."""
+
+    def prepare(self, config: Config, folder: Path) -> PreparedSets[Any]:
+        """Read, check and split the data, and write it where `open` finds it. Raises DataError that lists errors."""
+        return self.images.prepare(config.data, folder)
+
+    def open(self, folder: str | Path) -> PreparedSets[Any]:
+        """Open what `prepare` wrote. Raises DataError where it is missing or damaged."""
+        return self.images.open(folder)
+
+    def open_set(self, given: Mapping[str, Any], folder: Path, *, class_names: tuple[str, ...]) -> Any:
+        """Prepare one data set by itself, described by keys of `data.val`, its classes numbered as in `class_names`.
+
+        Raises ConfigError for keys or values that cannot be meant, and DataError where the set cannot be used.
+        """
+        one = resolve_section(self.images.set_config, given, where=str(given.get("path", "data set")))
+        return self.images.prepare_one(one, folder, class_names=class_names)
+
+    def check_data(self, config: Config, *, decode_images: bool) -> CheckReport:
+        """List all problems of the data."""
+        return self.images.check(config.data, decode_images=decode_images)
+
+    def check(self, config: Config, data: Any) -> None:
+        """Raise DataError where the run cannot be meant with this data."""
+
+    @abstractmethod
+    def describe(self, data: Any) -> str:
+        """Say what the labelled images are, in a few words."""
+
+    @abstractmethod
+    def bind(self, config: Config, data: Any, method: Any, group: Group) -> FamilyRun:
+        """Return the family at work in one rank of a run."""
+
+    @abstractmethod
+    def build_annotator(self, config: Config, data_folder: str, device: str) -> Annotator:
+        """Return a teacher that labels the run's unlabelled images, in a process of its own."""
+
+    @abstractmethod
+    def evaluate(self, method: Any, model: Any, index: Any, group: Group, *, max_images: int | None) -> Result | None:
+        """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
+
+    @abstractmethod
+    def exported(self, config: Config, model: Any, class_names: Sequence[str]) -> Exported:
+        """Return a model with the names that plain torchvision gives its weights, where it is one of torchvision's."""
+
+    def onnx_exporter(self, saved: Any) -> Callable[[Path], str]:
+        """Return what writes a saved model as ONNX and says what was written.
+
+        Raises UserError where the family has none.
+        """
+        config = saved.config
+        raise UserError(
+            f"ONNX export is for detectors; method.name={config.method.name} trains a {config.trains}, for which there "
+            f"are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
+        )
+
+    def on_files(self, saved: Any) -> Any:
+        """Return what labels images that belong to no run (`raydet.label_files.labeller.FileModel`).
+
+        Raises UserError where the family has none.
+        """
+        config = saved.config
+        raise UserError(
+            f"raydet label is for detectors; method.name={config.method.name} trains a {config.trains}, for which "
+            f"there are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
+        )
+
+    @abstractmethod
+    def report(self, folder: Path, config: Config) -> tuple[Any, Sequence[Any]]:
+        """Return what a run's report is made from, and the makers of its sections (`raydet.report.page.write_page`)."""
+
+    def stage(self, method: Any, step: int) -> str | None:
+        """Return the name of the stage that a step belongs to, where the family's methods have some."""
+        return None
+
+
+class FamilyRun(ABC):
+    """A family bound to one rank of one run: configuration, data, method and group are its own."""
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes, in label order."""
+
+    @abstractmethod
+    def build_loader(self) -> Loader:
+        """Return this rank's loader."""
+
+    @abstractmethod
+    def build_annotator(self) -> Annotator:
+        """Return a teacher that labels in this process; it shares views with the loader where it can."""
+
+    @abstractmethod
+    def assemble(self, step: int, views: Any, labels: Sequence[Any], state: Any) -> tuple[Batch, StepStats]:
+        """Join views and labels to what the student trains on. `labels` are those that were wanted, in slot order."""
+
+    @abstractmethod
+    def evaluate(self, model: Any) -> Result | None:
+        """Evaluate on the validation images over all ranks; the lead rank gets the figures, the others None."""
+
+    @abstractmethod
+    def figures(self, window: Window) -> dict[str, Any]:
+        """Return what the log says about pseudo-labels; `window` has seen at least one."""
+
+    def extras(self, step: int) -> dict[str, Any]:
+        """Return more for each line of the log."""
+        return {}
+
+    def snapshot(self, step: int, model: Any, state: Any, folder: Path) -> None:  # noqa: B027 - most have none
+        """Write what the report wants to look at later; called on the lead rank at every evaluation."""

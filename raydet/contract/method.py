@@ -1,0 +1,117 @@
+"""What the engine asks of a method: one paper, one file."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from raydet.config.method import TeacherSection
+from raydet.config.run import RunConfig
+from raydet.contract.types import Alarm, Batch, DataSizes, Outputs, ParamGroup, State, Teacher
+from raydet.group import Group
+from raydet.labels.schedule import LabelSchedule
+from raydet.learning_rate import lr_at
+from raydet.window import Window
+
+Config = TypeVar("Config", bound=RunConfig)
+AnyBatch = TypeVar("AnyBatch", bound=Batch)
+
+
+class Method(ABC, Generic[Config, AnyBatch]):
+    """One paper. Subclasses of a family's base are never subclassed."""
+
+    unseen_by_burn_in: ClassVar[frozenset[str]] = frozenset()
+    """Keys of the method's configuration that change nothing before the burn-in's end, so that a search over them
+    trains the burn-in once."""
+
+    def __init__(self, config: Config) -> None:
+        self.run = config
+
+    @property
+    @abstractmethod
+    def loss_weights(self) -> dict[str, float]:
+        """Names and weights of the loss terms, the same on every rank and at every step.
+
+        The part before the first `/` says, in the log and the report, what a term is about.
+        """
+
+    @abstractmethod
+    def build_model(self, num_classes: int) -> nn.Module:
+        """Return a freshly initialised model; student and teacher are both made by this."""
+
+    @abstractmethod
+    def schedule(self) -> LabelSchedule:
+        """Say which teacher version labels which step, or that no step needs labels."""
+
+    @abstractmethod
+    def losses(self, student: Any, batch: AnyBatch, teacher: Any, state: Any) -> Outputs:
+        """Return every term of `loss_weights` for this rank's views; runs inside DDP's forward.
+
+        `teacher` is the average of the student as it is now, in evaluation mode and without gradients, or None before
+        its first step; `state` is what `build_state` made.
+        """
+
+    def teacher(self) -> Teacher | None:
+        """Return the law of the teacher; None: the student of a publish step is the teacher itself."""
+        config = self.run.method
+        if not isinstance(config, TeacherSection):
+            return None
+        keep = config.ema_keep_rate
+        return Teacher(config.burn_in_steps, lambda step: keep)
+
+    @property
+    def stage_ends(self) -> tuple[int, ...]:
+        """Return the steps at which the run changes its nature; there it is evaluated and saved."""
+        return (self.run.method.burn_in_steps,)
+
+    def lr_at(self, step: int) -> float:
+        """Return the learning rate of the step that starts after `step` completed ones."""
+        return lr_at(step, self.run.optim)
+
+    def param_groups(self) -> list[ParamGroup]:
+        """Return which parameters follow which law of the learning rate; every parameter matches one."""
+        return [ParamGroup("all", lambda name: True, self.lr_at)]
+
+    def build_state(self, sizes: DataSizes) -> State | None:
+        """Return what the run learns beside the weights; None: nothing."""
+        return None
+
+    def state_bytes(self, sizes: DataSizes) -> int:
+        """Return how large that is, on every rank and in a checkpoint; allocates nothing."""
+        return 0
+
+    def wants_label(self, state: Any, rows: Sequence[int], version: int) -> list[bool]:
+        """Say which images (rows of the unlabelled index) want the label of that teacher."""
+        return [True] * len(rows)
+
+    def update(
+        self,
+        state: Any,
+        batch: AnyBatch,
+        per_view: Mapping[str, Tensor],
+        sums: Mapping[str, Tensor],
+        group: Group,
+    ) -> None:
+        """Change the state by what one step's forward gave, before the weights change; the same on all ranks.
+
+        `per_view` are this rank's rows, `sums` those of all ranks together; see `Outputs`.
+        """
+
+    def explain_barren(self, window: Window) -> Alarm | None:
+        """Say what is wrong with the labels of a window, where something is: a method knows its own gates."""
+        return None
+
+    def fork_drops(self, name: str) -> bool:
+        """Say whether a run may be forked without that weight of the checkpoint, where its model has none such."""
+        return False
+
+    def label_bytes(self, num_classes: int) -> int:
+        """Return about how many bytes the label of one image takes in the store."""
+        return 0
+
+    def notes(self, sizes: DataSizes) -> list[str]:
+        """Return what a user should read before the run starts, a line each."""
+        return []
