@@ -16,7 +16,10 @@ Deviation: the paper trains the second network from scratch; here the student go
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
+
+import torch
 
 from raydet.config.base import Fraction, Weight
 from raydet.config.method import MethodSection
@@ -64,7 +67,7 @@ class Stac(DetectionMethod):
         """One teacher for good."""
         return LabelSchedule.stages(self.config.burn_in_steps)
 
-    def annotate(self, teacher: Any, images: ImageBatch) -> list[Candidates]:
+    def annotate(self, teacher: Any, images: ImageBatch, rngs: Sequence[torch.Generator]) -> list[Candidates]:
         """Return the teacher's detections."""
         model, floor = self.run.model, self.run.labels.score_floor
         found = teacher.candidates(images, proposals="test", score_floor=floor, top_k=UNLIMITED)

@@ -57,3 +57,11 @@ def test_places_in_the_code_exist():
         for part in filter(None, name.split(".")):
             assert hasattr(owner, part), f"{page}: {place}"
             owner = getattr(owner, part)
+
+
+def test_the_diagram_of_processes_names_every_folder_of_the_package_once():
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    boxes = re.findall(r'subgraph \w+\["[^"]*: ([a-z_/ ]+)"\]', page)
+    named = [name.rstrip("/") for box in boxes for name in box.split()]
+    folders = [path.parent.name for path in (ROOT / "raydet").glob("*/__init__.py")]
+    assert sorted(named) == sorted(folders)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from raydet.families.detection.batch import ViewedImage
 from raydet.families.detection.data import PreparedBoxes
 from raydet.families.detection.loader import TeacherViews
 from raydet.families.detection.method import DetectionMethod
 from raydet.labels.annotator import ModelAnnotator
+from raydet.randomness import stream
 from raydet.records import Candidates, PseudoBoxes, TeacherRef
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import clip_boxes, is_usable
@@ -33,19 +36,26 @@ class DetectorAnnotator(ModelAnnotator[Detector, ViewedImage, PseudoBoxes]):
 
     def annotate(self, ids: Sequence[str], views: Sequence[ViewedImage], ref: TeacherRef) -> list[PseudoBoxes]:
         """Return what the method's teacher finds."""
-        said = self._method.annotate(self.model, collate([view.pixels for view in views], self.device))
-        return [self._record(view, each, ref) for view, each in zip(views, said, strict=True)]
+        sizes = [self._index.size_at(self._index.position(image_id)) for image_id in ids]
+        return labelled(self._method, self.model, views, ref, sizes, self.device)
 
-    def _record(self, view: ViewedImage, said: Candidates, ref: TeacherRef) -> PseudoBoxes:
-        height, width = self._index.size_at(self._index.position(view.image_id))
-        boxes = clip_boxes(view.view.to_original(said.boxes.float().cpu()), height, width)
-        record = PseudoBoxes(
-            view.image_id,
-            ref,
-            boxes,
-            said.classes.cpu(),
-            said.scores.float().cpu(),
-            said.quality.float().cpu(),
-            said.complete_above,
-        )
-        return record.where(is_usable(boxes, 0.0))
+
+def labelled(
+    method: DetectionMethod,
+    teacher: Detector,
+    views: Sequence[ViewedImage],
+    ref: TeacherRef,
+    sizes: Sequence[tuple[int, int]],
+    device: torch.device,
+) -> list[PseudoBoxes]:
+    """Return what a teacher says of weak views, boxes in original pixels; `sizes`: (height, width) of the originals."""
+    rngs = [stream(method.run.seed, "annotate", view.image_id, ref.version) for view in views]
+    said = method.annotate(teacher, collate([view.pixels for view in views], device), rngs)
+    return [_record(*each, ref) for each in zip(views, said, sizes, strict=True)]
+
+
+def _record(view: ViewedImage, said: Candidates, size: tuple[int, int], ref: TeacherRef) -> PseudoBoxes:
+    boxes = clip_boxes(view.view.to_original(said.boxes.float().cpu()), *size)
+    scores, quality = said.scores.float().cpu(), said.quality.float().cpu()
+    record = PseudoBoxes(view.image_id, ref, boxes, said.classes.cpu(), scores, quality, said.complete_above)
+    return record.where(is_usable(boxes, 0.0))

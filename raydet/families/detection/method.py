@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
+
+import torch
 
 from raydet.config.run import RunConfig
 from raydet.contract import Alarm, LossTerm, Method, Outputs
@@ -75,8 +77,11 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
         rngs = [stream(self.run.seed, "sampling", view.role, view.image_id, batch.step) for view in batch.views]
         return Outputs(self.terms(student, batch, train_pass(student, images, batch.targets, rngs)))
 
-    def annotate(self, teacher: Any, images: ImageBatch) -> list[Candidates]:
-        """Return what the teacher says about each image, in view pixels; runs in the teacher pool."""
+    def annotate(self, teacher: Any, images: ImageBatch, rngs: Sequence[torch.Generator]) -> list[Candidates]:
+        """Return what the teacher says about each image, in view pixels; runs in the teacher pool.
+
+        `rngs[i]` is for what is drawn about image i: the same wherever, and beside whatever, it is labelled.
+        """
         raise AssertionError(f"{type(self).__name__} uses no pseudo-labels")
 
     def select(self, labels: PseudoBoxes) -> Selection:

@@ -26,7 +26,10 @@ ratio.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from raydet.contract import Alarm, LossTerm
 from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch
@@ -89,7 +92,7 @@ class IlNet(DetectionMethod):
         """The newest teacher from the end of the burn-in on."""
         return self.moving_teacher()
 
-    def annotate(self, teacher: Any, images: ImageBatch) -> list[Candidates]:
+    def annotate(self, teacher: Any, images: ImageBatch, rngs: Sequence[torch.Generator]) -> list[Candidates]:
         """Return candidates BEFORE NMS: the gate acts there, and theta must stay free until the label is read."""
         labels, proposals = self.run.labels, self.config.teacher_proposals
         found: list[Candidates] = teacher.candidates(

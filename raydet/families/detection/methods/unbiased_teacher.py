@@ -21,7 +21,10 @@ not per rank; ILNET-D2 no grouping by aspect ratio.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
+
+import torch
 
 from raydet.contract import Alarm, LossTerm
 from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch
@@ -71,7 +74,7 @@ class UnbiasedTeacher(DetectionMethod):
         """The newest teacher from the end of the burn-in on."""
         return self.moving_teacher()
 
-    def annotate(self, teacher: Any, images: ImageBatch) -> list[Candidates]:
+    def annotate(self, teacher: Any, images: ImageBatch, rngs: Sequence[torch.Generator]) -> list[Candidates]:
         """Return the teacher's detections. A score threshold commutes with NMS and top-k, so they are stored after."""
         model, labels = self.run.model, self.run.labels
         found = teacher.candidates(

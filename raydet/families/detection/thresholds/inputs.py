@@ -13,6 +13,7 @@ import torch
 from raydet.config.box_data import DatasetConfig
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import CheckpointError, DataError, UserError
+from raydet.families.detection.annotator import labelled
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.loader import teacher_view
 from raydet.families.detection.report.history import true_boxes
@@ -23,8 +24,6 @@ from raydet.labels.segment import list_segments, read_segment
 from raydet.precision import autocast_dtype
 from raydet.records import PseudoBoxes, TeacherRef
 from raydet.train.rundir import RunFolder
-from raydet.vision.geometry import clip_boxes, is_usable
-from raydet.vision.images import collate
 
 HIDDEN_CAUTION = (
     "The hidden truth is there for diagnosis. For a result that you publish or rely on, choose thresholds on labelled "
@@ -145,13 +144,8 @@ def _annotate(saved: SavedDetector, index: DatasetIndex, rows: Sequence[int]) ->
     model, ref = saved.model.to(device), TeacherRef(saved.checkpoint.step, saved.role)
     for row in rows:
         view = teacher_view(index, index.id_at(row), ref.version, saved.config)
-        images = collate([view.pixels], device)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            said = saved.method.annotate(model, images)[0]
-        boxes = clip_boxes(view.view.to_original(said.boxes.float().cpu()), *index.size_at(row))
-        scores, quality = said.scores.float().cpu(), said.quality.float().cpu()
-        label = PseudoBoxes(view.image_id, ref, boxes, said.classes.cpu(), scores, quality, said.complete_above)
-        yield label.where(is_usable(boxes, 0.0))
+            yield from labelled(saved.method, model, [view], ref, [index.size_at(row)], device)
 
 
 def _beside_truth(label: PseudoBoxes, truth: DatasetIndex) -> TrueLabel:
