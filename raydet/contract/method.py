@@ -67,6 +67,11 @@ class Method(ABC, Generic[Config, AnyBatch]):
         """Return the steps at which the run changes its nature; there it is evaluated and saved."""
         return (self.run.method.burn_in_steps,)
 
+    @property
+    def fresh_optimizer_at(self) -> tuple[int, ...]:
+        """Return the stage ends at which the optimiser forgets what it has gathered, such as momentum."""
+        return ()
+
     def lr_at(self, step: int) -> float:
         """Return the learning rate of the step that starts after `step` completed ones."""
         return lr_at(step, self.run.optim)

@@ -2,8 +2,8 @@
 
 at step s (s optimiser steps done)
  1 checkpoint, where one is due: drain the label source first
- 2 at a stage's end: freeze and thaw; at the teacher's first step: it becomes an exact copy of the student; at publish
-   steps: publish it
+ 2 at a stage's end: forget momentum where the method says so, freeze and thaw; at the teacher's first step: it becomes
+   an exact copy of the student; at publish steps: publish it
  3 ask for the labels of every step up to s + lookahead whose teacher version exists
  4 take the labels of step s; a label older than the schedule's bound is an error
  5 join labels and views to the batch that the student trains on: for a detector, select pseudo-boxes and carry them
@@ -101,8 +101,10 @@ class Trainer:
                 clock = time.perf_counter()
                 if s != first and (self._due(s, config.checkpoint.every) or state.best.get("step") == s):
                     self.checkpoint()  # 1
+                if s in self.method.fresh_optimizer_at:
+                    state.optimizer.state.clear()  # 2
                 if module is None or s in self.method.stage_ends:
-                    module = self.module_of_stage(s, module)  # 2
+                    module = self.module_of_stage(s, module)
                 self.update_teacher_version(s)
                 asked_at = time.perf_counter()
                 labels = self.labels_of(s, loader)  # 3, 4

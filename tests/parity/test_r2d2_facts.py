@@ -278,7 +278,7 @@ def test_fact_8_labels_of_labelled_images_never_move():
 
 
 def test_gradients_flow_through_both_factors_of_the_prediction():
-    # Detaching either p^ or log p^ of Eq. 3 would give another gradient than Eq. 5.
+    # Detaching either p^ or log p^ of Eq. 2 would give another gradient than Eq. 5.
     method = tiny()
     batch, logits = batch_of(0, 12)
     student = logits.double().requires_grad_()

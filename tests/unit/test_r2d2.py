@@ -16,6 +16,9 @@ from raydet.families.classification.config import ClassificationConfig
 from raydet.families.classification.label_table import NEVER, LabelTable
 from raydet.families.classification.methods.r2d2 import R2D2, class_loss, entropy
 from raydet.group import Group
+from raydet.train import loop
+from raydet.train.launch import launch
+from tests.helpers import tiny_classes
 from tests.r2d2_batches import batch_of, cifar, tiny
 
 
@@ -167,3 +170,32 @@ def test_an_interval_shorter_than_an_epoch_is_noted():
     assert (
         not cifar(method__reprediction_interval_steps=119).notes(DataSizes(4000, 46_000, 10))[-1].startswith("warning")
     )
+
+
+def gathered(config: ClassificationConfig, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Train, and return for each step how many parameters the optimiser has gathered something about before it."""
+    found, real = [], loop.set_lrs
+
+    def watched(optimizer: torch.optim.Optimizer, rates: dict[str, float | None]) -> None:
+        found.append(len(optimizer.state))
+        real(optimizer, rates)
+
+    monkeypatch.setattr(loop, "set_lrs", watched)
+    launch(config)
+    return found
+
+
+def test_each_stage_starts_with_an_optimiser_of_its_own_and_repredictions_keep_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = gathered(tiny_classes(tmp_path / "run"), monkeypatch)
+    # stages start at 0, 4 and 16; repredictions are at 10 and 13
+    assert [step for step, number in enumerate(found) if number == 0] == [0, 4, 16]
+
+
+@pytest.mark.parametrize(("name", "fresh"), [("pseudo_label", [0, 4]), ("supervised_classifier", [0])])
+def test_the_methods_beside_it_start_fresh_where_pseudo_labels_come_in(
+    name: str, fresh: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = gathered(tiny_classes(tmp_path / "run", method={"name": name, "burn_in_steps": 4}), monkeypatch)
+    assert [step for step, number in enumerate(found) if number == 0] == fresh

@@ -59,6 +59,12 @@ class ClassificationMethod(Method[ClassificationConfig, ClassBatch]):
             return Stage("burn-in", 0, optim.labeled_batch, 0, cutout=True)
         return Stage("semi-supervised", burn_in, optim.labeled_batch, optim.unlabeled_batch, cutout=True)
 
+    @property
+    def fresh_optimizer_at(self) -> tuple[int, ...]:
+        """The first pseudo-labels come with other batches, and so with an optimiser of their own: the momentum of the
+        labelled images' gradients is no guide to theirs."""
+        return (self.run.method.burn_in_steps,) if self.run.uses_labels else ()
+
     def build_model(self, num_classes: int) -> Classifier:
         """Return a freshly initialised classifier; student and teacher are both made by this."""
         return Classifier(self.run.model, num_classes)

@@ -1,10 +1,10 @@
-"""R2-D2 ("Repetitive Reprediction Deep Decipher for Semi-Supervised Deep Learning", AAAI 2020, arXiv 1908.04345).
+"""R2-D2 ("Repetitive Reprediction Deep Decipher for Semi-Supervised Learning", AAAI 2020, arXiv 1908.04345).
 
 Every unlabelled image owns a logit vector y~, learned beside the network by gradient descent on the network's own loss.
 With predictions p^ = softmax(y^) and pseudo-labels p~ = softmax(y~):
 
     L   = alpha * L_c + beta * L_e                                   mean over all images of a step     (Eq. 2)
-    L_c = sum_j p^_j (log p^_j - log p~_j)                           KL(p^ || p~)                       (Eq. 3)
+    L_c = sum_j p^_j (log p^_j - log p~_j)                           KL(p^ || p~)                       (in Eq. 2)
     L_e = - sum_j p^_j log p^_j
     dL/dy~ = alpha * (p~ - p^)                                       of one image                       (Eq. 6)
     y~ <- y~ - (lambda * alpha / B) * (p~ - p^)                      B images per step                  (Eq. 7)
@@ -69,6 +69,11 @@ class R2D2(ClassificationMethod):
     def stage_ends(self) -> tuple[int, ...]:
         """The end of stage 1, the first reprediction, the end of stage 2."""
         return (self.config.burn_in_steps, self.repeats_from, self.stage2_end)
+
+    @property
+    def fresh_optimizer_at(self) -> tuple[int, ...]:
+        """Each stage has an optimiser of its own, kept across repredictions (published code)."""
+        return (self.config.burn_in_steps, self.stage2_end)
 
     @property
     def repredictions(self) -> range:
@@ -219,7 +224,7 @@ def class_loss(logits: Tensor, pseudo_logits: Tensor, kind: ClassLossType) -> Te
     """Return L_c of each image `[B]` from logits and pseudo-logits `[B, N]`; differentiable in both (Table 4)."""
     log_p, log_q = logits.log_softmax(dim=-1), pseudo_logits.log_softmax(dim=-1)
     if kind == "kl_pred_to_pseudo":
-        return (log_p.exp() * (log_p - log_q)).sum(dim=-1)  # Eq. 3; F.kl_div(log_p, q) would be the other direction
+        return (log_p.exp() * (log_p - log_q)).sum(dim=-1)  # Eq. 2; F.kl_div(log_p, q) would be the other direction
     if kind == "kl_pseudo_to_pred":
         return (log_q.exp() * (log_q - log_p)).sum(dim=-1)
     return (log_p.exp() - log_q.exp()).square().sum(dim=-1)
