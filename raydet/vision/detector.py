@@ -58,7 +58,7 @@ class Detector(nn.Module):
         found: dict[int, Candidates] = {}
         for positions, group in images.by_frame():
             features = self.features(group)
-            boxes = self.propose(self.score_anchors(group, features), group, proposals)
+            boxes = self.propose(self.score_anchors(features), group, proposals)
             said = self.score_rois(features, boxes)
             counts = [len(each) for each in boxes]
             split = [torch.split(rows, counts) for rows in (said.class_logits, said.box_deltas, self.quality(said))]
@@ -71,10 +71,9 @@ class Detector(nn.Module):
         maps: dict[str, Tensor] = self.backbone(images.pixels)
         return maps
 
-    def score_anchors(self, images: ImageBatch, features: dict[str, Tensor]) -> AnchorScores:
+    def score_anchors(self, features: dict[str, Tensor]) -> AnchorScores:
         """Run the RPN head."""
-        height, width = images.pixels.shape[-2:]
-        scores: AnchorScores = self.rpn(features, (height, width))
+        scores: AnchorScores = self.rpn(features)
         return scores
 
     def propose(self, scores: AnchorScores, images: ImageBatch, which: Proposals) -> list[Tensor]:

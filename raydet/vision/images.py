@@ -10,7 +10,7 @@ from torch import Tensor
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-SIZE_DIVISOR = 32  # the coarsest stride of all backbones: every level's grid then covers the image exactly
+SIZE_DIVISOR = 32  # up to this stride every level's grid covers the frame exactly; that of level 64 may reach beyond it
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -43,11 +43,11 @@ class Rpn(nn.Module):
         self.head = RPNHead(config.fpn_channels, self.anchor_generator.num_anchors_per_location()[0])
         self.matcher = Matcher(config.rpn_fg_iou, config.rpn_bg_iou, allow_low_quality_matches=True)
 
-    def forward(self, features: Mapping[str, Tensor], frame: tuple[int, int]) -> AnchorScores:
-        """Score the anchors of a frame of (height, width) pixels."""
+    def forward(self, features: Mapping[str, Tensor]) -> AnchorScores:
+        """Score the anchors of a pyramid's maps."""
         objectness, deltas = self.head(list(features.values()))
         grids = [tuple(level.shape[-2:]) for level in objectness]
-        by_level = self._anchors(grids, frame, objectness[0].device)
+        by_level = self._anchors(grids, objectness[0].device)
         # [N, a, h, w] -> [N, h * w * a]: the order of the anchors
         scores = [level.permute(0, 2, 3, 1).flatten(1) for level in objectness]
         moves = [level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in deltas]
@@ -58,12 +58,11 @@ class Rpn(nn.Module):
             tuple(len(level) for level in by_level),
         )
 
-    def _anchors(self, grids: Sequence[tuple[int, ...]], frame: tuple[int, int], device: torch.device) -> list[Tensor]:
-        # The generator's forward would make anchors in the features' precision; pixels need float32 under autocast.
+    def _anchors(self, grids: Sequence[tuple[int, ...]], device: torch.device) -> list[Tensor]:
+        # The generator's forward would make anchors in the features' precision; pixels need float32 under autocast. It
+        # would also divide the frame by the grid: of 672 pixels level 64 has 11 cells, which would lie 61 apart.
         self.anchor_generator.set_cell_anchors(torch.float32, device)
-        strides = [
-            [torch.tensor(side // cells, device=device) for side, cells in zip(frame, g, strict=True)] for g in grids
-        ]
+        strides = [[torch.tensor(stride, device=device)] * 2 for stride in self.config.fpn_strides]
         anchors: list[Tensor] = self.anchor_generator.grid_anchors(grids, strides)
         return anchors
 

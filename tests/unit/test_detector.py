@@ -14,6 +14,7 @@ from raydet.records import Target
 from raydet.vision.detector import Detector
 from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, ImageBatch, collate
 from raydet.vision.matching import BACKGROUND, IGNORED, sample
+from raydet.vision.rpn import Rpn
 
 
 @dataclass(frozen=True)
@@ -246,7 +247,7 @@ def test_a_diverged_model_says_nothing_and_has_losses_that_are_not_finite():
 def test_proposal_numbers_follow_the_request_not_the_mode():
     model = detector(rpn_post_nms_train=20, rpn_post_nms_test=5)
     images = collate(pictures(1), "cpu")
-    scores = model.score_anchors(images, model.features(images))
+    scores = model.score_anchors(model.features(images))
     for mode in (True, False):
         model.train(mode)
         assert len(model.propose(scores, images, "train")[0]) == 20
@@ -259,12 +260,12 @@ def test_under_autocast_probabilities_boxes_and_losses_stay_float32():
     exact = losses_of(model, images, truth, rngs(2))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         features = model.features(images)
-        scores = model.score_anchors(images, features)
+        scores = model.score_anchors(features)
         rough = losses_of(model, images, truth, rngs(2))
         found = model.candidates(images, proposals="test", score_floor=0.0, top_k=10)[0]
     assert next(iter(features.values())).dtype == torch.bfloat16  # autocast did act
     assert scores.anchors.dtype == scores.deltas.dtype == torch.float32
-    assert torch.equal(scores.anchors, model.score_anchors(images, model.features(images)).anchors)
+    assert torch.equal(scores.anchors, model.score_anchors(model.features(images)).anchors)
     assert {found.boxes.dtype, found.scores.dtype, found.quality.dtype} == {torch.float32}
     for name in SUMS:
         assert getattr(rough, name).dtype == torch.float32
@@ -307,3 +308,16 @@ def test_a_small_detector_learns_two_images_from_scratch():
         mean_loss(step).backward()
         optimizer.step()
     assert float(mean_loss(0).detach()) < 0.4 * first
+
+
+@pytest.mark.parametrize("side", [672, 736, 800])
+def test_anchors_of_the_coarsest_level_lie_a_stride_apart_whatever_the_frame(side: int):
+    # 672 / 64 = 10.5: level 64 has 11 cells; 672 // 11 = 61 would put the last anchor 30 pixels too near.
+    model = Rpn(
+        config(backbone="resnet18_fpn", weights="none", anchor_sizes=((32.0,), (64.0,), (128.0,), (256.0,), (512.0,)))
+    )
+    cells = [-(-side // stride) for stride in (4, 8, 16, 32, 64)]
+    maps = {str(level): torch.zeros(1, 16, 1, number) for level, number in enumerate(cells)}
+    anchors = model(maps).anchors[-3 * cells[-1] :: 3]  # the first ratio of each cell of the coarsest level
+    centres = anchors[:, [0, 2]].mean(dim=1)
+    assert centres.tolist() == [64.0 * cell for cell in range(cells[-1])]

@@ -98,7 +98,7 @@ class OneImage(nn.Module):
         model, config = self.model, self.config
         frame = ImageBatch(self.normalised(image), (self.size,))
         features = model.features(frame)
-        rois, exists = self.propose(model.score_anchors(frame, features))
+        rois, exists = self.propose(model.score_anchors(features))
         said = model.score_rois(features, [rois])
         logits, deltas, quality = said.class_logits, said.box_deltas, model.quality(said)
         scores = logits.softmax(dim=1)[:, 1:]  # [P, K]

@@ -93,7 +93,7 @@ def train_pass(
     boxes = [target.boxes.to(images.pixels.device) for target in targets]
     labels = [target.classes.to(images.pixels.device) + 1 for target in targets]
     features = detector.features(images)
-    scores = detector.score_anchors(images, features)
+    scores = detector.score_anchors(features)
     rpn = rpn_pass(detector, scores, boxes, rngs)
     proposals = detector.propose(scores, images, "train")
     roi = roi_pass(detector, features, proposals, boxes, labels, rngs)
