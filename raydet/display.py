@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Self
@@ -18,7 +19,7 @@ from rich.live import Live
 POLL_S = 0.5
 
 
-class LiveDisplay:
+class LiveDisplay(ABC):
     """Shows some work for the length of a `with` block; exceptions pass through.
 
     What is shown is up to `poll`, `line` and `render`, which the display's thread calls one at a time.
@@ -41,13 +42,13 @@ class LiveDisplay:
         """Look what is new; return lines about what deserves one of its own."""
         return ()
 
+    @abstractmethod
     def line(self) -> str | None:
         """Return a line about how far it is, None where that was said before or there is nothing to say."""
-        raise NotImplementedError
 
+    @abstractmethod
     def render(self, height: int) -> RenderableType:
         """Return the picture for a terminal of so many lines."""
-        raise NotImplementedError
 
     def __enter__(self) -> Self:
         self.begin()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -101,7 +102,7 @@ class Member(Generic[Work]):
         return 0.0 if self.calls or not self.has_started else time.monotonic() - self.idle_since
 
 
-class ActorGroup(Generic[Work]):
+class ActorGroup(ABC, Generic[Work]):
     """Keeps `size` actors, and keeps them busy. They end with this process, or with `close`."""
 
     noun = "actor"  # in messages
@@ -118,28 +119,28 @@ class ActorGroup(Generic[Work]):
 
     # A subclass says what the work is.
 
+    @abstractmethod
     def _next_work(self, member: Member[Work]) -> Work | None:
         """Take work for a member with a free place; None where there is none for it now."""
-        raise NotImplementedError
 
     def _has_work(self) -> bool:
         """Whether there may be work for anyone; asked often, so cheap."""
         return True
 
+    @abstractmethod
     def _arguments(self, work: Work) -> Sequence[Any]:
         """Return what label() is told."""
-        raise NotImplementedError
 
     def _started(self, member: Member[Work]) -> None:
         """Hear of a member that can take calls."""
 
+    @abstractmethod
     def _answered(self, member: Member[Work], work: Work, answer: Any) -> None:
         """Take an answer, or the RayError of a call that failed, where such a member is not replaced."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _lost(self, member: Member[Work], error: RayError | None) -> None:
         """Take back the calls of a member that died, or (no `error`) was one too many; raise to give up."""
-        raise NotImplementedError
 
     # The rest is here.
 
