@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,22 @@ def test_without_the_gate_the_surest_of_overlapping_pseudo_boxes_stays(switch: s
     assert selection.kept.boxes.tolist() == [[0, 0, 10, 10], [20, 20, 30, 30], [40, 40, 50, 50], [60, 20, 70, 30]]
     assert selection.dropped == {"quality": 0, "nms": 1, "score": 0}
     assert selection.background is None
+
+
+@pytest.mark.parametrize("name", ["il_net", "unbiased_teacher"])
+@pytest.mark.parametrize(("reaches_down_to", "is_complete"), [(0.2, True), (0.25, True), (0.3, False)])
+def test_a_label_is_complete_where_its_rows_reach_down_to_the_threshold(
+    name: str, reaches_down_to: float, is_complete: bool
+):
+    settings = {"name": name, "burn_in_steps": 3, "score_threshold": 0.25}
+    method = detection_method(tiny_config(Path("unused"), method=settings), "a test")
+    assert method.select(replace(stored(), complete_above=reaches_down_to)).is_complete is is_complete
+
+
+def test_what_nms_and_the_gate_drop_is_counted():
+    first_four = stored().where(torch.arange(4))
+    counted = il_net(method__iou_filter_enabled=False).select(first_four).dropped
+    assert counted["nms"] == 1  # 4 - 3: the neighbour
+    # Dropped are .4 and .45; what is left, .51, is less than half of the sum of 1.36.
+    three = replace(stored().where(torch.tensor([0, 2, 3])), quality=torch.tensor([0.4, 0.45, 0.51]))
+    assert il_net().select(three).dropped_quality == pytest.approx(0.85)
