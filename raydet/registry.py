@@ -41,11 +41,6 @@ def methods_of(run: type[RunConfig]) -> list[type[MethodSection]]:
     return found
 
 
-def families() -> list[Family[Any]]:
-    """Return every family."""
-    return [family_named(name) for name in NAMES]
-
-
 def family_named(name: str) -> Family[Any]:
     """Return the family of that folder."""
     found: Family[Any] = import_module(f"raydet.families.{name}.family").FAMILY

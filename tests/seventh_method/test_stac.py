@@ -7,15 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from raydet.contract import ParamGroup
 from raydet.errors import ConfigError
 from raydet.families.detection import config as family
 from raydet.labels.convert import from_table
 from raydet.labels.store import read_all
 from raydet.metrics import read_metrics
 from raydet.settings import load
-from raydet.train.checkpoint import latest_checkpoint
+from raydet.train.checkpoint import latest_checkpoint, open_checkpoint
 from raydet.train.launch import launch
-from tests.seventh_method.stac import StacConfig
+from tests.seventh_method.stac import Stac, StacConfig
 
 YAML = Path(__file__).with_name("stac.yaml")
 
@@ -68,3 +69,25 @@ def test_a_resumed_run_of_it_ends_with_the_same_weights(known: None, tmp_path: P
     halved = launch(load(YAML, settings), resume=True).path
     one, other = (latest_checkpoint(run / "checkpoints").tensors("student") for run in (whole, halved))
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_group_that_is_frozen_at_a_stages_end_stays_as_it_is_from_there_on(
+    known: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def groups(self: Stac) -> list[ParamGroup]:
+        backbone = ParamGroup("backbone", lambda name: name.startswith("backbone."), lambda s: 1e-3 if s < 3 else None)
+        return [backbone, ParamGroup("heads", lambda name: True, lambda step: 5e-4)]
+
+    monkeypatch.setattr(Stac, "param_groups", groups)
+    settings = [f"run.dir={tmp_path / 'run'}"]
+    launch(load(YAML, [*settings, "run.stop_at=5"]))
+    run = launch(load(YAML, settings), resume=True).path  # in the middle of the stage in which it is frozen
+    whole = launch(load(YAML, [f"run.dir={tmp_path / 'whole'}"])).path
+    at_3, at_8 = (open_checkpoint(run / "checkpoints" / f"step_{step:08d}").tensors("student") for step in (3, 8))
+    moved = {name.split(".")[0] for name in at_3 if not torch.equal(at_3[name], at_8[name])}
+    assert moved == {"rpn", "roi_heads"}
+    straight = latest_checkpoint(whole / "checkpoints").tensors("student")
+    assert all(torch.equal(at_8[name], straight[name]) for name in straight)
+    lines = [each for each in read_metrics(whole / "metrics.jsonl") if each["kind"] == "step"]
+    assert [each["lr/backbone"] for each in lines] == [1e-3] * 3 + [0.0] * 5
+    assert [each["lr"] for each in lines] == [1e-3] * 3 + [5e-4] * 5  # of the first group that is not frozen

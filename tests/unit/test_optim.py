@@ -11,7 +11,7 @@ from raydet.contract import ParamGroup
 from raydet.errors import ConfigError
 from raydet.learning_rate import base_lr, lr_at
 from raydet.precision import autocast_dtype
-from raydet.train.optim import build_optimizer
+from raydet.train.optim import build_optimizer, set_frozen, set_lrs
 
 EVERYTHING = [ParamGroup("all", lambda name: True, lambda step: 0.1)]
 
@@ -47,3 +47,39 @@ def test_norms_and_biases_are_not_decayed_and_frozen_parameters_are_left_out():
 def test_fp16_without_a_gpu_is_refused():
     with pytest.raises(ConfigError, match="needs a GPU"):
         autocast_dtype("fp16", torch.device("cpu"))
+
+
+def two_laws() -> list[ParamGroup]:
+    """The body learns at .1 and is frozen from step 5 on; the rest (the last layer) learns at .01."""
+    body = ParamGroup("body", lambda name: name.startswith("0."), lambda step: 0.1 if step < 5 else None)
+    return [body, ParamGroup("rest", lambda name: True, lambda step: 0.01)]
+
+
+def test_each_group_of_parameters_has_its_own_law_of_the_learning_rate():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    optimizer = build_optimizer(model, two_laws(), OptimConfig(weight_decay=0.01))
+    set_lrs(optimizer, {group.name: group.lr_at(4) for group in two_laws()})
+    found = [
+        (g["name"], g["lr"], g["weight_decay"], [tuple(p.shape) for p in g["params"]]) for g in optimizer.param_groups
+    ]
+    assert found == [
+        ("body", 0.1, 0.01, [(3, 2)]),
+        ("body", 0.1, 0.0, [(3,)]),
+        ("rest", 0.01, 0.01, [(1, 3)]),
+        ("rest", 0.01, 0.0, [(1,)]),
+    ]
+    with pytest.raises(ValueError, match="parameter 1.weight matches none of the groups"):
+        build_optimizer(model, two_laws()[:1], OptimConfig())
+
+
+def test_a_group_without_a_rate_is_frozen_and_what_the_model_froze_stays_so():
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 1))
+    model[1].bias.requires_grad_(False)  # by the model itself
+    trainable = frozenset(name for name, p in model.named_parameters() if p.requires_grad)
+
+    def trained() -> list[str]:
+        return [name for name, p in model.named_parameters() if p.requires_grad]
+
+    assert not set_frozen(model, two_laws(), 4, trainable)  # nothing changes
+    assert set_frozen(model, two_laws(), 5, trainable) and trained() == ["1.weight"]
+    assert set_frozen(model, two_laws(), 0, trainable) and trained() == ["0.weight", "0.bias", "1.weight"]

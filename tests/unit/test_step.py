@@ -116,6 +116,36 @@ def test_passes_are_weighted_by_their_share_of_the_images():
     assert losses.raw.tolist() == pytest.approx([2.0, 3.0])
 
 
+class Counting(Given):
+    """Says beside its losses how often each of two classes was seen; `group` is what its first term is about."""
+
+    def __init__(self, counts: list[list[float]], group: str = "labeled") -> None:
+        super().__init__(counts)
+        self.group, self.seen = group, [torch.tensor([[1.0, 2.0]]), torch.tensor([[10.0, 20.0]])]
+
+    def forward(self, batch: StudentBatch, teacher: None, state: None) -> tuple[Tensor, Tensor, Outputs]:
+        totals, counts, found = super().forward(batch, teacher, state)
+        terms = {**found.losses, "sup/a": dataclasses.replace(found.losses["sup/a"], group=self.group)}
+        rows = torch.arange(float(len(batch.views)))
+        return totals, counts, Outputs(terms, {"row": rows}, {"seen": self.seen.pop(0)})
+
+
+def test_a_methods_sums_are_added_over_passes_and_rows_come_back_group_by_group():
+    names, weights = ("sup/a", "unsup/b"), torch.tensor([1.0, 1.0])
+    module = Counting([[4.0, 5.0], [8.0, 10.0]])
+    losses = backward(module, batch(3, 2), weights, Group(), names=names, accumulate=2)
+    assert losses.sums["seen"].tolist() == [[11.0, 22.0]]  # its shape is kept
+    # passes of 2 + 1 and 4 + 1 views: first all labelled ones, then the last of each pass
+    assert losses.per_view["row"].tolist() == [0, 1, 0, 1, 2, 3, 2, 4]
+    assert losses.raw.tolist() == pytest.approx([2.0, 3.0])  # as without sums
+
+
+def test_a_term_about_an_unknown_group_of_views_is_an_error():
+    module = Counting([[4.0, 5.0]], group="labelled")
+    with pytest.raises(KeyError, match="labelled"):
+        backward(module, batch(1, 1), torch.tensor([1.0, 1.0]), Group(), names=("sup/a", "unsup/b"))
+
+
 def test_splitting_keeps_the_two_views_of_an_image_together():
     parts = batch(3, 2).split(2)
     assert [[v.image_id for v in part.views] for part in parts] == [["s0", "w0", "u0"], ["s1", "s2", "w1", "w2", "u1"]]
