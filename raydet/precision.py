@@ -21,6 +21,7 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 def _cpu_has_amx() -> bool:
     try:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            return "amx_bf16" in file.read()
+            flags = file.read()
+            return "amx_bf16" in flags or "avx512_bf16" in flags
     except OSError:  # not Linux: no AMX to be had
         return False

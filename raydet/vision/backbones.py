@@ -23,6 +23,7 @@ from raydet.config.backbone import EFFICIENTNET, IMAGENET, SMALL, TIMM
 from raydet.config.detector import ModelConfig
 from raydet.vision import efficientnet_lite
 from raydet.vision.efficientnet_lite import EfficientNetLite0
+from raydet.vision.folding import fold_frozen_norms
 from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD
 from raydet.vision.pretrained import efficientnet_tensors, is_skipped, torchvision_tensors
 from raydet.vision.timm_body import TimmBody
@@ -143,6 +144,7 @@ def _resnet_fpn(config: ModelConfig) -> nn.Module:
     if config.weights is not None:
         _load_resnet(body, config.weights, config.backbone)
         _freeze(body, config.trainable_stages)
+    fold_frozen_norms(body, _resnet_pairs(body))
     stages = [stride.bit_length() - 2 for stride in config.pooled_strides]  # stride 4 is of layer1
     backbone: nn.Module = BackboneWithFPN(
         body,
@@ -154,6 +156,16 @@ def _resnet_fpn(config: ModelConfig) -> nn.Module:
     if not _pools(config):
         backbone.get_submodule("fpn").register_module("extra_blocks", None)  # BackboneWithFPN always adds one
     return backbone
+
+
+def _resnet_pairs(body: nn.Module) -> list[tuple[str, str]]:
+    """Return the names of each convolution of a ResNet and of the norm after it."""
+    names = [name for name, module in body.named_modules() if isinstance(module, nn.Conv2d)]
+    shortcut = "downsample."
+    return [
+        (name, name.replace("conv", "bn") if shortcut not in name else name.replace(f"{shortcut}0", f"{shortcut}1"))
+        for name in names
+    ]
 
 
 def _pools(config: ModelConfig) -> bool:

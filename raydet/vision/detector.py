@@ -45,6 +45,7 @@ class Detector(nn.Module):
         self.backbone = build_backbone(config)
         self.rpn = Rpn(config)
         self.roi_heads = RoiHeads(config, num_classes)
+        self.to(memory_format=torch.channels_last)  # as the pixels come: no convolution has to turn its maps about
 
     @torch.no_grad()
     def candidates(

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raydet.vision.folding import FoldedConv, fold_frozen_norms
+
 INPUT_MEAN, INPUT_STD = (0.498,) * 3, (0.502,) * 3
 """Of the pixels in [0, 1], as (x - mean) / std: the normalisation that the published weights were trained with."""
 STEM = 32
@@ -54,6 +56,10 @@ class SameConv(nn.Conv2d):
     def _missing(self, side: int) -> int:
         kernel, stride = self.kernel_size[0], self.stride[0]
         return max((-(-side // stride) - 1) * stride + kernel - side, 0)
+
+
+class FoldedSameConv(SameConv, FoldedConv):
+    """Such a convolution that does its frozen norm's work too."""
 
 
 class Block(nn.Module):
@@ -100,6 +106,7 @@ class EfficientNetLite0(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out")
+        fold_frozen_norms(self, _pairs(self), FoldedSameConv)
 
     def maps(self, pixels: Tensor) -> dict[int, Tensor]:
         """Return the last map of each stride from 4 on, `[N, C, H / stride, W / stride]`; see `LEVELS`."""
@@ -124,6 +131,18 @@ class EfficientNetLite0(nn.Module):
         first = (*FIRST_BLOCKS, len(self._blocks))[-1 - trainable_stages]
         for module in (self._conv_stem, self._bn0, *self._blocks[:first]):
             module.requires_grad_(False)
+
+
+def _pairs(network: EfficientNetLite0) -> list[tuple[str, str]]:
+    """Return the names of each convolution and its norm."""
+    own = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
+    of_block = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
+    found = [(conv, norm) for conv, norm in own.items() if hasattr(network, conv)]
+    for i, block in enumerate(network._blocks):
+        found += [
+            (f"_blocks.{i}.{conv}", f"_blocks.{i}.{norm}") for conv, norm in of_block.items() if hasattr(block, conv)
+        ]
+    return found
 
 
 def without_classifier(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -17,7 +17,7 @@ SIZE_DIVISOR = 32  # up to this stride every level's grid covers the frame exact
 class ImageBatch:
     """Images, normalised, in the upper left corner of equally large zero-padded frames."""
 
-    pixels: Tensor  # [N, 3, H, W] float32, ImageNet-normalised RGB; H and W are multiples of 32
+    pixels: Tensor  # [N, 3, H, W] float32, channels last, ImageNet-normalised RGB; H and W are multiples of 32
     sizes: tuple[tuple[int, int], ...]  # (height, width) of each image without its padding
 
     def __len__(self) -> int:
@@ -33,10 +33,11 @@ class ImageBatch:
             groups.setdefault(_frame([size]), []).append(i)
         if len(groups) == 1 and next(iter(groups)) == tuple(self.pixels.shape[-2:]):
             return [(list(range(len(self))), self)]
-        return [
-            (rows, ImageBatch(self.pixels[rows, :, :height, :width].contiguous(), tuple(self.sizes[i] for i in rows)))
-            for (height, width), rows in groups.items()
-        ]
+        found = []
+        for (height, width), rows in groups.items():
+            pixels = self.pixels[rows, :, :height, :width].contiguous(memory_format=torch.channels_last)
+            found.append((rows, ImageBatch(pixels, tuple(self.sizes[i] for i in rows))))
+        return found
 
 
 def collate(pixels: Sequence[Tensor], device: torch.device | str) -> ImageBatch:
@@ -48,7 +49,8 @@ def collate(pixels: Sequence[Tensor], device: torch.device | str) -> ImageBatch:
     height, width = _frame(sizes)
     mean = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
     std = torch.tensor(IMAGENET_STD, device=device)[:, None, None]
-    batch = torch.zeros(len(pixels), 3, height, width, device=device)
+    frames = torch.zeros(len(pixels), height, width, 3, device=device)
+    batch = frames.permute(0, 3, 1, 2)  # channels last: convolutions are faster so, on CPUs and on tensor cores
     for frame, image, (h, w) in zip(batch, pixels, sizes, strict=True):
         assert image.dtype == torch.uint8, f"images are uint8, got {image.dtype}"
         frame[:, :h, :w] = (image.to(device, non_blocking=True).float() / 255 - mean) / std

@@ -79,6 +79,7 @@ def twins(backbone: str) -> tuple[Detector, FasterRCNN]:
     torch.nn.init.normal_(ours.roi_heads.box_predictor.bbox_pred.weight, std=0.05)
     torch.nn.init.normal_(ours.rpn.head.cls_logits.weight, std=0.3)
     theirs.load_state_dict(ours.state_dict(), strict=True)  # the keys are torchvision's
+    theirs.to(memory_format=torch.channels_last)  # as ours: in another layout sums round otherwise, and ties break
     return ours, theirs
 
 
