@@ -12,6 +12,7 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raydet.vision.depthwise import depthwise_conv
 from raydet.vision.folding import FoldedConv, fold_frozen_norms
 
 INPUT_MEAN, INPUT_STD = (0.498,) * 3, (0.502,) * 3
@@ -53,12 +54,18 @@ class SameConv(nn.Conv2d):
             x = F.pad(x, (right // 2, right - right // 2, below // 2, below - below // 2))
         return super().forward(x)
 
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        if self.groups > 1:
+            return depthwise_conv(input, weight, bias, self.stride[0], int(self.padding[0]))
+        plain: Tensor = super()._conv_forward(input, weight, bias)
+        return plain
+
     def _missing(self, side: int) -> int:
         kernel, stride = self.kernel_size[0], self.stride[0]
         return max((-(-side // stride) - 1) * stride + kernel - side, 0)
 
 
-class FoldedSameConv(SameConv, FoldedConv):
+class FoldedSameConv(FoldedConv, SameConv):
     """Such a convolution that does its frozen norm's work too."""
 
 
