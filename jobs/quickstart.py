@@ -1,5 +1,7 @@
 """`make quickstart`: IL-net and its control on the built-in generated data set, side by side, on two CPU cores.
 
+    python jobs/quickstart.py [key=value ...]
+
 Both runs share one burn-in and see the same labelled batches afterwards; what differs is the unlabelled images.
 """
 
@@ -35,7 +37,8 @@ def final_ap(run: Path, model: str, step: int) -> dict[str, float | None]:
 def main() -> int:
     """Train, evaluate, report."""
     overrides = sys.argv[1:]
-    home = free_folder(Path("runs") / "quickstart")
+    wanted = [text.removeprefix("run.dir=") for text in overrides if text.startswith("run.dir=")]
+    home = Path(wanted[-1]) if wanted else free_folder(Path("runs") / "quickstart")
     config = load(CONFIG, [*overrides, f"run.dir={home / 'il_net'}"])
     burn_in, steps = config.method.burn_in_steps, config.optim.steps
 

@@ -16,7 +16,6 @@ import ray
 from ray.exceptions import RayActorError, RayError
 
 from raydet.cluster.actors import ActorGroup, Foreground, Member
-from raydet.cluster.allocator import keep_freed_memory
 from raydet.cluster.connect import connected
 from raydet.cluster.nodes import alive_nodes, ask_every_node
 from raydet.config.run import ClusterConfig
@@ -41,7 +40,6 @@ class LabelActor:
         """Build the model and say where this process is. Raises DataError where the images are not seen there."""
         if problem := unseen(job.samples):  # a node that joined after all were asked
             raise DataError(f"{socket.gethostname()} does not see the images that others see: {problem}")
-        keep_freed_memory()
         self._labeller = Labeller(job)
         return f"pid {os.getpid()} on {socket.gethostname()}"
 

@@ -15,7 +15,6 @@ import pyarrow as pa
 import ray
 from ray import cloudpickle
 
-from raydet.cluster.allocator import keep_freed_memory
 from raydet.errors import UserError
 
 if TYPE_CHECKING:
@@ -42,10 +41,9 @@ class TeacherActor:
 
     def start(self) -> int:
         """Build the annotator and return this process's id. Raises what the factory raises."""
-        import torch
+        from raydet.cluster.process import set_up_process
 
-        torch.set_num_threads(self._threads)
-        keep_freed_memory()
+        set_up_process(self._threads)
         self._annotator = cloudpickle.loads(self._factory)()
         return os.getpid()
 
