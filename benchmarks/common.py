@@ -31,7 +31,7 @@ from raydet.train.rundir import RunFolder
 from raydet.train.worker import SourceFactory, local_source
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-CONFIG = CHECKOUT / "jobs" / "configs" / "il_net_bccd.yaml"
+CONFIG = CHECKOUT / "benchmarks" / "bccd_small.yaml"
 NEVER = 1_000_000_000  # no checkpoint, no evaluation while something is measured
 SHAPES = {"path": "shapes", "shapes": {"num_images": 200, "height": 240, "width": 320}}
 
@@ -48,7 +48,7 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
 
 
 def base_config(options: argparse.Namespace, name: str, **dotted: object) -> DetectionConfig:
-    """The configuration of il_net_bccd.yaml in a run folder OUT/name; keys with `__` for dots override it.
+    """The configuration of bccd_small.yaml in a run folder OUT/name; keys with `__` for dots override it.
 
     Exits with a message where the real data are not there.
     """

@@ -23,7 +23,7 @@ from raydet.sweep.results import collect
 from raydet.text import percent
 
 ROOT = Path(__file__).parents[1]
-CONFIG = ROOT / "jobs" / "configs" / "il_net_bccd.yaml"
+CONFIG = ROOT / "benchmarks" / "bccd_small.yaml"
 TABLES = {
     "beta": "il_net_beta",
     "iou_target": "il_net_iou_target",
