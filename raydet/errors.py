@@ -43,6 +43,10 @@ class NonFiniteLossError(RunError):
     """A loss term is NaN or infinite; the text names the term, the step and the image ids."""
 
 
+class DivergedError(RunError):
+    """The loss has left its running median far behind and does not come back; the text names the step to go back to."""
+
+
 class RunStopped(Exception):
     """A run was asked to stop and did, with a checkpoint; the text says at which step. The exit code is 143."""
 

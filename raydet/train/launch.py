@@ -18,19 +18,24 @@ from raydet.learning_rate import base_lr
 from raydet.metrics import read_metrics
 from raydet.precision import autocast_dtype
 from raydet.registry import build_method, family_of
+from raydet.train.going_back import Start, check_start, go_back
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
 from raydet.train.stop import sigterm_asks
 from raydet.train.worker import local_source, train_rank
 
 
-def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
+def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> RunFolder:
     """Train to the end and return the run's folder. Raises UserError for what the user can mend, RunStopped where
-    somebody asked the run to stop and it did, and RunError where it cannot go on."""
+    somebody asked the run to stop and it did, and RunError where it cannot go on.
+
+    `start`, with `resume`: the step to go back to, or "healthy" for the newest checkpoint from before a divergence.
+    """
     config = with_absolute_paths(config)
     folder = RunFolder(config.run.dir)
     with folder.lock():
         folder.check(config, resume=resume)
+        back = check_start(folder, start) if resume else None
         if not resume:
             folder.split.unlink(missing_ok=True)  # left by a start that was refused
         family = family_of(config)
@@ -47,6 +52,8 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
         said = [describe(config, data), *(f"  changed: {line}" for line in folder.changes(config))]
         if resume and folder.written_by() not in (None, __version__):
             said.append(f"  note: so far the run was trained by raydet {folder.written_by()}, this is {__version__}")
+        if back is not None:
+            said.append(f"  {go_back(folder, back)}")
         folder.prepare(config, resume=resume)  # last: a run whose data is refused has not begun
         print("\n".join(said), flush=True)
         with ProgressView(folder.path, config), sigterm_asks(folder.stop):

@@ -4,6 +4,7 @@ RUN/config.json config.yaml   the resolved configuration
 RUN/data/                     annotation indices and the labelled split
 RUN/labels/                   the pseudo-label store
 RUN/checkpoints/              see `raydet.train.checkpoint`
+RUN/abandoned/                checkpoints that `--resume --from` went back behind; may be deleted
 RUN/diagnostics/              what a classifier said about each image, at every evaluation
 RUN/metrics.jsonl             every figure; RUN/tensorboard/ the same for TensorBoard
 RUN/report.html plots/        written by `raydet report`
@@ -43,6 +44,7 @@ FREE_TO_CHANGE = (
     "optim.steps",
     "optim.clip_norm",
     "optim.decay_at",
+    "optim.divergence_ratio",
 )
 
 
@@ -58,6 +60,7 @@ class RunFolder:
         self.labels = self.path / "labels"
         self.diagnostics = self.path / "diagnostics"  # see `raydet.labels.snapshots`
         self.checkpoints = self.path / "checkpoints"
+        self.abandoned = self.path / "abandoned"
         self.metrics = self.path / "metrics.jsonl"
         self.stop = self.path / "stop"  # see `raydet.train.stop`
         self.verdict = self.path / "failed.json"  # an error that a restart would only repeat

@@ -19,7 +19,8 @@ from raydet.errors import CheckpointError, DataError, UserError
 from raydet.files import replacing_path
 from raydet.group import Group
 from raydet.registry import build_method, family_of
-from raydet.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
+from raydet.train.checkpoint import Checkpoint, folder_of, latest_checkpoint, open_checkpoint
+from raydet.train.going_back import healthy_step
 from raydet.train.rundir import RunFolder
 from raydet.vision.ema import load_weights
 from raydet.vision.pretrained import architecture_only
@@ -48,6 +49,7 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
         checkpoint = latest_checkpoint(folder.checkpoints)
         if checkpoint is None:
             raise CheckpointError(f"{path}: no checkpoint yet")
+        checkpoint = _healthy(folder, checkpoint)
         for problem in checkpoint.passed_over:
             print(f"raydet: warning: an older checkpoint is used: {problem}", file=sys.stderr)
     elif path.is_dir():
@@ -67,6 +69,19 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
         model = method.build_model(len(names))
     load_weights(model, {key: value.numpy() for key, value in checkpoint.tensors(role).items()})
     return SavedModel(config, method, model.eval(), names, role, checkpoint)
+
+
+def _healthy(folder: RunFolder, newest: Checkpoint) -> Checkpoint:
+    """Return the newest checkpoint, or where that was written by a run that had diverged one from before, if any."""
+    if newest.is_healthy:
+        return newest
+    step = healthy_step(folder)
+    print(
+        f"raydet: warning: {newest.path} was written after the run had diverged; "
+        + (f"the one of step {step} is used" if step else "there is none from before, so it is used all the same"),
+        file=sys.stderr,
+    )
+    return open_checkpoint(folder_of(folder.checkpoints, step)) if step else newest
 
 
 def evaluate_saved(path: Path, *, data: Mapping[str, str] | None, split: str, role: str | None) -> Result:
