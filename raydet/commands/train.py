@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from raydet.errors import UserError
 
@@ -43,6 +44,12 @@ def run(arguments: argparse.Namespace) -> None:
     is_started = arguments.start_or_resume and RunFolder(config.run.dir).is_started
     if arguments.start is not None and not arguments.resume:
         raise UserError("--from goes with --resume: it says where a run goes on")
+    beside = Path(arguments.config).absolute().parent
+    if arguments.resume and not RunFolder(config.run.dir).is_started and RunFolder(beside).is_started:
+        raise UserError(
+            f"--resume: there is no run at run.dir={config.run.dir}, which {arguments.config} names; where the run was "
+            f"moved or copied to {beside}, add run.dir={beside}"
+        )
     launch(config, resume=arguments.resume or is_started, start=arguments.start)
 
 

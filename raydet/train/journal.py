@@ -102,7 +102,7 @@ class Journal:
 
     def checkpoint(self, step: int, path: Path, *, is_best: bool) -> None:
         """Write that a checkpoint is complete."""
-        self._write("checkpoint", step, path=str(path), best=is_best)
+        self._write("checkpoint", step, path=f"{path.parent.name}/{path.name}", best=is_best)
 
     def alarm(self, step: int, name: str, message: str, **values: Any) -> None:
         """Write that something is wrong."""

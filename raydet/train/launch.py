@@ -39,7 +39,7 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
         if not resume:
             folder.split.unlink(missing_ok=True)  # left by a start that was refused
         family = family_of(config)
-        data = family.open(folder.data) if resume else family.prepare(config, folder.data)
+        data = _open_again(config, folder) if resume else family.prepare(config, folder.data)
         if config.uses_labels and data.unlabeled is None:
             ways = ", ".join(f"data.{key}" for key in config.data.drawn_by)
             raise DataError(
@@ -66,6 +66,16 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
                 train_rank(config, Group(device=device), local_source)
         _check_reached(config, folder)
     return folder
+
+
+def _open_again(config: RunConfig, folder: RunFolder) -> PreparedSets[Any]:
+    """Return a run's data, from where it lies now. Raises DataError unless it is what the run began with."""
+    family = family_of(config)
+    if folder.data_has_moved(config):
+        return family.relocate(config, folder.data)
+    data = family.open(folder.data)
+    family.check_sources(config, data, "labeled", "unlabeled", "val")
+    return data
 
 
 def check_model(config: RunConfig, num_classes: int) -> None:

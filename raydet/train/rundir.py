@@ -15,6 +15,7 @@ RUN/ray/                      Ray Train's own bookkeeping
 from __future__ import annotations
 
 import json
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ FREE_TO_CHANGE = (
     "optim.decay_at",
     "optim.divergence_ratio",
 )
+
+
+# Where a data set lies: may change as long as the content is the same, which `Family.relocate` makes sure of.
+_PLACE = re.compile(r"data\.(labeled_ids|(labeled|unlabeled|val|test)\.(path|images|class_names))")
 
 
 class RunFolder:
@@ -134,11 +139,17 @@ class RunFolder:
             return []
         return differences(self.load_config(), config)
 
+    def data_has_moved(self, config: RunConfig) -> bool:
+        """Whether a data set is said to lie elsewhere than when the run was last started."""
+        return any(_PLACE.fullmatch(line.split(":")[0]) for line in self.changes(config))
+
     def _check_same(self, config: RunConfig) -> None:
         held = {"optim.steps"} if config.method.fixed_length else set()
         free = (*FREE_TO_CHANGE, *config.method.lr_keys)
+        if config.run.fork_from and self.load_config().run.fork_from:
+            free += ("run.fork_from",)  # it was taken from there, and may have moved since
         keys = {line: line.split(":")[0] for line in self.changes(config)}
-        locked = [line for line, key in keys.items() if key in held or not _is_in(key, free)]
+        locked = [line for line, key in keys.items() if key in held or not (_is_in(key, free) or _PLACE.fullmatch(key))]
         if locked:
             raise ConfigError(
                 f"--resume: the configuration differs from the one {self.path} was started with:\n  "

@@ -106,9 +106,11 @@ def index_for(saved: SavedModel, data: Mapping[str, str] | None, split: str) -> 
     family, folder = family_of(saved.config), saved.checkpoint.path.parent.parent
     if data is not None:
         return family.open_set(data, folder / "data" / "evaluate", class_names=saved.class_names)
-    index = getattr(family.open(folder / "data"), split)
+    sets = family.open(folder / "data")
+    index = getattr(sets, split)
     if index is None:
         raise DataError(f"{folder}: the run's configuration names no data.{split}; give a data set with --data")
+    family.check_sources(saved.config, sets, split)
     return index
 
 
