@@ -27,6 +27,10 @@ class RunError(RuntimeError):
     """A run cannot go on, and starting it again from its last checkpoint would only repeat this."""
 
 
+class StorageError(RunError):
+    """A file cannot be written; the text names it, what the disk says, and what room is needed and free."""
+
+
 class StaleLabelError(RunError):
     """A pseudo-label older than the schedule's derived bound was about to be consumed."""
 

@@ -20,6 +20,7 @@ from raydet.data.problems import ProblemLog
 from raydet.data.saved_split import SplitError, copy_split, saved_or_drawn
 from raydet.data.sources import check_same, check_sources, write_sources
 from raydet.errors import DataError
+from raydet.files import make_folder
 
 _TITLE = "the data cannot be used (`raydet check-data` lists everything)"
 
@@ -104,7 +105,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
 
         Raises DataError that lists the first errors of all sets. What training survives is in `warnings`.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         log, tables = ProblemLog(), {}
         for name, one in config.sets.items():
             generated = folder / "generated" / name
@@ -173,7 +174,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
 
         Raises DataError where it cannot be used, or needs a class that the model does not know.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         log, path = ProblemLog(), one.path
         table, _ = self.read("val", one, log, settings=None, generated=folder, decode_images=False)
         log.raise_errors(_TITLE)

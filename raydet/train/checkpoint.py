@@ -71,7 +71,10 @@ def write_checkpoint(
     """Write one checkpoint; it becomes visible only when it is complete. Returns its folder."""
     final = folder_of(root, step)
     about = {**state, "step": step, "format": FORMAT, VERSION_KEY: __version__}
-    with replacing_path(final) as aside:  # the same step again, after a resume, is the same: either copy will do
+    needed = sum(value.numel() * value.element_size() for each in tensors.values() for value in each.values())
+    with replacing_path(
+        final, needed=needed
+    ) as aside:  # the same step again, after a resume, is the same: either copy will do
         aside.mkdir()
         for name, content in tensors.items():
             whole = {key: value.detach().cpu().contiguous() for key, value in content.items()}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,13 @@ from raydet.config.backbone import weights_path
 from raydet.config.run import RunConfig
 from raydet.contract import sizes_of
 from raydet.data.prepared import PreparedSets
-from raydet.errors import DataError, RunError, RunStopped
+from raydet.errors import DataError, RunError, RunStopped, StorageError
 from raydet.group import Group
 from raydet.learning_rate import base_lr
 from raydet.metrics import read_metrics
 from raydet.precision import autocast_dtype
 from raydet.registry import build_method, family_of
+from raydet.train.checkpoint import steps_of
 from raydet.train.going_back import Start, check_start, go_back
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
@@ -56,7 +59,7 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
             said.append(f"  {go_back(folder, back)}")
         folder.prepare(config, resume=resume)  # last: a run whose data is refused has not begun
         print("\n".join(said), flush=True)
-        with ProgressView(folder.path, config), sigterm_asks(folder.stop):
+        with _saying_what_is_kept(folder), ProgressView(folder.path, config), sigterm_asks(folder.stop):
             if config.cluster.backend == "ray":
                 from raydet.train.on_ray import train_on_ray  # a process run needs no Ray
 
@@ -66,6 +69,17 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
                 train_rank(config, Group(device=device), local_source)
         _check_reached(config, folder)
     return folder
+
+
+@contextmanager
+def _saying_what_is_kept(folder: RunFolder) -> Iterator[None]:
+    """Let the message about a disk that gave out say what there is to go on from."""
+    try:
+        yield
+    except StorageError as error:
+        steps = steps_of(folder.checkpoints)
+        kept = f"The checkpoint of step {steps[-1]} is whole" if steps else "No checkpoint had been written"
+        raise StorageError(f"{error}. {kept}: after that go on with --resume") from None
 
 
 def _open_again(config: RunConfig, folder: RunFolder) -> PreparedSets[Any]:

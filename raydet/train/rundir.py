@@ -24,6 +24,7 @@ from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.config.version import VERSION_KEY, take_version
 from raydet.errors import ConfigError, FolderInUseError
+from raydet.faults import storage_error, writing
 from raydet.files import locked, read_json, write_text
 from raydet.settings import dump_file, resolve
 
@@ -76,7 +77,8 @@ class RunFolder:
         """Create the folder, or take the existing one where it is this run's. Raises ConfigError otherwise."""
         self.check(config, resume=resume)
         self._create(self.checkpoints)
-        self.stop.write_bytes(b"")
+        with writing(self.stop):
+            self.stop.write_bytes(b"")
         write_text(self.config_yaml, dump_file(config))
         tree = {VERSION_KEY: __version__, **config.model_dump(mode="json")}
         write_text(self.config_json, json.dumps(tree, indent=1))
@@ -131,7 +133,8 @@ class RunFolder:
         except FileExistsError:
             raise ConfigError(f"run.dir={self.path} is a file; choose a folder") from None
         except OSError as error:
-            raise ConfigError(f"run.dir={self.path} cannot be created: {error.strerror}") from None
+            found = storage_error(folder, error)
+            raise ConfigError(f"run.dir={self.path} cannot be created: {found or error.strerror}") from None
 
     def changes(self, config: RunConfig) -> list[str]:
         """Return what differs from the configuration of the run as it is, a line per key; see `FREE_TO_CHANGE`."""

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +20,7 @@ from torch import nn
 from raydet.config.run import RunConfig
 from raydet.contract import Method, Result
 from raydet.errors import CheckpointError, DataError, UserError
+from raydet.faults import storage_error
 from raydet.files import replacing_path
 from raydet.group import Group
 from raydet.registry import build_method, family_of
@@ -105,13 +110,22 @@ def index_for(saved: SavedModel, data: Mapping[str, str] | None, split: str) -> 
     """Return the images to evaluate on. Raises DataError where there are none."""
     family, folder = family_of(saved.config), saved.checkpoint.path.parent.parent
     if data is not None:
-        return family.open_set(data, folder / "data" / "evaluate", class_names=saved.class_names)
+        return family.open_set(data, _scratch(folder / "data"), class_names=saved.class_names)
     sets = family.open(folder / "data")
     index = getattr(sets, split)
     if index is None:
         raise DataError(f"{folder}: the run's configuration names no data.{split}; give a data set with --data")
     family.check_sources(saved.config, sets, split)
     return index
+
+
+def _scratch(data: Path) -> Path:
+    """Return where an index is put that is needed now: in the run folder, or elsewhere where that is read-only."""
+    if os.access(data, os.W_OK):
+        return data / "evaluate"
+    aside = Path(tempfile.mkdtemp(prefix="raydet-evaluate-"))
+    atexit.register(shutil.rmtree, aside, ignore_errors=True)
+    return aside
 
 
 def export(path: Path, out: Path, *, role: str | None = None) -> str:
@@ -124,7 +138,7 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {out}: its folder cannot be created: {error.strerror}") from None
+        raise UserError(f"--out {storage_error(out, error) or f'{out}: {error.strerror}'}") from None
     if export_onnx is not None:
         return export_onnx(out)
     found = family_of(saved.config).exported(saved.config, saved.model, saved.class_names)
@@ -135,6 +149,7 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
         "raydet_model_config": saved.config.model.model_dump_json(),
         "raydet_views_config": found.views,
     }
-    with replacing_path(out) as aside:
+    needed = sum(value.numel() * value.element_size() for value in found.weights.values())
+    with replacing_path(out, needed=needed) as aside:
         save_file({name: value.contiguous() for name, value in found.weights.items()}, aside, metadata=notes)
     return f"{out}: {saved.role} at step {saved.checkpoint.step}, {len(found.weights)} tensors{found.remark}"
