@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
@@ -13,6 +15,7 @@ from types import FrameType
 from raydet import __version__
 from raydet.commands import check_data, doctor, evaluate, export, label, report, train, tune
 from raydet.errors import RunError, RunStopped, Terminated, UserError
+from raydet.faults import explain
 from raydet.registry import family_commands
 
 COMMANDS = (train, tune, evaluate, label, check_data, doctor, export, report, *family_commands())
@@ -37,7 +40,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_guarded(command: Callable[[], int | None]) -> int:
-    """Run a command; a UserError becomes one message on stderr, Ctrl-C and SIGTERM a hint. Returns the exit code."""
+    """Run a command; what went wrong becomes one message on stderr, Ctrl-C and SIGTERM a hint. Returns the exit code.
+
+    What nobody foresaw keeps its traceback, and is said to be a bug.
+    """
     try:
         with _sigterm_raises():
             return int(command() or 0)
@@ -56,6 +62,20 @@ def run_guarded(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("\nraydet: interrupted; go on with --resume", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
+        return 141
+    except Exception as error:
+        if (said := explain(error)) is not None:
+            print(f"raydet: failed: {said}", file=sys.stderr)
+            return 1
+        traceback.print_exc()
+        print(
+            f"raydet: this is a bug in raydet {__version__} (Python {sys.version.split()[0]}): please report it, with "
+            f"the lines above and the command",
+            file=sys.stderr,
+        )
+        return 1
 
 
 @contextmanager

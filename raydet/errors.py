@@ -27,6 +27,10 @@ class RunError(RuntimeError):
     """A run cannot go on, and starting it again from its last checkpoint would only repeat this."""
 
 
+class StorageError(RunError):
+    """A file cannot be written; the text names it, what the disk says, and what room is needed and free."""
+
+
 class StaleLabelError(RunError):
     """A pseudo-label older than the schedule's derived bound was about to be consumed."""
 
@@ -41,6 +45,10 @@ class LabelTimeoutError(RunError):
 
 class NonFiniteLossError(RunError):
     """A loss term is NaN or infinite; the text names the term, the step and the image ids."""
+
+
+class DivergedError(RunError):
+    """The loss has left its running median far behind and does not come back; the text names the step to go back to."""
 
 
 class RunStopped(Exception):

@@ -16,16 +16,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from raydet.faults import writing
+
 UNFINISHED = ".writing-"
 
 
 @contextmanager
-def replacing_path(path: Path) -> Iterator[Path]:
+def replacing_path(path: Path, *, needed: int | None = None) -> Iterator[Path]:
     """Give a path beside `path` to write a file or a folder to, one no other process has.
 
     When the block ends well, what was written is brought to the disk and replaces `path`; otherwise it is removed. A
-    folder that is replaced by one is away for a moment. Raises what the writing raises, OSError where the disk is full.
+    folder that is replaced by one is away for a moment. Raises what the writing raises, StorageError where that is the
+    disk's: it tells of the bytes `needed`, where they are known.
     """
+    with writing(path, needed=needed):
+        with _aside(path) as aside:
+            yield aside
+        _sync(path.parent)
+
+
+@contextmanager
+def _aside(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{path.name}")
     try:
@@ -38,20 +49,27 @@ def replacing_path(path: Path) -> Iterator[Path]:
     except BaseException:
         _remove(aside)
         raise
-    _sync(path.parent)
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
+def replacing(path: Path, *, needed: int | None = None) -> Iterator[BinaryIO]:
     """Give a file to write bytes to; when the block ends well it replaces `path`, as with `replacing_path`."""
-    with replacing_path(path) as aside, aside.open("xb") as stream:
+    with replacing_path(path, needed=needed) as aside, aside.open("xb") as stream:
         yield stream
+
+
+def make_folder(path: Path) -> Path:
+    """Create a folder, and those above it, where they do not exist; return it. Raises StorageError."""
+    with writing(path):
+        path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def write_text(path: Path, text: str) -> Path:
     """Replace a file by a text in UTF-8; return its path."""
-    with replacing(path) as stream:
-        stream.write(text.encode())
+    content = text.encode()
+    with replacing(path, needed=len(content)) as stream:
+        stream.write(content)
     return path
 
 
@@ -70,9 +88,11 @@ def read_json(file: Path, error: type[Exception]) -> dict[str, Any]:
 def locked(file: Path, in_use: Exception) -> Iterator[None]:
     """Hold a file for this process; the system releases it even when the process is killed.
 
-    Raises `in_use` where another process holds it, OSError where it cannot be written.
+    Raises `in_use` where another process holds it, StorageError where it cannot be written.
     """
-    with file.open("w") as stream:
+    with writing(file):
+        stream = file.open("w")
+    with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

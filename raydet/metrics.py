@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from tensorboardX import SummaryWriter
 
-from raydet.files import write_text
+from raydet.faults import writing
+from raydet.files import make_folder, write_text
 from raydet.registry import run_configs
 
 FILE_NAME = "metrics.jsonl"
@@ -46,10 +48,10 @@ class MetricsWriter:
     def __init__(self, folder: Path, tensorboard: bool) -> None:
         self._events = folder / "tensorboard" if tensorboard else None
         self._board: SummaryWriter | None = None
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / FILE_NAME
-        _end_last_line(path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = make_folder(folder) / FILE_NAME
+        with writing(self._path):
+            _end_last_line(self._path)
+            self._file = self._path.open("ab", buffering=0)
 
     def write(self, record: Mapping[str, Any]) -> None:
         """Append one record. Its values are numbers, strings, booleans, None, and lists and mappings of these."""
@@ -57,10 +59,22 @@ class MetricsWriter:
         clean = {name: _finite(value, name, missing) for name, value in record.items()}
         if missing:
             clean["nonfinite"] = missing
-        self._file.write(json.dumps(clean, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        self._append((json.dumps(clean, ensure_ascii=False, allow_nan=False) + "\n").encode())
         if self._events is not None:
-            self._write_events(self._events, clean)
+            with writing(self._events):
+                self._write_events(self._events, clean)
+
+    def _append(self, line: bytes) -> None:
+        """Append a line as a whole: where the disk takes but a part of it, that is taken back."""
+        with writing(self._path, needed=len(line)):
+            end = self._file.seek(0, os.SEEK_END)
+            try:
+                done = 0
+                while done < len(line):
+                    done += self._file.write(line[done:])
+            except OSError:
+                self._file.truncate(end)
+                raise
 
     def close(self) -> None:
         """Close the files. Calling it twice is fine."""

@@ -35,6 +35,8 @@ def clock(seconds: float) -> str:
 
 def size(count: int) -> str:
     """Return bytes as text, e.g. `2.2 MB`."""
+    if 0 < count < 5e4:
+        return f"{count / 1e3:.1f} kB"
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 

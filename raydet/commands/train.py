@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+
+from raydet.errors import UserError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -14,6 +17,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     start.add_argument("--resume", action="store_true", help="go on with the run in run.dir")
     start.add_argument(
         "--start-or-resume", action="store_true", help="the same command for the first and every later start: for jobs"
+    )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        type=_start,
+        metavar="STEP|healthy",
+        help="with --resume: go back to the checkpoint of that step (0: the beginning), or to the newest one from "
+        "before the run diverged; newer ones are moved to RUN/abandoned",
     )
     parser.add_argument("--print-config", action="store_true", help="show the resolved config and stop")
     parser.set_defaults(run=run)
@@ -31,4 +42,21 @@ def run(arguments: argparse.Namespace) -> None:
     from raydet.train.rundir import RunFolder
 
     is_started = arguments.start_or_resume and RunFolder(config.run.dir).is_started
-    launch(config, resume=arguments.resume or is_started)
+    if arguments.start is not None and not arguments.resume:
+        raise UserError("--from goes with --resume: it says where a run goes on")
+    beside = Path(arguments.config).absolute().parent
+    if arguments.resume and not RunFolder(config.run.dir).is_started and RunFolder(beside).is_started:
+        raise UserError(
+            f"--resume: there is no run at run.dir={config.run.dir}, which {arguments.config} names; where the run was "
+            f"moved or copied to {beside}, add run.dir={beside}"
+        )
+    launch(config, resume=arguments.resume or is_started, start=arguments.start)
+
+
+def _start(text: str) -> int | str:
+    """Return what --from names."""
+    if text == "healthy":
+        return text
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text}: expected a step (0 or more), or healthy")
+    return int(text)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from raydet.config.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section, Weight
 
@@ -40,6 +40,9 @@ class OptimConfig(Section):
     """Unlabelled images per step, over all workers."""
     clip_norm: PositiveFloat | None = None
     """Clip the gradient norm to this."""
+    divergence_ratio: Annotated[float, Field(gt=1)] | None = 10.0
+    """A run has diverged where the loss of a step is above this, and above so many times its running median: an alarm,
+    and checkpoints that are marked unhealthy; where it stays so, the run ends. `null`: never."""
     accumulate: PositiveInt = 1
     """Split each step into so many passes to save memory; the optimiser sees the same gradient."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

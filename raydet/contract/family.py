@@ -89,6 +89,14 @@ class Family(ABC, Generic[Config]):
         """Open what `prepare` wrote. Raises DataError where it is missing or damaged."""
         return self.images.open(folder)
 
+    def check_sources(self, config: Config, data: Any, *names: str) -> None:
+        """Raise DataError unless the images of these sets are where and what they were when the run began."""
+        self.images.check_sources(config.data, data, *names)
+
+    def relocate(self, config: Config, folder: Path) -> PreparedSets[Any]:
+        """Take a run's data from where `config` says that it lies now. Raises DataError unless it is the same data."""
+        return self.images.relocate(config.data, folder)
+
     def open_set(self, given: Mapping[str, Any], folder: Path, *, class_names: tuple[str, ...]) -> Any:
         """Prepare one data set by itself, described by keys of `data.val`, its classes numbered as in `class_names`.
 

@@ -15,10 +15,12 @@ from raydet.config.base import DataSection, SetConfig
 from raydet.data.check import CheckReport, Summary, report_of
 from raydet.data.leaks import Pictures, report_repeated_images, report_shared_images
 from raydet.data.mapped import MappedIndex
-from raydet.data.prepared import PreparedSets, open_set, open_sets, write_sets
+from raydet.data.prepared import SETS, PreparedSets, open_set, open_sets, write_sets
 from raydet.data.problems import ProblemLog
-from raydet.data.saved_split import saved_or_drawn
+from raydet.data.saved_split import SplitError, copy_split, saved_or_drawn
+from raydet.data.sources import check_same, check_sources, write_sources
 from raydet.errors import DataError
+from raydet.files import make_folder
 
 _TITLE = "the data cannot be used (`raydet check-data` lists everything)"
 
@@ -103,7 +105,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
 
         Raises DataError that lists the first errors of all sets. What training survives is in `warnings`.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         log, tables = ProblemLog(), {}
         for name, one in config.sets.items():
             generated = folder / "generated" / name
@@ -121,6 +123,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             hidden, tables["unlabeled"] = self.hidden_and_bare(tables["unlabeled"])
             tables |= {} if hidden is None else {"hidden": hidden}
         write_sets(folder, self.kind, tables, self.write)
+        write_sources(folder, {name: table for name, table in tables.items() if name != "hidden"})
         return open_sets(folder, self.kind, self.index, log.warnings())
 
     def labeled_rows(self, config: DataSection[SetConfig], table: AnyTable, file: Path) -> NDArray[np.int64]:
@@ -140,6 +143,28 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         """Open what `prepare` wrote. Raises DataError where it is missing, incomplete or damaged."""
         return open_sets(Path(folder), self.kind, self.index)
 
+    def check_sources(self, config: DataSection[SetConfig], sets: PreparedSets[AnyIndex], *names: str) -> None:
+        """Raise DataError unless the images of the sets `names` are where and what they were when the run began."""
+        for name in names:
+            if (index := getattr(sets, name)) is not None:
+                check_sources(sets.folder, name, index, key=f"data.{name if name in config.sets else 'labeled'}")
+
+    def relocate(self, config: DataSection[SetConfig], folder: Path) -> PreparedSets[AnyIndex]:
+        """Take a run's data from where `config` says that it lies now. Raises DataError unless it is the same."""
+        with TemporaryDirectory(prefix=".moved-", dir=folder) as aside:
+            now = Path(aside)
+            copy_split(folder / "split.json", now / "split.json", config.split_rule)
+            try:
+                self.prepare(config, now)
+            except SplitError:  # of other images: which is said below
+                (now / "split.json").unlink()
+                self.prepare(config, now)
+            check_same(folder, now, SETS, self.index)
+            for file in now.iterdir():
+                if file.is_file():
+                    file.replace(folder / file.name)
+        return self.open(folder)
+
     def open_hidden(self, folder: str | Path) -> AnyIndex | None:
         """Return what is known of the unlabelled images, row by row as in `unlabeled`, for diagnostics only."""
         return open_set(Path(folder), self.kind, "hidden", self.index)
@@ -149,7 +174,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
 
         Raises DataError where it cannot be used, or needs a class that the model does not know.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         log, path = ProblemLog(), one.path
         table, _ = self.read("val", one, log, settings=None, generated=folder, decode_images=False)
         log.raise_errors(_TITLE)

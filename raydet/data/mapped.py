@@ -107,6 +107,35 @@ def write_index_file(path: Path, kind: IndexKind, columns: Sequence[Any], about:
         writer.write_batch(batch)
 
 
+def rows_of_file(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the image id and all columns of each row of an index file, as plain values: to say how two files differ."""
+    with pa.ipc.open_file(pa.memory_map(os.fspath(path))) as reader:
+        batch = reader.get_batch(0)
+    columns = {name: batch.column(name) for name in batch.schema.names if name not in _LOOKUP}
+    for row in range(batch.num_rows):
+        values = {name: column[row].as_py() for name, column in columns.items()}
+        yield values["id"], values
+
+
+def stored_root(root: Path, file: Path) -> str:
+    """Return how an index file names the folder of its images: relative where that lies beside it, as generated images
+    do, so that a run folder can be moved or copied."""
+    folder = file.parent.resolve()
+    return os.fspath(root.relative_to(folder) if root.is_relative_to(folder) else root)
+
+
+def opened_root(stored: str, file: Path) -> Path:
+    """Return the folder, resolved, that `stored_root` has written into `file`."""
+    root, folder = Path(stored), file.parent.resolve()
+    if not root.is_absolute():
+        return folder / root
+    # Older versions wrote all of them absolute, those of generated images too.
+    for place, part in enumerate(root.parts):
+        if part == "generated" and (own := folder.joinpath(*root.parts[place:])).is_dir():
+            return own
+    return root
+
+
 def flat(column: Any) -> NDArray[Any]:
     """View a column without nulls as NumPy, without a copy."""
     array: NDArray[Any] = column.to_numpy(zero_copy_only=True)

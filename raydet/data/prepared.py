@@ -16,7 +16,7 @@ AnyIndex = TypeVar("AnyIndex", bound=MappedIndex)
 Table = TypeVar("Table")
 
 _MANIFEST = "prepared.json"  # present means complete
-_SETS = ("labeled", "unlabeled", "hidden", "val", "test")
+SETS = ("labeled", "unlabeled", "hidden", "val", "test")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,12 +35,12 @@ class PreparedSets(Generic[AnyIndex]):
 def write_sets(folder: Path, kind: str, tables: Mapping[str, Table], write: Callable[[Path, Table], None]) -> None:
     """Write `FOLDER/{labeled,unlabeled,hidden,val,test}.arrow`, those that there are, by `write`."""
     (folder / _MANIFEST).unlink(missing_ok=True)
-    for name in _SETS:
+    for name in SETS:
         if name in tables:
             write(folder / f"{name}.arrow", tables[name])
         else:
             (folder / f"{name}.arrow").unlink(missing_ok=True)
-    content = {"kind": kind, "sets": [name for name in _SETS if name in tables]}
+    content = {"kind": kind, "sets": [name for name in SETS if name in tables]}
     write_text(folder / _MANIFEST, json.dumps(content))
 
 

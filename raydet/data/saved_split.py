@@ -12,9 +12,13 @@ from numpy.typing import NDArray
 
 from raydet.data.labeled_ids import rows_of
 from raydet.errors import DataError
-from raydet.files import write_text
+from raydet.files import read_json, write_text
 
 _FORMAT = 1
+
+
+class SplitError(DataError):
+    """A saved split does not belong to the data."""
 
 
 def saved_or_drawn(
@@ -45,6 +49,12 @@ def saved_or_drawn(
     return rows
 
 
+def copy_split(file: Path, to: Path, rule: dict[str, Any]) -> None:
+    """Copy a saved split as one that was made by `rule`: a file that lists the labelled ids may have moved too."""
+    content = read_json(file, DataError)
+    write_text(to, json.dumps({**content, "rule": rule}, indent=1, ensure_ascii=False))
+
+
 def _read(file: Path, rule: dict[str, Any], fingerprint: str) -> list[Any]:
     remedy = "delete the file to draw a new split, or use another folder"
     try:
@@ -53,10 +63,10 @@ def _read(file: Path, rule: dict[str, Any], fingerprint: str) -> list[Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise DataError(f"{file}: not a readable split file ({error}); {remedy}") from None
     if saved_rule != rule:
-        raise DataError(f"{file}: made with {_shown(saved_rule)}, but the config says {_shown(rule)}; {remedy}")
+        raise SplitError(f"{file}: made with {_shown(saved_rule)}, but the config says {_shown(rule)}; {remedy}")
     if saved_print != fingerprint:
         message = f"made for {content.get('images')} images; since then images or classes of the labelled set changed"
-        raise DataError(f"{file}: {message}; restore them, or {remedy}")
+        raise SplitError(f"{file}: {message}; restore them, or {remedy}")
     return labeled
 
 

@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 
 from raydet.data.folder import SUFFIXES
 from raydet.errors import DataError
+from raydet.faults import writing
 from raydet.files import replacing
 from raydet.label_files.image_stores import ImageStore, is_uri, local_path, open_store
 
@@ -97,7 +98,7 @@ def write_listing(names: Iterable[str], file: Path, *, run_lines: int = RUN_LINE
     count, content, last = 0, hashlib.sha256(), ""
     lines = (json.dumps(name) + "\n" for name in names)
     file.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=".sorting-", dir=file.parent) as aside, replacing(file) as stream:
+    with writing(file), TemporaryDirectory(prefix=".sorting-", dir=file.parent) as aside, replacing(file) as stream:
         for line in _in_order(lines, Path(aside), run_lines):
             if line != last:
                 encoded = line.encode()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pyarrow as pa
 import torch
 
 from raydet.data.folder import SUFFIXES
-from raydet.errors import ConfigError, DataError, RunError
+from raydet.errors import ConfigError, DataError, RunError, StorageError
+from raydet.faults import storage_error
 from raydet.files import locked, remove_unfinished
 from raydet.label_files.coco import Exported, export_coco, export_skipped
 from raydet.label_files.labeller import FileModel, Job, Labeller
@@ -23,6 +25,7 @@ from raydet.label_files.progress import Progress
 from raydet.label_files.shards import Chunk, chunks, finished, shard_path, write_shard
 from raydet.label_files.work import WorkList
 from raydet.registry import family_of
+from raydet.text import plural
 from raydet.train.saved import SavedModel, load_saved
 
 Finished = Callable[[Chunk, pa.Table], None]
@@ -63,7 +66,7 @@ def label(options: LabelOptions) -> Exported:
     folder = options.out.absolute()
     _prepare(folder)
     in_use = ConfigError(f"--out {folder} is in use by another process; wait for it or end it")
-    with locked(folder / ".lock", in_use):
+    with locked(folder / ".lock", in_use), _saying_what_is_kept(folder):
         listing, manifest = _begin(folder, saved, model, images, options)
         print(f"{saved.role} of {saved.checkpoint.path}: {listing.count:,} images of {images.given} -> {folder}")
         _label_rest(folder, model, images, listing, manifest, options)
@@ -80,6 +83,16 @@ def score_threshold(saved: SavedModel, model: FileModel, given: float | None) ->
             f"for pseudo-boxes; give one, e.g. --score-threshold 0.7"
         )
     return own
+
+
+@contextmanager
+def _saying_what_is_kept(folder: Path) -> Iterator[None]:
+    """Let the message about a disk that gave out say what there is to go on from."""
+    try:
+        yield
+    except StorageError as error:
+        shards = plural(len(list((folder / "shards").glob("part-*.parquet"))), "finished shard")
+        raise StorageError(f"{error}. {shards} of labels are whole: after that the same command goes on") from None
 
 
 def _check(options: LabelOptions) -> None:
@@ -102,7 +115,7 @@ def _prepare(folder: Path) -> None:
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"--out {folder} is a file, or lies below one; choose a folder") from None
     except OSError as error:
-        raise ConfigError(f"--out {folder} cannot be written to: {error.strerror}") from None
+        raise ConfigError(f"--out {storage_error(folder, error) or f'{folder}: {error.strerror}'}") from None
 
 
 def _begin(

@@ -84,7 +84,7 @@ def write_shard(folder: Path, chunk: Chunk, table: pa.Table, settings: str) -> N
     skipped = table.num_rows - table["error"].null_count
     note = ShardNote(chunk.shard, chunk.digest(), settings, table.num_rows, skipped)
     table = table.replace_schema_metadata({_KEY: json.dumps(asdict(note)).encode()})
-    with replacing(shard_path(folder, chunk.shard)) as stream:
+    with replacing(shard_path(folder, chunk.shard), needed=table.nbytes) as stream:
         pq.write_table(table, stream, compression="zstd", write_page_checksum=True)
 
 

@@ -81,7 +81,7 @@ def write_segment(folder: Path, table: pa.Table, writer: str, number: int) -> Se
     first, last = version_range(table)
     checksum = f"{zlib.crc32(content):08x}"
     path = folder / f"v{first:09d}-{last:09d}.{writer}.{number:06d}.{checksum}.arrow"
-    with replacing(path) as file:
+    with replacing(path, needed=table.nbytes) as file:
         file.write(content)
     return SegmentName(path, first, last, writer, number, checksum)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from raydet.faults import writing
+
 
 class Spill:
     """An append-only Arrow stream of one writer, deleted when its rows have become a segment."""
@@ -21,10 +23,11 @@ class Spill:
 
     def add(self, table: pa.Table) -> None:
         """Append rows; they are the system's when this returns."""
-        if self._stream is None:
-            self._file = pa.OSFile(str(self._path), "wb")  # unbuffered
-            self._stream = pa.ipc.new_stream(self._file, table.schema)
-        self._stream.write_table(table)
+        with writing(self._path, needed=table.nbytes):
+            if self._stream is None:
+                self._file = pa.OSFile(str(self._path), "wb")  # unbuffered
+                self._stream = pa.ipc.new_stream(self._file, table.schema)
+            self._stream.write_table(table)
 
     def clear(self) -> None:
         """Forget the rows."""

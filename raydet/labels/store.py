@@ -20,7 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from raydet.errors import LabelConflictError
-from raydet.files import remove_unfinished
+from raydet.files import make_folder, remove_unfinished
 from raydet.labels.desk import Key
 from raydet.labels.schema import KEY_FIELDS
 from raydet.labels.segment import (
@@ -77,7 +77,7 @@ class PseudoLabelStore:
         if not re.fullmatch(r"[\w-]+", writer):
             raise ValueError(f"writer {writer!r}: use letters, digits, - and _")
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self.folder)
         self._writer = writer
         self._keep_versions = keep_versions
         self._oldest_needed = 0

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from raydet.errors import UserError
-from raydet.files import write_text
+from raydet.files import make_folder, replacing, write_text
 
 Inputs = TypeVar("Inputs")
 
@@ -89,14 +89,15 @@ Made = tuple[Any, Sequence[Callable[[Any, Pictures], Section]]]
 def write_page(file: Path, title: str, inputs: Inputs, makers: Iterable[Callable[[Inputs, Pictures], Section]]) -> Path:
     """Write a page without outside parts, a section by each maker, and its pictures into plots/ beside it.
 
-    Returns the page. Raises OSError where it cannot be written.
+    Returns the page. Raises StorageError where it cannot be written.
     """
     pictures = Pictures()
     content = page(title, str(file.parent), [make(inputs, pictures) for make in makers])
     folder = file.parent / "plots"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, picture in pictures.files.items():
-        (folder / name).write_bytes(picture)
+        with replacing(folder / name, needed=len(picture)) as stream:
+            stream.write(picture)
     return write_text(file, content)
 
 

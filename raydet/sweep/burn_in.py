@@ -30,6 +30,7 @@ UNSEEN = (
     "eval",
     "log",
     "optim.steps",
+    "optim.divergence_ratio",
     "cluster.address",
     "cluster.max_failures",
     "cluster.local_cpus",

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError, FolderInUseError
-from raydet.files import locked, read_json, write_text
+from raydet.files import locked, make_folder, read_json, write_text
 from raydet.settings import resolve
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class SweepFolder:
     def save(self, trial: Trial, **changes: Any) -> Trial:
         """Write a trial's record, with changes; returns it."""
         changed = replace(trial, **changes)
-        self.run_dir(trial.id).mkdir(parents=True, exist_ok=True)
+        make_folder(self.run_dir(trial.id))
         write_text(self.run_dir(trial.id) / "trial.json", json.dumps(asdict(changed), indent=1))
         return changed
 
@@ -154,6 +154,6 @@ class SweepFolder:
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the search for this process. Raises FolderInUseError where another one does."""
-        self.path.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path)
         in_use = FolderInUseError(f"{self.path}: another process runs this search; wait or end it")
         return locked(self.path / ".lock", in_use)

@@ -13,7 +13,7 @@ from raydet.cluster.connect import connected
 from raydet.cluster.needs import total
 from raydet.cluster.storage import check_shared
 from raydet.config.run import RunConfig
-from raydet.errors import ConfigError
+from raydet.errors import ConfigError, RunError, StorageError
 from raydet.registry import family_of
 from raydet.settings import resolve
 from raydet.sweep.definition import SweepDefinition, parse_definition, read_definition
@@ -78,7 +78,21 @@ def search(
             from raydet.sweep.report import write_sweep_report  # draws
 
             print(f"report: {write_sweep_report(folder.path)}", flush=True)
+        _check_came_to_something(folder)
     return folder
+
+
+def _check_came_to_something(folder: SweepFolder) -> None:
+    """Raise RunError where no trial came to its end, or where one failed for lack of a place to write to."""
+    trials = folder.all_trials()
+    failed = [trial for trial in trials if trial.state == "failed"]
+    disk = [trial for trial in failed if trial.message.startswith(StorageError.__name__)]
+    if disk or (failed and len(failed) == len(trials)):
+        first = (disk or failed)[0]
+        raise RunError(
+            f"{len(failed)} of {len(trials)} trials failed; trial {first.id}: {first.message}. When that is mended, go "
+            f"on with --resume --retry-failed"
+        )
 
 
 def describe(

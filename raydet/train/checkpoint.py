@@ -46,6 +46,11 @@ class Checkpoint:
         """Optimiser steps completed."""
         return int(self.state["step"])
 
+    @property
+    def is_healthy(self) -> bool:
+        """Whether the loss was near its running median when it was written; of older checkpoints nobody knows."""
+        return _is_healthy(self.state)
+
     def has(self, name: str) -> bool:
         """Whether it holds the tensors called `name`."""
         return f"{name}.safetensors" in self.files
@@ -64,9 +69,12 @@ def write_checkpoint(
     root: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]
 ) -> Path:
     """Write one checkpoint; it becomes visible only when it is complete. Returns its folder."""
-    final = root / f"{_PREFIX}{step:08d}"
+    final = folder_of(root, step)
     about = {**state, "step": step, "format": FORMAT, VERSION_KEY: __version__}
-    with replacing_path(final) as aside:  # the same step again, after a resume, is the same: either copy will do
+    needed = sum(value.numel() * value.element_size() for each in tensors.values() for value in each.values())
+    with replacing_path(
+        final, needed=needed
+    ) as aside:  # the same step again, after a resume, is the same: either copy will do
         aside.mkdir()
         for name, content in tensors.items():
             whole = {key: value.detach().cpu().contiguous() for key, value in content.items()}
@@ -124,6 +132,42 @@ def latest_checkpoint(root: Path) -> Checkpoint | None:
     return None
 
 
+def steps_of(root: Path, *, healthy: bool = False, before: int | None = None) -> list[int]:
+    """Return the steps of the complete checkpoints below `root`, ascending.
+
+    Their content is not verified here. `healthy`: only of those not marked unhealthy. `before`: the first step that
+    does not count.
+    """
+    found = []
+    for path in _folders(root):
+        step = _step(path)
+        if step is None or (before is not None and step >= before) or not (path / "COMMIT").is_file():
+            continue
+        try:
+            if healthy and not _is_healthy(read_json(path / "state.json", CheckpointError)):
+                continue
+        except CheckpointError:
+            continue
+        found.append(step)
+    return found
+
+
+def folder_of(root: Path, step: int) -> Path:
+    """Return where the checkpoint of a step lies."""
+    return root / f"{_PREFIX}{step:08d}"
+
+
+def set_aside(root: Path, beyond: int, aside: Path) -> list[int]:
+    """Move the checkpoints of steps beyond `beyond` into the folder `aside`; return their steps."""
+    moved = [path for path in _folders(root) if (_step(path) or 0) > beyond]
+    for path in reversed(moved):  # the newest first: what is left is always a run as it once was
+        aside.mkdir(exist_ok=True)
+        if (aside / path.name).exists():
+            shutil.rmtree(aside / path.name)
+        path.rename(aside / path.name)
+    return [_step(path) or 0 for path in moved]
+
+
 def clean_checkpoints(root: Path, *, keep: int, also: frozenset[int] = frozenset()) -> None:
     """Delete unfinished writes, and complete checkpoints beyond the newest `keep`, except the steps in `also`."""
     remove_unfinished(root)
@@ -138,6 +182,10 @@ def _folders(root: Path) -> list[Path]:
     return sorted(
         (path for path in root.glob(f"{_PREFIX}*") if _step(path) is not None), key=lambda path: _step(path) or 0
     )
+
+
+def _is_healthy(state: Mapping[str, Any]) -> bool:
+    return bool((state.get("health") or {}).get("healthy", True))
 
 
 def _step(path: Path) -> int | None:

@@ -102,7 +102,11 @@ class Journal:
 
     def checkpoint(self, step: int, path: Path, *, is_best: bool) -> None:
         """Write that a checkpoint is complete."""
-        self._write("checkpoint", step, path=str(path), best=is_best)
+        self._write("checkpoint", step, path=f"{path.parent.name}/{path.name}", best=is_best)
+
+    def alarm(self, step: int, name: str, message: str, **values: Any) -> None:
+        """Write that something is wrong."""
+        self._write("alarm", step, name=name, message=message, **values)
 
     def note(self, step: int, message: str) -> None:
         """Write something a reader of the run should know."""
@@ -138,7 +142,7 @@ class Journal:
         self._barren_steps += window.steps
         if self._barren_steps >= alarm.after_steps:
             self._barren_steps = 0
-            self._write("alarm", step, name=alarm.name, message=alarm.message)
+            self.alarm(step, alarm.name, alarm.message)
 
     def _write(self, kind: str, step: int, **values: Any) -> None:
         if self._writer is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,29 +14,35 @@ from raydet.config.backbone import weights_path
 from raydet.config.run import RunConfig
 from raydet.contract import sizes_of
 from raydet.data.prepared import PreparedSets
-from raydet.errors import DataError, RunError, RunStopped
+from raydet.errors import DataError, RunError, RunStopped, StorageError
 from raydet.group import Group
 from raydet.learning_rate import base_lr
 from raydet.metrics import read_metrics
 from raydet.precision import autocast_dtype
 from raydet.registry import build_method, family_of
+from raydet.train.checkpoint import steps_of
+from raydet.train.going_back import Start, check_start, go_back
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
 from raydet.train.stop import sigterm_asks
 from raydet.train.worker import local_source, train_rank
 
 
-def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
+def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> RunFolder:
     """Train to the end and return the run's folder. Raises UserError for what the user can mend, RunStopped where
-    somebody asked the run to stop and it did, and RunError where it cannot go on."""
+    somebody asked the run to stop and it did, and RunError where it cannot go on.
+
+    `start`, with `resume`: the step to go back to, or "healthy" for the newest checkpoint from before a divergence.
+    """
     config = with_absolute_paths(config)
     folder = RunFolder(config.run.dir)
     with folder.lock():
         folder.check(config, resume=resume)
+        back = check_start(folder, start) if resume else None
         if not resume:
             folder.split.unlink(missing_ok=True)  # left by a start that was refused
         family = family_of(config)
-        data = family.open(folder.data) if resume else family.prepare(config, folder.data)
+        data = _open_again(config, folder) if resume else family.prepare(config, folder.data)
         if config.uses_labels and data.unlabeled is None:
             ways = ", ".join(f"data.{key}" for key in config.data.drawn_by)
             raise DataError(
@@ -47,9 +55,11 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
         said = [describe(config, data), *(f"  changed: {line}" for line in folder.changes(config))]
         if resume and folder.written_by() not in (None, __version__):
             said.append(f"  note: so far the run was trained by raydet {folder.written_by()}, this is {__version__}")
+        if back is not None:
+            said.append(f"  {go_back(folder, back)}")
         folder.prepare(config, resume=resume)  # last: a run whose data is refused has not begun
         print("\n".join(said), flush=True)
-        with ProgressView(folder.path, config), sigterm_asks(folder.stop):
+        with _saying_what_is_kept(folder), ProgressView(folder.path, config), sigterm_asks(folder.stop):
             if config.cluster.backend == "ray":
                 from raydet.train.on_ray import train_on_ray  # a process run needs no Ray
 
@@ -59,6 +69,27 @@ def launch(config: RunConfig, *, resume: bool = False) -> RunFolder:
                 train_rank(config, Group(device=device), local_source)
         _check_reached(config, folder)
     return folder
+
+
+@contextmanager
+def _saying_what_is_kept(folder: RunFolder) -> Iterator[None]:
+    """Let the message about a disk that gave out say what there is to go on from."""
+    try:
+        yield
+    except StorageError as error:
+        steps = steps_of(folder.checkpoints)
+        kept = f"The checkpoint of step {steps[-1]} is whole" if steps else "No checkpoint had been written"
+        raise StorageError(f"{error}. {kept}: after that go on with --resume") from None
+
+
+def _open_again(config: RunConfig, folder: RunFolder) -> PreparedSets[Any]:
+    """Return a run's data, from where it lies now. Raises DataError unless it is what the run began with."""
+    family = family_of(config)
+    if folder.data_has_moved(config):
+        return family.relocate(config, folder.data)
+    data = family.open(folder.data)
+    family.check_sources(config, data, "labeled", "unlabeled", "val")
+    return data
 
 
 def check_model(config: RunConfig, num_classes: int) -> None:

@@ -8,7 +8,8 @@ at step s (s optimiser steps done)
  4 take the labels of step s; a label older than the schedule's bound is an error
  5 join labels and views to the batch that the student trains on: for a detector, select pseudo-boxes and carry them
    into the strong views
- 6 one forward, one backward; every loss normalised over all ranks; a non-finite loss is an error
+ 6 one forward, one backward; every loss normalised over all ranks; a non-finite loss is an error, one far above its
+   running median an alarm
  7 update what is learned beside the weights; optimiser; learning rates = f(s)
  8 teacher <- keep * teacher + (1 - keep) * student; s += 1
  9 log, evaluate
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,12 +35,14 @@ from raydet.group import Group
 from raydet.labels.source import LabelSource
 from raydet.precision import autocast_dtype
 from raydet.records import PseudoLabel, TeacherRef
-from raydet.train.checkpoint import Checkpoint, clean_checkpoints, write_checkpoint
+from raydet.train.checkpoint import Checkpoint, clean_checkpoints, steps_of, write_checkpoint
+from raydet.train.health import Health
 from raydet.train.journal import Journal
 from raydet.train.optim import build_optimizer, set_frozen, set_lrs
 from raydet.train.rundir import RunFolder
 from raydet.train.state import TrainState, digest_of_images, digest_of_labeled
 from raydet.train.step import StepModule, backward, share_statistics, statistics_of, wrap
+from raydet.train.watch import Watch
 from raydet.vision.ema import EmaTeacher, digest, weights_of
 
 
@@ -67,7 +71,9 @@ class Trainer:
         learned = method.build_state(sizes_of(data))
         optimizer = build_optimizer(student, self.param_groups, config.optim)
         images, labeled = digest_of_images(data), digest_of_labeled(data)
-        self.state = TrainState(student, optimizer, self.scaler, learned, images, labeled)
+        health = Health(config.optim.divergence_ratio)
+        self.state = TrainState(student, optimizer, self.scaler, learned, images, labeled, health)
+        self.watch = Watch(config, health, group, journal)
         self.module = StepModule(student, method, device=group.device, dtype=dtype)
         self.statistics = statistics_of(student)
         self.names = tuple(method.loss_weights)
@@ -101,6 +107,8 @@ class Trainer:
                 clock = time.perf_counter()
                 if s != first and (self._due(s, config.checkpoint.every) or state.best.get("step") == s):
                     self.checkpoint()  # 1
+                if s in self.method.stage_ends:
+                    state.health.begin_stage()
                 if s in self.method.fresh_optimizer_at:
                     state.optimizer.state.clear()  # 2
                 if module is None or s in self.method.stage_ends:
@@ -127,7 +135,8 @@ class Trainer:
                 grad_norm = self.grad_norm()
                 stats.observe(losses.per_view)
                 grad = None if self.scaler.is_enabled() else grad_norm
-                losses.check_finite(grad, batch, self.group, lr_keys=config.method.lr_keys)
+                losses.check_finite(grad, batch, self.group, partial(self.watch.alarm, s))
+                self.watch.observe(s, float((self.weights * losses.raw).sum()), self.rates(s))
                 self.method.update(state.learned, batch, losses.per_view, losses.sums, self.group)  # 7
                 self.optimizer_step(s, grad_norm)
                 if state.ema is not None and self.teacher is not None:
@@ -155,6 +164,8 @@ class Trainer:
                     break
             if state.step != first:
                 self.checkpoint()
+            if state.step == config.last_step:
+                self.watch.give_up_if_diverged(state.step)
         finally:
             loader.close()
 
@@ -242,7 +253,8 @@ class Trainer:
             tensors = state.tensors(is_publish_step=self.schedule.is_publish_step(state.step))
             record = {**state.record(), "class_names": names, "method": self.config.method.name}
             path = write_checkpoint(self.folder.checkpoints, state.step, tensors, record)
-            pinned = {*self.method.stage_ends, int(state.best.get("step", 0))}
+            healthy = steps_of(self.folder.checkpoints, healthy=True, before=state.health.rising_since)
+            pinned = {*self.method.stage_ends, int(state.best.get("step", 0)), *healthy[-1:]}
             clean_checkpoints(self.folder.checkpoints, keep=self.config.checkpoint.keep, also=frozenset(pinned))
             self.journal.checkpoint(state.step, path, is_best=state.best.get("step") == state.step)
         self.group.barrier()
@@ -263,7 +275,8 @@ class Trainer:
                 continue
             self.journal.evaluation(state.step, "val", role, result)
             is_last_role = role == list(models)[-1]
-            if is_last_role and result.score is not None and state.best.get(score_name, -1.0) <= result.score:
+            is_better = result.score is not None and state.best.get(score_name, -1.0) <= result.score
+            if is_last_role and is_better and state.health.is_healthy:
                 state.best = {"step": state.step, score_name: result.score, "model": role}
         state.best = self.group.all_gather(state.best)[0]  # ranks save together
 

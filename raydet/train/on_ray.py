@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ import torch
 from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer, get_device
 
+from raydet import __version__
 from raydet.cluster.connect import connected
 from raydet.cluster.needs import check_fits, claims_of, total
 from raydet.cluster.nodes import alive_nodes
 from raydet.cluster.storage import check_shared
 from raydet.config.run import RunConfig
 from raydet.contract import FamilyRun
-from raydet.errors import RunError, UserError
+from raydet.errors import RunError, StorageError, UserError
+from raydet.faults import explain
 from raydet.files import write_text
 from raydet.group import Group
 from raydet.labels.source import LabelSource
@@ -77,9 +80,9 @@ def _fit(config: RunConfig) -> None:
             trainer.fit()
         except SystemExit:  # Ray Train's answer to Ctrl-C, once its workers have ended
             raise KeyboardInterrupt from None
-        except ray.train.TrainingFailedError:
+        except ray.train.TrainingFailedError as error:
             _raise_verdict(folder)  # what a worker said is better than what Ray Train says about it
-            raise
+            raise _of_workers(error) or error from None
         _raise_verdict(folder)
         if broker is not None:
             stop_broker(broker)
@@ -107,8 +110,8 @@ def _worker(spec: dict[str, Any]) -> None:
         train_rank(config, group, make_source)
     except Exception as error:
         if not _is_worth_a_retry(error):
-            text = {"is_users": isinstance(error, UserError), "message": str(error), "trace": traceback.format_exc()}
-            write_text(verdict, json.dumps(text))  # two ranks may fail at once
+            with suppress(StorageError):  # the first error is the one to show
+                write_text(verdict, json.dumps(_told(error)))  # two ranks may fail at once
         raise
 
 
@@ -121,9 +124,28 @@ def _raise_verdict(folder: RunFolder) -> None:
     if not folder.verdict.exists():
         return
     verdict = json.loads(folder.verdict.read_text(encoding="utf-8"))
-    if verdict["is_users"]:
-        raise UserError(verdict["message"])
-    raise RunError(f"{verdict['message']}\n\non a worker:\n{verdict['trace']}")
+    raise _KINDS[verdict["kind"]](verdict["message"])
+
+
+# What a worker says is raised again in the driver as one of these; what is none of them is a bug, with its traceback.
+_KINDS: dict[str, type[Exception]] = {each.__name__: each for each in (UserError, StorageError, RunError)}
+
+
+def _told(error: Exception) -> dict[str, str]:
+    """Return an error as the driver reads it."""
+    kind = next((name for name, each in _KINDS.items() if isinstance(error, each)), "RunError")
+    if isinstance(error, UserError | RunError):
+        return {"kind": kind, "message": str(error)}
+    if (said := explain(error)) is not None:
+        return {"kind": kind, "message": said}
+    bug = f"this is a bug in raydet {__version__}: please report it, with the lines above"
+    return {"kind": kind, "message": f"{error}\n\non a worker:\n{traceback.format_exc()}\n{bug}"}
+
+
+def _of_workers(error: ray.train.TrainingFailedError) -> Exception | None:
+    """Return the error of raydet's own that a worker failed with and could not write down."""
+    failures = getattr(error, "worker_failures", {}).values()
+    return next((each for each in failures if isinstance(each, UserError | RunError)), None)
 
 
 def _device() -> torch.device:

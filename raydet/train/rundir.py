@@ -4,6 +4,7 @@ RUN/config.json config.yaml   the resolved configuration
 RUN/data/                     annotation indices and the labelled split
 RUN/labels/                   the pseudo-label store
 RUN/checkpoints/              see `raydet.train.checkpoint`
+RUN/abandoned/                checkpoints that `--resume --from` went back behind; may be deleted
 RUN/diagnostics/              what a classifier said about each image, at every evaluation
 RUN/metrics.jsonl             every figure; RUN/tensorboard/ the same for TensorBoard
 RUN/report.html plots/        written by `raydet report`
@@ -14,6 +15,7 @@ RUN/ray/                      Ray Train's own bookkeeping
 from __future__ import annotations
 
 import json
+import re
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.config.version import VERSION_KEY, take_version
 from raydet.errors import ConfigError, FolderInUseError
+from raydet.faults import storage_error, writing
 from raydet.files import locked, read_json, write_text
 from raydet.settings import dump_file, resolve
 
@@ -43,7 +46,12 @@ FREE_TO_CHANGE = (
     "optim.steps",
     "optim.clip_norm",
     "optim.decay_at",
+    "optim.divergence_ratio",
 )
+
+
+# Where a data set lies: may change as long as the content is the same, which `Family.relocate` makes sure of.
+_PLACE = re.compile(r"data\.(labeled_ids|(labeled|unlabeled|val|test)\.(path|images|class_names))")
 
 
 class RunFolder:
@@ -58,6 +66,7 @@ class RunFolder:
         self.labels = self.path / "labels"
         self.diagnostics = self.path / "diagnostics"  # see `raydet.labels.snapshots`
         self.checkpoints = self.path / "checkpoints"
+        self.abandoned = self.path / "abandoned"
         self.metrics = self.path / "metrics.jsonl"
         self.stop = self.path / "stop"  # see `raydet.train.stop`
         self.verdict = self.path / "failed.json"  # an error that a restart would only repeat
@@ -68,7 +77,8 @@ class RunFolder:
         """Create the folder, or take the existing one where it is this run's. Raises ConfigError otherwise."""
         self.check(config, resume=resume)
         self._create(self.checkpoints)
-        self.stop.write_bytes(b"")
+        with writing(self.stop):
+            self.stop.write_bytes(b"")
         write_text(self.config_yaml, dump_file(config))
         tree = {VERSION_KEY: __version__, **config.model_dump(mode="json")}
         write_text(self.config_json, json.dumps(tree, indent=1))
@@ -123,7 +133,8 @@ class RunFolder:
         except FileExistsError:
             raise ConfigError(f"run.dir={self.path} is a file; choose a folder") from None
         except OSError as error:
-            raise ConfigError(f"run.dir={self.path} cannot be created: {error.strerror}") from None
+            found = storage_error(folder, error)
+            raise ConfigError(f"run.dir={self.path} cannot be created: {found or error.strerror}") from None
 
     def changes(self, config: RunConfig) -> list[str]:
         """Return what differs from the configuration of the run as it is, a line per key; see `FREE_TO_CHANGE`."""
@@ -131,11 +142,17 @@ class RunFolder:
             return []
         return differences(self.load_config(), config)
 
+    def data_has_moved(self, config: RunConfig) -> bool:
+        """Whether a data set is said to lie elsewhere than when the run was last started."""
+        return any(_PLACE.fullmatch(line.split(":")[0]) for line in self.changes(config))
+
     def _check_same(self, config: RunConfig) -> None:
         held = {"optim.steps"} if config.method.fixed_length else set()
         free = (*FREE_TO_CHANGE, *config.method.lr_keys)
+        if config.run.fork_from and self.load_config().run.fork_from:
+            free += ("run.fork_from",)  # it was taken from there, and may have moved since
         keys = {line: line.split(":")[0] for line in self.changes(config)}
-        locked = [line for line, key in keys.items() if key in held or not _is_in(key, free)]
+        locked = [line for line, key in keys.items() if key in held or not (_is_in(key, free) or _PLACE.fullmatch(key))]
         if locked:
             raise ConfigError(
                 f"--resume: the configuration differs from the one {self.path} was started with:\n  "

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
+import os
+import shutil
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +20,12 @@ from torch import nn
 from raydet.config.run import RunConfig
 from raydet.contract import Method, Result
 from raydet.errors import CheckpointError, DataError, UserError
+from raydet.faults import storage_error
 from raydet.files import replacing_path
 from raydet.group import Group
 from raydet.registry import build_method, family_of
-from raydet.train.checkpoint import Checkpoint, latest_checkpoint, open_checkpoint
+from raydet.train.checkpoint import Checkpoint, folder_of, latest_checkpoint, open_checkpoint
+from raydet.train.going_back import healthy_step
 from raydet.train.rundir import RunFolder
 from raydet.vision.ema import load_weights
 from raydet.vision.pretrained import architecture_only
@@ -48,6 +54,7 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
         checkpoint = latest_checkpoint(folder.checkpoints)
         if checkpoint is None:
             raise CheckpointError(f"{path}: no checkpoint yet")
+        checkpoint = _healthy(folder, checkpoint)
         for problem in checkpoint.passed_over:
             print(f"raydet: warning: an older checkpoint is used: {problem}", file=sys.stderr)
     elif path.is_dir():
@@ -67,6 +74,19 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
         model = method.build_model(len(names))
     load_weights(model, {key: value.numpy() for key, value in checkpoint.tensors(role).items()})
     return SavedModel(config, method, model.eval(), names, role, checkpoint)
+
+
+def _healthy(folder: RunFolder, newest: Checkpoint) -> Checkpoint:
+    """Return the newest checkpoint, or where that was written by a run that had diverged one from before, if any."""
+    if newest.is_healthy:
+        return newest
+    step = healthy_step(folder)
+    print(
+        f"raydet: warning: {newest.path} was written after the run had diverged; "
+        + (f"the one of step {step} is used" if step else "there is none from before, so it is used all the same"),
+        file=sys.stderr,
+    )
+    return open_checkpoint(folder_of(folder.checkpoints, step)) if step else newest
 
 
 def evaluate_saved(path: Path, *, data: Mapping[str, str] | None, split: str, role: str | None) -> Result:
@@ -90,11 +110,22 @@ def index_for(saved: SavedModel, data: Mapping[str, str] | None, split: str) -> 
     """Return the images to evaluate on. Raises DataError where there are none."""
     family, folder = family_of(saved.config), saved.checkpoint.path.parent.parent
     if data is not None:
-        return family.open_set(data, folder / "data" / "evaluate", class_names=saved.class_names)
-    index = getattr(family.open(folder / "data"), split)
+        return family.open_set(data, _scratch(folder / "data"), class_names=saved.class_names)
+    sets = family.open(folder / "data")
+    index = getattr(sets, split)
     if index is None:
         raise DataError(f"{folder}: the run's configuration names no data.{split}; give a data set with --data")
+    family.check_sources(saved.config, sets, split)
     return index
+
+
+def _scratch(data: Path) -> Path:
+    """Return where an index is put that is needed now: in the run folder, or elsewhere where that is read-only."""
+    if os.access(data, os.W_OK):
+        return data / "evaluate"
+    aside = Path(tempfile.mkdtemp(prefix="raydet-evaluate-"))
+    atexit.register(shutil.rmtree, aside, ignore_errors=True)
+    return aside
 
 
 def export(path: Path, out: Path, *, role: str | None = None) -> str:
@@ -107,7 +138,7 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {out}: its folder cannot be created: {error.strerror}") from None
+        raise UserError(f"--out {storage_error(out, error) or f'{out}: {error.strerror}'}") from None
     if export_onnx is not None:
         return export_onnx(out)
     found = family_of(saved.config).exported(saved.config, saved.model, saved.class_names)
@@ -118,6 +149,7 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
         "raydet_model_config": saved.config.model.model_dump_json(),
         "raydet_views_config": found.views,
     }
-    with replacing_path(out) as aside:
+    needed = sum(value.numel() * value.element_size() for value in found.weights.values())
+    with replacing_path(out, needed=needed) as aside:
         save_file({name: value.contiguous() for name, value in found.weights.items()}, aside, metadata=notes)
     return f"{out}: {saved.role} at step {saved.checkpoint.step}, {len(found.weights)} tensors{found.remark}"

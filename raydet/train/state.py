@@ -17,6 +17,7 @@ from raydet.data.prepared import PreparedSets
 from raydet.errors import CheckpointError
 from raydet.records import TeacherRef, Weights
 from raydet.train.checkpoint import Checkpoint
+from raydet.train.health import Health
 from raydet.vision.ema import EmaTeacher, load_weights
 
 
@@ -30,6 +31,7 @@ class TrainState:
     learned: State | None = None  # what the method learns beside the weights
     images: str = ""  # digest of the images that it is about, and of their classes
     labeled: str = ""  # digest of which images are labelled
+    health: Health = field(default_factory=lambda: Health(None))
     ema: EmaTeacher | None = None
     published: tuple[TeacherRef, Weights] | None = None  # the newest teacher that was sent out to label
     step: int = 0  # optimiser steps completed
@@ -52,6 +54,7 @@ class TrainState:
         return {
             "published": {"version": ref.version, "digest": ref.digest} if ref else None,
             "best": self.best,
+            "health": self.health.record(),
             "images": self.images,
             "labeled": self.labeled,
             "optimizer": type(self.optimizer).__name__,
@@ -109,6 +112,7 @@ class TrainState:
         load_weights(self.student, _to_numpy({k: v for k, v in weights.items() if k not in dropped}))
         _load_optimizer(self, checkpoint.tensors("optimizer"), str(checkpoint.path))
         self.step = checkpoint.step
+        self.health.load(checkpoint.state.get("health") or {})
         return dropped
 
 

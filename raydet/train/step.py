@@ -7,7 +7,7 @@ train each rank alone. Therefore every loss-bearing forward runs inside `StepMod
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,12 +81,16 @@ class StepLosses:
     sums: dict[str, Tensor] = field(default_factory=dict)  # `Outputs.sums` of all ranks together
 
     def check_finite(
-        self, grad_norm: Tensor | None, batch: Batch, group: Group, *, lr_keys: tuple[str, ...] = ("optim.lr",)
+        self,
+        grad_norm: Tensor | None,
+        batch: Batch,
+        group: Group,
+        advice: Callable[[str], str] = lambda problem: "",
     ) -> None:
         """Raise NonFiniteLossError, on every rank and before any weight changes, naming terms and images of the step.
 
-        `grad_norm` of the reduced gradients, or None where a gradient scaler deals with overflow itself; `lr_keys`:
-        the settings that a lower learning rate can be given by.
+        `grad_norm` of the reduced gradients, or None where a gradient scaler deals with overflow itself; `advice` is
+        told the problem and says how to go on, the same on all ranks.
         """
         values = self.raw if grad_norm is None else torch.cat([self.raw, grad_norm.reshape(1).to(self.raw)])
         if bool(torch.isfinite(values).all()):
@@ -94,10 +98,10 @@ class StepLosses:
         names = (*self.names, "the gradient")
         bad = [name for name, ok in zip(names, torch.isfinite(values).tolist(), strict=False) if not ok]
         images = group.all_gather(sorted(set(batch.image_ids)))
+        problem = f"{', '.join(bad)} not finite"
         raise NonFiniteLossError(
-            f"step {batch.step}: {', '.join(bad)} not finite; images of the step by rank: {images}. "
-            f"Look at these images (raydet check-data), or go on with --resume and a lower {' or '.join(lr_keys)}, or "
-            f"an optim.clip_norm."
+            f"step {batch.step}: {problem}; images of the step by rank: {images}. Look at these images (raydet "
+            f"check-data), or {advice(problem)}"
         )
 
 

@@ -42,8 +42,9 @@ def train_rank(config: RunConfig, group: Group, make_source: SourceFactory) -> N
             trainer.run(asked_to_stop)
     except BaseException as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
-        trainer.journal.end(trainer.state.step, reason, message=f"{type(error).__name__}: {error}")
         with suppress(Exception):  # the first error is the one to show
+            trainer.journal.end(trainer.state.step, reason, message=f"{type(error).__name__}: {error}")
+        with suppress(Exception):
             trainer.source.close()
         raise
     trainer.journal.end(trainer.state.step, _reason(trainer.state.step, config))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from raydet.errors import StorageError
 from raydet.files import remove_unfinished, replacing, replacing_path, write_text
 
 
@@ -94,7 +95,7 @@ def test_a_full_disk_is_an_error_and_a_folder_that_cannot_be_synced_is_none(
         monkeypatch.setattr(os, "fsync", fsync)
 
     fail(errno.ENOSPC, only_folders=False)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match="a: the disk is full"):
         write_text(tmp_path / "a", "new")
     assert (names(tmp_path), (tmp_path / "a").read_text()) == (["a"], "old")
     fail(errno.EINVAL, only_folders=True)

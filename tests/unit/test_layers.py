@@ -17,6 +17,7 @@ LAYERS = {
     "raydet": 0,  # the package itself: __version__ only
     "raydet.errors": 0,
     "raydet.files": 0,
+    "raydet.faults": 0,
     "raydet.config": 0,
     "raydet.randomness": 0,
     "raydet.group": 0,

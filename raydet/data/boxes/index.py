@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from raydet.data.boxes.source import Table
-from raydet.data.mapped import IndexKind, MappedIndex, flat, write_index_file
+from raydet.data.mapped import IndexKind, MappedIndex, flat, opened_root, stored_root, write_index_file
 from raydet.data.paths import resolve_inside
 from raydet.records import Target
 
@@ -46,7 +45,7 @@ class Truth:
 
 def write_index(path: Path, table: Table) -> None:
     """Write a table as an index file: aside first, then renamed, so that no reader ever sees half of it."""
-    about = {"class_names": list(table.class_names), "root": os.fspath(table.root)}
+    about = {"class_names": list(table.class_names), "root": stored_root(table.root, path)}
     write_index_file(path, _KIND, _columns(table), about)
 
 
@@ -58,7 +57,7 @@ class DatasetIndex(MappedIndex):
     def __init__(self, path: Path, batch: Any, about: dict[str, Any]) -> None:
         """Wrap a checked record batch; use `open`."""
         super().__init__(path, batch, about)
-        self.root = Path(about["root"])
+        self.root = opened_root(about["root"], path)
         self._files = batch.column("file")
         self._sizes = np.stack([flat(batch.column("height")), flat(batch.column("width"))], axis=1)
         classes, boxes = batch.column("classes"), batch.column("boxes")

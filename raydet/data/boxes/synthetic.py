@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFilter
 
 from raydet.config.box_data import ShapesConfig
+from raydet.faults import writing
 from raydet.randomness import derive_seed
 
 CLASS_NAMES = ("circle", "square", "triangle", "ellipse", "hexagon", "star")
@@ -53,7 +54,8 @@ def materialise(config: ShapesConfig, folder: Path) -> Path:
     if not final.is_dir():
         aside = folder / f".{final.name}-{uuid.uuid4().hex[:8]}"
         try:
-            _write(config, aside)
+            with writing(final):
+                _write(config, aside)
             os.rename(aside, final)
         except OSError:
             if not final.is_dir():  # else another process was faster, with the same content

@@ -5,7 +5,6 @@ Names and labels, and the pixels of sets that are not files.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydet.data.classes.table import ImageTable
-from raydet.data.mapped import IndexKind, MappedIndex, flat, write_index_file
+from raydet.data.mapped import IndexKind, MappedIndex, flat, opened_root, stored_root, write_index_file
 
 _KIND = IndexKind(
     name="image index",
@@ -39,7 +38,7 @@ def write_images(path: Path, table: ImageTable) -> None:
     """Write a table as an index file: aside first, then renamed, so that no reader ever sees half of it."""
     about = {
         "class_names": list(table.class_names),
-        "root": None if table.root is None else os.fspath(table.root),
+        "root": None if table.root is None else stored_root(table.root, path),
         "origins": list(table.origins),
     }
     write_index_file(path, _KIND, _columns(table), about)
@@ -53,7 +52,7 @@ class ImageIndex(MappedIndex):
     def __init__(self, path: Path, batch: Any, about: dict[str, Any]) -> None:
         """Wrap a checked record batch; use `open`."""
         super().__init__(path, batch, about)
-        self._table = _table(batch, about)
+        self._table = _table(batch, about, path)
 
     def label_at(self, row: int) -> int:
         """Return the 0-based class of a row, -1 where there is none."""
@@ -62,6 +61,10 @@ class ImageIndex(MappedIndex):
     def labels(self) -> NDArray[np.int64]:
         """Return the 0-based classes `[D]`, -1 where there is none; read-only."""
         return self._table.labels
+
+    def file_at(self, row: int) -> Path | None:
+        """Return the file of a row; None where its content is in the index."""
+        return self._table.file_at(row)
 
     def pixels_at(self, row: int) -> Tensor:
         """Decode an image: uint8 `[3, H, W]` RGB. Raises DataError that names file and row where it cannot."""
@@ -88,7 +91,7 @@ def _columns(table: ImageTable) -> list[Any]:
     ]
 
 
-def _table(batch: Any, about: dict[str, Any]) -> ImageTable:
+def _table(batch: Any, about: dict[str, Any], path: Path) -> ImageTable:
     return ImageTable(
         class_names=tuple(about["class_names"]),
         ids=batch.column("id"),
@@ -99,5 +102,5 @@ def _table(batch: Any, about: dict[str, Any]) -> ImageTable:
         origins=tuple(about["origins"]),
         origin=flat(batch.column("origin")),
         place=flat(batch.column("place")),
-        root=None if about["root"] is None else Path(about["root"]),
+        root=None if about["root"] is None else opened_root(about["root"], path),
     )

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydet.errors import LabelConflictError
+from raydet.errors import LabelConflictError, StorageError
 from raydet.labels import store as store_module
 from raydet.labels.schema import KEY_FIELDS
 from raydet.labels.segment import LabelStoreError, list_segments
@@ -236,7 +236,7 @@ def test_rows_that_could_not_be_written_are_not_taken_for_written(tmp_path, monk
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", disk_is_full)
         for _ in range(2):  # not only the first time
-            with pytest.raises(OSError, match="No space"):
+            with pytest.raises(StorageError, match="the disk is full"):
                 store.flush()
     assert not list_segments(tmp_path)
     store.flush()

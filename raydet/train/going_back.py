@@ -1,0 +1,94 @@
+"""Going back: from which checkpoint a run can go on once it has diverged, and going on from there."""
+
+from __future__ import annotations
+
+from raydet.config.run import RunConfig
+from raydet.errors import CheckpointError, ConfigError
+from raydet.learning_rate import base_lr
+from raydet.metrics import read_metrics
+from raydet.train.checkpoint import folder_of, latest_checkpoint, open_checkpoint, set_aside, steps_of
+from raydet.train.rundir import RunFolder
+
+HEALTHY = "healthy"
+DIVERGED = "diverged"  # the name of the alarm
+Start = int | str | None
+"""Where to go on: a step, "healthy", or None for the newest checkpoint."""
+
+
+def healthy_step(folder: RunFolder, bad: range = range(0)) -> int:
+    """Return the newest step that a run can be expected to go on from, 0 for its beginning.
+
+    A checkpoint is written before its own weights are tried: of steps that an alarm is about (those in the journal, and
+    `bad`) the checkpoint's own mark says nothing.
+    """
+    alarms = [record for record in read_metrics(folder.metrics) if record["kind"] == "alarm" and "since" in record]
+    suspects = [bad, *(range(record["since"], record["step"] + 1) for record in alarms)]
+    healthy = steps_of(folder.checkpoints, healthy=True)
+    return max((step for step in healthy if not any(step in each for each in suspects)), default=0)
+
+
+def advice(config: RunConfig, folder: RunFolder, bad: range = range(0)) -> str:
+    """Say how to go on after the weights of the steps `bad`, and of those in the journal, were found bad."""
+    step = healthy_step(folder, bad)
+    where = "the newest healthy checkpoint" if step else "the beginning: no checkpoint was written before"
+    keys = " or ".join(config.method.lr_keys)
+    return (
+        f"go on with --resume --from {step} ({where}) and a lower {keys} (optim.lr is {config.optim.lr:g}"
+        + ("" if base_lr(config.optim) == config.optim.lr else f", scaled to {base_lr(config.optim):g}")
+        + f"), or an optim.clip_norm{'' if config.optim.clip_norm is None else f' below {config.optim.clip_norm:g}'}"
+    )
+
+
+def check_start(folder: RunFolder, start: Start) -> int | None:
+    """Return the step to go back to, None to go on from the newest checkpoint; changes nothing.
+
+    Raises ConfigError where the newest checkpoint was written by a run that had diverged and nobody said to go on from
+    it, and where there is no checkpoint of the step.
+    """
+    if start is None:
+        _refuse_unhealthy(folder)
+        return None
+    if start == HEALTHY:
+        step, unusable = healthy_step(folder), range(0)
+        while step and (problem := _problem(folder, step)):
+            print(f"raydet: warning: passed over: {problem}", flush=True)
+            unusable = range(step, max(steps_of(folder.checkpoints)) + 1)
+            step = healthy_step(folder, unusable)
+        return step
+    step = int(start)
+    if step and (problem := _problem(folder, step)):
+        there, healthy = steps_of(folder.checkpoints), steps_of(folder.checkpoints, healthy=True)
+        listed = ", ".join(f"{each}{'' if each in healthy else ' (unhealthy)'}" for each in there) or "none"
+        raise ConfigError(f"--from {step}: {problem}; there are checkpoints of steps: {listed}; 0 is the beginning")
+    return step
+
+
+def go_back(folder: RunFolder, step: int) -> str:
+    """Move the checkpoints beyond `step` to RUN/abandoned and say so; what else is newer goes when training starts."""
+    moved = set_aside(folder.checkpoints, step, folder.abandoned)
+    what = f"checkpoints of steps {', '.join(map(str, moved))} are now in {folder.abandoned}" if moved else "none newer"
+    return f"goes back to step {step}; {what}"
+
+
+def _problem(folder: RunFolder, step: int) -> str:
+    try:
+        open_checkpoint(folder_of(folder.checkpoints, step))
+    except CheckpointError as error:
+        return str(error)
+    return ""
+
+
+def _refuse_unhealthy(folder: RunFolder) -> None:
+    try:
+        newest = latest_checkpoint(folder.checkpoints)
+    except CheckpointError:
+        return  # said with more detail by what opens it
+    if newest is None or newest.is_healthy:
+        return
+    back, health = healthy_step(folder), newest.state["health"]
+    raise ConfigError(
+        f"--resume: the newest checkpoint of {folder.path}, step {newest.step}, was written after the run had diverged "
+        f"(loss {health['loss']:.3g}, above its bound since step {health['since']}): it would only go on diverging. Go "
+        f"back with --resume --from healthy (step {back}{'' if back else ', the beginning'}) and a lower learning rate "
+        f"or an optim.clip_norm, or go on from it all the same with --resume --from {newest.step}"
+    )
