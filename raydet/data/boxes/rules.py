@@ -13,12 +13,15 @@ from numpy.typing import NDArray
 from raydet.data.boxes.box_rules import OnBadBox, judge_boxes
 from raydet.data.boxes.source import Source, Table
 from raydet.data.decode import decode, stored_size
-from raydet.data.paths import resolve_inside
+from raydet.data.look_alike import hint
+from raydet.data.paths import LeadsOutsideError, resolve_inside
 from raydet.data.problems import ProblemLog
+from raydet.data.similar_names import report_similar_names
 from raydet.errors import DataError
 
 _THREADS = 8
 _CHUNK = 4_096
+_HINTS = 20  # missing images of which a look-alike is searched
 _Mask = NDArray[np.bool_]
 
 
@@ -29,6 +32,7 @@ def usable(source: Source, on_bad_box: OnBadBox, log: ProblemLog, *, decode_imag
     """
     if not source.ids:
         log.error("no-images", source.file, "", "no images", "add images or correct the path")
+    report_similar_names(source.class_names, source.file, log)
     sizes = _measure(source, log, decode_images)
     _report_shared_files(source, log)
     boxes, kept = judge_boxes(source, sizes, on_bad_box, log)
@@ -74,10 +78,14 @@ def _measure(source: Source, log: ProblemLog, decode_images: bool) -> NDArray[np
     """Return the image sizes `[N, 2]` (height, width) after EXIF rotation, 0 where there is no usable image."""
     sizes = np.zeros((len(source.ids), 2), dtype=np.int64)
     has_boxes = np.bincount(source.rows, minlength=len(source.ids)) > 0
+    hints = 0
     for row, image in enumerate(_inspect_all(source, decode_images)):
         where = f"image id {source.ids[row]}"
         if image.code:
-            log.error(image.code, source.file, where, image.message)
+            near = ""
+            if image.code == "image-missing" and hints < _HINTS:  # every one of them searches a folder
+                hints, near = hints + 1, hint(source.root, source.files[row])
+            log.error(image.code, source.file, where, image.message + near)
             continue
         height, width = image.size
         upright = (width, height) if image.orientation >= 5 else (height, width)
@@ -90,6 +98,8 @@ def _inspect_all(source: Source, decode_images: bool) -> Iterator[_Image]:
     def inspect(name: str) -> _Image:
         try:
             path = resolve_inside(source.root, name)
+        except LeadsOutsideError as error:
+            return _Image(code="file-name", message=error.with_way_out)
         except DataError as error:
             return _Image(code="file-name", message=str(error))
         try:

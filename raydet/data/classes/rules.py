@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from raydet.data.classes.table import NO_LABEL, ImageTable
 from raydet.data.problems import ProblemLog
+from raydet.data.similar_names import report_similar_names
 from raydet.errors import DataError
 from raydet.text import is_plain
 
@@ -46,6 +47,7 @@ def _check_class_names(table: ImageTable, source: str, log: ProblemLog) -> None:
         elif name in seen:
             log.error("class-name", source, where, f"the name {name!r} is given twice", "rename one of them")
         seen.add(name)
+    report_similar_names(table.class_names, source, log)
 
 
 def _bad_ids(table: ImageTable, log: ProblemLog) -> list[int]:

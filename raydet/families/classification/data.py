@@ -42,7 +42,7 @@ class ImageData(DataFamily[ImageSetConfig, ImageTable, ImageIndex]):
         decode_images: bool,
     ) -> tuple[ImageTable, str]:
         """Return the usable images of a set, and its format. Looked at alone, all need a label where one has it."""
-        table, format = read_images(one, log), detect_format(one)
+        table, format = read_images(one, log, role=name), detect_format(one, name)
         needs_labels = name != "unlabeled" if name != "data" else bool((table.labels != NO_LABEL).any())
         return usable(table, one.path, log, needs_labels=needs_labels, decode_images=decode_images), format
 

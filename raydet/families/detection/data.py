@@ -41,7 +41,7 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
         decode_images: bool,
     ) -> tuple[Table, str]:
         """Return the usable images and boxes of a set, and its format."""
-        source = read_source(one, log, generated)
+        source = read_source(one, log, generated, role=name)
         on_bad_box = settings.on_bad_box if isinstance(settings, DataConfig) else "error"
         return usable(source, on_bad_box, log, decode_images=decode_images), source.format
 
