@@ -75,6 +75,10 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         """Report classes that nothing can be learnt, or measured, about."""
 
     @abstractmethod
+    def is_barren(self, table: AnyTable) -> bool:
+        """Return whether nothing is known of any image."""
+
+    @abstractmethod
     def ids(self, table: AnyTable) -> Sequence[str]:
         """Return all image ids, in row order."""
 
@@ -110,11 +114,16 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             try:
                 tables[name], _ = self.read(name, one, log, settings=config, generated=generated, decode_images=False)
             except DataError as error:
-                raise DataError(f"data.{name}: {error}") from None
+                raise DataError(log.explained(f"data.{name}: {error}")) from None
+        log.raise_errors(_TITLE)
+        if self.is_barren(tables["labeled"]):  # before its classes are compared with those of others
+            self.report_classes(tables["labeled"], "labeled", config.labeled.path, log)
         log.raise_errors(_TITLE)
         tables = self._with_common_classes(tables, config, log)
         log.raise_errors(_TITLE)
         tables = _with_split(tables, self.labeled_rows(config, tables["labeled"], folder / "split.json"))
+        self._report_barren_split(tables["labeled"], config, log)
+        log.raise_errors(_TITLE)
         self._report_relations(tables, config, log, most_files=self.most_files_searched)
         log.raise_errors(_TITLE)
         if "unlabeled" in tables:
@@ -153,6 +162,9 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         log, path = ProblemLog(), one.path
         table, _ = self.read("val", one, log, settings=None, generated=folder, decode_images=False)
         log.raise_errors(_TITLE)
+        if self.is_barren(table):
+            self.report_classes(table, "given", path, log)
+            log.raise_errors(_TITLE)
         table = self.renumbered(table, class_names, "given", path, log)
         self.report_classes(table, "given", path, log)
         log.raise_errors("the data does not fit the model")
@@ -173,10 +185,13 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
                 if found is not None:
                     tables[name], summary = found
                     summaries.append(summary)
-            if "labeled" in tables:
+            if "labeled" in tables and self.is_barren(tables["labeled"]):
+                self.report_classes(tables["labeled"], "labeled", config.labeled.path, log)
+            elif "labeled" in tables:
                 tables = self._with_common_classes(tables, config, log)
                 try:
                     tables = _with_split(tables, self.choose_rows(config, tables["labeled"]))
+                    self._report_barren_split(tables["labeled"], config, log)
                 except DataError as error:
                     log.error("split", "data", "", str(error))
                 self._report_relations(tables, config, log)  # reads the images again
@@ -221,6 +236,13 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             for name, table in tables.items()
         }
 
+    def _report_barren_split(self, table: AnyTable, config: DataSection[SetConfig], log: ProblemLog) -> None:
+        if self.is_barren(table):
+            message = (
+                f"nothing is known of the {len(table):,} images that data.{next(iter(config.split_rule), '')} chooses"
+            )
+            log.error("split-barren", config.labeled.path, "", message, "choose images that show objects")
+
     def _report_relations(
         self,
         tables: Mapping[str, AnyTable],
@@ -230,7 +252,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         most_files: int | None = None,
     ) -> None:
         for name, table in tables.items():
-            if name != "unlabeled":
+            if name != "unlabeled" and not (name == "labeled" and self.is_barren(table)):
                 self.report_classes(table, name, config.sets[name].path, log)
         report_shared_images(tables, log, most_files=most_files)
 

@@ -59,6 +59,10 @@ class ImageData(DataFamily[ImageSetConfig, ImageTable, ImageIndex]):
             message = f"the labelled set has {len(table.class_names)} classes"
             log.error("one-class", path, "", message, "a classifier needs two or more")
 
+    def is_barren(self, table: ImageTable) -> bool:
+        """Return whether there is no label to learn from."""
+        return not (table.labels != NO_LABEL).any()
+
     def ids(self, table: ImageTable) -> Sequence[str]:
         """Return all image ids, in row order."""
         return list(table.ids.to_pylist())

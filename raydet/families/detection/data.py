@@ -50,9 +50,12 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
         return renumbered(table, class_names, path, log)
 
     def report_classes(self, table: Table, name: str, path: str, log: ProblemLog) -> None:
-        """Report sets and classes without boxes."""
-        if name != "data":
-            report_empty_classes(table, name, path, log)
+        """Report sets and classes without boxes, and boxes that do not count."""
+        report_empty_classes(table, name, path, log)
+
+    def is_barren(self, table: Table) -> bool:
+        """Return whether there is no box to learn from."""
+        return int(table.usable_per_class().sum()) == 0
 
     def ids(self, table: Table) -> Sequence[str]:
         """Return all image ids, in row order."""
