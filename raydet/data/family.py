@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from raydet.data.prepared import PreparedSets, open_set, open_sets, write_sets
 from raydet.data.problems import ProblemLog
 from raydet.data.saved_split import saved_or_drawn
 from raydet.errors import DataError
+from raydet.files import write_text
 
 _TITLE = "the data cannot be used (`raydet check-data` lists everything)"
 
@@ -109,12 +111,15 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         """
         folder.mkdir(parents=True, exist_ok=True)
         log, tables = ProblemLog(), {}
+        left_out: dict[str, list[tuple[str, str]]] = {}
         for name, one in config.sets.items():
             generated = folder / "generated" / name
+            so_far = len(log.left_out)
             try:
                 tables[name], _ = self.read(name, one, log, settings=config, generated=generated, decode_images=False)
             except DataError as error:
                 raise DataError(log.explained(f"data.{name}: {error}")) from None
+            left_out[name] = log.left_out[so_far:]
         log.raise_errors(_TITLE)
         if self.is_barren(tables["labeled"]):  # before its classes are compared with those of others
             self.report_classes(tables["labeled"], "labeled", config.labeled.path, log)
@@ -129,6 +134,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         if "unlabeled" in tables:
             hidden, tables["unlabeled"] = self.hidden_and_bare(tables["unlabeled"])
             tables |= {} if hidden is None else {"hidden": hidden}
+        _write_left_out(folder, left_out, log)
         write_sets(folder, self.kind, tables, self.write)
         return open_sets(folder, self.kind, self.index, log.warnings())
 
@@ -153,14 +159,23 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         """Return what is known of the unlabelled images, row by row as in `unlabeled`, for diagnostics only."""
         return open_set(Path(folder), self.kind, "hidden", self.index)
 
-    def prepare_one(self, one: SetConfig, folder: Path, *, class_names: tuple[str, ...]) -> AnyIndex:
+    def prepare_one(
+        self,
+        one: SetConfig,
+        folder: Path,
+        *,
+        class_names: tuple[str, ...],
+        settings: DataSection[SetConfig] | None = None,
+    ) -> AnyIndex:
         """Read and check one set by itself, number its classes as a model does, write `FOLDER/data.arrow` and open it.
 
+        `settings`: of the run whose rules it is read by; what is left out by them is in `FOLDER/skipped.jsonl`.
         Raises DataError where it cannot be used, or needs a class that the model does not know.
         """
         folder.mkdir(parents=True, exist_ok=True)
         log, path = ProblemLog(), one.path
-        table, _ = self.read("val", one, log, settings=None, generated=folder, decode_images=False)
+        table, _ = self.read("val", one, log, settings=settings, generated=folder, decode_images=False)
+        _write_left_out(folder, {"val": log.left_out}, log)
         log.raise_errors(_TITLE)
         if self.is_barren(table):
             self.report_classes(table, "given", path, log)
@@ -266,3 +281,18 @@ def _with_split(tables: Mapping[str, AnyTable], rows: NDArray[np.int64]) -> dict
     if "unlabeled" not in tables:
         split["unlabeled"] = whole.take(np.setdiff1d(np.arange(len(whole)), rows))
     return split
+
+
+def _write_left_out(folder: Path, left_out: Mapping[str, Sequence[tuple[str, str]]], log: ProblemLog) -> None:
+    """List the images that a set was left without, one JSON object a line; no file where there are none."""
+    file = folder / "skipped.jsonl"
+    rows = [
+        {"set": name, "id": image_id, "reason": reason}
+        for name, those in left_out.items()
+        for image_id, reason in those
+    ]
+    if not rows:
+        file.unlink(missing_ok=True)
+        return
+    write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    log.warn("images-left-out", file, "", f"lists the {len(rows):,} images that cannot be read and were left out")

@@ -33,6 +33,7 @@ class ProblemLog:
     def __init__(self, keep: int = 10_000) -> None:
         self.problems: list[Problem] = []
         self.counts: Counter[tuple[Severity, str]] = Counter()
+        self.left_out: list[tuple[str, str]] = []  # image ids, and why these pictures were left out
         self._keep = keep
 
     def add(self, severity: Severity, code: str, file: object, where: str, message: str, fix: str = "") -> None:

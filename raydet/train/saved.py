@@ -90,7 +90,7 @@ def index_for(saved: SavedModel, data: Mapping[str, str] | None, split: str) -> 
     """Return the images to evaluate on. Raises DataError where there are none."""
     family, folder = family_of(saved.config), saved.checkpoint.path.parent.parent
     if data is not None:
-        return family.open_set(data, folder / "data" / "evaluate", class_names=saved.class_names)
+        return family.open_set(data, folder / "data" / "evaluate", class_names=saved.class_names, config=saved.config)
     index = getattr(family.open(folder / "data"), split)
     if index is None:
         raise DataError(f"{folder}: the run's configuration names no data.{split}; give a data set with --data")

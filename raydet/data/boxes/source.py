@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.decode import FULL_RANGE
 from raydet.data.paths import resolve_inside
 
 
@@ -122,6 +123,7 @@ class Table:
     classes: NDArray[np.int64]  # [B]
     crowd: NDArray[np.bool_]  # [B]
     areas: NDArray[np.float64]  # [B] as annotated (of the mask, where there is one), else of the box
+    gray16_range: tuple[int, int] = FULL_RANGE  # the values of 16-bit pictures that become 0 to 255
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -14,7 +14,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydet.data.bad_images import explaining_damage
 from raydet.data.classes.table import ImageTable
+from raydet.data.decode import FULL_RANGE
 from raydet.data.mapped import IndexKind, MappedIndex, flat, write_index_file
 
 _KIND = IndexKind(
@@ -41,6 +43,7 @@ def write_images(path: Path, table: ImageTable) -> None:
         "class_names": list(table.class_names),
         "root": None if table.root is None else os.fspath(table.root),
         "origins": list(table.origins),
+        "gray16_range": list(table.gray16_range),
     }
     write_index_file(path, _KIND, _columns(table), about)
 
@@ -65,7 +68,8 @@ class ImageIndex(MappedIndex):
 
     def pixels_at(self, row: int) -> Tensor:
         """Decode an image: uint8 `[3, H, W]` RGB. Raises DataError that names file and row where it cannot."""
-        return self._table.pixels_at(row)
+        with explaining_damage():
+            return self._table.pixels_at(row)
 
     def name_at(self, row: int) -> str:
         """Return what messages call an image: its file, or `FILE, row 17` (counted from 0)."""
@@ -89,6 +93,7 @@ def _columns(table: ImageTable) -> list[Any]:
 
 
 def _table(batch: Any, about: dict[str, Any]) -> ImageTable:
+    low, high = about.get("gray16_range", FULL_RANGE)  # older files do not say
     return ImageTable(
         class_names=tuple(about["class_names"]),
         ids=batch.column("id"),
@@ -100,4 +105,5 @@ def _table(batch: Any, about: dict[str, Any]) -> ImageTable:
         origin=flat(batch.column("origin")),
         place=flat(batch.column("place")),
         root=None if about["root"] is None else Path(about["root"]),
+        gray16_range=(int(low), int(high)),
     )

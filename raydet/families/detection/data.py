@@ -42,8 +42,17 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
     ) -> tuple[Table, str]:
         """Return the usable images and boxes of a set, and its format."""
         source = read_source(one, log, generated, role=name)
-        on_bad_box = settings.on_bad_box if isinstance(settings, DataConfig) else "error"
-        return usable(source, on_bad_box, log, decode_images=decode_images), source.format
+        if not isinstance(settings, DataConfig):
+            return usable(source, "error", log, decode_images=decode_images), source.format
+        table = usable(
+            source,
+            settings.on_bad_box,
+            log,
+            decode_images=decode_images,
+            on_bad_image=settings.on_bad_image,
+            gray16_range=settings.views.gray16_range,
+        )
+        return table, source.format
 
     def renumbered(self, table: Table, class_names: tuple[str, ...], name: str, path: str, log: ProblemLog) -> Table:
         """Return a set with the class numbers of `class_names`; boxes of other classes are errors."""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from raydet.data.boxes.index import DatasetIndex
-from raydet.data.decode import decode
 from raydet.families.detection.coco import Detections, EvalResult, coco_metrics
 from raydet.families.detection.method import DetectionMethod
 from raydet.families.detection.views import eval_view
@@ -27,7 +26,7 @@ def predict(
     found = []
     for start in range(0, len(positions), IMAGES_PER_FORWARD):
         chunk = positions[start : start + IMAGES_PER_FORWARD]
-        views = [eval_view(decode(index.file_at(i)), method.run.data.views) for i in chunk]
+        views = [eval_view(index.pixels_at(i), method.run.data.views) for i in chunk]
         with evaluating(model):
             said = method.detect(model, collate([pixels for pixels, _ in views], device))
         for i, (_, view), each in zip(chunk, views, said, strict=True):
