@@ -16,7 +16,7 @@ from raydet.config.base import DataSection, SetConfig
 from raydet.data.check import CheckReport, Summary, report_of
 from raydet.data.leaks import Pictures, report_repeated_images, report_shared_images
 from raydet.data.mapped import MappedIndex
-from raydet.data.prepared import PreparedSets, open_set, open_sets, write_sets
+from raydet.data.prepared import PreparedSets, leave_out_damaged, open_set, open_sets, write_sets
 from raydet.data.problems import ProblemLog
 from raydet.data.saved_split import saved_or_drawn
 from raydet.errors import DataError
@@ -154,6 +154,18 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
     def open(self, folder: str | Path) -> PreparedSets[AnyIndex]:
         """Open what `prepare` wrote. Raises DataError where it is missing, incomplete or damaged."""
         return open_sets(Path(folder), self.kind, self.index)
+
+    def leave_out_damaged(self, folder: Path) -> int:
+        """Decode all images of a run that is to go on; of those that are damaged, another one takes the place.
+
+        Which one depends on nothing but the row. They are added to `FOLDER/skipped.jsonl`. Returns how many were found.
+        """
+        found = leave_out_damaged(folder, self.kind, self.index)
+        if found:
+            file = folder / "skipped.jsonl"
+            before = file.read_text(encoding="utf-8") if file.exists() else ""
+            write_text(file, before + _as_lines(found))
+        return len(found)
 
     def open_hidden(self, folder: str | Path) -> AnyIndex | None:
         """Return what is known of the unlabelled images, row by row as in `unlabeled`, for diagnostics only."""
@@ -294,5 +306,9 @@ def _write_left_out(folder: Path, left_out: Mapping[str, Sequence[tuple[str, str
     if not rows:
         file.unlink(missing_ok=True)
         return
-    write_text(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_text(file, _as_lines(rows))
     log.warn("images-left-out", file, "", f"lists the {len(rows):,} images that cannot be read and were left out")
+
+
+def _as_lines(rows: Sequence[Mapping[str, str]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

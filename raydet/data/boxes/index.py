@@ -18,6 +18,7 @@ from raydet.data.boxes.source import Table
 from raydet.data.decode import FULL_RANGE, decode
 from raydet.data.mapped import IndexKind, MappedIndex, flat, write_index_file
 from raydet.data.paths import resolve_inside
+from raydet.errors import DataError
 from raydet.records import Target
 
 _KIND = IndexKind(
@@ -79,7 +80,7 @@ class DatasetIndex(MappedIndex):
 
     def file_at(self, row: int) -> Path:
         """Return the image file of a row. Raises DataError where it would lie outside the image root."""
-        return resolve_inside(self.root, self._files[row].as_py())
+        return resolve_inside(self.root, self._files[self.at(row)].as_py())
 
     def pixels_at(self, row: int) -> Tensor:
         """Decode an image: uint8 `[3, H, W]` RGB. Raises DataError that says what to do where it cannot."""
@@ -88,7 +89,16 @@ class DatasetIndex(MappedIndex):
 
     def size_at(self, row: int) -> tuple[int, int]:
         """Return `(height, width)` in pixels after EXIF rotation."""
+        row = self.at(row)
         return int(self._sizes[row, 0]), int(self._sizes[row, 1])
+
+    def complaint_at(self, row: int) -> str:
+        """Return what is wrong with the image that is seen at a row, '' where nothing is."""
+        try:
+            found = tuple(decode(self.file_at(row)).shape[1:])
+        except DataError as error:
+            return str(error)
+        return "" if found == self.size_at(row) else f"{self.file_at(row)}: has another size than before"
 
     def target_at(self, row: int) -> Target:
         """Return what to train on: boxes float32 `[N, 4]` in original pixels, without crowd boxes."""
@@ -98,6 +108,7 @@ class DatasetIndex(MappedIndex):
 
     def truth_at(self, row: int) -> Truth:
         """Return everything annotated in an image, crowd boxes included."""
+        row = self.at(row)
         own = slice(self._first[row], self._first[row + 1])
         return Truth(
             self._boxes[own].copy(),

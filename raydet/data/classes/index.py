@@ -18,6 +18,7 @@ from raydet.data.bad_images import explaining_damage
 from raydet.data.classes.table import ImageTable
 from raydet.data.decode import FULL_RANGE
 from raydet.data.mapped import IndexKind, MappedIndex, flat, write_index_file
+from raydet.errors import DataError
 
 _KIND = IndexKind(
     name="image index",
@@ -60,20 +61,28 @@ class ImageIndex(MappedIndex):
 
     def label_at(self, row: int) -> int:
         """Return the 0-based class of a row, -1 where there is none."""
-        return int(self._table.labels[row])
+        return int(self._table.labels[self.at(row)])
 
     def labels(self) -> NDArray[np.int64]:
         """Return the 0-based classes `[D]`, -1 where there is none; read-only."""
-        return self._table.labels
+        return self._table.labels if self.seen_as is None else self._table.labels[self.seen_as]
 
     def pixels_at(self, row: int) -> Tensor:
         """Decode an image: uint8 `[3, H, W]` RGB. Raises DataError that names file and row where it cannot."""
         with explaining_damage():
-            return self._table.pixels_at(row)
+            return self._table.pixels_at(self.at(row))
+
+    def complaint_at(self, row: int) -> str:
+        """Return what is wrong with the image that is seen at a row, '' where nothing is."""
+        try:
+            self._table.pixels_at(self.at(row))
+        except DataError as error:
+            return str(error)
+        return ""
 
     def name_at(self, row: int) -> str:
         """Return what messages call an image: its file, or `FILE, row 17` (counted from 0)."""
-        return self._table.name_at(row)
+        return self._table.name_at(self.at(row))
 
     def images_per_class(self) -> NDArray[np.int64]:
         """Return the number of labelled images `[num_classes]` of each class."""

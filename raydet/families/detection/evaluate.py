@@ -40,9 +40,10 @@ def evaluate_sharded(
     method: DetectionMethod, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None = None
 ) -> EvalResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
-    number = len(index) if max_images is None else min(max_images, len(index))
-    parts = group.all_gather(predict(method, model, index, group.every(number), group.device))
+    rows = index.sound_rows().tolist()[:max_images]
+    own = [rows[place] for place in group.every(len(rows))]
+    parts = group.all_gather(predict(method, model, index, own, group.device))
     if not group.is_lead:
         return None
     found = [detections for part in parts for detections in part]
-    return coco_metrics(index, found, engine=method.run.eval.engine, positions=range(number))
+    return coco_metrics(index, found, engine=method.run.eval.engine, positions=rows)

@@ -266,6 +266,6 @@ def test_an_undecodable_image_is_named_by_file_and_row(tmp_path: Path) -> None:
         data_config(write_parquet(tmp_path / "a.parquet", [0, 1], names=("a", "b"), images=images)), tmp_path / "run"
     )
     with pytest.raises(
-        DataError, match=r"a\.parquet, row 1: truncated or damaged image.*go on with --resume, or leave"
+        DataError, match=r"a\.parquet, row 1: truncated or damaged image.*go on with --resume, or go on without"
     ):
         data.labeled.pixels_at(1)
