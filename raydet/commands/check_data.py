@@ -37,9 +37,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check, or write a cleaned copy; returns 1 where errors were found."""
     from raydet.data.check import format_report
+    from raydet.data.yaml_kind import is_yaml, yaml_kind
 
     target = Path(arguments.config_or_dataset)
-    is_config = target.suffix in (".yaml", ".yml") and target.name not in ("data.yaml", "data.yml")
+    is_config = is_yaml(target) and not (target.is_file() and yaml_kind(target) == "data set")
     if arguments.fix and (not arguments.out or is_config):
         raise UserError("--fix works on one data set and writes to --out FILE.json")
     if arguments.out and not arguments.fix:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Generic, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -18,6 +18,20 @@ class Section(BaseModel):
     """A frozen part of the configuration; unknown keys are errors, field docstrings are the reference."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
+
+
+class Views(Section):
+    """What the augmentation of every family holds."""
+
+    gray16_range: tuple[NonNegativeInt, NonNegativeInt] = (0, 65535)
+    """The values of 16-bit gray pictures that become 0 to 255, e.g. [0, 4095] where 12 bits are used."""
+
+    @model_validator(mode="after")
+    def _range_has_a_width(self) -> Self:
+        low, high = self.gray16_range
+        if not low < high <= 65535:
+            raise ValueError(f"gray16_range=[{low}, {high}]: expected two values of 0 to 65535, the lower first")
+        return self
 
 
 class SetSection(Section):
@@ -73,6 +87,10 @@ class DataSection(Section, Generic[SetConfig]):
     """File that lists the labelled image ids: a JSON list, or one id a line."""
     split_seed: int = 0
     """Seed of the labelled split, apart from `seed`, so that runs with several seeds can share one split."""
+
+    on_bad_image: Literal["error", "skip"] = "error"
+    """What to do with pictures that cannot be read: stop before the run, or leave them out of their set. `skip` decodes
+    every picture once before the run, and lists what is left out in RUN/data/skipped.jsonl."""
 
     loader_threads: NonNegativeInt = 2
     """Threads that decode and augment ahead of the step; 0 works in the training thread."""

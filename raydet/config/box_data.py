@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import DataSection, Fraction, PositiveFloat, PositiveInt, Section, SetSection
+from raydet.config.base import DataSection, Fraction, PositiveFloat, PositiveInt, Section, SetSection, Views
 
 
 class ShapesConfig(Section):
@@ -46,13 +46,16 @@ class DatasetConfig(SetSection):
     """
 
     path: str
-    """COCO JSON file, VOC folder, YOLO folder or data.yaml, image folder, glob of images, or `shapes`."""
+    """COCO JSON file, VOC folder, YOLO folder, data.yaml or obj.data, image folder, glob of images, or `shapes`. As
+    `data.unlabeled` a folder means all its images, whatever annotations lie there."""
     format: Literal["auto", "coco", "voc", "yolo", "folder", "shapes"] = "auto"
     """How to read `path`; `auto` decides from what lies there (`raydet check-data` says what it chose)."""
     images: str | None = None
-    """Image root of a COCO JSON; by default the JSON's folder, or its parent where the first image lies there."""
+    """Image root of a COCO JSON; by default the JSON's folder, or its parent where the first image lies there. In all
+    formats: the folder that symlinks may lead into."""
     subset: str | None = None
-    """VOC: name of the list in ImageSets/Main; YOLO: train, val or test of data.yaml."""
+    """VOC: name of the list in ImageSets/Main, or of a subfolder; YOLO: train, val or test of data.yaml; folder with
+    several COCO files: a word of the path of one."""
     shapes: ShapesConfig | None = None
     """Settings of the generated set, for `path: shapes`."""
 
@@ -74,7 +77,7 @@ class DatasetConfig(SetSection):
         return self
 
 
-class ViewsConfig(Section):
+class ViewsConfig(Views):
     """Weak and strong augmentation. Defaults: Unbiased Teacher on COCO."""
 
     short_side: tuple[PositiveInt, ...] = (640, 672, 704, 736, 768, 800)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import DataSection, Fraction, NonNegativeInt, PositiveInt, Section, SetSection
+from raydet.config.base import DataSection, Fraction, NonNegativeInt, PositiveInt, Section, SetSection, Views
 from raydet.config.box_data import expand_variables
 
 
@@ -65,7 +65,7 @@ class ImageSetConfig(SetSection):
         return self
 
 
-class ImageViewsConfig(Section):
+class ImageViewsConfig(Views):
     """How images are augmented."""
 
     size: Annotated[int, Field(ge=8, le=4096)] = 32

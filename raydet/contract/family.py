@@ -97,13 +97,18 @@ class Family(ABC, Generic[Config]):
         """Take a run's data from where `config` says that it lies now. Raises DataError unless it is the same data."""
         return self.images.relocate(config.data, folder)
 
-    def open_set(self, given: Mapping[str, Any], folder: Path, *, class_names: tuple[str, ...]) -> Any:
+    def open_set(
+        self, given: Mapping[str, Any], folder: Path, *, class_names: tuple[str, ...], config: Config | None = None
+    ) -> Any:
         """Prepare one data set by itself, described by keys of `data.val`, its classes numbered as in `class_names`.
+
+        It is read by the rules of `config`, where one is given: what to do with bad images and boxes.
 
         Raises ConfigError for keys or values that cannot be meant, and DataError where the set cannot be used.
         """
         one = resolve_section(self.images.set_config, given, where=str(given.get("path", "data set")))
-        return self.images.prepare_one(one, folder, class_names=class_names)
+        settings = None if config is None else config.data
+        return self.images.prepare_one(one, folder, class_names=class_names, settings=settings)
 
     def check_data(self, config: Config, *, decode_images: bool) -> CheckReport:
         """List all problems of the data."""

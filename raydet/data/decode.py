@@ -26,6 +26,7 @@ except ImportError:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 178_956_970  # 512 MiB as RGB; Pillow calls larger images decompression bombs
+FULL_RANGE = (0, 65535)  # of 16-bit gray
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -38,46 +39,43 @@ _UPRIGHT = {
 }
 
 
-def decode(path: str | Path) -> Tensor:
+def decode(path: str | Path, gray16_range: tuple[int, int] = FULL_RANGE) -> Tensor:
     """Return an image's pixels, uint8 `[3, H, W]` RGB, after EXIF rotation (a channels-last view).
 
-    Of an animation the first frame counts; transparency is dropped; 16-bit gray is scaled to 8 bits. Raises DataError
-    for files that are missing, of another format, damaged, truncated, or larger than `MAX_PIXELS`.
+    Of an animation the first frame counts; transparency is dropped; of 16-bit gray, the values `gray16_range` become 0
+    to 255. Raises DataError for files that are missing, of another format, damaged, truncated, or larger than
+    `MAX_PIXELS`.
     """
-    return decode_bytes(_read(Path(path)), str(path))
+    return decode_bytes(_read(Path(path)), str(path), gray16_range)
 
 
-def decode_bytes(data: bytes, name: str) -> Tensor:
+def decode_bytes(data: bytes, name: str, gray16_range: tuple[int, int] = FULL_RANGE) -> Tensor:
     """Do the same for a file's content; `name` is what messages call it."""
-    image = _open(name, io.BytesIO(data), data[:512])
-    orientation = _orientation(image)
+    image = open_image(name, io.BytesIO(data), data[:512])
+    orientation = orientation_of(image)
     pixels = _fast(image, data) if orientation == 1 else None
     if pixels is None:
-        pixels = _reference(name, image, orientation)
+        pixels = _reference(name, image, orientation, gray16_range)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
     """Return `(height, width)` after EXIF rotation, from the header alone. Raises DataError as `decode` does."""
-    (height, width), orientation = stored_size(path)
-    return (width, height) if orientation >= 5 else (height, width)
-
-
-def stored_size(path: str | Path) -> tuple[tuple[int, int], int]:
-    """Return `(height, width)` before EXIF rotation, and the EXIF orientation (1 = upright, 5 to 8 swap the sides)."""
     file = Path(path)
-    _require_file(file)
+    require_file(file)
     try:
         with file.open("rb") as stream:
             head = stream.read(512)
             stream.seek(0)
-            image = _open(file, stream, head)
-            return (image.height, image.width), _orientation(image)
+            image = open_image(file, stream, head)
+            turned = orientation_of(image) >= 5
+            return (image.width, image.height) if turned else (image.height, image.width)
     except OSError as error:
         raise DataError(f"{file}: cannot be read: {error.strerror or error}") from None
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """Raise DataError where there is no regular file."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:
@@ -89,14 +87,14 @@ def _require_file(path: Path) -> None:
 
 
 def _read(path: Path) -> bytes:
-    _require_file(path)
+    require_file(path)
     try:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
-def _open(path: Path | str, stream: IO[bytes], head: bytes) -> Image.Image:
+def open_image(path: Path | str, stream: IO[bytes], head: bytes) -> Image.Image:
     """Open an image without decoding it; `head` is the beginning of the file, for the message."""
     try:
         image = Image.open(stream, formats=FORMATS)
@@ -126,7 +124,8 @@ def _what_it_is(head: bytes, error: Exception) -> str:
     return f"damaged image header: {error}; replace the file"
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 where there is none."""
     # Without this, Pillow decodes a whole PNG in search of an EXIF block behind the pixels.
     if image.format == "PNG" and "exif" not in image.info:
         return 1
@@ -148,12 +147,14 @@ def _fast(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
     return pixels if pixels.shape[:2] == (image.height, image.width) else None
 
 
-def _reference(path: Path | str, image: Image.Image, orientation: int) -> NDArray[np.uint8]:
+def _reference(
+    path: Path | str, image: Image.Image, orientation: int, gray16_range: tuple[int, int]
+) -> NDArray[np.uint8]:
     """Decode with Pillow to `[H, W, 3]`."""
     try:
         image.seek(0)
         image.load()
-        rgb = _to_rgb(image)
+        rgb = _to_rgb(image, gray16_range)
         if orientation != 1:
             rgb = rgb.transpose(_UPRIGHT[orientation])
     except Exception as error:  # see _open
@@ -161,10 +162,11 @@ def _reference(path: Path | str, image: Image.Image, orientation: int) -> NDArra
     return np.array(rgb, dtype=np.uint8)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, gray16_range: tuple[int, int]) -> Image.Image:
     if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion would clip at 255
-        wide = np.asarray(image, dtype=np.float64)
-        return Image.fromarray(np.rint(wide.clip(0, 65535) / 257).astype(np.uint8)).convert("RGB")
+        low, high = gray16_range
+        wide = np.asarray(image, dtype=np.float64).clip(low, high) - low
+        return Image.fromarray(np.rint(wide / ((high - low) / 255)).astype(np.uint8)).convert("RGB")
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")

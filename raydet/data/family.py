@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +16,12 @@ from raydet.config.base import DataSection, SetConfig
 from raydet.data.check import CheckReport, Summary, report_of
 from raydet.data.leaks import Pictures, report_repeated_images, report_shared_images
 from raydet.data.mapped import MappedIndex
-from raydet.data.prepared import SETS, PreparedSets, open_set, open_sets, write_sets
+from raydet.data.prepared import SETS, PreparedSets, leave_out_damaged, open_set, open_sets, write_sets
 from raydet.data.problems import ProblemLog
 from raydet.data.saved_split import SplitError, copy_split, saved_or_drawn
 from raydet.data.sources import check_same, check_sources, write_sources
 from raydet.errors import DataError
-from raydet.files import make_folder
+from raydet.files import make_folder, write_text
 
 _TITLE = "the data cannot be used (`raydet check-data` lists everything)"
 
@@ -77,6 +78,10 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         """Report classes that nothing can be learnt, or measured, about."""
 
     @abstractmethod
+    def is_barren(self, table: AnyTable) -> bool:
+        """Return whether nothing is known of any image."""
+
+    @abstractmethod
     def ids(self, table: AnyTable) -> Sequence[str]:
         """Return all image ids, in row order."""
 
@@ -107,21 +112,30 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         """
         make_folder(folder)
         log, tables = ProblemLog(), {}
+        left_out: dict[str, list[tuple[str, str]]] = {}
         for name, one in config.sets.items():
             generated = folder / "generated" / name
+            so_far = len(log.left_out)
             try:
                 tables[name], _ = self.read(name, one, log, settings=config, generated=generated, decode_images=False)
             except DataError as error:
-                raise DataError(f"data.{name}: {error}") from None
+                raise DataError(log.explained(f"data.{name}: {error}")) from None
+            left_out[name] = log.left_out[so_far:]
+        log.raise_errors(_TITLE)
+        if self.is_barren(tables["labeled"]):  # before its classes are compared with those of others
+            self.report_classes(tables["labeled"], "labeled", config.labeled.path, log)
         log.raise_errors(_TITLE)
         tables = self._with_common_classes(tables, config, log)
         log.raise_errors(_TITLE)
         tables = _with_split(tables, self.labeled_rows(config, tables["labeled"], folder / "split.json"))
+        self._report_barren_split(tables["labeled"], config, log)
+        log.raise_errors(_TITLE)
         self._report_relations(tables, config, log, most_files=self.most_files_searched)
         log.raise_errors(_TITLE)
         if "unlabeled" in tables:
             hidden, tables["unlabeled"] = self.hidden_and_bare(tables["unlabeled"])
             tables |= {} if hidden is None else {"hidden": hidden}
+        _write_left_out(folder, left_out, log)
         write_sets(folder, self.kind, tables, self.write)
         write_sources(folder, {name: table for name, table in tables.items() if name != "hidden"})
         return open_sets(folder, self.kind, self.index, log.warnings())
@@ -165,19 +179,43 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
                     file.replace(folder / file.name)
         return self.open(folder)
 
+    def leave_out_damaged(self, folder: Path) -> int:
+        """Decode all images of a run that is to go on; of those that are damaged, another one takes the place.
+
+        Which one depends on nothing but the row. They are added to `FOLDER/skipped.jsonl`. Returns how many were found.
+        """
+        found = leave_out_damaged(folder, self.kind, self.index)
+        if found:
+            file = folder / "skipped.jsonl"
+            before = file.read_text(encoding="utf-8") if file.exists() else ""
+            write_text(file, before + _as_lines(found))
+        return len(found)
+
     def open_hidden(self, folder: str | Path) -> AnyIndex | None:
         """Return what is known of the unlabelled images, row by row as in `unlabeled`, for diagnostics only."""
         return open_set(Path(folder), self.kind, "hidden", self.index)
 
-    def prepare_one(self, one: SetConfig, folder: Path, *, class_names: tuple[str, ...]) -> AnyIndex:
+    def prepare_one(
+        self,
+        one: SetConfig,
+        folder: Path,
+        *,
+        class_names: tuple[str, ...],
+        settings: DataSection[SetConfig] | None = None,
+    ) -> AnyIndex:
         """Read and check one set by itself, number its classes as a model does, write `FOLDER/data.arrow` and open it.
 
+        `settings`: of the run whose rules it is read by; what is left out by them is in `FOLDER/skipped.jsonl`.
         Raises DataError where it cannot be used, or needs a class that the model does not know.
         """
         make_folder(folder)
         log, path = ProblemLog(), one.path
-        table, _ = self.read("val", one, log, settings=None, generated=folder, decode_images=False)
+        table, _ = self.read("val", one, log, settings=settings, generated=folder, decode_images=False)
+        _write_left_out(folder, {"val": log.left_out}, log)
         log.raise_errors(_TITLE)
+        if self.is_barren(table):
+            self.report_classes(table, "given", path, log)
+            log.raise_errors(_TITLE)
         table = self.renumbered(table, class_names, "given", path, log)
         self.report_classes(table, "given", path, log)
         log.raise_errors("the data does not fit the model")
@@ -198,10 +236,13 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
                 if found is not None:
                     tables[name], summary = found
                     summaries.append(summary)
-            if "labeled" in tables:
+            if "labeled" in tables and self.is_barren(tables["labeled"]):
+                self.report_classes(tables["labeled"], "labeled", config.labeled.path, log)
+            elif "labeled" in tables:
                 tables = self._with_common_classes(tables, config, log)
                 try:
                     tables = _with_split(tables, self.choose_rows(config, tables["labeled"]))
+                    self._report_barren_split(tables["labeled"], config, log)
                 except DataError as error:
                     log.error("split", "data", "", str(error))
                 self._report_relations(tables, config, log)  # reads the images again
@@ -246,6 +287,13 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             for name, table in tables.items()
         }
 
+    def _report_barren_split(self, table: AnyTable, config: DataSection[SetConfig], log: ProblemLog) -> None:
+        if self.is_barren(table):
+            message = (
+                f"nothing is known of the {len(table):,} images that data.{next(iter(config.split_rule), '')} chooses"
+            )
+            log.error("split-barren", config.labeled.path, "", message, "choose images that show objects")
+
     def _report_relations(
         self,
         tables: Mapping[str, AnyTable],
@@ -255,7 +303,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         most_files: int | None = None,
     ) -> None:
         for name, table in tables.items():
-            if name != "unlabeled":
+            if name != "unlabeled" and not (name == "labeled" and self.is_barren(table)):
                 self.report_classes(table, name, config.sets[name].path, log)
         report_shared_images(tables, log, most_files=most_files)
 
@@ -269,3 +317,22 @@ def _with_split(tables: Mapping[str, AnyTable], rows: NDArray[np.int64]) -> dict
     if "unlabeled" not in tables:
         split["unlabeled"] = whole.take(np.setdiff1d(np.arange(len(whole)), rows))
     return split
+
+
+def _write_left_out(folder: Path, left_out: Mapping[str, Sequence[tuple[str, str]]], log: ProblemLog) -> None:
+    """List the images that a set was left without, one JSON object a line; no file where there are none."""
+    file = folder / "skipped.jsonl"
+    rows = [
+        {"set": name, "id": image_id, "reason": reason}
+        for name, those in left_out.items()
+        for image_id, reason in those
+    ]
+    if not rows:
+        file.unlink(missing_ok=True)
+        return
+    write_text(file, _as_lines(rows))
+    log.warn("images-left-out", file, "", f"lists the {len(rows):,} images that cannot be read and were left out")
+
+
+def _as_lines(rows: Sequence[Mapping[str, str]]) -> str:
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -1,4 +1,8 @@
-"""Finding image files: in a folder (with its subfolders), or by a glob such as `photos/**/*.jpg`."""
+"""Finding files: one rule for pictures and labels of all formats, in a folder with its subfolders, or by a glob.
+
+Passed over are hidden files (macOS writes `._im0.jpg` beside im0.jpg) and the folders that some systems add; symlinked
+folders are not entered, with a word.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,26 @@ from raydet.errors import DataError
 from raydet.text import is_plain
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
+_ADDED_BY_SYSTEMS = frozenset({"__MACOSX", "@eaDir"})  # copies and thumbnails under the names of the real files
+
+
+def is_passed_over(name: str) -> bool:
+    """Return whether a file or folder of that name is none of the user's data."""
+    return name.startswith(".") or name in _ADDED_BY_SYSTEMS
+
+
+def files_ending(folder: Path, suffix: str, log: ProblemLog, *, deep: bool = True) -> list[Path]:
+    """Return the files with that ending (of any case) under a folder, sorted by name; `deep`: in its subfolders too.
+
+    Raises DataError where a folder cannot be listed.
+    """
+    if deep:
+        found = [path for path in walk(folder, log) if path.suffix.lower() == suffix]
+    else:
+        found = [
+            Path(entry.path) for entry in listed(folder) if entry.name.lower().endswith(suffix) and not entry.is_dir()
+        ]
+    return sorted(found)
 
 
 def listed_images(pattern: str, log: ProblemLog) -> tuple[Path, list[str]]:
@@ -27,14 +51,17 @@ def listed_images(pattern: str, log: ProblemLog) -> tuple[Path, list[str]]:
     return root, found
 
 
-def image_names(root: Path, log: ProblemLog) -> list[str]:
-    """Return the sorted names (relative, with `/`) of the image files under a folder; report what is passed over."""
+def image_names(root: Path, log: ProblemLog, labels: str = "") -> list[str]:
+    """Return the sorted names (relative, with `/`) of the image files under a folder; report what is passed over.
+
+    `labels`: the ending of files that belong to the images and may lie beside them.
+    """
     names: list[str] = []
     other = 0
     for path in walk(root, log):
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() not in SUFFIXES:
-            other += 1
+            other += not (labels and name.endswith(labels))
         elif not is_plain(name):
             message = "the file name is not valid UTF-8 or contains a control character"
             log.error("file-name", root, ascii(name), message, "rename the file")
@@ -47,7 +74,7 @@ def image_names(root: Path, log: ProblemLog) -> list[str]:
 
 
 def walk(folder: Path, log: ProblemLog) -> Iterator[Path]:
-    """Yield the files under a folder, in any order, except hidden ones; symlinked folders are not entered.
+    """Yield the files under a folder that count, in any order.
 
     Raises DataError where a folder cannot be listed or a symlink not be followed: a part of the data would silently be
     missing.
@@ -55,8 +82,6 @@ def walk(folder: Path, log: ProblemLog) -> Iterator[Path]:
     waiting = [folder]  # no recursion: an archive of deeply nested folders would exhaust it
     while waiting:
         for entry in listed(waiting.pop()):
-            if entry.name.startswith("."):
-                continue
             if entry.is_dir(follow_symlinks=False):
                 waiting.append(Path(entry.path))
             elif _leads_to_folder(entry):
@@ -67,10 +92,11 @@ def walk(folder: Path, log: ProblemLog) -> Iterator[Path]:
 
 
 def listed(folder: Path) -> list[os.DirEntry[str]]:
-    """Return what lies in a folder, sorted by name. Raises DataError where that cannot be known."""
+    """Return what counts in a folder, sorted by name. Raises DataError where that cannot be known."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: entry.name)
+            counting = (entry for entry in entries if not is_passed_over(entry.name))
+            return sorted(counting, key=lambda entry: entry.name)
     except OSError as error:
         raise DataError(f"{_shown(folder)}: cannot be listed: {error.strerror or error}") from None
 

@@ -9,6 +9,7 @@ from typing import Literal
 from raydet.config.box_data import DatasetConfig
 from raydet.config.class_data import ImageSetConfig
 from raydet.config.load import resolve_section
+from raydet.data.boxes.formats.detect import AnnotationsNotReadError
 from raydet.data.boxes.formats.detect import detect_format as boxes_format
 from raydet.data.classes.formats.detect import detect_format as classes_format
 from raydet.data.classes.formats.folder import has_class_folders
@@ -28,7 +29,10 @@ def kind_of(path: str, subset: str | None = None) -> Kind:
     """
     boxes = resolve_section(DatasetConfig, {"path": path}, where=path)
     classes = resolve_section(ImageSetConfig, {"path": path, "subset": subset}, where=path)
-    boxed, no_boxes = _tried(lambda: boxes_format(boxes))
+    try:
+        boxed, no_boxes = _tried(lambda: boxes_format(boxes))
+    except AnnotationsNotReadError:
+        return "detection"  # whose reader says so
     classed, no_classes = _tried(lambda: classes_format(classes))
     if boxed not in ("", "folder"):
         return "detection"
@@ -44,5 +48,7 @@ def _tried(detect: Callable[[], str]) -> tuple[str, str]:
     """Return the format, or an empty one and why."""
     try:
         return detect(), ""
+    except AnnotationsNotReadError:
+        raise
     except DataError as error:
         return "", str(error)

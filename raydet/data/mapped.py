@@ -19,7 +19,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydet.errors import DataError
-from raydet.files import replacing
+from raydet.files import replacing, write_text
 
 _LOOKUP = {
     "hash_sorted": pa.uint64(),  # hashes of all ids in ascending order, and
@@ -48,6 +48,11 @@ class MappedIndex:
     kind: ClassVar[IndexKind]
     content: str
     """A digest of everything that is known of the images, wherever they lie."""
+    seen_as: NDArray[np.int64] | None = None
+    """Which image `[N]` is seen at each row, where some turned out to be damaged in mid-run: a sound one instead.
+
+    The rows stay what they are, so that the order of all other images stays too.
+    """
 
     def __init__(self, path: Path, batch: Any, about: dict[str, Any]) -> None:
         """Wrap a checked record batch; use `open`."""
@@ -64,6 +69,7 @@ class MappedIndex:
         batch, about, content = _read(file, cls.kind)
         index = cls(file, batch, about)
         index.content = content
+        index.seen_as = _stand_ins(file, len(index))
         return index
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
@@ -73,8 +79,24 @@ class MappedIndex:
         return len(self._ids)
 
     def id_at(self, row: int) -> str:
-        """Return the image id of a row."""
+        """Return the id of the image that is seen at a row."""
+        return self._own_id(self.at(row))
+
+    def _own_id(self, row: int) -> str:
         return str(self._ids[row].as_py())
+
+    def at(self, row: int) -> int:
+        """Return the row whose image is seen at `row`."""
+        return row if self.seen_as is None else int(self.seen_as[row])
+
+    def sound_rows(self) -> NDArray[np.int64]:
+        """Return the rows whose own image is seen, ascending."""
+        rows = np.arange(len(self), dtype=np.int64)
+        return rows if self.seen_as is None else rows[self.seen_as == rows]
+
+    def complaint_at(self, row: int) -> str:
+        """Return what is wrong with the image that is seen at a row, '' where nothing is."""
+        raise NotImplementedError
 
     def ids(self) -> list[str]:
         """Return all image ids, in row order."""
@@ -86,10 +108,41 @@ class MappedIndex:
         place = int(np.searchsorted(self._hash_sorted, key))
         while place < len(self) and self._hash_sorted[place] == key:  # more than one turn: a collision
             row = int(self._hash_row[place])
-            if self.id_at(row) == image_id:
+            if self._own_id(row) == image_id:
                 return row
             place += 1
         raise KeyError(f"no image id {image_id!r} in {self.path}")
+
+
+def write_damaged(path: Path, rows: Sequence[int]) -> None:
+    """Write beside an index file which of its images are damaged."""
+    write_text(_damaged_file(path), json.dumps(sorted(rows)))
+
+
+def forget_damaged(path: Path) -> None:
+    """Take that back."""
+    _damaged_file(path).unlink(missing_ok=True)
+
+
+def _damaged_file(path: Path) -> Path:
+    return path.with_suffix(".damaged.json")
+
+
+def _stand_ins(path: Path, count: int) -> NDArray[np.int64] | None:
+    """Return for each row `[N]` the next one, in a circle, whose image is sound; None where no image is damaged."""
+    file = _damaged_file(path)
+    try:
+        damaged = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: damaged ({error}); delete it and resume with data.on_bad_image=skip") from None
+    if not isinstance(damaged, list) or not all(type(row) is int and 0 <= row < count for row in damaged):
+        raise DataError(f"{file}: does not fit {path.name}; delete it and resume with data.on_bad_image=skip")
+    sound = np.setdiff1d(np.arange(count, dtype=np.int64), damaged)
+    if not len(sound):
+        raise DataError(f"{file}: no image of {path.name} is sound; restore them and delete the file")
+    return sound[np.searchsorted(sound, np.arange(count)) % len(sound)]
 
 
 def write_index_file(path: Path, kind: IndexKind, columns: Sequence[Any], about: Mapping[str, Any]) -> None:

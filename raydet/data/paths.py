@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
 from raydet.errors import DataError
 from raydet.text import is_plain
+
+
+class LeadsOutsideError(DataError):
+    """A symlink leads out of the folder that files must lie in."""
+
+    def __init__(self, name: str, root: Path, target: Path) -> None:
+        super().__init__(f"file name {name!r} is a symlink out of the image root {root}; copy the file there")
+        self.name, self.root, self.target = name, root, target
+
+    @property
+    def with_way_out(self) -> str:
+        """Return the message for sets that have the key `images`."""
+        return (
+            f"file name {self.name!r} is a symlink out of the image root {self.root}; {ways_in(self.root, self.target)}"
+        )
+
 
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095  # what Linux file systems allow
 
@@ -23,11 +40,32 @@ def resolve_inside(root: Path, name: object) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # a symlink loop
         raise DataError(f"file name {shown!r} cannot be followed: {error}") from None
     if not path.is_relative_to(root):
-        raise DataError(
-            f"file name {shown!r} is a symlink out of the image root {root}; "
-            "set the image root to a folder that holds the target too, or copy the file"
-        )
+        raise LeadsOutsideError(shown, root, path)
     return path
+
+
+def ways_in(root: Path, target: Path) -> str:
+    """Say what to do about a symlink from a folder to a place outside of it."""
+    return (
+        f"set `images` to a folder that holds both, such as {os.path.commonpath([root, target])}, or copy what is there"
+    )
+
+
+def rebased(start: Path, limit: Path, name: str) -> str:
+    """Return the file `start/NAME` as a name below the resolved folder `limit`, symlinks followed.
+
+    A name that cannot be one, or leads out of `limit`, stays as it is, for the common rules to refuse.
+    """
+    if start == limit:
+        return name
+    try:
+        return (
+            resolve_inside(limit, os.path.relpath((start / checked_name(name)).resolve(), limit))
+            .relative_to(limit)
+            .as_posix()
+        )
+    except (DataError, OSError, RuntimeError, ValueError):
+        return name
 
 
 def checked_name(name: object) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
-from raydet.data.mapped import MappedIndex
+from raydet.data.mapped import MappedIndex, forget_damaged, write_damaged
 from raydet.errors import DataError
 from raydet.files import write_text
 
@@ -16,6 +17,7 @@ AnyIndex = TypeVar("AnyIndex", bound=MappedIndex)
 Table = TypeVar("Table")
 
 _MANIFEST = "prepared.json"  # present means complete
+_THREADS = 8
 SETS = ("labeled", "unlabeled", "hidden", "val", "test")
 
 
@@ -36,12 +38,37 @@ def write_sets(folder: Path, kind: str, tables: Mapping[str, Table], write: Call
     """Write `FOLDER/{labeled,unlabeled,hidden,val,test}.arrow`, those that there are, by `write`."""
     (folder / _MANIFEST).unlink(missing_ok=True)
     for name in SETS:
+        forget_damaged(folder / f"{name}.arrow")
         if name in tables:
             write(folder / f"{name}.arrow", tables[name])
         else:
             (folder / f"{name}.arrow").unlink(missing_ok=True)
     content = {"kind": kind, "sets": [name for name in SETS if name in tables]}
     write_text(folder / _MANIFEST, json.dumps(content))
+
+
+def leave_out_damaged(folder: Path, kind: str, index: type[AnyIndex]) -> list[dict[str, str]]:
+    """Decode every image of the sets of a run; what is damaged is left out from now on.
+
+    Returns the set, id and reason of those that were not known before. Raises DataError where a set has no sound image.
+    """
+    found: list[dict[str, str]] = []
+    sets = _manifest(folder, kind)
+    for name in ("labeled", "unlabeled", "val", "test"):
+        images = open_set(folder, kind, name, index)
+        if images is None:
+            continue
+        with ThreadPoolExecutor(_THREADS) as pool:
+            reasons = list(pool.map(images.complaint_at, range(len(images))))
+        bad = [row for row, reason in enumerate(reasons) if reason]
+        if bad:
+            known = set(range(len(images))) - set(images.sound_rows().tolist())
+            if len(known | set(bad)) == len(images):
+                raise DataError(f"{folder / name}.arrow: no image of the {name} set can be read: {reasons[bad[0]]}")
+            found += [{"set": name, "id": images.id_at(row), "reason": reasons[row]} for row in bad if row not in known]
+            for file in (name, *(["hidden"] if name == "unlabeled" and "hidden" in sets else [])):
+                write_damaged(folder / f"{file}.arrow", sorted(known | set(bad)))
+    return found
 
 
 def open_set(folder: Path, kind: str, name: str, index: type[AnyIndex]) -> AnyIndex | None:

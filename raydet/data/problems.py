@@ -33,6 +33,7 @@ class ProblemLog:
     def __init__(self, keep: int = 10_000) -> None:
         self.problems: list[Problem] = []
         self.counts: Counter[tuple[Severity, str]] = Counter()
+        self.left_out: list[tuple[str, str]] = []  # image ids, and why these pictures were left out
         self._keep = keep
 
     def add(self, severity: Severity, code: str, file: object, where: str, message: str, fix: str = "") -> None:
@@ -59,16 +60,21 @@ class ProblemLog:
         shown = capped([p for p in self.problems if p.severity == "warning"], self.counts, per_code)
         return tuple(shown)
 
+    def explained(self, text: str) -> str:
+        """Return an error's text with the warnings given before it: they often say its cause."""
+        said = self.warnings(per_code=2)[:10]
+        return "\n  ".join([text, "warnings that may say why:", *said]) if said else text
+
     def raise_errors(self, title: str, limit: int = 20) -> None:
-        """Raise one DataError that lists up to `limit` errors, where there are any."""
+        """Raise one DataError that lists up to `limit` errors and the warnings, where there are errors."""
         if not self.num_errors:
             return
         errors = [problem for problem in self.problems if problem.severity == "error"]
         if len(errors) == self.num_errors == 1:
-            raise DataError(str(errors[0]))
+            raise DataError(self.explained(str(errors[0])))
         codes = max(1, len({problem.code for problem in errors}))
         lines = capped(errors, self.counts, per_code=max(1, limit // codes))[: limit + codes]
-        raise DataError("\n  ".join([f"{title}: {self.num_errors:,} errors", *lines]))
+        raise DataError(self.explained("\n  ".join([f"{title}: {self.num_errors:,} errors", *lines])))
 
 
 def capped(problems: list[Problem], counts: Counter[tuple[Severity, str]], per_code: int) -> list[str]:

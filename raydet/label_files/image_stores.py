@@ -13,7 +13,8 @@ from urllib.parse import unquote, urlsplit
 from pyarrow import fs
 from torch import Tensor
 
-from raydet.data.decode import decode, decode_bytes
+from raydet.data.decode import FULL_RANGE, decode, decode_bytes
+from raydet.data.folder import is_passed_over
 from raydet.data.paths import checked_name, resolve_inside
 from raydet.errors import DataError
 
@@ -26,6 +27,7 @@ class LocalStore:
     """A folder that every process sees under the same path."""
 
     path: Path  # resolved
+    gray16_range: tuple[int, int] = FULL_RANGE  # the values of 16-bit pictures that become 0 to 255
 
     def __str__(self) -> str:
         return str(self.path)
@@ -33,8 +35,8 @@ class LocalStore:
     def walk(self, depth: int | None = None) -> Iterator[str]:
         """Yield the names (relative, with `/`) of all files, in no order, one folder's entry at a time.
 
-        `depth`: how many folders deep at most, counting this one. Hidden files and folders and symlinked folders are
-        passed over. Raises DataError where a folder cannot be listed.
+        `depth`: how many folders deep at most, counting this one. Symlinked folders and what `is_passed_over` says
+        are passed over. Raises DataError where a folder cannot be listed.
         """
         yield from self._walk("", depth)
 
@@ -42,7 +44,7 @@ class LocalStore:
         try:
             with os.scandir(self.path / folder) as entries:
                 for entry in entries:
-                    if entry.name.startswith("."):
+                    if is_passed_over(entry.name):
                         continue
                     if not entry.is_dir():
                         yield folder + entry.name
@@ -53,7 +55,7 @@ class LocalStore:
 
     def pixels(self, name: str) -> Tensor:
         """Return an image, uint8 `[3, H, W]`. Raises DataError where it cannot be read, or lies outside the root."""
-        return decode(resolve_inside(self.path, name))
+        return decode(resolve_inside(self.path, name), self.gray16_range)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,7 @@ class RemoteStore:
     uri: str
     files: Any  # pyarrow.fs.FileSystem; travels to actors by pickle
     base: str  # the folder, in the file system's own words
+    gray16_range: tuple[int, int] = FULL_RANGE
 
     def __str__(self) -> str:
         return self.uri
@@ -77,7 +80,7 @@ class RemoteStore:
         except OSError as error:
             raise DataError(f"{self.uri}: {folder or 'the folder'} cannot be listed: {error}") from None
         for entry in entries:
-            if entry.base_name.startswith("."):
+            if is_passed_over(entry.base_name):
                 continue
             if entry.type != fs.FileType.Directory:
                 yield folder + entry.base_name
@@ -90,7 +93,7 @@ class RemoteStore:
         for attempt in range(1, READ_TRIES + 1):
             try:
                 with self.files.open_input_file(path) as stream:
-                    return decode_bytes(stream.read(), path)
+                    return decode_bytes(stream.read(), path, self.gray16_range)
             except FileNotFoundError:
                 raise DataError(f"{path}: no such image file; copy it there or correct the name") from None
             except OSError as error:

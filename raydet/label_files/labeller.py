@@ -35,6 +35,10 @@ class FileModel(Protocol):
     def threshold(self) -> float | None:
         """Return the class confidence that its method trains with; None: it has none."""
 
+    @property
+    def gray16_range(self) -> tuple[int, int]:
+        """Return the values of 16-bit pictures that become 0 to 255."""
+
     def settings(self) -> dict[str, Any]:
         """Return all that its labels depend on, as plain data."""
 

@@ -6,7 +6,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -197,7 +197,8 @@ def _job(model: FileModel, images: Images, listing: Listing, options: LabelOptio
         print("note: there is a GPU here that will not be used; --gpus-per-actor 1 uses it")
     threads = max(1, int(options.cpus_per_actor))
     samples = sample_files(images.store, listing) if options.actors else ()
-    return Job(model, images.store, device, options.precision, options.batch, threads, samples)
+    store = replace(images.store, gray16_range=model.gray16_range)
+    return Job(model, store, device, options.precision, options.batch, threads, samples)
 
 
 def _label_here(job: Job, work: WorkList, keep: Finished, progress: Progress) -> None:

@@ -43,6 +43,8 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
             folder.split.unlink(missing_ok=True)  # left by a start that was refused
         family = family_of(config)
         data = _open_again(config, folder) if resume else family.prepare(config, folder.data)
+        if found := _leave_out_damaged(config, folder) if resume else 0:
+            data = family.open(folder.data)
         if config.uses_labels and data.unlabeled is None:
             ways = ", ".join(f"data.{key}" for key in config.data.drawn_by)
             raise DataError(
@@ -53,6 +55,10 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
         if not resume:
             check_model(config, len(data.class_names))
         said = [describe(config, data), *(f"  changed: {line}" for line in folder.changes(config))]
+        if found:
+            said.append(
+                f"  warning: {found} images cannot be read and are left out; {folder.data / 'skipped.jsonl'} lists them"
+            )
         if resume and folder.written_by() not in (None, __version__):
             said.append(f"  note: so far the run was trained by raydet {folder.written_by()}, this is {__version__}")
         if back is not None:
@@ -90,6 +96,16 @@ def _open_again(config: RunConfig, folder: RunFolder) -> PreparedSets[Any]:
     data = family.open(folder.data)
     family.check_sources(config, data, "labeled", "unlabeled", "val")
     return data
+
+
+def _leave_out_damaged(config: RunConfig, folder: RunFolder) -> int:
+    """Look for damaged images where the run is to go on without them, and may have failed because of one."""
+    if config.data.on_bad_image != "skip":
+        return 0
+    ends = [record["reason"] for record in read_metrics(folder.metrics) if record["kind"] == "end"]
+    if folder.load_config().data.on_bad_image == "skip" and ends[-1:] != ["failed"]:
+        return 0
+    return family_of(config).images.leave_out_damaged(folder.data)
 
 
 def check_model(config: RunConfig, num_classes: int) -> None:

@@ -40,6 +40,7 @@ FREE_TO_CHANGE = (
     "run.stop_at",
     "data.loader_threads",
     "data.prefetch_steps",
+    "data.on_bad_image",  # images keep their places: see `DataFamily.leave_out_damaged`
     "labels.timeout_s",
     "labels.source",
     "labels.keep_versions",

@@ -110,7 +110,7 @@ def index_for(saved: SavedModel, data: Mapping[str, str] | None, split: str) -> 
     """Return the images to evaluate on. Raises DataError where there are none."""
     family, folder = family_of(saved.config), saved.checkpoint.path.parent.parent
     if data is not None:
-        return family.open_set(data, _scratch(folder / "data"), class_names=saved.class_names)
+        return family.open_set(data, _scratch(folder / "data"), class_names=saved.class_names, config=saved.config)
     sets = family.open(folder / "data")
     index = getattr(sets, split)
     if index is None:

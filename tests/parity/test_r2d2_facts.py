@@ -79,7 +79,7 @@ def test_fact_3_the_two_other_class_losses():
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(student=Logits, label=Logits)
 def test_closed_forms_are_the_gradients_and_leave_the_sum_of_a_label_alone(
     kind: Any, student: list[float], label: list[float]
@@ -152,7 +152,7 @@ def test_fact_6_a_free_prediction_becomes_sharper_than_its_label():
     assert float(label.softmax(1)[0, 0]) < float(found.softmax(1)[0, 0])  # Theorem 2
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(label=Logits, alpha=st.floats(0.05, 2.0), ratio=st.floats(0.0, 0.9))
 def test_theorems_1_and_2_hold_wherever_the_gradient_is_zero(label: list[float], alpha: float, ratio: float):
     beta = ratio * alpha

@@ -73,7 +73,7 @@ def same_bits(a: Tensor, b: Tensor) -> bool:
 
 
 @given(st.integers(1, 4096), st.integers(1, 4096), st.lists(upright, max_size=5), boxes)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_upright_views_are_computed_as_if_x_and_y_stood_alone(height, width, steps, rows) -> None:
     view, alone = View.identity(height, width), Alone(1.0, 0.0, 1.0, 0.0, height, width)
     for step in steps:
@@ -87,7 +87,7 @@ def test_upright_views_are_computed_as_if_x_and_y_stood_alone(height, width, ste
 
 
 @given(st.lists(st.one_of(upright, turns), max_size=6), st.floats(0, 300), st.floats(0, 200))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_points_come_back_from_any_chain_of_operations(steps, x: float, y: float) -> None:
     view = View.identity(200, 300)
     for name, p, q in steps:  # no view so small that float32 pixels of it are too coarse to come back from
@@ -98,7 +98,7 @@ def test_points_come_back_from_any_chain_of_operations(steps, x: float, y: float
 
 
 @given(st.lists(st.one_of(upright, turns), max_size=3), st.lists(st.one_of(upright, turns), max_size=3))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_view_after_a_view_maps_points_one_after_the_other(first, second) -> None:
     a = View.identity(200, 300)
     for step in first:
@@ -210,7 +210,7 @@ def test_warping_by_nothing_a_flip_a_quarter_turn_and_a_shift_moves_pixels_exact
     st.tuples(st.floats(-5, 5), st.floats(-5, 5)),
     st.tuples(st.floats(0.8, 1.25), st.floats(0.8, 1.25)),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_a_warped_rectangle_is_where_its_warped_box_is(degrees, shear, shift, scale) -> None:
     view = View.identity(24, 32).rotated(degrees).sheared(*shear).scaled(*scale).shifted(*shift)
     view = view.cropped(-30, -30, 84, 92)  # so that all of it is seen

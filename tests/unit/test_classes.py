@@ -42,7 +42,7 @@ def test_images_without_a_label_do_not_count():
     assert result.per_class["dog"].accuracy is None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 2**31), st.integers(1, 4))
 def test_parts_add_up_to_the_whole(seed: int, parts: int):
     rng = torch.Generator().manual_seed(seed)

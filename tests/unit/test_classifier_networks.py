@@ -154,7 +154,7 @@ def test_a_block_takes_gates_in_training_and_halves_in_evaluation():
 # The other random layers.
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(0, 0.9), st.integers(0, 2**31))
 def test_dropout_keeps_the_expectation(share: float, seed: int):
     x = torch.full((100_000,), 3.0)

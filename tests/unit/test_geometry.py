@@ -14,7 +14,7 @@ operations = st.one_of(
 
 
 @given(height=sizes, width=sizes, steps=st.lists(operations, max_size=5), corners=st.tuples(*[st.floats(0, 1)] * 4))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_boxes_come_back_from_any_chain_of_resizes_and_flips(
     height: int, width: int, steps: list[tuple[str, int, int]], corners: tuple[float, ...]
 ) -> None:

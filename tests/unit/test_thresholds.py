@@ -79,7 +79,7 @@ def naive(config: DetectionConfig, axes: Axes, images: list[TrueLabel], score: f
 
 
 @pytest.mark.parametrize("name", ["il_net", "unbiased_teacher"])
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     images=st.lists(
         st.tuples(st.lists(candidates, max_size=12), truths, st.sampled_from([0.05, 0.3, 0.4])), min_size=1, max_size=3

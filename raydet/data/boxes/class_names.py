@@ -29,13 +29,41 @@ def renumbered(table: Table, class_names: tuple[str, ...], file: str, log: Probl
 
 
 def report_empty_classes(table: Table, name: str, file: str, log: ProblemLog) -> None:
-    """Report a set without boxes to train on or to find, and classes without any."""
+    """Report a set without boxes to train on or to find, classes without any, and boxes that do not count.
+
+    `name`: what the set is for; of "data", looked at alone, boxes may be missing.
+    """
     counts = table.usable_per_class()
-    if counts.sum() == 0:
-        log.error("no-boxes", file, "", f"the {name} set has no usable box", "check its annotations and class names")
+    num_boxes, num_crowd = int(counts.sum()), int(table.crowd.sum())
+    if num_boxes and num_crowd > num_boxes:
+        message = f"{num_crowd:,} of {num_boxes + num_crowd:,} boxes are {_CROWD}"
+        log.warn("crowd-most", file, "", message, _NOT_CROWD)
+    if num_boxes == 0 and (name != "data" or num_crowd):
+        log.error("no-boxes", file, "", f"the {name} set has no usable box: {_why_none(table)}", _way_out(table))
+    if num_boxes == 0 or name == "data":
         return
     empty = [class_name for class_name, count in zip(table.class_names, counts, strict=True) if count == 0]
     if empty:
         shown = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
         effect = "cannot be learnt" if name == "labeled" else "AP is undefined for them"
         log.warn("class-empty", file, "", f"the {name} set has no box of: {shown}", effect)
+
+
+_CROWD = "crowd (COCO iscrowd 1, VOC difficult 1), which are neither trained on nor counted"
+_NOT_CROWD = "write 0 where they are single objects; CVAT writes iscrowd 1 for every mask"
+
+
+def _why_none(table: Table) -> str:
+    if not len(table):
+        return "no image can be used"
+    if num_crowd := int(table.crowd.sum()):
+        return f"all {num_crowd:,} boxes are {_CROWD}"
+    if not table.class_names:
+        return f"{len(table):,} plain images, and no annotations were read"
+    return f"{len(table):,} images and {len(table.class_names)} classes, and not one box"
+
+
+def _way_out(table: Table) -> str:
+    if table.crowd.any():
+        return _NOT_CROWD
+    return "name annotations (COCO, VOC or YOLO)" if len(table) else "mend what is said of them"

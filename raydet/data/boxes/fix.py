@@ -9,10 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
+import numpy as np
+
 from raydet.config.box_data import DatasetConfig
 from raydet.data.boxes.formats.detect import read_source
 from raydet.data.boxes.rules import usable
-from raydet.data.boxes.source import Table
+from raydet.data.boxes.source import Source, Table
 from raydet.data.boxes.summary import summarise
 from raydet.data.check import CheckReport, report_of
 from raydet.data.problems import ProblemLog
@@ -32,10 +34,12 @@ class FixResult:
 
 
 def fix_dataset(config: DatasetConfig, policy: Literal["drop", "clip"], out: Path) -> FixResult:
-    """Write a COCO JSON of what is usable: broken images and annotations are left out, bad boxes dropped or clipped.
+    """Write a COCO JSON of what is usable: broken images are left out, bad boxes dropped or clipped.
 
-    Images are referred to, not copied; images, annotations and categories are numbered from 1. Raises DataError where
-    `out` exists, nothing can be read, or all boxes are in another convention.
+    An image of which an annotation could not be read, or no box was left, is left out too: as it would be written, it
+    would say that nothing is there. Images are referred to, not copied; images, annotations and categories are numbered
+    from 1. Raises DataError where `out` exists, nothing can be read, what is written would be refused, or all boxes are
+    in another convention.
     """
     if out.exists():
         raise DataError(f"{out}: exists already and is not overwritten; give another name")
@@ -43,13 +47,42 @@ def fix_dataset(config: DatasetConfig, policy: Literal["drop", "clip"], out: Pat
     with TemporaryDirectory(prefix="raydet-") as generated:
         source = read_source(config, log, Path(generated))
         table = usable(source, policy, log, decode_images=True)
+    table = _without_lies(source, table, log)
     if not _MISREAD.isdisjoint(code for _, code in log.counts):
         log.raise_errors("this cannot be fixed by leaving boxes out")
+    if not len(table):
+        log.raise_errors("nothing is left to write")
+        raise DataError(f"{config.path}: no image is left to write")
     with replacing(out) as stream:
         for piece in _coco_pieces(table):
             stream.write(piece.encode())
+    _check_written(out, table.root)
     summary = summarise("fixed", str(out), "coco", table)
     return FixResult(out, table.root, report_of([summary], log))
+
+
+def _without_lies(source: Source, table: Table, log: ProblemLog) -> Table:
+    """Leave out images that would be written as if nothing, or no more, were on them."""
+    had_boxes = {source.ids[row] for row in set(source.rows.tolist())}
+    spoilt = {source.ids[row] for row in source.spoilt}
+    left = np.diff(table.first)
+    is_true = np.array(
+        [name not in spoilt and (bool(left[row]) or name not in had_boxes) for row, name in enumerate(table.ids)],
+        dtype=np.bool_,
+    )
+    if count := int((~is_true).sum()):
+        message = f"{count:,} images with annotations that could not be used are left out: they would be background"
+        log.warn("image-left-out", source.file, "", message, "mend the annotations to keep the images")
+    return table.take(np.flatnonzero(is_true))
+
+
+def _check_written(file: Path, root: Path) -> None:
+    """Take the file away again where it would be refused. Raises DataError that says why."""
+    log = ProblemLog()
+    usable(read_source(DatasetConfig(path=str(file), images=str(root)), log), "error", log)
+    if log.num_errors:
+        file.unlink()
+        log.raise_errors("this cannot be fixed by leaving something out")
 
 
 def _coco_pieces(table: Table) -> Iterator[str]:

@@ -10,10 +10,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from raydet.data.bad_images import explaining_damage
 from raydet.data.boxes.source import Table
+from raydet.data.decode import FULL_RANGE, decode
 from raydet.data.mapped import IndexKind, MappedIndex, flat, opened_root, stored_root, write_index_file
 from raydet.data.paths import resolve_inside
+from raydet.errors import DataError
 from raydet.records import Target
 
 _KIND = IndexKind(
@@ -45,7 +49,11 @@ class Truth:
 
 def write_index(path: Path, table: Table) -> None:
     """Write a table as an index file: aside first, then renamed, so that no reader ever sees half of it."""
-    about = {"class_names": list(table.class_names), "root": stored_root(table.root, path)}
+    about = {
+        "class_names": list(table.class_names),
+        "root": stored_root(table.root, path),
+        "gray16_range": list(table.gray16_range),
+    }
     write_index_file(path, _KIND, _columns(table), about)
 
 
@@ -58,6 +66,8 @@ class DatasetIndex(MappedIndex):
         """Wrap a checked record batch; use `open`."""
         super().__init__(path, batch, about)
         self.root = opened_root(about["root"], path)
+        low, high = about.get("gray16_range", FULL_RANGE)  # older files do not say
+        self._gray16_range = int(low), int(high)
         self._files = batch.column("file")
         self._sizes = np.stack([flat(batch.column("height")), flat(batch.column("width"))], axis=1)
         classes, boxes = batch.column("classes"), batch.column("boxes")
@@ -69,11 +79,25 @@ class DatasetIndex(MappedIndex):
 
     def file_at(self, row: int) -> Path:
         """Return the image file of a row. Raises DataError where it would lie outside the image root."""
-        return resolve_inside(self.root, self._files[row].as_py())
+        return resolve_inside(self.root, self._files[self.at(row)].as_py())
+
+    def pixels_at(self, row: int) -> Tensor:
+        """Decode an image: uint8 `[3, H, W]` RGB. Raises DataError that says what to do where it cannot."""
+        with explaining_damage():
+            return decode(self.file_at(row), self._gray16_range)
 
     def size_at(self, row: int) -> tuple[int, int]:
         """Return `(height, width)` in pixels after EXIF rotation."""
+        row = self.at(row)
         return int(self._sizes[row, 0]), int(self._sizes[row, 1])
+
+    def complaint_at(self, row: int) -> str:
+        """Return what is wrong with the image that is seen at a row, '' where nothing is."""
+        try:
+            found = tuple(decode(self.file_at(row)).shape[1:])
+        except DataError as error:
+            return str(error)
+        return "" if found == self.size_at(row) else f"{self.file_at(row)}: has another size than before"
 
     def target_at(self, row: int) -> Target:
         """Return what to train on: boxes float32 `[N, 4]` in original pixels, without crowd boxes."""
@@ -83,6 +107,7 @@ class DatasetIndex(MappedIndex):
 
     def truth_at(self, row: int) -> Truth:
         """Return everything annotated in an image, crowd boxes included."""
+        row = self.at(row)
         own = slice(self._first[row], self._first[row + 1])
         return Truth(
             self._boxes[own].copy(),

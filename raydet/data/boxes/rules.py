@@ -5,34 +5,55 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.bad_images import OnBadImage, report_bad_image
 from raydet.data.boxes.box_rules import OnBadBox, judge_boxes
 from raydet.data.boxes.source import Source, Table
-from raydet.data.decode import decode, stored_size
-from raydet.data.paths import resolve_inside
+from raydet.data.decode import FULL_RANGE
+from raydet.data.glance import Glance, complaint, darkness
+from raydet.data.look_alike import hint
+from raydet.data.paths import LeadsOutsideError, resolve_inside
 from raydet.data.problems import ProblemLog
+from raydet.data.similar_names import report_similar_names
 from raydet.errors import DataError
 
 _THREADS = 8
 _CHUNK = 4_096
+_HINTS = 20  # missing images of which a look-alike is searched
 _Mask = NDArray[np.bool_]
 
 
-def usable(source: Source, on_bad_box: OnBadBox, log: ProblemLog, *, decode_images: bool = False) -> Table:
+def usable(
+    source: Source,
+    on_bad_box: OnBadBox,
+    log: ProblemLog,
+    *,
+    decode_images: bool = False,
+    on_bad_image: OnBadImage = "error",
+    gray16_range: tuple[int, int] = FULL_RANGE,
+) -> Table:
     """Check a data set and return the images and boxes that are fit for use; everything left out is in `log`.
 
-    Image files are opened for their size, and with `decode_images` decoded in full.
+    Image files are opened for their size, and decoded where their end is missing; all of them are with `decode_images`
+    or `on_bad_image: skip`. `gray16_range`: the values of 16-bit pictures that become 0 to 255.
     """
     if not source.ids:
         log.error("no-images", source.file, "", "no images", "add images or correct the path")
-    sizes = _measure(source, log, decode_images)
+    report_similar_names(source.class_names, source.file, log)
+    images = _Images(source, on_bad_image, log)
+    sizes = images.measure(decode_all=decode_images or on_bad_image == "skip")
+    if (dark := darkness(images.wide, gray16_range)) is not None:
+        log.warn("images-dark", source.file, "", *dark)
+    if source.ids and on_bad_image == "skip" and not sizes.any() and not log.num_errors:
+        log.error("no-images", source.file, "", "no image can be read, all were left out", "mend the images")
     _report_shared_files(source, log)
     boxes, kept = judge_boxes(source, sizes, on_bad_box, log)
-    return _table(source, sizes, boxes, sizes[:, 0] > 0, kept)
+    return replace(_table(source, sizes, boxes, sizes[:, 0] > 0, kept), gray16_range=gray16_range)
 
 
 def _table(source: Source, sizes: NDArray[np.int64], boxes: NDArray[np.float64], images: _Mask, kept: _Mask) -> Table:
@@ -60,55 +81,63 @@ def _table(source: Source, sizes: NDArray[np.int64], boxes: NDArray[np.float64],
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Image:
-    """What a file turned out to be: its stored size and EXIF orientation, or what is wrong with it."""
+class _Images:
+    """The image files of a source, looked at in threads."""
 
-    size: tuple[int, int] = (0, 0)
-    orientation: int = 1
-    code: str = ""
-    message: str = ""
+    def __init__(self, source: Source, on_bad_image: OnBadImage, log: ProblemLog) -> None:
+        self._source, self._on_bad_image, self._log = source, on_bad_image, log
+        self._hints = 0
+        self.wide: list[Path | memoryview] = []  # those with more than 8 bits
+
+    def measure(self, *, decode_all: bool) -> NDArray[np.int64]:
+        """Return the image sizes `[N, 2]` (height, width) after EXIF rotation, 0 where there is no usable image."""
+        source, log = self._source, self._log
+        sizes = np.zeros((len(source.ids), 2), dtype=np.int64)
+        has_boxes = np.bincount(source.rows, minlength=len(source.ids)) > 0
+        for row, found in enumerate(self._look_at_all(decode_all)):
+            if isinstance(found, str):
+                log.error("file-name", source.file, f"image id {source.ids[row]}", found)
+                continue
+            path, seen, complaint = found
+            if seen is None:
+                self._report(row, path, complaint)
+                continue
+            if seen.is_wide:
+                self.wide.append(path)
+            if _size_is_honest(source, row, seen, bool(has_boxes[row]), log):
+                sizes[row] = seen.upright
+        return sizes
+
+    def _look_at_all(self, decode_all: bool) -> Iterator[str | tuple[Path, Glance | None, str]]:
+        """Yield what is wrong with a name, or its file with what is seen and what is wrong with it."""
+        source = self._source
+
+        def look_at(name: str) -> str | tuple[Path, Glance | None, str]:
+            try:
+                path = resolve_inside(source.root, name)
+            except LeadsOutsideError as error:
+                return error.with_way_out
+            except DataError as error:
+                return str(error)
+            return path, *complaint(path, str(path), decode_all=decode_all)
+
+        with ThreadPoolExecutor(_THREADS) as pool:
+            for start in range(0, len(source.files), _CHUNK):
+                yield from pool.map(look_at, source.files[start : start + _CHUNK])
+
+    def _report(self, row: int, path: Path, complaint: str) -> None:
+        source, near = self._source, ""
+        is_there = os.path.exists(path)
+        if not is_there and self._hints < _HINTS:  # every one of them searches a folder
+            self._hints, near = self._hints + 1, hint(source.root, source.files[row])
+        code = "image-unreadable" if is_there else "image-missing"
+        where, message = f"image id {source.ids[row]}", f"{path}: {complaint}{near}"
+        report_bad_image(self._log, self._on_bad_image, code, source.ids[row], str(source.file), where, message)
 
 
-def _measure(source: Source, log: ProblemLog, decode_images: bool) -> NDArray[np.int64]:
-    """Return the image sizes `[N, 2]` (height, width) after EXIF rotation, 0 where there is no usable image."""
-    sizes = np.zeros((len(source.ids), 2), dtype=np.int64)
-    has_boxes = np.bincount(source.rows, minlength=len(source.ids)) > 0
-    for row, image in enumerate(_inspect_all(source, decode_images)):
-        where = f"image id {source.ids[row]}"
-        if image.code:
-            log.error(image.code, source.file, where, image.message)
-            continue
-        height, width = image.size
-        upright = (width, height) if image.orientation >= 5 else (height, width)
-        if _size_is_honest(source, row, image, upright, bool(has_boxes[row]), log):
-            sizes[row] = upright
-    return sizes
-
-
-def _inspect_all(source: Source, decode_images: bool) -> Iterator[_Image]:
-    def inspect(name: str) -> _Image:
-        try:
-            path = resolve_inside(source.root, name)
-        except DataError as error:
-            return _Image(code="file-name", message=str(error))
-        try:
-            size, orientation = stored_size(path)
-            if decode_images:
-                decode(path)
-        except DataError as error:
-            return _Image(code="image-unreadable" if os.path.exists(path) else "image-missing", message=str(error))
-        return _Image(size, orientation)
-
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(source.files), _CHUNK):
-            yield from pool.map(inspect, source.files[start : start + _CHUNK])
-
-
-def _size_is_honest(
-    source: Source, row: int, image: _Image, upright: tuple[int, int], has_boxes: bool, log: ProblemLog
-) -> bool:
+def _size_is_honest(source: Source, row: int, image: Glance, has_boxes: bool, log: ProblemLog) -> bool:
     """Compare the annotated size with the file's: where they differ, the boxes belong to another picture."""
+    upright = image.upright
     declared = (int(source.sizes[row, 0]), int(source.sizes[row, 1]))
     where, name = f"image id {source.ids[row]}", source.files[row]
     said, is_really = f"{declared[1]} x {declared[0]} (width x height)", f"{upright[1]} x {upright[0]}"

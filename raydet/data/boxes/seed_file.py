@@ -49,6 +49,8 @@ def _seed_file_rows(file: Path, part: str | None, content: dict[str, Any], table
     numbers = by_seed.get(seed)
     if not isinstance(numbers, list) or any(not isinstance(n, int) or isinstance(n, bool) for n in numbers):
         raise DataError(f"{file}: no seed {seed!r} for {percent} percent (there are: {', '.join(list(by_seed)[:12])})")
+    if not numbers:
+        raise DataError(f"{file}: {percent} percent, seed {seed} lists no image; take a larger percentage")
     with_boxes = np.unique(table.box_rows()[~table.crowd])
     expected = int(float(percent) / 100.0 * len(with_boxes))
     if len(set(numbers)) != expected or not all(0 <= number < len(with_boxes) for number in numbers):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.decode import FULL_RANGE
 from raydet.data.paths import resolve_inside
 
 
@@ -32,6 +34,8 @@ class Source:
     tag_word: str  # "annotation id", "object", "line"
     label_files: list[str] | None = None  # one a image, where every image has its own
     relative: bool = False
+    spoilt: frozenset[int] = frozenset()
+    """Images with an annotation that could not be read (it was reported): not even their background is known."""
 
     def where(self, box: int) -> tuple[str, str]:
         """Return the file and the place in it that messages about a box name."""
@@ -58,6 +62,15 @@ class SourceBuilder:
         self._rows, self._classes, self._tags = array("q"), array("q"), array("q")
         self._boxes = array("d")
         self._crowd = array("b")
+        self._spoilt: set[int] = set()
+
+    def spoil(self) -> None:
+        """Say that the last image has an annotation that could not be read."""
+        self._spoilt.add(len(self.ids) - 1)
+
+    def spoil_all(self, ids: Set[str]) -> None:
+        """Say so of the images with these ids."""
+        self._spoilt.update(row for row, image_id in enumerate(self.ids) if image_id in ids)
 
     def add_image(self, image_id: str, file: str, label_file: str = "", height: int = 0, width: int = 0) -> None:
         """Add an image; the boxes that follow belong to it."""
@@ -92,6 +105,7 @@ class SourceBuilder:
             tags=np.array(self._tags, dtype=np.int64),
             tag_word=tag_word,
             label_files=self.label_files,
+            spoilt=frozenset(self._spoilt),
         )
 
 
@@ -109,6 +123,7 @@ class Table:
     classes: NDArray[np.int64]  # [B]
     crowd: NDArray[np.bool_]  # [B]
     areas: NDArray[np.float64]  # [B] as annotated (of the mask, where there is one), else of the box
+    gray16_range: tuple[int, int] = FULL_RANGE  # the values of 16-bit pictures that become 0 to 255
 
     def __len__(self) -> int:
         return len(self.ids)

@@ -13,8 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydet.data.bad_images import explaining_damage
 from raydet.data.classes.table import ImageTable
+from raydet.data.decode import FULL_RANGE
 from raydet.data.mapped import IndexKind, MappedIndex, flat, opened_root, stored_root, write_index_file
+from raydet.errors import DataError
 
 _KIND = IndexKind(
     name="image index",
@@ -40,6 +43,7 @@ def write_images(path: Path, table: ImageTable) -> None:
         "class_names": list(table.class_names),
         "root": None if table.root is None else stored_root(table.root, path),
         "origins": list(table.origins),
+        "gray16_range": list(table.gray16_range),
     }
     write_index_file(path, _KIND, _columns(table), about)
 
@@ -56,11 +60,11 @@ class ImageIndex(MappedIndex):
 
     def label_at(self, row: int) -> int:
         """Return the 0-based class of a row, -1 where there is none."""
-        return int(self._table.labels[row])
+        return int(self._table.labels[self.at(row)])
 
     def labels(self) -> NDArray[np.int64]:
         """Return the 0-based classes `[D]`, -1 where there is none; read-only."""
-        return self._table.labels
+        return self._table.labels if self.seen_as is None else self._table.labels[self.seen_as]
 
     def file_at(self, row: int) -> Path | None:
         """Return the file of a row; None where its content is in the index."""
@@ -68,11 +72,20 @@ class ImageIndex(MappedIndex):
 
     def pixels_at(self, row: int) -> Tensor:
         """Decode an image: uint8 `[3, H, W]` RGB. Raises DataError that names file and row where it cannot."""
-        return self._table.pixels_at(row)
+        with explaining_damage():
+            return self._table.pixels_at(self.at(row))
+
+    def complaint_at(self, row: int) -> str:
+        """Return what is wrong with the image that is seen at a row, '' where nothing is."""
+        try:
+            self._table.pixels_at(self.at(row))
+        except DataError as error:
+            return str(error)
+        return ""
 
     def name_at(self, row: int) -> str:
         """Return what messages call an image: its file, or `FILE, row 17` (counted from 0)."""
-        return self._table.name_at(row)
+        return self._table.name_at(self.at(row))
 
     def images_per_class(self) -> NDArray[np.int64]:
         """Return the number of labelled images `[num_classes]` of each class."""
@@ -92,6 +105,7 @@ def _columns(table: ImageTable) -> list[Any]:
 
 
 def _table(batch: Any, about: dict[str, Any], path: Path) -> ImageTable:
+    low, high = about.get("gray16_range", FULL_RANGE)  # older files do not say
     return ImageTable(
         class_names=tuple(about["class_names"]),
         ids=batch.column("id"),
@@ -103,4 +117,5 @@ def _table(batch: Any, about: dict[str, Any], path: Path) -> ImageTable:
         origin=flat(batch.column("origin")),
         place=flat(batch.column("place")),
         root=None if about["root"] is None else opened_root(about["root"], path),
+        gray16_range=(int(low), int(high)),
     )

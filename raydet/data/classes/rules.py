@@ -4,27 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from raydet.data.bad_images import OnBadImage, report_bad_image
 from raydet.data.classes.table import NO_LABEL, ImageTable
+from raydet.data.glance import Glance, complaint, darkness
 from raydet.data.problems import ProblemLog
+from raydet.data.similar_names import report_similar_names
 from raydet.errors import DataError
 from raydet.text import is_plain
 
 _THREADS = 8
 _CHUNK = 4_096
+MOST_GLANCED_AT = 100_000  # with more images, a run starts without opening them all
 
 
 def usable(
-    table: ImageTable, source: str, log: ProblemLog, *, needs_labels: bool, decode_images: bool = False
+    table: ImageTable,
+    source: str,
+    log: ProblemLog,
+    *,
+    needs_labels: bool,
+    decode_images: bool = False,
+    on_bad_image: OnBadImage = "error",
 ) -> ImageTable:
     """Check a set and return the images that are fit for use; everything left out is in `log`.
 
-    Images are opened only with `decode_images`, which decodes all of them. Without `needs_labels`, label -1 and
-    missing labels are fine; a number that is no class never is.
+    Encoded images are looked at from both ends, where there are not too many, and decoded where their end is missing;
+    all of them are with `decode_images` or `on_bad_image: skip`. Without `needs_labels`, label -1 and missing labels
+    are fine; a number that is no class never is.
     """
     if not len(table):
         log.error("no-images", source, "", "no images", "add images or correct the path")
@@ -32,8 +44,9 @@ def usable(
     kept = np.ones(len(table), dtype=np.bool_)
     kept[_bad_ids(table, log)] = False
     kept[_bad_labels(table, source, needs_labels, log)] = False
-    if decode_images:
-        kept[_undecodable(table, log)] = False
+    decode_all = decode_images or on_bad_image == "skip"
+    if decode_all or len(table) <= MOST_GLANCED_AT:
+        kept[_bad_images(table, source, on_bad_image, log, decode_all=decode_all)] = False
     return table if kept.all() else table.take(np.flatnonzero(kept))
 
 
@@ -46,6 +59,7 @@ def _check_class_names(table: ImageTable, source: str, log: ProblemLog) -> None:
         elif name in seen:
             log.error("class-name", source, where, f"the name {name!r} is given twice", "rename one of them")
         seen.add(name)
+    report_similar_names(table.class_names, source, log)
 
 
 def _bad_ids(table: ImageTable, log: ProblemLog) -> list[int]:
@@ -85,25 +99,37 @@ def _bad_labels(table: ImageTable, source: str, needs_labels: bool, log: Problem
     return np.flatnonzero(bad)
 
 
-def _undecodable(table: ImageTable, log: ProblemLog) -> list[int]:
+def _bad_images(
+    table: ImageTable, source: str, on_bad_image: OnBadImage, log: ProblemLog, *, decode_all: bool
+) -> list[int]:
     bad: list[int] = []
-    for row, complaint in enumerate(_decode_all(table)):
-        if complaint:
-            log.error("image-unreadable", table.name_at(row), f"image id {table.id_at(row)}", complaint)
+    wide: list[Path | memoryview] = []
+    for row, (picture, seen, wrong) in enumerate(_look_at_all(table, decode_all)):
+        if wrong:
+            where = f"image id {table.id_at(row)}"
+            report_bad_image(log, on_bad_image, "image-unreadable", table.id_at(row), table.name_at(row), where, wrong)
             bad.append(row)
+        elif seen is not None and seen.is_wide and picture is not None:
+            wide.append(picture)
+    if (dark := darkness(wide, table.gray16_range)) is not None:
+        log.warn("images-dark", source, "", *dark)
+    if bad and len(bad) == len(table) and on_bad_image == "skip":
+        log.error("no-images", source, "", "no image can be read, all were left out", "mend the images")
     return bad
 
 
-def _decode_all(table: ImageTable) -> Iterator[str]:
-    """Yield what is wrong with each image, '' where nothing is."""
+def _look_at_all(table: ImageTable, decode_all: bool) -> Iterator[tuple[Path | memoryview | None, Glance | None, str]]:
+    """Yield each image (None where it is raw pixels), what a glance says, and what is wrong ('': nothing)."""
 
-    def complaint(row: int) -> str:
+    def look_at(row: int) -> tuple[Path | memoryview | None, Glance | None, str]:
+        if table.shapes[row].any():  # raw pixels: there is nothing that could be damaged
+            return None, None, ""
         try:
-            table.pixels_at(row)
+            picture = table.file_at(row) or table.bytes_at(row)
         except DataError as error:
-            return str(error).removeprefix(f"{table.name_at(row)}: ")
-        return ""
+            return None, None, str(error)
+        return picture, *complaint(picture, table.name_at(row), decode_all=decode_all)
 
     with ThreadPoolExecutor(_THREADS) as pool:
         for start in range(0, len(table), _CHUNK):
-            yield from pool.map(complaint, range(start, min(start + _CHUNK, len(table))))
+            yield from pool.map(look_at, range(start, min(start + _CHUNK, len(table))))

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raydet.data.decode import decode, decode_bytes
+from raydet.data.decode import FULL_RANGE, decode, decode_bytes
 from raydet.data.paths import resolve_inside
 from raydet.errors import DataError
 
@@ -38,6 +38,7 @@ class ImageTable:
     origin: NDArray[np.int32]  # [D] position of each image's file in `origins`
     place: NDArray[np.int64]  # [D] its row there, counted from 0
     root: Path | None = None  # resolved
+    gray16_range: tuple[int, int] = FULL_RANGE  # the values of 16-bit pictures that become 0 to 255
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -99,12 +100,12 @@ class ImageTable:
     def pixels_at(self, row: int) -> Tensor:
         """Decode an image: uint8 `[3, H, W]` RGB, gray as three equal channels. Raises DataError that names it."""
         if (file := self.file_at(row)) is not None:
-            return decode(file)
+            return decode(file, self.gray16_range)
         buffer = self.content[row].as_buffer()
         if not self.shapes[row].any():
             if not buffer.size:
                 raise DataError(f"{self.name_at(row)}: no pixels are stored with this label")
-            return decode_bytes(buffer.to_pybytes(), self.name_at(row))
+            return decode_bytes(buffer.to_pybytes(), self.name_at(row), self.gray16_range)
         shape = tuple(self.shapes[row].tolist())
         raw = np.frombuffer(buffer, dtype=np.uint8).reshape(shape)
         return torch.from_numpy(np.repeat(raw, 3, axis=0) if shape[0] == 1 else raw.copy())

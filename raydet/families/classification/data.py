@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from raydet.config.base import DataSection
 from raydet.config.class_data import ImageDataConfig, ImageSetConfig
+from raydet.data.bad_images import OnBadImage
 from raydet.data.classes.classes import renumbered, report_missing_classes
 from raydet.data.classes.formats.detect import detect_format, read_images
 from raydet.data.classes.index import ImageIndex, write_images
@@ -18,6 +20,7 @@ from raydet.data.classes.rules import usable
 from raydet.data.classes.splits import choose_rows, fingerprint
 from raydet.data.classes.summary import ImageSetSummary, summarise
 from raydet.data.classes.table import NO_LABEL, ImageTable
+from raydet.data.decode import FULL_RANGE
 from raydet.data.family import DataFamily
 from raydet.data.prepared import PreparedSets
 from raydet.data.problems import ProblemLog
@@ -42,9 +45,21 @@ class ImageData(DataFamily[ImageSetConfig, ImageTable, ImageIndex]):
         decode_images: bool,
     ) -> tuple[ImageTable, str]:
         """Return the usable images of a set, and its format. Looked at alone, all need a label where one has it."""
-        table, format = read_images(one, log), detect_format(one)
+        bad: OnBadImage = "error"
+        gray = FULL_RANGE
+        if isinstance(settings, ImageDataConfig):
+            bad, gray = settings.on_bad_image, settings.views.gray16_range
+        table, format = read_images(one, log, role=name), detect_format(one, name)
         needs_labels = name != "unlabeled" if name != "data" else bool((table.labels != NO_LABEL).any())
-        return usable(table, one.path, log, needs_labels=needs_labels, decode_images=decode_images), format
+        table = usable(
+            replace(table, gray16_range=gray),
+            one.path,
+            log,
+            needs_labels=needs_labels,
+            decode_images=decode_images,
+            on_bad_image=bad,
+        )
+        return table, format
 
     def renumbered(
         self, table: ImageTable, class_names: tuple[str, ...], name: str, path: str, log: ProblemLog
@@ -58,6 +73,10 @@ class ImageData(DataFamily[ImageSetConfig, ImageTable, ImageIndex]):
         if name == "labeled" and len(table.class_names) < 2:
             message = f"the labelled set has {len(table.class_names)} classes"
             log.error("one-class", path, "", message, "a classifier needs two or more")
+
+    def is_barren(self, table: ImageTable) -> bool:
+        """Return whether there is no label to learn from."""
+        return not (table.labels != NO_LABEL).any()
 
     def ids(self, table: ImageTable) -> Sequence[str]:
         """Return all image ids, in row order."""

@@ -35,8 +35,8 @@ def evaluate_sharded(
     model: Classifier, index: ImageIndex, views: ImageViewsConfig, group: Group, *, max_images: int | None = None
 ) -> ClassifierResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
-    number = len(index) if max_images is None else min(max_images, len(index))
-    rows = group.every(number)
+    sound = index.sound_rows()[:max_images]
+    rows = sound[list(group.every(len(sound)))].tolist()
     said = predict(model, index, rows, views, group.device)
     parts: list[Counts] = group.all_gather(count(said.logits, index.labels()[rows]))
     return result_of(parts, index.class_names) if group.is_lead else None

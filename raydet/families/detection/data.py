@@ -41,18 +41,30 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
         decode_images: bool,
     ) -> tuple[Table, str]:
         """Return the usable images and boxes of a set, and its format."""
-        source = read_source(one, log, generated)
-        on_bad_box = settings.on_bad_box if isinstance(settings, DataConfig) else "error"
-        return usable(source, on_bad_box, log, decode_images=decode_images), source.format
+        source = read_source(one, log, generated, role=name)
+        if not isinstance(settings, DataConfig):
+            return usable(source, "error", log, decode_images=decode_images), source.format
+        table = usable(
+            source,
+            settings.on_bad_box,
+            log,
+            decode_images=decode_images,
+            on_bad_image=settings.on_bad_image,
+            gray16_range=settings.views.gray16_range,
+        )
+        return table, source.format
 
     def renumbered(self, table: Table, class_names: tuple[str, ...], name: str, path: str, log: ProblemLog) -> Table:
         """Return a set with the class numbers of `class_names`; boxes of other classes are errors."""
         return renumbered(table, class_names, path, log)
 
     def report_classes(self, table: Table, name: str, path: str, log: ProblemLog) -> None:
-        """Report sets and classes without boxes."""
-        if name != "data":
-            report_empty_classes(table, name, path, log)
+        """Report sets and classes without boxes, and boxes that do not count."""
+        report_empty_classes(table, name, path, log)
+
+    def is_barren(self, table: Table) -> bool:
+        """Return whether there is no box to learn from."""
+        return int(table.usable_per_class().sum()) == 0
 
     def ids(self, table: Table) -> Sequence[str]:
         """Return all image ids, in row order."""

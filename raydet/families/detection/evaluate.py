@@ -7,7 +7,6 @@ from collections.abc import Sequence
 import torch
 
 from raydet.data.boxes.index import DatasetIndex
-from raydet.data.decode import decode
 from raydet.families.detection.coco import Detections, EvalResult, coco_metrics
 from raydet.families.detection.method import DetectionMethod
 from raydet.families.detection.views import eval_view
@@ -27,7 +26,7 @@ def predict(
     found = []
     for start in range(0, len(positions), IMAGES_PER_FORWARD):
         chunk = positions[start : start + IMAGES_PER_FORWARD]
-        views = [eval_view(decode(index.file_at(i)), method.run.data.views) for i in chunk]
+        views = [eval_view(index.pixels_at(i), method.run.data.views) for i in chunk]
         with evaluating(model):
             said = method.detect(model, collate([pixels for pixels, _ in views], device))
         for i, (_, view), each in zip(chunk, views, said, strict=True):
@@ -41,9 +40,10 @@ def evaluate_sharded(
     method: DetectionMethod, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None = None
 ) -> EvalResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
-    number = len(index) if max_images is None else min(max_images, len(index))
-    parts = group.all_gather(predict(method, model, index, group.every(number), group.device))
+    rows = index.sound_rows().tolist()[:max_images]
+    own = [rows[place] for place in group.every(len(rows))]
+    parts = group.all_gather(predict(method, model, index, own, group.device))
     if not group.is_lead:
         return None
     found = [detections for part in parts for detections in part]
-    return coco_metrics(index, found, engine=method.run.eval.engine, positions=range(number))
+    return coco_metrics(index, found, engine=method.run.eval.engine, positions=rows)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from raydet.data.decode import FULL_RANGE
 from raydet.families.detection.saved import SavedDetector
 from raydet.families.detection.views import eval_view
 from raydet.records import Candidates
@@ -41,6 +42,11 @@ class DetectorOnFiles:
         section, _, key = keys.score.partition(".")
         return float(self._method.run.model_dump(mode="json")[section][key])
 
+    @property
+    def gray16_range(self) -> tuple[int, int]:
+        """Return the values of 16-bit pictures that become 0 to 255."""
+        return self._method.run.data.views.gray16_range
+
     def settings(self) -> dict[str, Any]:
         """Return the settings of network, method and evaluation view."""
         config = self._method.run
@@ -48,7 +54,8 @@ class DetectorOnFiles:
         return {
             "model": config.model.model_dump(mode="json"),
             "method": config.method.model_dump(mode="json"),
-            "views": {"eval_short_side": views.eval_short_side, "max_long_side": views.max_long_side},
+            "views": {"eval_short_side": views.eval_short_side, "max_long_side": views.max_long_side}
+            | ({} if views.gray16_range == FULL_RANGE else {"gray16_range": list(views.gray16_range)}),
         }
 
     def see(self, pixels: Tensor) -> SeenImage:

@@ -17,7 +17,6 @@ from typing import Literal, TypeVar
 from torch import Tensor
 
 from raydet.data.boxes.index import DatasetIndex
-from raydet.data.decode import decode
 from raydet.data.order import BatchOrder, own_slots
 from raydet.data.prefetch import Prefetcher
 from raydet.errors import DataError
@@ -139,13 +138,13 @@ def views_for_training(data: PreparedBoxes, config: DetectionConfig, world: int)
 
 def _pixels(index: DatasetIndex, position: int) -> Tensor:
     """Decode an image and make sure that it is still the one its boxes were checked against."""
-    file = index.file_at(position)
-    pixels = decode(file)
+    pixels = index.pixels_at(position)
     found, expected = tuple(pixels.shape[1:]), tuple(index.size_at(position))
     if found != expected:
+        size, before = f"{found[1]}x{found[0]}", f"{expected[1]}x{expected[0]}"
         raise DataError(
-            f"{file}: the image is {found[1]}x{found[0]} pixels (width x height), but was {expected[1]}x{expected[0]} "
-            f"when the data set was prepared; restore the file, or prepare again in a new run folder"
+            f"{index.file_at(position)}: the image is {size} pixels (width x height), but was {before} when the data "
+            f"set was prepared; restore the file, or prepare again in a new run folder"
         )
     return pixels
 

@@ -31,7 +31,6 @@ from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms, clip_boxes_to_image
 from torchvision.transforms.v2 import functional as F
 
-from raydet.data.decode import decode
 from raydet.errors import UserError
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.saved import SavedDetector
@@ -187,9 +186,9 @@ def _images_to_check(saved: SavedDetector) -> list[Tensor]:
     shapes = [index.size_at(i) for i in range(len(index))]
     usual = Counter(shapes).most_common(1)[0][0]
     positions = sorted(range(len(index)), key=lambda i: shapes[i] != usual)[:CHECKED_IMAGES]
-    first, _ = eval_view(decode(index.file_at(positions[0])), saved.config.data.views)
+    first, _ = eval_view(index.pixels_at(positions[0]), saved.config.data.views)
     size = list(first.shape[1:])
-    others = [F.resize(decode(index.file_at(i)), size, antialias=True) for i in positions[1:]]
+    others = [F.resize(index.pixels_at(i), size, antialias=True) for i in positions[1:]]
     noise = torch.randint(256, first.shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     return [first, *others, noise]
 

@@ -25,7 +25,7 @@ def dataset(path: Path, **other: Any) -> DatasetConfig:
 
 
 def broken(folder: Path) -> Path:
-    """Eight things wrong in one data set, with a good box (annotation 3) left."""
+    """Eight things wrong in one data set, with two good boxes (annotations 3 and 8) left."""
     content = coco_content()
     boxes = content["annotations"]
     boxes[0]["bbox"] = [90, 70, 30, 30]  # leaves the image
@@ -35,14 +35,18 @@ def broken(folder: Path) -> Path:
         {**boxes[2], "id": 5, "image_id": 99},
         {**boxes[2], "id": 6, "bbox": [1, 2, 3]},
         {**boxes[2], "id": 7, "bbox": [1, 1, float("nan"), 1]},
+        {**boxes[2], "id": 8, "image_id": 3},
+        {**boxes[2], "id": 9, "image_id": 3, "bbox": [95, 1, 10, 10]},  # 5 pixels of it outside
     ]
     content["images"] += [
-        {"id": 10, "file_name": "cut.jpg", "width": 100, "height": 80},
+        {"id": 3, "file_name": "c.jpg", "width": 100, "height": 80},
+        {"id": 10, "file_name": "cut.png", "width": 100, "height": 80},
         {"id": 11, "file_name": "../out.jpg", "width": 100, "height": 80},
     ]
     file = write_coco(folder, content)
-    whole = write_image(folder / "cut.jpg", value=9).read_bytes()
-    (folder / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    write_image(folder / "c.jpg", value=8)
+    whole = write_image(folder / "cut.png", value=9).read_bytes()
+    (folder / "cut.png").write_bytes(whole[:500] + bytes(100) + whole[600:])  # its header and its end are fine
     return file
 
 
@@ -54,14 +58,14 @@ def test_everything_wrong_is_found_at_once(tmp_path: Path) -> None:
         "box-degenerate": 1,
         "box-malformed": 1,
         "box-not-finite": 1,
-        "box-outside": 1,
+        "box-outside": 2,
         "file-name": 1,
-        "image-unreadable": 1,  # cut.jpg: its header is fine, its pixels are not
+        "image-unreadable": 1,  # cut.png
     }
-    assert report.num_errors == 8 and report.num_warnings == 0
+    assert report.num_errors == 9 and report.num_warnings == 0
     assert all(problem.fix or ";" in problem.message for problem in report.problems)
     quick = BOXES.check_one(dataset(broken(tmp_path)), decode_images=False)
-    assert "image-unreadable" not in codes(quick) and quick.num_errors == 7
+    assert "image-unreadable" not in codes(quick) and quick.num_errors == 8
 
 
 def test_one_error_is_in_the_singular(tmp_path: Path) -> None:
@@ -73,7 +77,7 @@ def test_check_and_prepare_give_the_same_verdict(tmp_path: Path) -> None:
     report = BOXES.check_one(dataset(broken(tmp_path)), decode_images=False)
     with pytest.raises(DataError) as caught:
         BOXES.prepare(DataConfig(labeled=dataset(tmp_path / "data.json")), tmp_path / "run")
-    assert "7 errors" in str(caught.value)
+    assert "8 errors" in str(caught.value)
     for problem in report.problems:
         assert str(problem) in str(caught.value)
 
@@ -126,7 +130,7 @@ def test_a_set_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> N
         }
     )
     report = BOXES.check(config)
-    assert codes(report)["data-set"] == 1 and report.num_errors == 9
+    assert codes(report)["data-set"] == 1 and report.num_errors == 10
     assert [summary.name for summary in report.sets] == ["labeled", "unlabeled"]
     assert "none.json: no such file or folder" in format_report(report)
 
@@ -162,7 +166,7 @@ def test_pictures_of_equal_size_and_beginning_are_told_apart(tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("policy", "boxes"),
-    [("drop", [[5.5, 6.5, 15.5, 16.5]]), ("clip", [[90, 70, 100, 80], [5.5, 6.5, 15.5, 16.5]])],
+    [("drop", [[5.5, 6.5, 15.5, 16.5]]), ("clip", [[90, 70, 100, 80], [5.5, 6.5, 15.5, 16.5], [95, 1, 100, 11]])],
 )
 def test_a_fixed_copy_is_clean_and_the_original_untouched(
     tmp_path: Path, policy: Any, boxes: list[list[float]]
@@ -172,17 +176,36 @@ def test_a_fixed_copy_is_clean_and_the_original_untouched(
     out = tmp_path / "out" / "fixed.json"
     result = fix_dataset(dataset(file), policy, out)
     assert (result.file, result.images) == (out, tmp_path / "data")
-    assert result.report.num_errors == 5 and result.report.num_warnings == 3  # left out; dropped or clipped
+    # left out; dropped or clipped: four boxes, and once that images are left out
+    assert result.report.num_errors == 5 and result.report.num_warnings == 5
     assert file.read_bytes() == before
     report = BOXES.check_one(dataset(out, images=str(result.images)))
     assert report.num_errors == report.num_warnings == 0
     table, _ = read_table(out, images=str(result.images))
-    assert table.boxes.tolist() == boxes and table.files == ["a.jpg", "b.jpg"]
+    # annotations of b.jpg could not be read; with "drop" a.jpg has lost all its boxes
+    assert table.boxes.tolist() == boxes and table.files == (["c.jpg"] if policy == "drop" else ["a.jpg", "c.jpg"])
     assert len(COCO(str(out)).anns) == len(boxes)
     with pytest.raises(DataError, match="exists already and is not overwritten"):
         fix_dataset(dataset(file), policy, out)
     with pytest.raises(DataError, match="exists already"):
         fix_dataset(dataset(file), policy, file)
+
+
+def test_what_could_not_be_read_is_not_written_as_background(tmp_path: Path) -> None:
+    content = coco_content()
+    content["annotations"][0]["iscrowd"] = "Unspecified"  # image 1 keeps a box, but not all that is on it
+    result = fix_dataset(dataset(write_coco(tmp_path, content)), "drop", tmp_path / "fixed.json")
+    table, _ = read_table(result.file, images=str(result.images))
+    assert table.files == ["b.jpg"] and table.boxes.tolist() == [[5.5, 6.5, 15.5, 16.5]]
+    assert "1 images with annotations that could not be used are left out" in format_report(result.report)
+
+
+def test_a_file_that_would_be_refused_is_not_written(tmp_path: Path) -> None:
+    content = coco_content()
+    content["categories"][0]["name"] = "cat"  # as the other one, and both have boxes
+    with pytest.raises(DataError, match="two categories are called 'cat'"):
+        fix_dataset(dataset(write_coco(tmp_path, content)), "drop", tmp_path / "fixed.json")
+    assert not (tmp_path / "fixed.json").exists()
 
 
 def test_misread_boxes_are_not_fixed_by_dropping_them(tmp_path: Path) -> None:

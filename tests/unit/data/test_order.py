@@ -16,14 +16,14 @@ def drawn(order: BatchOrder, start: int, stop: int) -> list[int]:
 
 
 @given(n=st.integers(1, 300), batch=st.integers(1, 40), seed=st.integers(0, 2**31), epoch=st.integers(0, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_epoch_is_a_permutation_even_where_batches_straddle_it(n: int, batch: int, seed: int, epoch: int) -> None:
     order = BatchOrder(n, batch, seed, "x")
     assert sorted(drawn(order, epoch * n, (epoch + 1) * n)) == list(range(n))
 
 
 @given(n=st.integers(1, 10**9), step=st.integers(0, 10**8), batch=st.integers(1, 64))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_positions_are_pure_and_inside_the_data_set(n: int, step: int, batch: int) -> None:
     order = BatchOrder(n, batch, 3, "x")
     first = order.positions(step)

@@ -38,7 +38,7 @@ def test_a_count_splits_real_data_into_labelled_and_unlabelled(tmp_path: Path) -
     assert (data.labeled.boxes_per_class() > 0).all()
     assert data.warnings == ()
     assert sorted(os.listdir(tmp_path)) == [
-        "hidden.arrow", "labeled.arrow", "prepared.json", "split.json", "unlabeled.arrow", "val.arrow"
+        "hidden.arrow", "labeled.arrow", "prepared.json", "sources.json", "split.json", "unlabeled.arrow", "val.arrow"
     ]  # fmt: skip
 
 

@@ -135,7 +135,7 @@ def test_a_remote_file_that_fails_is_read_again(tmp_path: Path, monkeypatch: pyt
         root.pixels("a.png")
 
 
-@settings(deadline=None)
+@settings()
 @given(st.lists(st.text(max_size=4), max_size=40), st.integers(1, 9))
 def test_a_listing_is_the_same_in_whatever_order_and_through_however_many_files_it_is_sorted(names, run_lines):
     with tempfile.TemporaryDirectory() as made:

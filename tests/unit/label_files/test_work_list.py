@@ -50,7 +50,7 @@ def test_an_image_that_costs_four_actors_is_skipped_and_its_neighbours_are_label
     ]
 
 
-@settings(deadline=None)
+@settings()
 @given(st.lists(st.integers(1, 9), max_size=5), st.integers(1, 4), st.randoms())
 def test_every_image_is_answered_once_whatever_is_lost(sizes, piece_images, draw):
     work, found, working = WorkList(plan(*sizes), piece_images), {}, []

@@ -30,7 +30,7 @@ def labels(draw):
     )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(labels(), max_size=5))
 def test_labels_survive_the_table_bit_for_bit(expected):
     table = to_table(expected)

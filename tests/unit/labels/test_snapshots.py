@@ -61,7 +61,7 @@ def test_features_of_two_numbers_are_kept(tmp_path):
     assert found["labeled"].features.tolist() == [[0.5, -1.0]] and found["unlabeled"].features.shape == (2, 2)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(numbers=st.tuples(st.integers(0, 4), st.integers(0, 4)), width=st.integers(1, 5), data=st.data())
 def test_any_sample_comes_back(tmp_path, numbers, width, data):
     labeled, unlabeled = numbers

@@ -282,7 +282,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(ACTIONS)
 def test_the_store_holds_what_a_dictionary_would(tmp_path_factory, actions):
     folder = tmp_path_factory.mktemp("store")

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet.data.boxes.source import Source, box_place
+from raydet.data.boxes.turned import Corners, box_around, report_turned
 from raydet.data.problems import ProblemLog
 from raydet.text import is_plain
 
@@ -30,6 +31,9 @@ class CocoColumns:
         self._box_codes, self._categories, self._tags = array("q"), array("q"), array("q")
         self._boxes, self._areas = array("d"), array("d")
         self._crowd = array("b")
+        self._children: dict[str, set[int]] = {}  # supercategory -> ids of the categories that name it
+        self._bad_codes: set[int] = set()  # images with an annotation that could not be read
+        self._turned = self._angles = 0
 
     # --- categories -------------------------------------------------------------------------------------------------
 
@@ -49,22 +53,26 @@ class CocoColumns:
             self._log.error("category-id-twice", self._file, where, message, "give every category its own id")
         else:
             self._names[key] = name
+            if isinstance(parent := entry.get("supercategory"), str):
+                self._children.setdefault(parent, set()).add(key)
 
     def _class_names(self) -> tuple[list[int], tuple[str, ...]]:
-        ids = sorted(self._names)
-        seen: dict[str, str] = {}
-        for key in ids:
-            name = self._names[key]
-            folded = " ".join(name.casefold().split())
-            if name in seen.values():
+        """Return the ids and names of the categories that count, in ascending order of their ids."""
+        used = set(self._categories)
+        ids: list[int] = []
+        seen: set[str] = set()
+        for key in sorted(self._names):
+            name, where = self._names[key], f"category id {key}"
+            # Roboflow writes the group of its classes as a category of its own, often under the name of a class.
+            if key not in used and self._children.get(name, set()) - {key}:
+                message = f"the category {name!r} is the supercategory of others and has no box"
+                self._log.warn("category-parent", self._file, where, message, "left out")
+                continue
+            if name in seen:
                 message = f"two categories are called {name!r}"
-                self._log.error(
-                    "category-name-twice", self._file, f"category id {key}", message, "rename or merge them"
-                )
-            elif folded in seen:
-                message = f"the names {seen[folded]!r} and {name!r} differ only in case or spaces"
-                self._log.warn("category-name-similar", self._file, f"category id {key}", message, "one class or two?")
-            seen.setdefault(folded, name)
+                self._log.error("category-name-twice", self._file, where, message, "rename or merge them")
+            seen.add(name)
+            ids.append(key)
         return ids, tuple(self._names[key] for key in ids)
 
     # --- images -----------------------------------------------------------------------------------------------------
@@ -114,6 +122,8 @@ class CocoColumns:
         category = entry.get("category_id")
         crowd = entry.get("iscrowd") or 0
         box = _numbers(entry.get("bbox"))
+        if key is not None and (not _is_int(category) or box is None or crowd not in (0, 1)):
+            self._bad_codes.add(self._code_of.setdefault(key, len(self._code_of)))
         if key is None:
             message = f"image_id must be a whole number or text, got {entry.get('image_id')!r:.40}"
             self._log.error("annotation-image-id", self._file, where, message)
@@ -129,13 +139,24 @@ class CocoColumns:
             x, y, width, height = box
             self._box_codes.append(self._code_of.setdefault(key, len(self._code_of)))
             self._categories.append(category)
-            self._boxes.extend((x, y, x + width, y + height))
+            self._boxes.extend(self._upright((x, y, x + width, y + height), entry))
             self._tags.append(tag)
             if tag < 0:
                 message = f"id must be a whole number, 0 or above, got {entry.get('id')!r:.40}"
                 self._log.warn("annotation-id", self._file, where, message, "the box is used all the same")
             self._crowd.append(crowd == 1)
             self._areas.append(self._area(where, entry.get("area")))
+
+    def _upright(self, corners: Corners, entry: dict[str, Any]) -> Corners:
+        """Return the box around a turned one: CVAT writes it as it was before, and degrees among the attributes."""
+        attributes = entry.get("attributes")
+        degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
+        if _is_angle(degrees):
+            self._turned += 1
+            return box_around(*corners, float(degrees))
+        # Other tools' fields: whether the box is meant before or after turning, nobody can know.
+        self._angles += any(_is_angle(entry.get(key)) for key in ("rotation", "angle"))
+        return corners
 
     def _area(self, where: str, value: Any) -> float:
         if value is None:
@@ -161,6 +182,12 @@ class CocoColumns:
         known = np.isin(categories, ids)
         self._report_unknown(rows, known, categories, tags, known_ids)
         self._report_double_ids(tags)
+        report_turned(self._log, self._file, self._turned)
+        if self._angles:
+            message = f"{self._angles:,} annotations have an angle (rotation); their boxes are used as they stand"
+            self._log.warn(
+                "box-angle", self._file, "", message, "check that these are the boxes around the turned ones"
+            )
         keep = (rows >= 0) & known
         first = self._first_entries()
         return Source(
@@ -178,7 +205,15 @@ class CocoColumns:
             areas=np.array(self._areas, dtype=np.float64)[keep],
             tags=tags[keep],
             tag_word="annotation id",
+            spoilt=self._spoilt(image_rows, rows, known),
         )
+
+    def _spoilt(
+        self, image_rows: NDArray[np.int64], rows: NDArray[np.int64], known: NDArray[np.bool_]
+    ) -> frozenset[int]:
+        """Return the images with an annotation that could not be read, or is of an unknown category."""
+        unreadable = {int(image_rows[code]) for code in self._bad_codes}
+        return frozenset(unreadable | set(rows[~known].tolist())) - {-1}
 
     def _first_entries(self) -> NDArray[np.int64]:
         """Return the positions of the image entries that are not repetitions of an earlier id."""
@@ -221,6 +256,11 @@ class CocoColumns:
             message = f"annotation id {tag} is used {count} times"
             fix = "both boxes are kept here, other tools count them double; give every annotation its own id"
             self._log.warn("annotation-id-twice", self._file, f"annotation id {tag}", message, fix)
+
+
+def _is_angle(value: Any) -> TypeGuard[float]:
+    """Return whether a value turns a box: a number that is no multiple of 180 degrees."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and bool(math.isfinite(value) and value % 180)
 
 
 def _is_int(value: Any) -> TypeGuard[int]:

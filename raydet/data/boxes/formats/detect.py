@@ -3,57 +3,75 @@
 from __future__ import annotations
 
 import glob
-import json
 import tempfile
 from pathlib import Path
 from typing import Literal
 
 from raydet.config.box_data import DatasetConfig, ShapesConfig
 from raydet.data.boxes.formats.coco import read_coco
+from raydet.data.boxes.formats.coco_file import coco_file
 from raydet.data.boxes.formats.folder import read_folder
 from raydet.data.boxes.formats.voc import read_voc
 from raydet.data.boxes.formats.yolo import read_yolo
 from raydet.data.boxes.source import Source
 from raydet.data.boxes.synthetic import materialise
-from raydet.data.folder import SUFFIXES, walk
+from raydet.data.folder import SUFFIXES
+from raydet.data.layouts import Found, look_into, named, not_read
 from raydet.data.problems import ProblemLog
+from raydet.data.yaml_kind import yaml_kind
 from raydet.errors import DataError
 
 Format = Literal["coco", "voc", "yolo", "folder", "shapes"]
+_ANNOTATED = frozenset({"labeled", "val", "test"})
 
 
-def read_source(config: DatasetConfig, log: ProblemLog, generated: Path | None = None) -> Source:
+class AnnotationsNotReadError(DataError):
+    """Images lie there with annotations of a kind that is not read; without these they would count as background."""
+
+
+def read_source(config: DatasetConfig, log: ProblemLog, generated: Path | None = None, *, role: str = "data") -> Source:
     """Read a data set of any format; `path: shapes` is generated below `generated` (default: a temporary one).
 
-    Broken entries are reported to `log` and left out. Raises DataError where the data set as a whole cannot be read.
+    `role`: what the set is for (labeled, unlabeled, val, test), or "data" where it is looked at alone. Broken entries
+    are reported to `log` and left out. Raises DataError where the data set as a whole cannot be read.
     """
     path = Path(config.path).expanduser()
     images = Path(config.images).expanduser() if config.images is not None else None
-    format = detect_format(config)
+    format = detect_format(config, role)
     if format == "shapes":
         folder = generated or Path(tempfile.mkdtemp(prefix="raydet-shapes-"))
         return read_coco(materialise(config.shapes or ShapesConfig(), folder), None, log)
     if format == "coco":
-        return read_coco(_coco_file(path), images, log)
+        return read_coco(coco_file(path, config.subset), images, log)
     if format == "voc":
-        return read_voc(path, config.subset, log)
+        return read_voc(path, config.subset, log, images)
     if format == "yolo":
-        return read_yolo(path, config.subset, images, log)
-    return read_folder(str(path), log)
+        return read_yolo(path, config.subset, images, log, role)
+    if config.subset is not None:
+        raise DataError(
+            f"{path}: subset {config.subset!r} is for annotated sets, and these are plain images; remove it"
+        )
+    return read_folder(str(path), log, images)
 
 
-def detect_format(config: DatasetConfig) -> Format:
-    """Return `config.format`, or what `auto` decides from the path. Raises DataError that says what was looked for."""
+def detect_format(config: DatasetConfig, role: str = "data") -> Format:
+    """Return `config.format`, or what `auto` decides from the path and what the set is for.
+
+    Raises DataError that says what was looked for.
+    """
     if config.format != "auto":
         return config.format
     if config.path == "shapes":
         return "shapes"
     path = Path(config.path).expanduser()
     if path.is_dir():
-        return _format_of_folder(path)
+        is_bare = role == "unlabeled" and config.subset is None and config.images is None
+        return _format_of_folder(look_into(path), role, is_bare=is_bare)
     if path.exists():
-        by_suffix: dict[str, Format] = {".json": "coco", ".yaml": "yolo", ".yml": "yolo"}
+        by_suffix: dict[str, Format] = {".json": "coco", ".yaml": "yolo", ".yml": "yolo", ".data": "yolo"}
         if path.suffix.lower() in by_suffix:
+            if by_suffix[path.suffix.lower()] == "yolo" and yaml_kind(path) == "config":
+                raise DataError(f"{path}: a configuration of raydet, not a data set; name the data set itself")
             return by_suffix[path.suffix.lower()]
         raise DataError(f"{path}: format unknown; give a COCO .json, a YOLO data.yaml, a folder or a glob of images")
     if glob.has_magic(config.path):
@@ -62,48 +80,25 @@ def detect_format(config: DatasetConfig) -> Format:
     raise DataError(f"{path}: no such file or folder{hint}")
 
 
-def _format_of_folder(folder: Path) -> Format:
-    if any(folder.glob("*.yaml")) or any(folder.glob("*.yml")) or _has_yolo_layout(folder):
-        return "yolo"
-    if (folder / "Annotations").is_dir() or any(folder.glob("*.xml")):
-        return "voc"
-    if _json_files(folder):
-        return "coco"
-    log = ProblemLog()
-    if any(path.suffix.lower() in SUFFIXES for path in walk(folder, log)):
+def _format_of_folder(found: Found, role: str, *, is_bare: bool) -> Format:
+    """Decide on what all evidence says; `is_bare`: the images are wanted without what is known of them."""
+    folder, readable = found.folder, found.readable
+    if is_bare and found.images:
+        return "folder"  # a partial JSON among the images would else make an unlabelled set of the labelled ones
+    formats: dict[str, Format] = {"coco": "coco", "voc": "voc", "yolo": "yolo"}
+    kinds = list(dict.fromkeys(formats[layout.format] for layout in readable))
+    if len(kinds) == 1:
+        return kinds[0]
+    if kinds:
+        choice = " or ".join(f"`format: {kind}`" for kind in kinds)
+        raise DataError(f"{folder}: several kinds of annotations lie there: {named(readable)}; say which with {choice}")
+    if found.foreign:
+        bare = "" if role in _ANNOTATED else "; for the images alone, without boxes, set `format: folder`"
+        raise AnnotationsNotReadError(f"{folder}: {not_read(found)}{bare}")
+    if found.images and role not in _ANNOTATED:
         return "folder"
+    what = "images, but no annotations" if found.images else "no data set found"
     raise DataError(
-        f"{folder}: no data set found there; looked for a data.yaml or images/ + labels/ (YOLO), Annotations/ or *.xml "
+        f"{folder}: {what} there; looked for a data.yaml or images/ + labels/ (YOLO), Annotations/ or *.xml "
         f"(VOC), *.json or annotations/*.json (COCO), and images ({', '.join(SUFFIXES)})"
     )
-
-
-def _has_yolo_layout(folder: Path) -> bool:
-    return (folder / "images").is_dir() and (folder / "labels").is_dir()
-
-
-def _json_files(folder: Path) -> list[Path]:
-    """Return the COCO files of a folder: JSON objects, directly in it or in `annotations`."""
-    files = sorted([*folder.glob("*.json"), *(folder / "annotations").glob("*.json")])
-    return [file for file in files if _mentions_images(file)]
-
-
-def _mentions_images(file: Path) -> bool:
-    with file.open("rb") as stream:
-        head = stream.read(1 << 16)
-        stream.seek(max(0, file.stat().st_size - (1 << 16)))
-        tail = stream.read()
-    keys = (json.dumps(key).encode() for key in ("annotations", "categories", "file_name"))
-    return any(key in head or key in tail for key in keys)
-
-
-def _coco_file(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    files = _json_files(path)
-    if len(files) == 1:
-        return files[0]
-    if not files:
-        raise DataError(f"{path}: no COCO .json there or in its annotations folder")
-    names = ", ".join(str(file.relative_to(path)) for file in files[:10])
-    raise DataError(f"{path}: several COCO files ({names}); name one of them")

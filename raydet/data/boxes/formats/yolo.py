@@ -1,20 +1,24 @@
-"""YOLO data sets: a `data.yaml`, or a folder with `images/`, `labels/` and `classes.txt`.
+"""YOLO data sets: a `data.yaml`, darknet's `obj.data`, or a folder with `classes.txt` (and `images/`, `labels/`).
 
-A label file has one `class x_center y_center width height` a line, in fractions of the image. Polygon rows (a class
-and three or more points) are read as the box around the polygon. An image without a label file has no boxes.
+A label file has one `class x_center y_center width height` a line, in fractions of the image; key points behind them,
+which `kpt_shape` of the data.yaml announces, are not read. Polygon rows (a class and three or more points) are read as
+the box around the polygon. Label files lie in `labels/`, or beside the images. An image without one has no boxes.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raydet.config.load import read_yaml
-from raydet.data.boxes.formats.yolo_labels import LabelReader
+from raydet.data.boxes.formats.yolo_labels import LabelReader, Place
 from raydet.data.boxes.source import Source, SourceBuilder
-from raydet.data.folder import SUFFIXES, image_names
+from raydet.data.folder import SUFFIXES, image_names, is_passed_over
+from raydet.data.paths import ways_in
 from raydet.data.problems import ProblemLog
+from raydet.data.yaml_kind import data_set_yamls
 from raydet.errors import ConfigError, DataError
 from raydet.text import is_plain
 
@@ -22,53 +26,95 @@ _SUBSETS = ("train", "val", "test")
 _MAX_YAML = 1 << 20  # bytes
 
 
-def read_yolo(path: Path, subset: str | None, images: Path | None, log: ProblemLog) -> Source:
+@dataclass(frozen=True, slots=True)
+class _Set:
+    """One set of a YOLO data set, before its images are looked for."""
+
+    class_names: tuple[str, ...]
+    place: Place
+    entries: list[Path]  # folders and .txt lists, not resolved
+    keypoint_values: int = 0
+    lists_hold_full_names: bool = False  # darknet's lists start at the working directory of whoever trained
+
+
+def read_yolo(path: Path, subset: str | None, images: Path | None, log: ProblemLog, role: str = "data") -> Source:
     """Read one set of a YOLO data set; an image's id is its path below the data set's root.
 
-    The root is `images` where given, else `path:` of the data.yaml, else its folder; nothing outside it is read.
-    Raises DataError where the data set as a whole cannot be read.
+    The root is `images` where given and the images are there, else `path:` of the data.yaml, else its folder; nothing
+    outside `images`, or the root, is read. Raises DataError where the data set as a whole cannot be read.
     """
-    file = _yaml_file(path)
+    file = description_of(path)
     if file is None:
-        names, root, places = _plain_folder(path, subset, images)
+        found = _plain_folder(path, subset, images)
+    elif file.suffix.lower() == ".data":
+        found = _from_darknet(file, subset, images)
     else:
-        names, root, places = _from_yaml(file, subset, images)
+        found = _from_yaml(file, subset, images)
     builder = SourceBuilder()
-    reader = LabelReader(builder, len(names), root, log)
-    for image in dict.fromkeys(image for place in places for image in _images_of(place, root, log)):
+    reader = LabelReader(builder, found.place, len(found.class_names), found.keypoint_values, log, role)
+    names = [image for entry in found.entries for image in _images_of(entry, found, reader, log)]
+    for image in dict.fromkeys(names):
         reader.read(image)
     reader.report()
-    return replace(builder.build("yolo", file or path, root, names, "line"), relative=True)
+    return replace(builder.build("yolo", file or path, found.place.limit, found.class_names, "line"), relative=True)
 
 
 # --- the data set -----------------------------------------------------------------------------------------------------
 
 
-def _yaml_file(path: Path) -> Path | None:
+def description_of(path: Path) -> Path | None:
+    """Return the data.yaml, or darknet's obj.data, of a data set; None where a folder has neither."""
     if path.is_file():
         return path
     if not path.is_dir():
         raise DataError(f"{path}: no such file or folder")
-    files = sorted([*path.glob("*.yaml"), *path.glob("*.yml")])
-    usual = [file for file in files if file.stem in ("data", "dataset")]
-    if len(files) > 1 and len(usual) != 1:
-        raise DataError(f"{path}: several YAML files ({', '.join(file.name for file in files)}); name one of them")
-    return next(iter(usual or files), None)
+    files = data_set_yamls(path) or sorted(file for file in path.glob("*.data") if not is_passed_over(file.name))
+    if len(files) > 1:
+        raise DataError(f"{path}: several descriptions ({', '.join(file.name for file in files)}); name one of them")
+    return next(iter(files), None)
 
 
-def _plain_folder(path: Path, subset: str | None, images: Path | None) -> tuple[tuple[str, ...], Path, list[Path]]:
+def _plain_folder(path: Path, subset: str | None, images: Path | None) -> _Set:
     listing = next((file for file in (path / "classes.txt", path / "labels" / "classes.txt") if file.is_file()), None)
     if listing is None:
         raise DataError(f"{path}: no data.yaml and no classes.txt; add one of them with the names of the classes")
     names = [line.strip() for line in _text(listing).splitlines() if line.strip()]
-    root = (images or path).resolve()
-    place = (root / "images" / (subset or "")).resolve()
-    if not place.is_dir() or not place.is_relative_to(root):
-        raise DataError(f"{place}: no such folder inside {root}; correct `subset` or `images`")
-    return _checked_names(listing, names), root, [place]
+    place = _place_of(path.resolve(), "images" if (path / "images").is_dir() else ".", images)
+    pictures = place.start / "images"
+    folder = (pictures if pictures.is_dir() else place.start) / (subset or "")
+    if not folder.is_dir() or ".." in folder.parts or not folder.is_relative_to(place.start):
+        raise DataError(f"{folder}: no such folder inside {place.start}; correct `subset` or `images`")
+    return _Set(_checked_names(listing, names), place, [_inside(listing, place, "images", folder)])
 
 
-def _from_yaml(file: Path, subset: str | None, images: Path | None) -> tuple[tuple[str, ...], Path, list[Path]]:
+def _from_darknet(file: Path, subset: str | None, images: Path | None) -> _Set:
+    """Read darknet's obj.data: `key = value` lines that name lists of images and the file of class names.
+
+    Its paths start where darknet was run, often at `data/`: what is not there is looked for beside the file.
+    """
+    pairs = (line.split("=", 1) for line in _text(file).splitlines() if "=" in line)
+    content = {key.strip(): value.strip() for key, value in pairs}
+    root = file.parent.resolve()
+    place = Place(root, root if images is None else images.resolve())
+    listing = _found(root, content.get("names", "obj.names"))
+    if listing is None:
+        raise DataError(f"{file}: no file {content.get('names', 'obj.names')} with the names of the classes beside it")
+    names = [line.strip() for line in _text(listing).splitlines() if line.strip()]
+    chosen = _subset(file, content, subset)
+    entry = _found(root, content[chosen])
+    if entry is None:
+        raise DataError(f"{file}: {chosen}: no list {content[chosen]} beside it")
+    return _Set(_checked_names(listing, names), place, [entry], lists_hold_full_names=True)
+
+
+def _found(root: Path, name: str) -> Path | None:
+    """Return a path of somebody else's machine as it lies below `root`: without its first folders."""
+    parts = [part for part in name.replace("\\", "/").split("/") if part not in ("", ".", "..")]
+    ways = (root.joinpath(*parts[first:]) for first in range(len(parts)))
+    return next((way for way in ways if way.exists()), None)
+
+
+def _from_yaml(file: Path, subset: str | None, images: Path | None) -> _Set:
     if file.stat().st_size > _MAX_YAML:
         raise DataError(f"{file}: larger than {_MAX_YAML:,} bytes; this is not a data.yaml")
     try:
@@ -80,10 +126,36 @@ def _from_yaml(file: Path, subset: str | None, images: Path | None) -> tuple[tup
     if not isinstance(content, dict) or "names" not in content:
         raise DataError(f"{file}: expected a mapping with `names` and train, val or test")
     names = _names(file, content)
-    root = _root(file, content.get("path"), images)
     chosen = _subset(file, content, subset)
     entries = content[chosen] if isinstance(content[chosen], list) else [content[chosen]]
-    return names, root, [_place(file, root, chosen, entry) for entry in entries]
+    first = next((entry for entry in entries if isinstance(entry, str)), ".")
+    place = _place_of(_root(file, content.get("path"), images), first, images)
+    places = [_entry(file, place, chosen, entry) for entry in entries]
+    return _Set(names, place, places, _keypoint_values(file, content.get("kpt_shape")))
+
+
+def _keypoint_values(file: Path, shape: object) -> int:
+    """Return how many numbers the key points of a row are, from `kpt_shape: [points, 2 or 3]`."""
+    if shape is None:
+        return 0
+    if not isinstance(shape, list) or len(shape) != 2 or not all(isinstance(one, int) for one in shape):
+        raise DataError(f"{file}: kpt_shape must be [number of points, 2 or 3], got {shape!r:.60}")
+    points, values = shape
+    if points < 1 or values not in (2, 3):
+        raise DataError(f"{file}: kpt_shape must be [number of points, 2 or 3], got {shape!r:.60}")
+    return int(points * values)
+
+
+def _place_of(root: Path, first: str, images: Path | None) -> Place:
+    """Return where names start: at `images` where the first entry is there, else at the data set's own root."""
+    if images is None:
+        return Place(root, root)
+    limit = images.resolve()
+    return (
+        Place(limit, limit)
+        if os.path.lexists(limit / first) or not os.path.lexists(root / first)
+        else Place(root, limit)
+    )
 
 
 def _names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
@@ -114,13 +186,13 @@ def _checked_names(file: Path, names: list[Any]) -> tuple[str, ...]:
 
 def _root(file: Path, given: object, images: Path | None) -> Path:
     folder = file.parent.resolve()
-    if images is not None:
-        return images.resolve()
     if given is None:
         return folder
     root = (folder / str(given)).resolve()
     if root.is_dir() and root.is_relative_to(folder):
         return root
+    if images is not None:
+        return folder
     # A data.yaml is downloaded with its data; only the user may open up another part of the disk.
     raise DataError(
         f"{file}: `path: {given}` is not a folder inside {folder}; remove it, or set `images` to the data set's root"
@@ -137,30 +209,46 @@ def _subset(file: Path, content: dict[str, Any], subset: str | None) -> str:
     raise DataError(f"{file}: {given} (there: {', '.join(there) or 'none'}); set `subset` to one of them")
 
 
-def _place(file: Path, root: Path, key: str, entry: object) -> Path:
+def _entry(file: Path, place: Place, key: str, entry: object) -> Path:
     if not isinstance(entry, str):
         raise DataError(f"{file}: {key} must be a folder, a .txt list, or a list of those; got {entry!r:.60}")
-    place = (root / entry).resolve()
-    if not place.exists() and entry.startswith("../"):  # Roboflow writes ../train/images for its own train/images
-        place = (root / entry.removeprefix("../")).resolve()
-    if not place.is_relative_to(root):
-        raise DataError(f"{file}: {key}: {entry} is outside {root}; set `images` to a folder that holds all images")
-    if not place.exists():
-        raise DataError(f"{file}: {key}: no such folder or list {place}")
-    return place
+    found = Path(os.path.normpath(place.start / entry))
+    if not found.exists() and entry.startswith("../"):  # Roboflow writes ../train/images for its own train/images
+        found = Path(os.path.normpath(place.start / entry.removeprefix("../")))
+    if not found.is_relative_to(place.start):
+        raise DataError(
+            f"{file}: {key}: {entry} is outside {place.start}; set `images` to a folder that holds all images and name "
+            f"them from there"
+        )
+    return _inside(file, place, key, found)
 
 
-def _images_of(place: Path, root: Path, log: ProblemLog) -> list[str]:
-    """Return the images of a folder or a .txt list, relative to the root."""
-    if place.is_dir():
-        below = place.relative_to(root)
-        names = [(below / name).as_posix() for name in image_names(place, log)]
-    elif place.suffix.lower() == ".txt":
-        names = [line.strip().removeprefix("./") for line in _text(place).splitlines() if line.strip()]
+def _inside(file: Path, place: Place, key: str, found: Path) -> Path:
+    if not found.exists():
+        raise DataError(f"{file}: {key}: no such folder or list {found}")
+    real = found.resolve()
+    if not real.is_relative_to(place.limit):
+        way_out = ways_in(place.start, real)
+        raise DataError(f"{file}: {key}: {found} leads out of {place.limit} by a symlink, to {real}; {way_out}")
+    return found
+
+
+def _images_of(entry: Path, found: _Set, reader: LabelReader, log: ProblemLog) -> list[str]:
+    """Return the images of a folder or a .txt list, relative to where names start."""
+    start = found.place.start
+    if entry.is_dir():
+        below = entry.relative_to(start)
+        names = [(below / name).as_posix() for name in image_names(entry, log, labels=".txt")]
+        reader.pairs.add_folder(entry)
+    elif entry.suffix.lower() == ".txt":
+        names = [line.strip().removeprefix("./") for line in _text(entry).splitlines() if line.strip()]
+        if found.lists_hold_full_names:
+            lying = ((name, _found(start, name)) for name in names)
+            names = [name if file is None else file.relative_to(start).as_posix() for name, file in lying]
     else:
-        raise DataError(f"{place}: no such folder or .txt list of images")
+        raise DataError(f"{entry}: no such folder or .txt list of images")
     if not names:
-        raise DataError(f"{place}: no images there (looked for {', '.join(SUFFIXES)})")
+        raise DataError(f"{entry}: no images there (looked for {', '.join(SUFFIXES)})")
     return names
 
 

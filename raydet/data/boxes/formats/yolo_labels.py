@@ -2,101 +2,103 @@
 
 from __future__ import annotations
 
-import math
-from pathlib import Path, PurePosixPath
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
 
+from raydet.data.boxes.formats.yolo_pairs import Pairs
+from raydet.data.boxes.formats.yolo_rows import could_be_key_points, parse_row
 from raydet.data.boxes.source import SourceBuilder
-from raydet.data.paths import resolve_inside
+from raydet.data.boxes.turned import report_turned
+from raydet.data.paths import LeadsOutsideError, rebased, resolve_inside
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 
-Box = tuple[float, float, float, float]
-_ROUNDING = 1e-2  # values so little beyond 0 and 1 come from rounding; the box rules judge the pixels
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the names of a data set start, and the folder that nothing may lead out of; both are resolved."""
+
+    start: Path
+    limit: Path
 
 
 class LabelReader:
     """Adds images with the boxes of their label files to a builder; reports broken lines and leaves them out."""
 
-    def __init__(self, builder: SourceBuilder, num_classes: int, root: Path, log: ProblemLog) -> None:
-        self._builder, self._num_classes, self._root, self._log = builder, num_classes, root, log
-        self._missing: list[Path] = []
-        self._polygons = 0
+    def __init__(
+        self,
+        builder: SourceBuilder,
+        place: Place,
+        num_classes: int,
+        keypoint_values: int,
+        log: ProblemLog,
+        role: str = "data",
+    ) -> None:
+        """`keypoint_values`: how many numbers of key points a row has behind its box; `role`: what the set is for."""
+        self._builder, self._place, self._log, self._role = builder, place, log, role
+        self._num_classes, self._keypoint_values = num_classes, keypoint_values
+        self.pairs = Pairs(place.start, log)
+        self._shapes: Counter[str] = Counter()
+        self._lengths: set[int] = set()  # of rows that are read as polygons
+        self._has_key_points = True  # they all would also do as boxes with key points
 
     def read(self, image: str) -> None:
-        """Add the image of that name, relative to the root."""
-        file = label_file(self._root, image)
-        self._builder.add_image(image, image, str(file))
+        """Add the image of that name, relative to where names start."""
+        start, limit = self._place.start, self._place.limit
+        name = rebased(start, limit, image)
+        file = self.pairs.label_of(image)
+        self._builder.add_image(image, name, str(file or image))
+        if file is None:
+            self._builder.spoil()
+            return
         try:
-            resolve_inside(self._root, image)
+            resolve_inside(limit, name)
         except DataError:
             return  # the common rules report it; labels beside a file outside the root are not read
-        try:
-            file = resolve_inside(self._root, file.relative_to(self._root).as_posix())
-        except DataError as error:
-            self._log.error("label-file", file, "", str(error))
-            return
-        try:
-            text = file.read_bytes().decode("utf-8-sig")
-        except FileNotFoundError:
-            self._missing.append(file)
-            return
-        except (OSError, UnicodeDecodeError, ValueError) as error:
-            self._log.error("label-file", file, "", f"cannot be read as UTF-8 text: {error}", "replace the file")
-            return
+        text = self._text(image, file)
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
                 self._line(file, number, line)
 
     def report(self) -> None:
         """Report what concerns many images at once."""
-        if self._missing:
-            message = f"{len(self._missing):,} images have no label file and count as images without objects"
-            self._log.warn("label-file-missing", self._missing[0], "", message, "add label files if they show objects")
-        if self._polygons:
-            message = f"{self._polygons:,} rows are polygons; the boxes around them are used"
-            self._log.warn("label-polygons", self._root, "", message)
+        self._builder.spoil_all(self.pairs.report(self._role))
+        if polygons := self._shapes["polygon"]:
+            message = f"{polygons:,} rows are polygons; the boxes around them are used"
+            fix = ""
+            if self._has_key_points and len(self._lengths) == 1:
+                fix = "they could also be boxes with key points: then say `kpt_shape` in the data.yaml"
+            self._log.warn("label-polygons", self._place.start, "", message, fix)
+        report_turned(self._log, self._place.start, self._shapes["oriented"], "rows are turned boxes (four corners)")
+
+    def _text(self, image: str, file: Path) -> str:
+        """Return what a label file says; nothing where there is none, or it cannot be read, which is reported."""
+        start, limit = self._place.start, self._place.limit
+        try:
+            found = resolve_inside(limit, rebased(start, limit, file.relative_to(start).as_posix()))
+            return found.read_bytes().decode("utf-8-sig")
+        except FileNotFoundError:
+            self.pairs.missing[image] = file
+            return ""
+        except LeadsOutsideError as error:
+            self._log.error("label-file", file, "", error.with_way_out)
+        except DataError as error:
+            self._log.error("label-file", file, "", str(error))
+        except (OSError, UnicodeDecodeError, ValueError) as error:
+            self._log.error("label-file", file, "", f"cannot be read as UTF-8 text: {error}", "replace the file")
+        self._builder.spoil()
+        return ""
 
     def _line(self, file: Path, number: int, line: str) -> None:
-        parsed = parse_line(line, self._num_classes)
-        if isinstance(parsed, str):
+        row = parse_row(line, self._num_classes, self._keypoint_values)
+        if isinstance(row, str):
             fix = "expected: class x_center y_center width height"
-            self._log.error("label-line", file, f"line {number}", f"{parsed} ({line.strip()[:60]!r})", fix)
+            self._log.error("label-line", file, f"line {number}", f"{row} ({line.strip()[:60]!r})", fix)
+            self._builder.spoil()
             return
-        class_id, box, is_polygon = parsed
-        self._polygons += is_polygon
-        self._builder.add_box(box, class_id, number)
-
-
-def label_file(root: Path, image: str) -> Path:
-    """Return where the labels of an image are: the last folder `images` becomes `labels`, the ending `.txt`."""
-    parts = [*(root / PurePosixPath(image)).with_suffix(".txt").parts]
-    for place in range(len(parts) - 2, -1, -1):
-        if parts[place] == "images":
-            moved = Path(*parts[:place], "labels", *parts[place + 1 :])
-            return moved if moved.is_relative_to(root) else Path(*parts)
-    return Path(*parts)
-
-
-def parse_line(line: str, num_classes: int) -> tuple[int, Box, bool] | str:
-    """Return `(class, xyxy as fractions, is it a polygon)`, or what is wrong with the line."""
-    if "," in line:
-        return "commas: write decimal points, and spaces between numbers"
-    try:
-        class_number, *values = (float(part) for part in line.split())
-    except ValueError:
-        return "not only numbers"
-    if not 0 <= class_number < num_classes or class_number != int(class_number):
-        return f"class must be a whole number from 0 to {num_classes - 1}"
-    if len(values) == 5:
-        return "6 columns: this looks like a detection with a score, not a label"
-    is_polygon = len(values) >= 6 and len(values) % 2 == 0
-    if len(values) != 4 and not is_polygon:
-        return f"{len(values) + 1} columns"
-    # NaN and infinity pass: the box rules name them.
-    if any(math.isfinite(value) and not -_ROUNDING <= value <= 1 + _ROUNDING for value in values):
-        return "values must lie between 0 and 1: are these pixels?"
-    if is_polygon:
-        xs, ys = values[0::2], values[1::2]
-        return int(class_number), (min(xs), min(ys), max(xs), max(ys)), True
-    x, y, width, height = values
-    return int(class_number), (x - width / 2, y - height / 2, x + width / 2, y + height / 2), False
+        self._shapes[row.shape] += 1
+        if row.shape == "polygon":
+            self._lengths.add(len(line.split()))
+            self._has_key_points &= could_be_key_points(line)
+        self._builder.add_box(row.box, row.class_id, number)

@@ -10,7 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from raydet.data.classes.table import NO_LABEL, ImageTable, files_table
-from raydet.data.folder import SUFFIXES, image_names, listed, listed_images, walk
+from raydet.data.folder import SUFFIXES, image_names, listed, listed_images
+from raydet.data.layouts import holds_images, look_into, named
+from raydet.data.pairing import report_same_stems
 from raydet.data.paths import checked_name, resolve_inside
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
@@ -18,16 +20,11 @@ from raydet.errors import DataError
 _SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 
 
-def has_images(folder: Path) -> bool:
-    """Return whether there is an image anywhere in a folder; looks no further than the first one."""
-    return any(path.suffix.lower() in SUFFIXES for path in walk(folder, ProblemLog()))
-
-
 def has_class_folders(folder: Path) -> bool:
     """Return whether the images of a folder lie in several folders, and none beside these: one folder a class."""
-    if not folder.is_dir() or any(path.suffix.lower() in SUFFIXES for path in folder.iterdir()):
+    if not folder.is_dir() or any(entry.name.lower().endswith(SUFFIXES) for entry in listed(folder)):
         return False
-    return sum(has_images(folder / name) for name in _class_folders(folder)) > 1
+    return sum(holds_images(folder / name) for name in _class_folders(folder)) > 1
 
 
 def read_image_folder(path: Path, subset: str | None, log: ProblemLog) -> ImageTable:
@@ -50,14 +47,23 @@ def read_image_folder(path: Path, subset: str | None, log: ProblemLog) -> ImageT
     names = _regular(root, image_names(root, log), log)
     if not names:
         raise DataError(f"{root}: no images there (looked for {', '.join(SUFFIXES)})")
+    report_same_stems(root, names, log)
+    _report_boxes(root, log)
     number_of = {name: number for number, name in enumerate(class_names)}
     labels = [number_of[name.split("/", 1)[0]] if "/" in name else NO_LABEL for name in names]
     return files_table(root, names, np.array(labels, dtype=np.int64), class_names)
 
 
+def _report_boxes(root: Path, log: ProblemLog) -> None:
+    """Mention annotations among the images: here the names of folders are all that counts."""
+    if layouts := look_into(root).layouts:
+        message = f"annotations lie there too and are not read: {named(layouts)}"
+        log.warn("annotations-ignored", root, "", message, "the classes are the names of the folders")
+
+
 def _class_folders(root: Path) -> tuple[str, ...]:
     folders = (entry.name for entry in listed(root) if entry.is_dir(follow_symlinks=False))
-    return tuple(name for name in folders if not name.startswith("."))
+    return tuple(folders)
 
 
 def _regular(root: Path, names: list[str], log: ProblemLog) -> list[str]:

@@ -18,6 +18,7 @@ from raydet.data.classes.formats.limits import check_count
 from raydet.data.classes.formats.shown import check_file_name, shown
 from raydet.data.classes.formats.subset import chosen
 from raydet.data.classes.table import NO_LABEL, ImageTable, raw_table
+from raydet.data.folder import listed
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 
@@ -67,7 +68,8 @@ def _named(
 def _files(folder: Path) -> dict[tuple[str, str], Path]:
     """Return the files by subset (train, test) and kind (images, labels). Raises DataError for two of a kind."""
     found: dict[tuple[str, str], Path] = {}
-    for file in sorted(folder.iterdir()) if folder.is_dir() else []:
+    for entry in listed(folder) if folder.is_dir() else []:
+        file = Path(entry.path)
         if (match := _NAME.fullmatch(file.name)) and file.is_file():
             check_file_name(file.name, folder)
             key = ("train" if match[1] == "train" else "test", match[2])

@@ -61,6 +61,14 @@ class Budget:
             )
 
 
+def has_column(file: Path, name: str) -> bool:
+    """Return whether a file is Parquet and has a column of that name; reads nothing but its end."""
+    try:
+        return file.is_file() and name in pq.read_schema(file).names
+    except (pa.ArrowException, OSError, UnicodeDecodeError):
+        return False
+
+
 def read_columns(file: Path, config: ImageSetConfig, budget: Budget) -> Columns:
     """Read one file. Raises DataError where it is damaged, lacks a column, or holds more than the budget allows."""
     if file.exists() and not file.is_file():

@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 from raydet.data.classes.formats.shown import check_file_name, quoted
+from raydet.data.folder import files_ending, is_passed_over
+from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test", "unlabeled", "extra"}
@@ -26,7 +28,8 @@ def parquet_files(pattern: str, subset: str | None) -> list[Path]:
         raise DataError(f"{pattern}: subset {subset!r} is for folders of several files, and this is none; remove it")
     if path.exists() or not glob.has_magic(pattern):
         return [path]
-    files = sorted(Path(name) for name in glob.glob(pattern, recursive=True) if os.path.isfile(name))
+    names = (name for name in glob.glob(pattern, recursive=True) if not is_passed_over(os.path.basename(name)))
+    files = sorted(Path(name) for name in names if os.path.isfile(name))
     if not files:
         raise DataError(f"{pattern}: no file there")
     for file in files:
@@ -35,9 +38,9 @@ def parquet_files(pattern: str, subset: str | None) -> list[Path]:
 
 
 def _of_folder(folder: Path, subset: str | None) -> list[Path]:
-    files = _parquet_in(folder)
+    files = parquet_in(folder)
     if subset is not None:
-        inside = _parquet_in(folder / subset) if (folder / subset).parent == folder else []
+        inside = parquet_in(folder / subset) if (folder / subset).parent == folder else []
         chosen = [file for file in files if _first_word(file) == subset] + inside
         if not chosen:
             names = quoted(file.name for file in files[:10]) or "no .parquet file"
@@ -51,8 +54,9 @@ def _of_folder(folder: Path, subset: str | None) -> list[Path]:
     return files
 
 
-def _parquet_in(folder: Path) -> list[Path]:
-    files = sorted(folder.glob("*.parquet"))
+def parquet_in(folder: Path) -> list[Path]:
+    """Return the files directly in a folder, sorted by name."""
+    files = files_ending(folder, ".parquet", ProblemLog(), deep=False) if folder.is_dir() else []
     for file in files:
         check_file_name(file.name, folder)
     return files

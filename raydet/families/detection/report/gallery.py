@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
 
-from raydet.data.decode import decode
 from raydet.families.detection.report.history import JudgedLabel
 from raydet.records import PseudoBoxes
 
@@ -20,19 +19,19 @@ KEPT, DROPPED, TRUE = (34, 197, 94), (239, 68, 68), (59, 130, 246)
 Box = tuple[np.ndarray, str]  # xyxy in original pixels, caption
 
 
-def teacher_picture(file: Path, label: JudgedLabel, class_names: Sequence[str]) -> bytes:
-    """Return a JPEG of an image with the boxes of a label: kept ones on top of dropped ones."""
+def teacher_picture(pixels: Tensor, label: JudgedLabel, class_names: Sequence[str]) -> bytes:
+    """Return a JPEG of an image `[3, H, W]` with the boxes of a label: kept ones on top of dropped ones."""
     dropped = _rows_left_out(label)[:DROPPED_SHOWN]
     stored = label.stored
     scores = stored.scores.numpy()
     quiet = [(box, f"{scores[row]:.2f}") for row, box in zip(dropped, stored.boxes.numpy()[dropped], strict=True)]
-    return _picture(file, [(quiet, DROPPED, 1), (_captioned(label.kept, class_names), KEPT, 2)])
+    return _picture(pixels, [(quiet, DROPPED, 1), (_captioned(label.kept, class_names), KEPT, 2)])
 
 
-def truth_picture(file: Path, boxes: np.ndarray, classes: np.ndarray, class_names: Sequence[str]) -> bytes:
+def truth_picture(pixels: Tensor, boxes: np.ndarray, classes: np.ndarray, class_names: Sequence[str]) -> bytes:
     """Return a JPEG of an image with its true boxes."""
     named = [(box, class_names[label]) for box, label in zip(boxes, classes, strict=True)]
-    return _picture(file, [(named, TRUE, 2)])
+    return _picture(pixels, [(named, TRUE, 2)])
 
 
 def _captioned(label: PseudoBoxes, class_names: Sequence[str]) -> list[Box]:
@@ -51,8 +50,8 @@ def _rows_left_out(label: JudgedLabel) -> np.ndarray:
     return np.array([row for row, key in enumerate(keys(label.stored)) if key not in kept], dtype=np.int64)
 
 
-def _picture(file: Path, layers: Iterable[tuple[Sequence[Box], tuple[int, int, int], int]]) -> bytes:
-    image = Image.fromarray(decode(file).permute(1, 2, 0).numpy())
+def _picture(pixels: Tensor, layers: Iterable[tuple[Sequence[Box], tuple[int, int, int], int]]) -> bytes:
+    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
     scale = SIDE_PX / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     draw = ImageDraw.Draw(image)

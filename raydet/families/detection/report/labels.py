@@ -114,11 +114,11 @@ def _pair(run: Inputs, pictures: Pictures, number: int, label: JudgedLabel) -> S
     image_id, names = label.stored.image_id, run.class_names
     assert run.unlabeled is not None
     try:
-        file = run.unlabeled.file_at(run.unlabeled.position(image_id))
+        pixels = run.unlabeled.pixels_at(run.unlabeled.position(image_id))
         caption = f"{image_id}, teacher of step {label.stored.teacher.version}"
-        shown = [pictures.figure(f"labels_{number}.jpg", teacher_picture(file, label, names), caption)]
+        shown = [pictures.figure(f"labels_{number}.jpg", teacher_picture(pixels, label, names), caption)]
         if run.hidden is not None:
-            picture = truth_picture(file, *true_boxes(run.hidden, image_id), names)
+            picture = truth_picture(pixels, *true_boxes(run.hidden, image_id), names)
             shown.append(pictures.figure(f"labels_{number}_truth.jpg", picture, "truth"))
         return shown
     except (UserError, KeyError) as error:

@@ -128,7 +128,8 @@ def _labeled_set(
 ) -> tuple[DatasetIndex, str]:
     """Return the labelled images to run the teacher on, and what to call them."""
     if data is not None:
-        return BOXES.prepare_one(data, folder.data / "thresholds", class_names=saved.class_names), data.path
+        names, settings = saved.class_names, saved.config.data
+        return BOXES.prepare_one(data, folder.data / "thresholds", class_names=names, settings=settings), data.path
     val = BOXES.open(folder.data).val
     if val is None:
         reason = f"its stored labels cannot be used ({why_not}), and " if why_not else ""

@@ -213,7 +213,7 @@ def test_entries_that_are_no_objects_are_reported(tmp_path: Path, name: str, ent
         (changed("images", 1, width="wide"), "image-size-field"),
         (changed("images", 1, width=0), "image-size-field"),
         (changed("images", 1, file_name="a.jpg"), "file-twice"),
-        (changed("categories", 0, name="Cat "), "category-name-similar"),
+        (changed("categories", 0, name="Cat "), "class-name-similar"),
         (changed("annotations", 1, bbox=[10, 20, 0.5, 40]), "box-tiny"),
         (changed("annotations", 1, bbox=[10, 20, 30, 40], category_id=3), "box-twice"),
     ],

@@ -75,7 +75,7 @@ def test_an_index_without_boxes_or_images_works(tmp_path: Path) -> None:
 @given(
     ids=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=40, unique=True)
 )
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_every_id_is_found_at_its_row(tmp_path_factory: pytest.TempPathFactory, ids: list[str]) -> None:
     folder = tmp_path_factory.mktemp("index")
     n = len(ids)

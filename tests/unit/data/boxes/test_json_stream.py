@@ -36,7 +36,7 @@ def collect(path: Path, keys: str = "ab") -> tuple[dict[str, list[Any]], set[str
 
 
 @given(content=objects, chunk=st.integers(1, 40), indent=st.sampled_from([None, 2]), ascii=st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_pieces_of_any_size_give_what_json_gives(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any], chunk: int, indent: int | None, ascii: bool
 ) -> None:
@@ -50,7 +50,7 @@ def test_pieces_of_any_size_give_what_json_gives(
 
 
 @given(content=objects, cut=st.floats(0, 1), chunk=st.integers(1, 40))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_a_cut_file_is_always_refused(
     tmp_path_factory: pytest.TempPathFactory, content: dict[str, Any], cut: float, chunk: int
 ) -> None:

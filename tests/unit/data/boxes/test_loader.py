@@ -13,9 +13,9 @@ from PIL import Image
 
 from raydet.config.box_data import ShapesConfig
 from raydet.data.boxes.synthetic import render
+from raydet.data.decode import decode
 from raydet.data.order import BatchOrder
 from raydet.errors import DataError
-from raydet.families.detection import loader
 from raydet.families.detection.batch import ViewedImage
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
@@ -43,8 +43,11 @@ class FakeIndex:
         return int(image_id.removeprefix(self.prefix))
 
     def file_at(self, i: int) -> Path:
-        self.read.append(self.id_at(i))
         return self.files[i]
+
+    def pixels_at(self, i: int) -> torch.Tensor:
+        self.read.append(self.id_at(i))
+        return decode(self.files[i])
 
     def size_at(self, i: int) -> tuple[int, int]:
         return self.sizes[i]
@@ -245,10 +248,10 @@ def test_a_damaged_image_is_named_when_its_step_is_taken(open_loader: Open, data
 def test_any_error_in_a_thread_surfaces_with_the_file(
     open_loader: Open, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    def broken(_: Path) -> torch.Tensor:
+    def broken(index: FakeIndex, i: int) -> torch.Tensor:
         raise RuntimeError("no more memory")
 
-    monkeypatch.setattr(loader, "decode", broken)
+    monkeypatch.setattr(FakeIndex, "pixels_at", broken)
     with pytest.raises(RuntimeError, match="no more memory") as caught:
         open_loader(config(loader_threads=threads)).take(0)
     assert any("l" in note and ".png" in note for note in caught.value.__notes__)
@@ -322,15 +325,15 @@ def test_views_that_nobody_comes_back_for_are_dropped_oldest_first(data: FakeDat
 def test_a_view_in_the_making_is_waited_for_and_its_error_reaches_both(
     data: FakeData, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    views, real = shared(data, keep=2), loader.decode
+    views, real = shared(data, keep=2), FakeIndex.pixels_at
     begun, go_on = threading.Event(), threading.Event()
 
-    def slow(file: Path) -> torch.Tensor:
+    def slow(index: FakeIndex, i: int) -> torch.Tensor:
         begun.set()
         assert go_on.wait(30)
-        return real(file)
+        return real(index, i)
 
-    monkeypatch.setattr(loader, "decode", slow)
+    monkeypatch.setattr(FakeIndex, "pixels_at", slow)
     assert data.unlabeled is not None
     with ThreadPoolExecutor(2) as threads:
         for damaged in (False, True):
@@ -342,11 +345,11 @@ def test_a_view_in_the_making_is_waited_for_and_its_error_reaches_both(
             while views._waiting:  # until the second has found what the first is making
                 assert not second.done()
             go_on.set()
-            assert data.unlabeled.read == ["u5"]
             if damaged:
                 for each in (first, second):
                     with pytest.raises(DataError, match=r"u5\.png.*was 2x1"):
                         each.result()
             else:
                 assert first.result() is second.result()
+            assert data.unlabeled.read == ["u5"]
             data.unlabeled.sizes = [(1, 2)] * 7

@@ -51,7 +51,7 @@ tables = st.lists(st.lists(st.integers(0, 4), max_size=4), min_size=1, max_size=
 
 
 @given(table=tables, seed=st.integers(0, 1000), data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_a_split_has_the_right_size_and_every_class_where_one_image_each_suffices(
     table: Table, seed: int, data: st.DataObject
 ) -> None:

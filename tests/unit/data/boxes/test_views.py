@@ -37,7 +37,7 @@ def colourful(height: int = 48, width: int = 64) -> torch.Tensor:
     corners=st.tuples(*[st.floats(0, 1)] * 4),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_boxes_travel_to_the_weak_view_and_back(
     height: int, width: int, short_side: int, corners: tuple[float, ...], seed: int
 ) -> None:
@@ -59,7 +59,7 @@ def test_boxes_travel_to_the_weak_view_and_back(
     short_side=st.integers(60, 260),
     seed=st.integers(0, 1000),
 )
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_the_mapped_box_is_where_the_pixels_are(
     left: int, top: int, w: int, h: int, short_side: int, seed: int
 ) -> None:

@@ -49,7 +49,11 @@ def test_images_that_cannot_be_decoded_are_found(tmp_path: Path) -> None:
     text = format_report(report)
     assert "a.parquet, row 1, image id 1: not an image that can be read" in text
     assert "row 2, image id 2: truncated or damaged image" in text
+    whole = encoded(noise(0, 1))
+    images[1:3] = [whole, whole[:60] + bytes(40) + whole[100:]]  # damaged in the middle: nobody sees it from outside
+    file = write_parquet(tmp_path / "b.parquet", [0, 1, 1, 2], names=("a", "b", "c"), images=images)
     assert IMAGES.check_one(set_config(file), decode_images=False).num_errors == 0
+    assert IMAGES.check_one(set_config(file)).counts == {("error", "image-unreadable"): 1}
 
 
 def test_a_picture_that_a_set_holds_twice_is_a_warning(tmp_path: Path) -> None:

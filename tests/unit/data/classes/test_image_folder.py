@@ -9,7 +9,7 @@ import pytest
 
 from raydet.config.box_data import DatasetConfig
 from raydet.data.boxes.formats.detect import read_source
-from raydet.data.classes.formats.detect import detect_format
+from raydet.data.classes.formats.detect import detect_format, read_images
 from raydet.data.folder import walk
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
@@ -137,9 +137,8 @@ def test_folders_may_be_nested_more_deeply_than_functions(tmp_path: Path) -> Non
 def test_a_file_that_is_no_image_is_named_when_it_is_read(tmp_path: Path) -> None:
     write_class_folders(tmp_path, {"cat": 1, "dog": 1})
     (tmp_path / "cat" / "0.png").write_text("hello")
-    table, _ = read_set(tmp_path)
     with pytest.raises(DataError, match=r"cat/0\.png: not an image that can be read"):
-        table.pixels_at(0)
+        read_images(set_config(tmp_path), ProblemLog()).pixels_at(0)
 
 
 def test_auto_says_what_it_looked_for(tmp_path: Path) -> None:

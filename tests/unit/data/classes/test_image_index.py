@@ -136,7 +136,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
 @given(
     ids=st.lists(st.text(st.characters(exclude_categories=["Cs"]), min_size=1), min_size=1, max_size=30, unique=True)
 )
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 def test_every_id_is_found_at_its_row(tmp_path_factory: pytest.TempPathFactory, ids: list[str]) -> None:
     count = len(ids)
     pixels = np.zeros((count, 1, 1, 1), dtype=np.uint8)

@@ -64,7 +64,7 @@ def test_impossible_counts_are_refused() -> None:
     seed=st.integers(0, 3),
     data=st.data(),
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_more_labels_contain_fewer(counts: list[int], seed: int, data: st.DataObject) -> None:
     table = table_of(counts)
     for key, low, high in (("labeled_count", len(counts), sum(counts)), ("labeled_per_class", 1, min(counts))):

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raydet.data.classes.formats.detect import read_images
 from raydet.data.classes.formats.parquet import read_parquet
+from raydet.data.classes.rules import usable
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from tests.helpers import data_folder
@@ -62,7 +64,7 @@ def test_several_row_groups_are_read_in_order(tmp_path: Path) -> None:
 
 def test_categories_may_be_text_or_numbers(tmp_path: Path) -> None:
     columns = {
-        "image": [b"x"] * 4,
+        "image": [encoded(noise(0, 0))] * 4,
         "label": pa.array([7, 5, None, 7]).dictionary_encode(),
         "image_id": pa.array(["a", "b", None, "c"]).dictionary_encode(),
     }
@@ -196,11 +198,14 @@ def test_rows_without_an_image_are_reported(tmp_path: Path) -> None:
 
 def test_an_undecodable_image_is_named_when_it_is_read(tmp_path: Path) -> None:
     images = [encoded(noise(0, 0)), b"not an image", encoded(noise(0, 1))[:60]]
-    table, log = read_set(write_parquet(tmp_path / "a.parquet", [0, 1, 2], images=images))
+    config = set_config(write_parquet(tmp_path / "a.parquet", [0, 1, 2], images=images))
+    table = read_images(config, log := ProblemLog())
     assert log.counts == {}  # nothing was opened yet
     for row in (1, 2):
         with pytest.raises(DataError, match=rf"a\.parquet, row {row}: "):
             table.pixels_at(row)
+    usable(table, "a", log, needs_labels=True)  # a glance at both ends finds both
+    assert codes(log) == ["image-unreadable", "image-unreadable"] and "row 2" in str(log.problems[1])
 
 
 def test_an_empty_file_is_an_empty_set(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_real_data_is_split_into_labelled_and_unlabelled(tmp_path: Path) -> None
     assert data.val is not None and len(data.val) == 248 and data.test is not None and len(data.test) == 494
     assert data.warnings == ()
     assert sorted(os.listdir(tmp_path)) == [
-        "hidden.arrow", "labeled.arrow", "prepared.json", "split.json", "test.arrow", "unlabeled.arrow", "val.arrow"
+        "hidden.arrow", "labeled.arrow", "prepared.json", "sources.json", "split.json", "test.arrow", "unlabeled.arrow", "val.arrow"
     ]  # fmt: skip
 
 
@@ -260,9 +260,12 @@ def test_a_failed_preparation_leaves_nothing_that_looks_complete(tmp_path: Path)
 
 
 def test_an_undecodable_image_is_named_by_file_and_row(tmp_path: Path) -> None:
-    images = [encoded(noise(0, 0)), b"junk"]
+    whole = encoded(noise(0, 1))  # damaged in the middle: nobody sees it from outside
+    images = [encoded(noise(0, 0)), whole[:60] + bytes(40) + whole[100:]]
     data = IMAGES.prepare(
         data_config(write_parquet(tmp_path / "a.parquet", [0, 1], names=("a", "b"), images=images)), tmp_path / "run"
     )
-    with pytest.raises(DataError, match=r"a\.parquet, row 1: not an image that can be read"):
+    with pytest.raises(
+        DataError, match=r"a\.parquet, row 1: truncated or damaged image.*go on with --resume, or go on without"
+    ):
         data.labeled.pixels_at(1)
