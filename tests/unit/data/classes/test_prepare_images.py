@@ -46,7 +46,8 @@ def test_real_data_is_split_into_labelled_and_unlabelled(tmp_path: Path) -> None
     assert data.val is not None and len(data.val) == 248 and data.test is not None and len(data.test) == 494
     assert data.warnings == ()
     assert sorted(os.listdir(tmp_path)) == [
-        "hidden.arrow", "labeled.arrow", "prepared.json", "sources.json", "split.json", "test.arrow", "unlabeled.arrow", "val.arrow"
+        "hidden.arrow", "labeled.arrow", "prepared.json", "sources.json", "split.json",
+        "test.arrow", "unlabeled.arrow", "val.arrow",
     ]  # fmt: skip
 
 
