@@ -18,6 +18,7 @@ from raydet.data.mapped import MappedIndex
 from raydet.data.prepared import PreparedSets, open_set, open_sets, write_sets
 from raydet.data.problems import ProblemLog
 from raydet.data.saved_split import saved_or_drawn
+from raydet.data.withheld import withheld
 from raydet.errors import DataError
 
 _TITLE = "the data cannot be used (`raydet check-data` lists everything)"
@@ -83,6 +84,10 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         """Return the rows that keep their labels, ascending. Raises DataError where `config` asks for too much."""
 
     @abstractmethod
+    def classes_of(self, table: AnyTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return rows and classes of all that is annotated: an image of several classes comes up several times."""
+
+    @abstractmethod
     def fingerprint(self, table: AnyTable) -> str:
         """Name what a split is drawn from."""
 
@@ -114,6 +119,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         log.raise_errors(_TITLE)
         tables = self._with_common_classes(tables, config, log)
         log.raise_errors(_TITLE)
+        tables = self._with_val(tables, config)
         tables = _with_split(tables, self.labeled_rows(config, tables["labeled"], folder / "split.json"))
         self._report_relations(tables, config, log, most_files=self.most_files_searched)
         log.raise_errors(_TITLE)
@@ -176,6 +182,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             if "labeled" in tables:
                 tables = self._with_common_classes(tables, config, log)
                 try:
+                    tables = self._with_val(tables, config)
                     tables = _with_split(tables, self.choose_rows(config, tables["labeled"]))
                 except DataError as error:
                     log.error("split", "data", "", str(error))
@@ -221,6 +228,15 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             for name, table in tables.items()
         }
 
+    def _with_val(self, tables: Mapping[str, AnyTable], config: DataSection[SetConfig]) -> dict[str, AnyTable]:
+        """Withhold `val_count` of the labelled images as the validation set. Raises DataError where it is too many."""
+        if config.val_count is None:
+            return dict(tables)
+        whole = tables["labeled"]
+        rows = withheld(self.ids(whole), *self.classes_of(whole), config.split_seed, config.val_count)
+        rest = np.setdiff1d(np.arange(len(whole)), rows)
+        return {**tables, "labeled": whole.take(rest), "val": whole.take(rows)}
+
     def _report_relations(
         self,
         tables: Mapping[str, AnyTable],
@@ -231,7 +247,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
     ) -> None:
         for name, table in tables.items():
             if name != "unlabeled":
-                self.report_classes(table, name, config.sets[name].path, log)
+                self.report_classes(table, name, config.sets.get(name, config.labeled).path, log)
         report_shared_images(tables, log, most_files=most_files)
 
 
