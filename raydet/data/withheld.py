@@ -16,7 +16,7 @@ def withheld(
 ) -> NDArray[np.int64]:
     """Draw `count` images that no class needs; returns their rows, ascending.
 
-    Image `rows[b]` shows class `classes[b]`. Images come in the order of a shuffle that depends on seed and id alone; one
+    Image `rows[b]` shows class `classes[b]`. Images come in the order of a shuffle of seed and ids; one
     that is the last of a class is passed over. Images that show nothing stay: they say little about a model. Raises
     DataError where fewer can be withheld.
     """
