@@ -142,6 +142,14 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             fingerprint=self.fingerprint(table),
         )
 
+    def trained_on(self, config: DataSection[SetConfig], table: AnyTable) -> AnyTable:
+        """Return the images of the labelled set that a run trains on with their labels; saves nothing.
+
+        Raises DataError where `config` asks for too much.
+        """
+        left = self._with_val({"labeled": table}, config)["labeled"]
+        return left.take(self.choose_rows(config, left))
+
     def open(self, folder: str | Path) -> PreparedSets[AnyIndex]:
         """Open what `prepare` wrote. Raises DataError where it is missing, incomplete or damaged."""
         return open_sets(Path(folder), self.kind, self.index)

@@ -44,7 +44,7 @@ def kind_of(path: str, subset: str | None = None) -> Kind:
 
 
 def published_parts(folder: Path) -> list[str]:
-    """Return the parts of CIFAR, SVHN or IDX files in a folder, of train and test; nothing where it holds none of them."""
+    """Return the parts of CIFAR, SVHN or IDX files in a folder, of train and test; none where there are none."""
     if find_cifar(folder) is None and not has_svhn(folder) and not has_idx(folder):
         return []
     places = [folder, *(entry for entry in folder.iterdir() if entry.is_dir())]  # an archive has a folder of its own

@@ -31,8 +31,8 @@ Given = dict[str, Any]
 def sets_of(given: Mapping[str, Any]) -> dict[str, Given]:
     """Return the sets that a user's data set stands for: "labeled", and of "val", "test" what lies beside it.
 
-    `given` is a set as under `data.labeled`. One that says which part it is (`subset`), and one whose name says nothing,
-    stands for itself, as labelled set.
+    `given` is a set as under `data.labeled`. One that says which part it is (`subset`), and one whose name says
+    nothing, stands for itself, as labelled set.
     """
     if "subset" in given or glob.has_magic(str(given["path"])):
         return {"labeled": dict(given)}
