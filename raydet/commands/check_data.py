@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if is_config:
         report = _of_config(arguments)
     else:
-        kind, given = _data_set(arguments)
+        kind, given = data_set_of(arguments.config_or_dataset, arguments)
         if arguments.fix:
             return _fix(kind, given, arguments)
         report = _of_data_set(kind, given, decode=not arguments.no_decode)
@@ -67,12 +67,11 @@ def _of_config(arguments: argparse.Namespace) -> CheckReport:
     return family_of(config).check_data(config, decode_images=not arguments.no_decode)
 
 
-def _data_set(arguments: argparse.Namespace) -> tuple[Kind, dict[str, Any]]:
-    """Return what a data set is for, and its settings."""
+def data_set_of(path: str, arguments: argparse.Namespace) -> tuple[Kind, dict[str, Any]]:
+    """Return what a data set is for, and its settings: `path` with what the options say about it."""
     from raydet.data.kind import kind_of
     from raydet.settings import parse_override
 
-    path = arguments.config_or_dataset
     if others := [word for word in arguments.overrides if "=" not in word]:
         raise UserError(
             f"{path} and {others[0]}: one data set at a time; quote a glob, so that the shell leaves it whole"

@@ -75,6 +75,9 @@ class DataSection(Section, Generic[SetConfig]):
     choice of labelled images (`labeled_count` and the like) leaves over of `labeled`."""
     val: SetConfig | None = None
     """Images for evaluation during training."""
+    val_count: PositiveInt | None = None
+    """Instead of `val`: withhold so many images of `labeled` from training, drawn with `split_seed`, and evaluate on
+    them. No class loses its last image."""
     test: SetConfig | None = None
     """Images for `raydet evaluate --split test`; checked with the others, never trained or evaluated on before."""
 
@@ -107,6 +110,19 @@ class DataSection(Section, Generic[SetConfig]):
             raise ValueError(f"{' and '.join(given)} both choose the labelled images; keep one of them")
         return self
 
+    @model_validator(mode="after")
+    def _one_way_to_evaluate(self) -> Self:
+        if self.val_count is not None and self.val is not None:
+            raise ValueError("val and val_count both say what to evaluate on; keep one of them")
+        if self.val_count is not None and self.labeled_ids is not None:
+            raise ValueError("val_count could withhold images that labeled_ids lists: give `val`, or another choice")
+        return self
+
+    @property
+    def has_val(self) -> bool:
+        """Whether the run has images for evaluation."""
+        return self.val is not None or self.val_count is not None
+
     @property
     def sets(self) -> dict[str, SetConfig]:
         """The sets that are given, by name."""
@@ -116,12 +132,13 @@ class DataSection(Section, Generic[SetConfig]):
     @property
     def split_rule(self) -> dict[str, Any]:
         """The settings that decide which images keep their labels; the seed counts only where something is drawn."""
-        for key in self.drawn_by:
-            if (value := getattr(self, key)) is not None:
-                return {key: value, "split_seed": self.split_seed}
-        return {} if self.labeled_ids is None else {"labeled_ids": self.labeled_ids}
+        if self.labeled_ids is not None:
+            return {"labeled_ids": self.labeled_ids}
+        drawn = {key: value for key in (*self.drawn_by, "val_count") if (value := getattr(self, key)) is not None}
+        return {**drawn, "split_seed": self.split_seed} if drawn else {}
 
     @property
     def leaves_some_unlabeled(self) -> bool:
         """Whether the run has unlabelled images, as far as the settings say."""
-        return self.unlabeled is not None or (bool(self.split_rule) and self.labeled_fraction != 1)
+        chooses = any(getattr(self, key) is not None for key in (*self.drawn_by, "labeled_ids"))
+        return self.unlabeled is not None or (chooses and self.labeled_fraction != 1)

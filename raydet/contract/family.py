@@ -19,6 +19,7 @@ from raydet.data.prepared import PreparedSets
 from raydet.errors import UserError
 from raydet.group import Group
 from raydet.labels.source import Annotator
+from raydet.recipe.request import Recipe, Request
 from raydet.window import Window
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -116,6 +117,13 @@ class Family(ABC, Generic[Config]):
 
     def check(self, config: Config, data: Any) -> None:
         """Raise DataError where the run cannot be meant with this data."""
+
+    def propose(self, request: Request) -> Recipe:
+        """Return a configuration that suits data and machine, with a reason for every value.
+
+        Raises DataError where the data cannot be used, UserError where what was asked for cannot be had.
+        """
+        raise UserError(f"raydet init knows no recipe for {self.name} yet: start from a file in jobs/configs/")
 
     @abstractmethod
     def describe(self, data: Any) -> str:

@@ -20,6 +20,7 @@ from raydet.data.prepared import SETS, PreparedSets, leave_out_damaged, open_set
 from raydet.data.problems import ProblemLog
 from raydet.data.saved_split import SplitError, copy_split, saved_or_drawn
 from raydet.data.sources import check_same, check_sources, write_sources
+from raydet.data.withheld import withheld
 from raydet.errors import DataError
 from raydet.files import make_folder, write_text
 
@@ -90,6 +91,10 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         """Return the rows that keep their labels, ascending. Raises DataError where `config` asks for too much."""
 
     @abstractmethod
+    def classes_of(self, table: AnyTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return rows and classes of all that is annotated: an image of several classes comes up several times."""
+
+    @abstractmethod
     def fingerprint(self, table: AnyTable) -> str:
         """Name what a split is drawn from."""
 
@@ -127,6 +132,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         log.raise_errors(_TITLE)
         tables = self._with_common_classes(tables, config, log)
         log.raise_errors(_TITLE)
+        tables = self._with_val(tables, config)
         tables = _with_split(tables, self.labeled_rows(config, tables["labeled"], folder / "split.json"))
         self._report_barren_split(tables["labeled"], config, log)
         log.raise_errors(_TITLE)
@@ -152,6 +158,14 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             rule=config.split_rule,
             fingerprint=self.fingerprint(table),
         )
+
+    def trained_on(self, config: DataSection[SetConfig], table: AnyTable) -> AnyTable:
+        """Return the images of the labelled set that a run trains on with their labels; saves nothing.
+
+        Raises DataError where `config` asks for too much.
+        """
+        left = self._with_val({"labeled": table}, config)["labeled"]
+        return left.take(self.choose_rows(config, left))
 
     def open(self, folder: str | Path) -> PreparedSets[AnyIndex]:
         """Open what `prepare` wrote. Raises DataError where it is missing, incomplete or damaged."""
@@ -241,6 +255,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             elif "labeled" in tables:
                 tables = self._with_common_classes(tables, config, log)
                 try:
+                    tables = self._with_val(tables, config)
                     tables = _with_split(tables, self.choose_rows(config, tables["labeled"]))
                     self._report_barren_split(tables["labeled"], config, log)
                 except DataError as error:
@@ -294,6 +309,15 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             )
             log.error("split-barren", config.labeled.path, "", message, "choose images that show objects")
 
+    def _with_val(self, tables: Mapping[str, AnyTable], config: DataSection[SetConfig]) -> dict[str, AnyTable]:
+        """Withhold `val_count` of the labelled images as the validation set. Raises DataError where it is too many."""
+        if config.val_count is None:
+            return dict(tables)
+        whole = tables["labeled"]
+        rows = withheld(self.ids(whole), *self.classes_of(whole), config.split_seed, config.val_count)
+        rest = np.setdiff1d(np.arange(len(whole)), rows)
+        return {**tables, "labeled": whole.take(rest), "val": whole.take(rows)}
+
     def _report_relations(
         self,
         tables: Mapping[str, AnyTable],
@@ -304,7 +328,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
     ) -> None:
         for name, table in tables.items():
             if name != "unlabeled" and not (name == "labeled" and self.is_barren(table)):
-                self.report_classes(table, name, config.sets[name].path, log)
+                self.report_classes(table, name, config.sets.get(name, config.labeled).path, log)
         report_shared_images(tables, log, most_files=most_files)
 
 

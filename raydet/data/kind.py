@@ -11,8 +11,11 @@ from raydet.config.class_data import ImageSetConfig
 from raydet.config.load import resolve_section
 from raydet.data.boxes.formats.detect import AnnotationsNotReadError
 from raydet.data.boxes.formats.detect import detect_format as boxes_format
+from raydet.data.classes.formats.cifar import find_cifar
 from raydet.data.classes.formats.detect import detect_format as classes_format
 from raydet.data.classes.formats.folder import has_class_folders
+from raydet.data.classes.formats.idx import has_idx
+from raydet.data.classes.formats.svhn import has_svhn
 from raydet.errors import DataError
 
 Kind = Literal["detection", "classification"]
@@ -42,6 +45,16 @@ def kind_of(path: str, subset: str | None = None) -> Kind:
         return "classification" if has_class_folders(Path(classes.path).expanduser()) else "detection"
     # The same from both: there is nothing, or it cannot be looked into.
     raise DataError(no_boxes if no_boxes == no_classes else f"{path}: no data set found there; {LOOKED_FOR}")
+
+
+def published_parts(folder: Path) -> list[str]:
+    """Return the parts of CIFAR, SVHN or IDX files in a folder, of train and test; none where there are none."""
+    if find_cifar(folder) is None and not has_svhn(folder) and not has_idx(folder):
+        return []
+    places = [folder, *(entry for entry in folder.iterdir() if entry.is_dir())]  # an archive has a folder of its own
+    names = [entry.name for place in places for entry in place.iterdir()]
+    has_test = any("test" in name or name.startswith("t10k") for name in names)
+    return ["train", "test"] if has_test else ["train"]
 
 
 def _tried(detect: Callable[[], str]) -> tuple[str, str]:

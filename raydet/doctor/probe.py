@@ -8,7 +8,8 @@ PACKAGES = ("raydet", "torch", "torchvision", "ray", "pyarrow", "numpy", "pydant
 
 
 def look() -> dict[str, Any]:
-    """Return plain facts: versions, operators, GPUs, shared memory (bytes), open files, home, the clock (s)."""
+    """Return plain facts: versions, operators, cores, memory (bytes), GPUs, shared memory (bytes), open files, home,
+    the clock (s)."""
     import os
     import platform
     import resource
@@ -19,7 +20,10 @@ def look() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: _version(name) for name in PACKAGES},
         "operators": _operator_problem(),
-        "gpus": _gpus(),
+        "cpus": _cpus(),
+        "memory_bytes": _memory_bytes(),
+        "gpus": [f"{name}, {memory / 2**30:.0f} GiB" for name, memory in _gpus()],
+        "gpu_bytes": [memory for _, memory in _gpus()],
         "has_driver": os.path.exists("/dev/nvidiactl"),
         "shm_bytes": shm.f_blocks * shm.f_frsize if shm else None,
         "open_files": resource.getrlimit(resource.RLIMIT_NOFILE)[0],
@@ -50,18 +54,42 @@ def _operator_problem() -> str:
         return f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
 
 
-def _gpus() -> list[str]:
+def _gpus() -> list[tuple[str, int]]:
+    """Return name and memory (bytes) of each GPU."""
     try:
         import torch
     except ImportError:
         return []
     if not torch.cuda.is_available():
         return []
-    found = []
-    for number in range(torch.cuda.device_count()):
-        properties = torch.cuda.get_device_properties(number)
-        found.append(f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB")
-    return found
+    found = (torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count()))
+    return [(each.name, each.total_memory) for each in found]
+
+
+def _cpus() -> int:
+    """Return how many cores this process may use; a container may have less time than cores."""
+    import math
+    import os
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = file.read().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or "max": no limit
+        return cores
+
+
+def _memory_bytes() -> int:
+    """Return the machine's main memory, or what a container may have of it."""
+    import os
+
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    try:
+        with open("/sys/fs/cgroup/memory.max", encoding="ascii") as file:
+            return min(whole, int(file.read()))
+    except (OSError, ValueError):
+        return whole
 
 
 def _home_problem() -> str:

@@ -106,5 +106,5 @@ def disk_of(config: RunConfig, data: PreparedSets[Any], *, at_once: int, num_bur
 
 def check_metric(config: RunConfig) -> None:
     """Raise ConfigError where a trial could never be judged."""
-    if config.data.val is None:
-        raise ConfigError("a search compares trials on data.val, which is not set; set it to withheld labelled images")
+    if not config.data.has_val:
+        raise ConfigError("a search compares trials on data.val, which is not set; set it, or data.val_count")

@@ -33,6 +33,7 @@ LAYERS = {
     "raydet.display": 1,
     "raydet.labels": 2,
     "raydet.data": 2,
+    "raydet.recipe": 3,
     "raydet.contract": 3,
     "raydet.cluster": 3,
     "raydet.pool": 4,

@@ -76,11 +76,11 @@ def summarise(name: str, path: str, format: str, table: ImageTable, *, look: boo
         images_without_label=int((table.labels == NO_LABEL).sum()),
         images_per_class=dict(zip(table.class_names, table.images_per_class().tolist(), strict=True)),
         content_bytes=0 if table.holds_files else sizes,
-        look=_look(table) if look else None,
+        look=look_at(table) if look else None,
     )
 
 
-def _look(table: ImageTable) -> Look | None:
+def look_at(table: ImageTable) -> Look | None:
     """Decode some images; each counts the same in mean and deviation, whatever its size."""
     rows = np.unique(np.linspace(0, max(0, len(table) - 1), min(_SAMPLE, len(table))).round().astype(np.int64))
     sides: list[int] = []

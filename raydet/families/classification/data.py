@@ -87,6 +87,11 @@ class ImageData(DataFamily[ImageSetConfig, ImageTable, ImageIndex]):
         assert isinstance(config, ImageDataConfig)
         return choose_rows(config, table)
 
+    def classes_of(self, table: ImageTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return rows and labels of the images that have one."""
+        rows = np.flatnonzero(table.labels != NO_LABEL)
+        return rows, table.labels[rows]
+
     def fingerprint(self, table: ImageTable) -> str:
         """Name the images and their labels."""
         return fingerprint(table)

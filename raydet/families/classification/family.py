@@ -17,6 +17,7 @@ from raydet.families.classification.evaluate import evaluate_sharded
 from raydet.families.classification.method import ClassificationMethod, classification_method
 from raydet.families.classification.run import ClassificationRun
 from raydet.group import Group
+from raydet.recipe.request import Recipe, Request
 from raydet.report.page import Made
 from raydet.vision.classifier import Classifier
 
@@ -40,6 +41,12 @@ class Classification(Family[ClassificationConfig]):
                     f"stage {stage.name!r} wants {batch} unlabelled images per step, there are {len(data.unlabeled)}: "
                     f"lower optim.unlabeled_batch (r2d2: or method.finetune_batch), or give more images"
                 )
+
+    def propose(self, request: Request) -> Recipe:
+        """Return a configuration that suits images and machine."""
+        from raydet.families.classification.recipe.propose import propose  # only `raydet init` needs it
+
+        return propose(request)
 
     def describe(self, data: PreparedImages) -> str:
         """Count images and classes."""

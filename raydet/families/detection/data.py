@@ -75,6 +75,10 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
         assert isinstance(config, DataConfig)
         return choose_rows(config, table)
 
+    def classes_of(self, table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Return rows and classes of the boxes to train on."""
+        return table.box_rows()[~table.crowd], table.classes[~table.crowd]
+
     def fingerprint(self, table: Table) -> str:
         """Name the images and classes."""
         return fingerprint(table)

@@ -19,6 +19,7 @@ from raydet.families.detection.method import STANDARD_PARTS, DetectionMethod, de
 from raydet.families.detection.run import DetectionRun
 from raydet.families.detection.saved import as_detector
 from raydet.group import Group
+from raydet.recipe.request import Recipe, Request
 from raydet.report.page import Made
 from raydet.train.saved import SavedModel
 from raydet.vision.detector import Detector
@@ -29,6 +30,12 @@ class Detection(Family[DetectionConfig]):
 
     name: ClassVar[str] = "detection"
     images = BOXES
+
+    def propose(self, request: Request) -> Recipe:
+        """Return a configuration that suits boxes and machine."""
+        from raydet.families.detection.recipe.propose import propose  # only `raydet init` needs it
+
+        return propose(request)
 
     def describe(self, data: PreparedBoxes) -> str:
         """Count images and boxes."""

@@ -1,0 +1,177 @@
+"""`raydet init`: a commented configuration for a data set and this machine."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raydet.errors import UserError
+
+if TYPE_CHECKING:
+    from raydet.config.run import RunConfig
+    from raydet.data.kind import Kind
+    from raydet.recipe.machine import Machine
+    from raydet.recipe.request import Recipe
+
+PARTS = {"annotations", "train", "images", "labels", "data"}  # names that say nothing about a data set
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = commands.add_parser("init", help="write a commented config that suits a data set and this machine")
+    parser.add_argument(
+        "dataset", help="labelled data set: COCO, VOC, YOLO, a folder per class, Parquet, ... or `shapes`"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings of the data set, as in check-data (label_column=...)",
+    )
+    parser.add_argument("--unlabeled", metavar="DIR", help="folder, glob or data set of more images, without labels")
+    parser.add_argument(
+        "--val", metavar="DATASET", help="validation set; default: what lies beside, else some are withheld"
+    )
+    parser.add_argument("--labels", type=int, metavar="N", help="use only N labelled images; the rest is unlabelled")
+    parser.add_argument("--method", help="default: one that uses the unlabelled images, where there are any")
+    parser.add_argument("--images", help="image root of a COCO JSON")
+    parser.add_argument("--subset", help="VOC list, or the part (train) of a YOLO or classification set")
+    parser.add_argument("--task", choices=("detection", "classification"), help="default: by what lies there")
+    parser.add_argument("--out", metavar="FILE.yaml", help="default: the data set's name, here")
+    parser.add_argument("--no-measure", action="store_true", help="do not train a few steps to measure their time")
+    parser.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Look, choose, check what was chosen, measure, write."""
+    out = _out(arguments)
+    if arguments.labels is not None and arguments.labels < 1:
+        raise UserError(f"--labels {arguments.labels}: give a number of images, at least 1")
+    from raydet.commands.check_data import data_set_of
+
+    kind, given = data_set_of(arguments.dataset, arguments)
+    machine = _machine()
+    recipe = _recipe(kind, given, machine, out, arguments)
+    config = _checked(recipe, out)
+    _check_data(config, arguments.dataset)
+    time = "not measured (--no-measure)" if arguments.no_measure else _time(config)
+    text = _text(recipe, machine, time, out, arguments)
+    _write(out, text)
+    print("\n".join([*recipe.notes, f"time: {time}", "", f"written: {out}; every value in it says why", *_next(out)]))
+
+
+def _out(arguments: argparse.Namespace) -> Path:
+    """Return where to write. Raises UserError where something is there already."""
+    out = Path(arguments.out if arguments.out is not None else f"{_name(arguments.dataset)}.yaml")
+    if out.suffix not in (".yaml", ".yml"):
+        raise UserError(f"--out {out}: a config is a .yaml file; give one")
+    if out.exists() or out.is_symlink():
+        raise UserError(f"{out} is there already, and is not overwritten; give another --out, or move it")
+    return out
+
+
+def _name(dataset: str) -> str:
+    """Return a short name for a data set: of its file or folder, or of the one above where that says nothing."""
+    path = Path(dataset).expanduser()
+    names = [
+        re.sub(r"[^A-Za-z0-9_-]+", "_", part).strip("_") for part in (path.stem, *path.absolute().parent.parts[::-1])
+    ]
+    telling = (
+        name for name in names if name and name.lower() not in PARTS and not re.search(r"train", name, re.IGNORECASE)
+    )
+    return next(telling, "run")
+
+
+def _machine() -> Machine:
+    import torch
+
+    from raydet.doctor.probe import look
+    from raydet.precision import autocast_dtype
+    from raydet.recipe.machine import Machine
+
+    dtype = autocast_dtype("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    names = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+    return Machine.of(look(), names[dtype])
+
+
+def _recipe(kind: Kind, given: Mapping[str, Any], machine: Machine, out: Path, arguments: argparse.Namespace) -> Recipe:
+    from raydet.data.siblings import sets_of
+    from raydet.recipe.request import Request
+    from raydet.registry import family_named
+
+    sets = sets_of(given)
+    if arguments.val is not None:
+        sets["val"] = sets_of({"path": arguments.val}).get("val", {"path": arguments.val})
+    if arguments.unlabeled is not None:
+        sets["unlabeled"] = {"path": arguments.unlabeled}
+    request = Request(f"runs/{out.stem}", sets, machine, arguments.labels, arguments.method)
+    return family_named(kind).propose(request)
+
+
+def _checked(recipe: Recipe, out: Path) -> RunConfig:
+    """Return the configuration as `raydet train` will read it."""
+    from raydet.config.load import read_yaml
+    from raydet.recipe.document import render
+    from raydet.settings import resolve
+
+    return resolve(read_yaml(render([], recipe.settings), str(out)), {}, where=str(out))
+
+
+def _check_data(config: RunConfig, dataset: str) -> None:
+    """Raise UserError that lists the first errors of the data, of all sets and between them."""
+    from raydet.data.check import format_report
+    from raydet.registry import family_of
+
+    report = family_of(config).check_data(config, decode_images=False)
+    if report.num_errors:
+        raise UserError(
+            f"{dataset} cannot be used as it is, no config was written\n{format_report(report, per_code=3)}"
+        )
+
+
+def _time(config: RunConfig) -> str:
+    """Return what a few steps of this very configuration say about the run's time."""
+    from raydet.doctor.measure import measure
+
+    print("measuring a few steps of this configuration (--no-measure leaves that out) ...", flush=True)
+    try:
+        return measure(config).text
+    except UserError as error:
+        return f"could not be measured: {error}"
+
+
+def _text(recipe: Recipe, machine: Machine, time: str, out: Path, arguments: argparse.Namespace) -> str:
+    from raydet import __version__
+    from raydet.recipe.document import render
+
+    options = [
+        f"--{name} {value}" for name in ("unlabeled", "val", "labels", "method") if (value := getattr(arguments, name))
+    ]
+    head = [
+        f"Written by raydet {__version__}: raydet init {' '.join([arguments.dataset, *options])}",
+        f"For {machine}. Recipes and what was measured with them: docs/recipes.md",
+        *recipe.notes,
+        f"Time: {time}",
+        f"check    raydet check-data {out}",
+        f"train    raydet train {out}",
+    ]
+    return render(head, recipe.settings)
+
+
+def _write(out: Path, text: str) -> None:
+    """Write a file that is not there yet."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        raise UserError(f"{out} is there already, and is not overwritten; give another --out, or move it") from None
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error}; give another --out") from None
+
+
+def _next(out: Path) -> list[str]:
+    return [f"  raydet check-data {out}", f"  raydet train {out}"]

@@ -1,0 +1,204 @@
+"""Putting a classifier's configuration together: every value with its reason."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from raydet.config.class_data import ImageDataConfig
+from raydet.data.classes.summary import look_at
+from raydet.errors import DataError
+from raydet.families.classification.config import METHODS, ClassificationConfig
+from raydet.families.classification.data import IMAGES
+from raydet.families.classification.recipe import rules
+from raydet.recipe.document import Setting
+from raydet.recipe.machine import Machine
+from raydet.recipe.reading import chosen, read_sets
+from raydet.recipe.request import Counts, Recipe, Request
+from raydet.recipe.rules import (
+    chosen_method,
+    cluster_settings,
+    data_settings,
+    interval,
+    keep_rate,
+    without_val,
+)
+
+Settings = list[Setting]
+R2D2_LR = 0.01
+
+
+def propose(request: Request) -> Recipe:
+    """Return a configuration that trains well on these images and this machine.
+
+    Raises DataError where the sets cannot be used, UserError where what was asked for cannot be had.
+    """
+    path = str(request.sets["labeled"]["path"])
+    table, counts = chosen(IMAGES, ImageDataConfig, request, read_sets(IMAGES, request))
+    present = table.images_per_class()
+    if len(table.class_names) < 2:
+        names = ", ".join(repr(name) for name in table.class_names) or "none"
+        raise DataError(f"{path}: a classifier needs two classes or more, found {names}; one folder or label per class")
+    look = look_at(table)
+    if look is None:
+        raise DataError(f"{path}: no image could be decoded; `raydet check-data {path}` says why")
+    machine = request.machine
+    by_name = {method.model_fields["name"].default: method.uses_labels for method in METHODS}
+    method = chosen_method(request, ClassificationConfig, by_name, counts)
+    why = "as asked (--method)"
+    if method is None:
+        method, why = usual_method(counts)
+    steps = rules.steps(counts.labeled)
+    settings = [
+        Setting("run.dir", request.run_dir),
+        *data_settings(request, counts),
+        *views(look.sides[1], machine),
+        Setting("model.network", "efficientnet_lite0", "comes with ImageNet weights; norms keep their statistics"),
+        Setting("model.weights", "imagenet"),
+        *method_settings(method, why, counts, steps, machine),
+        *optimiser(method, counts, steps, by_name[method], machine),
+        *cluster_settings(machine),
+        *rhythm(steps, machine),
+    ]
+    notes = (
+        f"{len(table):,} labelled images of {len(table.class_names)} classes ({present.min():,} to {present.max():,} of "
+        f"each), {counts.unlabeled:,} unlabelled; sides {look.sides[0]} to {look.sides[2]} pixels",
+        *few(table.class_names, present),
+        *without_val(request, counts),
+    )
+    return Recipe(tuple(settings), notes)
+
+
+def few(names: tuple[str, ...], present: np.ndarray) -> list[str]:
+    """Return a note about classes with hardly any image."""
+    rare = [name for name, count in zip(names, present.tolist(), strict=True) if count < 4]
+    shown = ", ".join(repr(name) for name in rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+    return [f"fewer than 4 labelled images: {shown}; expect little of them, and label more first"] if rare else []
+
+
+def usual_method(counts: Counts) -> tuple[str, str]:
+    """Return the method where none was asked for, and why."""
+    if counts.unlabeled:
+        why = (
+            f"{counts.unlabeled:,} unlabelled images; with pretrained weights the network's own classes are often right"
+        )
+        return "pseudo_label", why
+    return (
+        "supervised_classifier",
+        "nothing is unlabelled: with --unlabeled DIR or --labels N other methods are possible",
+    )
+
+
+def views(side: int, machine: Machine) -> Settings:
+    """Return the size of views and the augmentation."""
+    size, why = rules.view_size(side, machine)
+    crop, why_crop = rules.crop(side, size)
+    settings = [Setting("data.views.size", size, why), Setting("data.views.crop", crop, why_crop)]
+    if crop == "translate":
+        settings.append(Setting("data.views.max_translate", size // 16, "a sixteenth of the side, each way"))
+    threads = min(8, max(2, machine.cpus // max(1, machine.gpus)))
+    return [
+        *settings,
+        Setting("data.views.horizontal_flip", 0.5, "0.0 where left and right differ, as in digits and text"),
+        Setting("data.views.cutout_size", 0, "a hole hides more than it teaches where images are few"),
+        Setting("data.loader_threads", threads, f"{machine.cpus} cores"),
+    ]
+
+
+def method_settings(name: str, why: str, counts: Counts, steps: int, machine: Machine) -> Settings:
+    """Return the method's own settings."""
+    settings = [Setting("method.name", name, why)]
+    if name == "r2d2":
+        return settings + r2d2(counts, steps, machine)
+    burn_in = round(0.4 * steps)
+    half = f"of {steps} steps: on {counts.labeled:,} labels alone the network is as good as it gets before"
+    settings.append(Setting("method.burn_in_steps", burn_in, half))
+    if name == "pseudo_label":
+        return [
+            *settings,
+            Setting("method.score_threshold", 0.8, "labels that the network is not sure of teach nothing"),
+            Setting("method.reprediction_interval_steps", max(1, steps // 4), "labelled anew four times in the run"),
+        ]
+    rate = keep_rate(steps - burn_in)
+    looks = f"looks back over {1 / (1 - rate):.0f} steps, of {steps - burn_in} with an average"
+    settings.append(Setting("method.ema_keep_rate", rate, looks))
+    if name == "mean_teacher":
+        ramp = f"of {steps} steps; the published 40,000 are for CIFAR"
+        settings += [
+            Setting("method.consistency_weight", 20.0, "the published 100 is for training from scratch; not searched"),
+            Setting("method.ramp_up_steps", max(1, steps // 4), ramp),
+        ]
+    return settings
+
+
+def r2d2(counts: Counts, steps: int, machine: Machine) -> Settings:
+    """Return R2-D2's stages, in the proportions of the run on `signdigits`."""
+    stages = rules.r2d2_stages(steps)
+    labeled, unlabeled = rules.batches(counts.labeled, counts.unlabeled, machine)
+    rates = [round(R2D2_LR * share, 6) for share in (1, 2 / 3, 1 / 3, 1 / 30)]
+    return [
+        Setting(
+            "method.burn_in_steps", stages["burn_in"], "stage 1; proportions as in jobs/configs/r2d2_signdigits.yaml"
+        ),
+        Setting("method.burn_in_batch", labeled, "as optim.labeled_batch"),
+        Setting("method.burn_in_lr", R2D2_LR, "SGD on pretrained weights; not searched"),
+        Setting("method.d2_steps", stages["d2"], "stage 2 until the first reprediction"),
+        Setting("method.reprediction_interval_steps", stages["interval"]),
+        Setting("method.repeat_lrs", rates, "the published ratios: 1, 2/3, 1/3, 1/30"),
+        Setting("method.finetune_steps", stages["finetune"], "stage 3"),
+        Setting("method.finetune_batch", 2 * min(labeled, unlabeled), "labelled and unlabelled images share it"),
+        Setting("method.finetune_lr", R2D2_LR / 10, "a tenth"),
+        Setting("method.label_step_override", 0.78125, "the published step of a label: 4000 x 0.1 / 512 images"),
+    ]
+
+
+def optimiser(name: str, counts: Counts, steps: int, uses_labels: bool, machine: Machine) -> Settings:
+    """Return batches, rates and lengths."""
+    labeled, unlabeled = rules.batches(counts.labeled, counts.unlabeled, machine)
+    looks = steps * labeled / counts.labeled
+    if name == "r2d2":
+        settings = [
+            Setting("optim.name", "sgd", "R2-D2 has a law of its own for the rate"),
+            Setting("optim.lr", R2D2_LR, "that of stage 2"),
+            Setting("optim.weight_decay", 2e-4, "as published"),
+        ]
+    else:
+        settings = [
+            Setting("optim.name", "adamw", "needs no search on small sets"),
+            Setting("optim.nesterov", False, "SGD's"),
+            Setting("optim.lr", 1e-3, "where the loss turns NaN, a third of it"),
+            Setting("optim.weight_decay", 0.05, "usual with AdamW"),
+        ]
+    settings.append(Setting("optim.labeled_batch", labeled, f"of {counts.labeled:,}"))
+    if uses_labels:
+        settings.append(Setting("optim.unlabeled_batch", unlabeled, f"of {counts.unlabeled:,}"))
+    settings.append(
+        Setting(
+            "optim.steps",
+            steps,
+            f"every labelled image is seen {looks:.0f} times (160 steps for 80 labels, more as their square root); where "
+            f"accuracy still rises at the end, raise it and train on with --resume",
+        )
+    )
+    if name != "r2d2":
+        settings.append(
+            Setting("optim.warmup_steps", min(20, steps // 10), "the last layer starts from random weights")
+        )
+    settings += [
+        Setting("optim.clip_norm", 10.0, "one bad batch cannot undo the run"),
+        Setting("optim.precision", "auto", f"{machine.precision} here"),
+    ]
+    if uses_labels:
+        why = "labels are predicted in groups: several times as fast as one by one"
+        settings.append(Setting("labels.forward_images", min(32, unlabeled), why))
+    return settings
+
+
+def rhythm(steps: int, machine: Machine) -> Settings:
+    """Return when to look, save and log."""
+    every = interval(steps)
+    return [
+        Setting("checkpoint.every", every, "what a crash can cost at most"),
+        Setting("eval.every", every, "ten times in the run"),
+        *([Setting("eval.max_images", 2000, "more cost a CPU minutes each time")] if machine.is_cpu else []),
+        Setting("log.every", max(1, min(20, every // 2))),
+    ]

@@ -1,0 +1,249 @@
+"""Putting a detector's configuration together: every value with its reason."""
+
+from __future__ import annotations
+
+from raydet.config.backbone import EFFICIENTNET, default_strides
+from raydet.config.box_data import DataConfig
+from raydet.families.detection.config import METHODS, DetectionConfig
+from raydet.families.detection.data import BOXES
+from raydet.families.detection.recipe import rules
+from raydet.families.detection.recipe.anchors import Anchors, choose
+from raydet.families.detection.recipe.facts import BoxFacts, look_at
+from raydet.recipe.document import Setting
+from raydet.recipe.machine import Machine
+from raydet.recipe.reading import chosen, read_sets
+from raydet.recipe.request import Counts, Recipe, Request
+from raydet.recipe.rules import (
+    chosen_method,
+    cluster_settings,
+    data_settings,
+    interval,
+    keep_rate,
+    without_val,
+)
+
+FEW_LABELS = 2000  # images; the papers' weights are for more
+Settings = list[Setting]
+
+
+def propose(request: Request) -> Recipe:
+    """Return a configuration that trains well on these boxes and this machine.
+
+    Raises DataError where the sets cannot be used, UserError where what was asked for cannot be had.
+    """
+    table, counts = chosen(BOXES, DataConfig, request, read_sets(BOXES, request))
+    facts, smallest, small_box = look_at(table, str(request.sets["labeled"]["path"]))
+    machine = request.machine
+    by_name = {method.model_fields["name"].default: method.uses_labels for method in METHODS}
+    method = chosen_method(request, DetectionConfig, by_name, counts)
+    why_method = "as asked (--method)"
+    if method is None:
+        method, why_method = usual_method(counts)
+    side, why_side = rules.short_side(facts.short_side, max(facts.height, facts.width), small_box, machine)
+    batch = rules.labeled_batch(counts.labeled, machine)
+    steps = rules.steps(counts.labeled, batch)
+    settings = [
+        Setting("run.dir", request.run_dir),
+        *data_settings(request, counts),
+        *views(facts, side, why_side, machine),
+        *model(facts, side, machine),
+        *method_settings(method, why_method, counts, steps),
+        *optimiser(counts, batch, steps, by_name[method], side, facts, machine),
+        *cluster_settings(machine),
+        *rhythm(steps, machine),
+    ]
+    notes = (
+        f"{facts.images:,} labelled images of {facts.width} x {facts.height} pixels (median), "
+        f"{len(facts.boxes):,} boxes of {len(facts.class_names)} classes, {counts.unlabeled:,} unlabelled images",
+        f"boxes: half are smaller than {median(facts):.0f} pixels (square root of the area); the class with the smallest "
+        f"is {smallest}, {small_box:.0f} pixels; at most {facts.boxes_per_image[1]} boxes in an image",
+        *few(facts),
+        *without_val(request, counts),
+    )
+    return Recipe(tuple(settings), notes)
+
+
+def median(facts: BoxFacts) -> float:
+    """Return the size of the middle box (pixels)."""
+    return float(sorted(facts.sizes)[len(facts.sizes) // 2])
+
+
+def few(facts: BoxFacts) -> list[str]:
+    """Return a note about classes with hardly any box."""
+    rare = [name for name, count in zip(facts.class_names, facts.boxes_per_class, strict=True) if count < 5]
+    shown = ", ".join(repr(name) for name in rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
+    return [f"fewer than 5 boxes: {shown}; expect little of them, and label more first"] if rare else []
+
+
+def usual_method(counts: Counts) -> tuple[str, str]:
+    """Return the method where none was asked for, and why."""
+    if counts.unlabeled:
+        return "il_net", f"{counts.unlabeled:,} unlabelled images; their pseudo-boxes train classes and places"
+    return "supervised", "nothing is unlabelled: with --unlabeled DIR or --labels N other methods are possible"
+
+
+def views(facts: BoxFacts, side: int, why: str, machine: Machine) -> Settings:
+    """Return the size of views and the flips."""
+    sides = rules.jittered(side, machine)
+    long = rules.long_side(side, facts.stretch)
+    return [
+        Setting("data.views.short_side", sides, why),
+        Setting("data.views.max_long_side", long, f"the longest images are {facts.stretch:.2f} times as long as short"),
+        Setting("data.views.eval_short_side", side, "as in training"),
+        Setting("data.views.horizontal_flip", 0.5, "0.0 where left and right differ, as in text"),
+        Setting(
+            "data.views.vertical_flip", 0.0, "0.5 where pictures have no up, as through a microscope or from above"
+        ),
+        Setting("data.loader_threads", min(8, max(2, machine.cpus // max(1, machine.gpus))), threads(machine)),
+    ]
+
+
+def threads(machine: Machine) -> str:
+    """Say why so many threads decode."""
+    return f"{machine.cpus} cores" + (f" for {machine.gpus} GPUs" if machine.gpus > 1 else "")
+
+
+def model(facts: BoxFacts, side: int, machine: Machine) -> Settings:
+    """Return network and anchors."""
+    name = rules.backbone(machine)
+    strides = default_strides(name)
+    found, defaults = choose(facts.boxes * (side / facts.short_sides)[:, None], strides)
+    settings = [*network(name), *anchors(found, defaults)]
+    per_image, most = facts.boxes_per_image
+    if name == EFFICIENTNET:
+        before, after = rules.proposals(most)
+        sampled = rules.rois(per_image)
+        why = f"nine of ten images have at most {per_image} boxes"
+        settings += [
+            Setting("model.fpn_channels", 64, "a quarter of the usual width: most of a CPU's time goes here"),
+            Setting("model.box_head_dim", 256, "as above"),
+            Setting("model.rpn_batch", 2 * sampled, "as above"),
+            Setting("model.rpn_pre_nms_train", before, f"{most} boxes at most in an image; the usual 2,000 cost time"),
+            Setting("model.rpn_pre_nms_test", before),
+            Setting("model.rpn_post_nms_train", after),
+            Setting("model.rpn_post_nms_test", after),
+            Setting("model.roi_batch", sampled, why),
+            Setting("model.roi_sampling_ratio", 2, "torchvision's; 0 adapts to the RoI and is slower"),
+        ]
+    if (detections := rules.detections(most)) > 100:
+        settings.append(Setting("model.test_detections", detections, f"an image has {most} boxes"))
+    return settings
+
+
+def network(name: str) -> Settings:
+    """Return backbone and weights."""
+    if name == EFFICIENTNET:
+        why = "ImageNet weights that come with raydet; trains on a CPU"
+        return [Setting("model.backbone", name, why), Setting("model.weights", "imagenet")]
+    why = "torchvision's, downloaded once to $TORCH_HOME; without a network give the file (docs/backbones.md)"
+    return [
+        Setting("model.backbone", name, "a GPU has time and memory for it; efficientnet_lite0_fpn comes with weights"),
+        Setting("model.weights", "imagenet", why),
+    ]
+
+
+def anchors(found: Anchors, defaults: Anchors) -> Settings:
+    """Return anchors with the recall of theirs and of the defaults."""
+
+    def said(of: Anchors) -> str:
+        return f"{of.recall[0]:.3f} at IoU .5 and {of.recall[1]:.3f} at .7"
+
+    why = (
+        f"{found.origin}, from the labelled boxes as these views show them: recall of the best anchor {said(found)}; the "
+        f"defaults reach {said(defaults)}"
+        if found is not defaults
+        else f"the defaults: recall of the best anchor {said(found)} on the labelled boxes; none that was fitted reaches "
+        f"much more"
+    )
+    return [
+        Setting("model.anchor_sizes", [list(map(int, level)) for level in found.sizes], why),
+        Setting("model.anchor_ratios", list(found.ratios), "height / width"),
+    ]
+
+
+def method_settings(name: str, why: str, counts: Counts, steps: int) -> Settings:
+    """Return the method's own settings."""
+    burn_in = steps // 2
+    rate = keep_rate(steps - burn_in)
+    looks = f"looks back over {1 / (1 - rate):.0f} steps, of {steps - burn_in} with an average"
+    settings = [Setting("method.name", name, why)]
+    if name == "supervised":
+        half = "the average begins half-way, when weights have stopped moving far"
+        return [*settings, Setting("method.burn_in_steps", burn_in, half), Setting("method.ema_keep_rate", rate, looks)]
+    few_labels = counts.labeled < FEW_LABELS
+    weight = 1.0 if few_labels else 4.0
+    why_weight = f"{counts.labeled:,} labelled images" + (
+        f"; below {FEW_LABELS:,} a teacher errs too often for the papers' 4" if few_labels else ": as the papers"
+    )
+    half = "half of the run: a teacher that is still bad teaches its mistakes"
+    settings += [
+        Setting("method.burn_in_steps", burn_in, half),
+        Setting("method.ema_keep_rate", rate, looks),
+        Setting(
+            "method.score_threshold",
+            0.7,
+            "the papers'; after the burn-in `raydet thresholds RUN` measures a better one",
+        ),
+        Setting("method.unsup_cls_weight", weight, why_weight),
+    ]
+    if name == "il_net":
+        settings += [
+            Setting("method.unsup_iou_weight", weight, "as above"),
+            Setting("method.iou_filter_threshold", 0.4, "the paper's; `raydet thresholds RUN` measures it too"),
+        ]
+    return settings
+
+
+def optimiser(
+    counts: Counts, batch: int, steps: int, uses_labels: bool, side: int, facts: BoxFacts, machine: Machine
+) -> Settings:
+    """Return batches, rates and lengths."""
+    name = rules.backbone(machine)
+    others = rules.unlabeled_batch(batch, counts.unlabeled, machine) if uses_labels else 0
+    views_per_step = 2 * batch + others
+    pixels = side * side * max(facts.height, facts.width) / facts.short_side
+    passes = min(
+        rules.accumulate(views_per_step, pixels, machine), max(1, min(batch, others or batch) // max(1, machine.gpus))
+    )
+    looks = steps * batch / counts.labeled
+    rate = rules.learning_rate(batch, name)
+    measured = "measured on small sets with these weights" if name == EFFICIENTNET else "not measured with raydet"
+    settings = [
+        Setting("optim.name", "adamw", "needs no search on small sets"),
+        Setting("optim.lr", rate, f"{measured}; where the loss turns NaN, a third of it"),
+        Setting("optim.weight_decay", 0.05, "usual with AdamW"),
+        Setting("optim.labeled_batch", batch, f"each enters as strong and as weak view: {2 * batch} views a step"),
+    ]
+    if uses_labels:
+        settings.append(Setting("optim.unlabeled_batch", others, f"{views_per_step} views a step with these"))
+    settings += [
+        Setting(
+            "optim.steps",
+            steps,
+            f"every labelled image is seen {looks:.0f} times: 1,500 steps for 50 labels, more as their square root; where AP "
+            f"still rises at the end, raise it and train on with --resume",
+        ),
+        Setting(
+            "optim.schedule", "steps", "a constant rate, so that a run can go on; the average does what a decay would"
+        ),
+        Setting(
+            "optim.warmup_steps", min(steps // 10, 50 if machine.is_cpu else 500), "the heads start from random weights"
+        ),
+        Setting("optim.clip_norm", 10.0, "one bad batch cannot undo the run"),
+        Setting("optim.precision", "auto", f"{machine.precision} here"),
+    ]
+    if passes > 1:
+        why = f"{views_per_step} views of {pixels / 1e6:.1f} megapixels would not fit {machine}; an estimate"
+        settings.append(Setting("optim.accumulate", passes, why))
+    return settings
+
+
+def rhythm(steps: int, machine: Machine) -> Settings:
+    """Return when to look, save and log."""
+    every = interval(steps)
+    return [
+        Setting("checkpoint.every", every, "what a crash can cost at most"),
+        Setting("eval.every", every, "ten times in the run"),
+        *([Setting("eval.max_images", 500, "more cost a CPU minutes each time")] if machine.is_cpu else []),
+        Setting("log.every", 10),
+    ]

@@ -1,0 +1,1 @@
+"""What `raydet init` writes: a commented configuration. Each family chooses its values; what they share is here."""

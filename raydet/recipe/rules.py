@@ -1,0 +1,133 @@
+"""Rules that do not depend on what is trained. Pure: numbers in, numbers out."""
+
+from __future__ import annotations
+
+import math
+
+from raydet.config.run import RunConfig
+from raydet.errors import UserError
+from raydet.recipe.document import Setting
+from raydet.recipe.machine import Machine
+from raydet.recipe.request import Counts, Request
+
+LEAST_FOR_VAL = 10
+VAL_SHARE, MOST_VAL = 0.2, 500
+KEEP_RATES = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9996)
+
+
+def rounded(value: float) -> int:
+    """Return a number with two digits that count, at least 1: 1,342 becomes 1,300."""
+    if value < 10:
+        return max(1, round(value))
+    unit = 10 ** (math.floor(math.log10(value)) - 1)
+    return round(value / unit) * unit
+
+
+def val_count(labeled: int) -> int | None:
+    """Return how many of so many labelled images to withhold for evaluation; None where there are too few to spare."""
+    return None if labeled < LEAST_FOR_VAL else min(MOST_VAL, max(3, round(VAL_SHARE * labeled)))
+
+
+def keep_rate(steps: int) -> float:
+    """Return the EMA's keep rate for so many steps with an average.
+
+    The rate k looks back over 1 / (1 - k) steps; the longest look that fits five times into the run. At 180,000 steps
+    that is the papers' 0.9996; at 500 it is 0.99.
+    """
+    fitting = [rate for rate in KEEP_RATES if 1 / (1 - rate) <= steps / 5 + 1e-6]
+    return fitting[-1] if fitting else KEEP_RATES[0]
+
+
+def interval(steps: int) -> int:
+    """Return after how many steps to evaluate: ten times in a run."""
+    return rounded(max(1, steps / 10))
+
+
+def counted(request: Request, labeled: int, unlabeled: int) -> Counts:
+    """Return what a run will have of a labelled set with `labeled` images and, where one was given, an unlabelled one.
+
+    Raises UserError where more labels are asked for than there are.
+    """
+    withheld = None if "val" in request.sets else val_count(labeled)
+    left = labeled - (withheld or 0)
+    if request.labels is None:
+        return Counts(left, unlabeled, withheld)
+    if request.labels > left:
+        kept = f" beside the {withheld} that are withheld for evaluation" if withheld else ""
+        raise UserError(f"--labels {request.labels}: the labelled set has {left} images{kept}; lower it")
+    return Counts(request.labels, unlabeled or left - request.labels, withheld)
+
+
+def data_settings(request: Request, counts: Counts) -> list[Setting]:
+    """Return where the images come from."""
+    sets = request.sets
+    found = [Setting("data.labeled", shortest(sets["labeled"]), "relative paths start at the working directory")]
+    if request.labels is not None:
+        why = f"as asked (--labels); {counts.unlabeled} images are left without"
+        found.append(Setting("data.labeled_count", request.labels, why if "unlabeled" not in sets else "as asked"))
+    if "unlabeled" in sets:
+        found.append(Setting("data.unlabeled", shortest(sets["unlabeled"]), f"{counts.unlabeled:,} images"))
+    if "val" in sets:
+        found.append(Setting("data.val", shortest(sets["val"])))
+    elif counts.val_count is not None:
+        why = (
+            f"no validation set was found: {counts.val_count} labelled images are withheld from training and measured "
+            f"instead (a fifth, at most {MOST_VAL}). With a set of your own: data.val"
+        )
+        found.append(Setting("data.val_count", counts.val_count, why))
+    if "test" in sets:
+        found.append(
+            Setting("data.test", shortest(sets["test"]), "only `raydet evaluate RUN --split test` looks at it")
+        )
+    return found
+
+
+def without_val(request: Request, counts: Counts) -> list[str]:
+    """Return a note where nothing will be evaluated."""
+    if "val" in request.sets or counts.val_count is not None:
+        return []
+    return [
+        f"NOTHING IS EVALUATED: there is no validation set, and with fewer than {LEAST_FOR_VAL} labelled images none is "
+        f"withheld. Add data.val to see whether the run learns"
+    ]
+
+
+def shortest(given: object) -> object:
+    """Return a set as it is written: its path alone where that says all."""
+    return given["path"] if isinstance(given, dict) and list(given) == ["path"] else given
+
+
+def cluster_settings(machine: Machine) -> list[Setting]:
+    """Return processes: all cores in one, or one per GPU."""
+    if machine.gpus > 1:
+        why = f"Ray Train, a worker on each of {machine.gpus} GPUs; batches are shared out"
+        cpus = max(1, machine.cpus // machine.gpus)
+        return [
+            Setting("cluster.backend", "ray", why),
+            Setting("cluster.workers", machine.gpus),
+            Setting("cluster.cpus_per_worker", cpus, f"{machine.cpus} cores among them"),
+            Setting("cluster.gpus_per_worker", 1),
+        ]
+    why = "the GPU" if machine.gpus else f"all {machine.cpus} cores"
+    return [
+        Setting("cluster.backend", "process", f"{why}, in one process without Ray"),
+        Setting("cluster.cpus_per_worker", machine.cpus, "threads of PyTorch"),
+    ]
+
+
+def chosen_method(request: Request, run: type[RunConfig], by_name: dict[str, bool], counts: Counts) -> str | None:
+    """Return the method that was asked for, None where the family is to choose.
+
+    `by_name`: the family's methods, and whether each needs unlabelled images. Raises UserError where there is no such
+    method, or nothing for it to label.
+    """
+    name = request.method
+    if name is None:
+        return None
+    if name not in by_name:
+        raise UserError(f"--method {name}: a {run.trains} is trained by {', '.join(by_name)}; choose one of them")
+    if by_name[name] and not counts.unlabeled:
+        raise UserError(
+            f"--method {name} needs unlabelled images: give --unlabeled DIR, or --labels N to set some aside"
+        )
+    return name
