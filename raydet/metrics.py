@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,21 @@ def headline(record: Mapping[str, Any]) -> dict[str, float | None]:
 def mode_of(figure: str) -> str:
     """Return whether the best of such figures is the highest (max) or the lowest (min)."""
     return "min" if figure in LOWER_IS_BETTER else "max"
+
+
+def judged(records: Iterable[Record]) -> list[Record]:
+    """Return the val evaluations that a run is judged by, one per step, in order: those of its teacher, and of its
+    student where there is no teacher (yet), or none that counts."""
+    records = list(records)
+    role = next(
+        (record.get("judged", "teacher") for record in reversed(records) if record["kind"] == "start"), "teacher"
+    )
+    found: dict[int, Record] = {}
+    for record in records:
+        if record["kind"] == "eval" and record.get("split") == "val" and record["model"] in (role, "student"):
+            if record["model"] == role or found.get(record["step"], {}).get("model") != role:
+                found[record["step"]] = record
+    return [found[step] for step in sorted(found)]
 
 
 def losses_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:

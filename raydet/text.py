@@ -14,6 +14,14 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
+def signed_percent(value: float | None, digits: int = 1) -> str:
+    """Return a difference of shares in percent points, with its sign; a dash for None."""
+    if value is None:
+        return "-"
+    shown = f"{100 * value:+.{digits}f}"
+    return shown.replace("-", "+", 1) if float(shown) == 0 else shown  # no -0.0
+
+
 def percent_with_spread(mean: float, sd: float | None, digits: int = 1) -> str:
     """Return a mean share in percent, with its standard deviation where there is one."""
     return percent(mean, digits) + ("" if sd is None else f" ± {percent(sd, digits)}")

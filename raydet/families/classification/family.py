@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from raydet.contract import Exported, Family
+from raydet.contract import Exported, Family, Finding
 from raydet.data.classes.index import ImageIndex
 from raydet.errors import DataError
 from raydet.families.classification.accuracy import ClassifierResult
@@ -14,11 +14,15 @@ from raydet.families.classification.annotator import ClassAnnotator
 from raydet.families.classification.config import ClassificationConfig
 from raydet.families.classification.data import IMAGES, PreparedImages
 from raydet.families.classification.evaluate import evaluate_sharded
+from raydet.families.classification.limits import label_figures, label_findings
 from raydet.families.classification.method import ClassificationMethod, classification_method
 from raydet.families.classification.run import ClassificationRun
 from raydet.group import Group
 from raydet.report.page import Made
 from raydet.vision.classifier import Classifier
+
+if TYPE_CHECKING:
+    from raydet.families.classification.report.inputs import ClassificationInputs
 
 
 class Classification(Family[ClassificationConfig]):
@@ -78,6 +82,11 @@ class Classification(Family[ClassificationConfig]):
         from raydet.families.classification.report import made  # not before it is wanted: it imports matplotlib
 
         return made(folder, config)
+
+    def limits(self, inputs: ClassificationInputs) -> list[Finding]:
+        """Say what the pseudo-labels are short of."""
+        found = label_figures(inputs)
+        return [] if found is None else label_findings(found)
 
     def stage(self, method: ClassificationMethod, step: int) -> str:
         """Name the stage."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from raydet.contract import Exported, Family
+from raydet.contract import Exported, Family, Finding
 from raydet.data.boxes.index import DatasetIndex
 from raydet.families.detection.annotator import DetectorAnnotator
 from raydet.families.detection.coco import EvalResult
@@ -22,6 +22,9 @@ from raydet.group import Group
 from raydet.report.page import Made
 from raydet.train.saved import SavedModel
 from raydet.vision.detector import Detector
+
+if TYPE_CHECKING:
+    from raydet.families.detection.report.inputs import Inputs
 
 
 class Detection(Family[DetectionConfig]):
@@ -75,6 +78,14 @@ class Detection(Family[DetectionConfig]):
         from raydet.families.detection.report import made  # not before it is wanted: it imports matplotlib
 
         return made(folder, config)
+
+    def limits(self, inputs: Inputs) -> list[Finding]:
+        """Say what the pseudo-boxes are short of."""
+        from raydet.families.detection.limits.figures import box_figures  # it imports the report
+        from raydet.families.detection.limits.rules import box_findings
+
+        found = box_figures(inputs)
+        return [] if found is None else box_findings(found)
 
 
 FAMILY = Detection()
