@@ -64,8 +64,8 @@ def _thresholds(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
         lower = _lower(found, judged)
         if lower is not None:
             said += (
-                f"Lower it: at {lower.score:g} it keeps {percent(lower.recall, 0)} %, and {percent(lower.precision, 0)} "
-                f"% is right."
+                f"Lower it: at {lower.score:g} it keeps {percent(lower.recall, 0)} %, and "
+                f"{percent(lower.precision, 0)} % is right."
             )
             figures |= _at(lower)
         else:
@@ -173,8 +173,8 @@ def _density(found: BoxFigures) -> Iterator[Finding]:
     key = found.thresholds.score
     few = kept < labeled
     said = (
-        f"The teacher keeps {kept:.2g} boxes per image, where people have drawn {labeled:.2g}: if the unlabelled images "
-        f"are like the labelled ones, "
+        f"The teacher keeps {kept:.2g} boxes per image, where people have drawn {labeled:.2g}: if the unlabelled "
+        f"images are like the labelled ones, "
     )
     said += (
         f"it is unsure, and the student learns what is missed as background: lower {key}, or train the burn-in longer."
