@@ -38,14 +38,14 @@ def judged(records: Iterable[Record]) -> list[Record]:
     """Return the val evaluations that a run is judged by, one per step, in order: those of its teacher, and of its
     student where there is no teacher (yet), or none that counts."""
     records = list(records)
-    role = next(
-        (record.get("judged", "teacher") for record in reversed(records) if record["kind"] == "start"), "teacher"
-    )
+    starts = [record for record in records if record["kind"] == "start"]
+    role = starts[-1].get("judged", "teacher") if starts else "teacher"
     found: dict[int, Record] = {}
     for record in records:
-        if record["kind"] == "eval" and record.get("split") == "val" and record["model"] in (role, "student"):
-            if record["model"] == role or found.get(record["step"], {}).get("model") != role:
-                found[record["step"]] = record
+        if record["kind"] != "eval" or record.get("split") != "val":
+            continue
+        if record["model"] == role or found.get(record["step"], {"model": "student"})["model"] == record["model"]:
+            found[record["step"]] = record
     return [found[step] for step in sorted(found)]
 
 

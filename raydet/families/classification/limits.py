@@ -135,8 +135,8 @@ def _one_for_all(found: LabelFigures) -> Iterator[Finding]:
         if share >= TAKES_ALL and share >= TIMES_ITS_SHARE * labeled - 1e-12:
             yield Finding(
                 f"{percent(share, 0)} % of the pseudo-labels are {name}, of the labelled images {percent(labeled, 0)} "
-                f"%: if the unlabelled images are like the labelled ones, the labels collapse into one class. Train the "
-                f"burn-in longer, or lower the weight of the unlabelled images.",
+                f"%: if the unlabelled images are like the labelled ones, the labels collapse into one class. Train "
+                f"the burn-in longer, or lower the weight of the unlabelled images.",
                 {f"{name} among pseudo-labels": f"{percent(share)} %", "among labels": f"{percent(labeled)} %"},
             )
 
