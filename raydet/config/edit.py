@@ -34,6 +34,7 @@ def _with_value(text: str, key: str, value: str, where: str) -> str:
         if not isinstance(node, yaml.MappingNode):
             path = ".".join(sections[:depth]) or "the file"
             raise ConfigError(f"{where}: {path} is no mapping of settings, so {key} cannot be set in it")
+    assert isinstance(node, yaml.MappingNode)
     old = _entry(node, name)
     if old is None:
         return _with_entry(text, node, f"{name}: {value}")

@@ -14,8 +14,8 @@ from raydet.text import signed_percent
 
 TITLE = "The answer"
 TRUTH = (
-    "What is right and wrong was counted with the hidden truth of the unlabelled images. It is there to understand a run; "
-    "settings that a result depends on are chosen on labelled images that are withheld from training."
+    "What is right and wrong was counted with the hidden truth of the unlabelled images. It is there to understand a "
+    "run; settings that a result depends on are chosen on labelled images that are withheld from training."
 )
 
 
@@ -50,8 +50,8 @@ def gained(run: RunRecords, control: Control | None) -> list[str]:
         "since then": signed_percent(value - first),
     }
     said = (
-        f"Since the burn-in's end {name} has changed by {signed_percent(value - first)} points. How much of that is due "
-        f"to the unlabelled images cannot be said: the labelled ones were trained on as well. {_no_control(run)}"
+        f"Since the burn-in's end {name} has changed by {signed_percent(value - first)} points. How much of that is "
+        f"due to the unlabelled images cannot be said: the labelled ones were trained on as well. {_no_control(run)}"
     )
     return [tiles(shown), paragraph(said, ""), *_command(run)]
 

@@ -73,8 +73,8 @@ def control_of(run: RunRecords, given: Path | None) -> Control | None:
     check_comparable([run, control])
     if gain_over(run, control) is None:
         raise UserError(
-            f"--control {given}: there is no step at which both {run.folder} and it were evaluated on val; use the same "
-            f"eval.every and optim.steps"
+            f"--control {given}: there is no step at which both {run.folder} and it were evaluated on val; use the "
+            f"same eval.every and optim.steps"
         )
     return Control(control, common_start(run, control))
 

@@ -72,8 +72,8 @@ def curve_findings(run: RunRecords, control: RunRecords | None) -> list[Finding]
     before = [point for point in run.points if point[0] <= burn_in]
     if run.config.uses_labels and (rise := rise_of(before)) is not None:
         sentence = (
-            f"The burn-in ended while {name} was still rising: a longer one (method.burn_in_steps) gives a better first "
-            f"teacher."
+            f"The burn-in ended while {name} was still rising: a longer one (method.burn_in_steps) gives a better "
+            f"first teacher."
         )
         found.append(Finding(sentence, rise.figures))
     if control is not None and (rise := rise_of([p for p in control.points if p[0] > burn_in])) is not None:
