@@ -54,14 +54,17 @@ def lines(
     strong: str = "",
     smooth: bool = True,
     spread: Mapping[str, Sequence[float | None]] | None = None,
+    colors: Sequence[int] | None = None,
 ) -> bytes:
     """Draw curves. `marks` marks steps, `level` a named height, `top` the highest value the axis must show.
 
     The curve named `strong` stands out. Noisy curves get a moving average, unless `smooth` is off; it does not reach
-    across marks, where curves may jump. `spread` holds the half-width of a band around curves that have one.
+    across marks, where curves may jump. `spread` holds the half-width of a band around curves that have one. `colors`
+    gives each curve the number of its colour, so that some can share one.
     """
     figure, axes = new_axes(x_label, y_label)
-    for color, (name, (steps, values)) in zip(_colors(len(series)), series.items(), strict=True):
+    chosen = _colors(len(series)) if colors is None else [COLORS[place % len(COLORS)] for place in colors]
+    for color, (name, (steps, values)) in zip(chosen, series.items(), strict=True):
         x, y = _arrays(steps, values)
         if name == strong:
             axes.plot(x, y, color=INK, linewidth=3, label=name)

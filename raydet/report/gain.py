@@ -81,22 +81,21 @@ def control_of(run: RunRecords, given: Path | None) -> Control | None:
 
 def check_comparable(runs: list[RunRecords]) -> None:
     """Raise UserError unless figures of the runs may stand side by side: same kind, same classes, same val images."""
-    first = runs[0]
-    for other in runs[1:]:
-        pair = f"{first.folder} and {other.folder} cannot be compared"
+    first, *others = runs
+    for other in others:
         if other.config.family != first.config.family:
             kinds = f"the first trains a {first.config.trains}, the second a {other.config.trains}"
-            raise UserError(f"{pair}: {kinds}; compare runs of one kind")
-        ours, theirs = (family_of(run.config).open(run.folder / "data") for run in (first, other))
-        if ours.class_names != theirs.class_names:
+            raise UserError(f"{_pair(first, other)}: {kinds}; compare runs of one kind")
+    sets = [family_of(run.config).open(run.folder / "data") for run in runs]
+    names, val = sets[0].class_names, _val(first, sets[0].val)
+    for other, theirs in zip(others, sets[1:], strict=True):
+        if theirs.class_names != names:
+            classes = f"{_names(names)} against {_names(theirs.class_names)}"
+            raise UserError(f"{_pair(first, other)}: their classes differ: {classes}")
+        if _val(other, theirs.val) != val and None not in (val, _val(other, theirs.val)):
             raise UserError(
-                f"{pair}: their classes differ: {_names(ours.class_names)} against {_names(theirs.class_names)}"
-            )
-        vals = [_val(run, data.val) for run, data in ((first, ours), (other, theirs))]
-        if vals[0] != vals[1] and None not in vals:
-            raise UserError(
-                f"{pair}: they were evaluated on different images (data.val, or eval.max_images); evaluate both on one "
-                f"set with raydet evaluate RUN --data SET"
+                f"{_pair(first, other)}: they were evaluated on different images (data.val, or eval.max_images); "
+                f"evaluate both on one set with raydet evaluate RUN --data SET"
             )
 
 
@@ -121,6 +120,10 @@ def how_to_get_a_control(run: RunRecords) -> str:
 def _val(run: RunRecords, index: Any) -> tuple[str, int] | None:
     """Name the images that a run was evaluated on."""
     return None if index is None else (index.content, min(len(index), run.config.eval.max_images or len(index)))
+
+
+def _pair(first: RunRecords, other: RunRecords) -> str:
+    return f"{first.folder} and {other.folder} cannot be compared"
 
 
 def _names(names: Sequence[str]) -> str:
