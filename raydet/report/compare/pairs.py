@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raydet.metrics import Record
 from raydet.report.gain import Gain
 from raydet.report.inputs import RunRecords
 from raydet.text import plural, signed_percent
@@ -27,7 +28,7 @@ class Pair:
         return None if None in values else float(values[0] - values[1])
 
     @property
-    def _records(self) -> tuple[dict, dict]:
+    def _records(self) -> tuple[Record, Record]:
         return self.gain.ours, self.gain.theirs
 
 
@@ -57,13 +58,14 @@ class PairedGain:
         """Return how many are above 0."""
         return sum(each > 0 for each in self.differences)
 
-    def as_text(self) -> str:
-        """Return all of it in words, in percent points."""
+    def as_text(self, figure: str) -> str:
+        """Return all of it in words, in percent points of a figure."""
+        mean = f"{signed_percent(self.mean)} points of {figure}"
         if self.error is None:
-            return f"{signed_percent(self.mean)} (one pair: seeds differ by as much as a point or two)"
+            return f"{mean} (one pair: seeds differ by as much as a point or two)"
         every = ", ".join(signed_percent(each) for each in self.differences)
         return (
-            f"{signed_percent(self.mean)}, mean of {plural(len(self.differences), 'pair')} ({every}); standard error "
+            f"{mean}, mean of {plural(len(self.differences), 'pair')} ({every}); standard error "
             f"{100 * self.error:.1f}; above 0 in {self.positive} of {len(self.differences)}"
         )
 

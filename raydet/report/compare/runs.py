@@ -117,8 +117,8 @@ def read_runs(folders: Sequence[Path]) -> Compared:
             raise UserError(f"{run.folder}: there is no evaluation on val to compare: {why}")
     first = runs[0]
     data = family_of(first.config).open(first.folder / "data")
-    number = min(len(data.val), first.config.eval.max_images or len(data.val))
-    return Compared(tuple(runs), data.class_names, number)
+    number = 0 if data.val is None else len(data.val)
+    return Compared(tuple(runs), data.class_names, min(number, first.config.eval.max_images or number))
 
 
 def meaning(run: RunRecords) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import json
 import statistics
 from collections.abc import Sequence
 
-from raydet.metrics import headline
+from raydet.metrics import Record, headline
 from raydet.report.common import evaluations_of, named
-from raydet.report.compare.runs import Arm, Compared
+from raydet.report.compare.pairs import Pair
+from raydet.report.compare.runs import Arm, Compared, meaning
 from raydet.report.compare.table import cautions, run_rows, verdicts
 from raydet.report.figures import Marks, lines
-from raydet.report.page import Pictures, Section, grid, paragraph, table, tiles
+from raydet.report.page import Pictures, Section, grid, heading, paragraph, table, tiles
 from raydet.text import percent, signed_percent
-from raydet.train.rundir import flat
 
 MOST_CURVES = 12  # runs with a name of their own in a plot
 MOST_SETTINGS = 60  # rows
@@ -31,10 +31,10 @@ def summary(compared: Compared, pictures: Pictures) -> Section:
     body += [paragraph(f"{text}.", "") for text in verdicts(compared)]
     columns, rows = run_rows(compared)
     lead = (
-        f"The last evaluation on {compared.val_images} validation images, in percent: of the teacher where there is one, "
-        f"else of the student."
+        f"The last evaluation on {compared.val_images} validation images, in percent: of the teacher where there is "
+        f"one, else of the student."
     )
-    body += [paragraph(text, "alarm") for text in cautions(compared)]
+    body += [paragraph(text, "absent") for text in cautions(compared)]
     return Section("The answer", [*body, paragraph(lead), table(columns, rows, first_numeric=5)])
 
 
@@ -77,9 +77,7 @@ def by_class(compared: Compared, pictures: Pictures) -> Section:
         ]
         cells += [signed_percent(_mean([pair.of_class(each) for pair in pairs])) for _, pairs in paired]
         rows.append([each, *cells])
-    lead = (
-        f"{_capital(named(name))} in percent at the last evaluation, mean over runs; a dash: nothing to measure it by."
-    )
+    lead = f"{_capital(named(name))} in percent at the last evaluation, mean over runs; a dash: it is undefined."
     if paired:
         lead += f" Gains are paired differences to {compared.baseline}, mean over pairs."
     return Section(title, [paragraph(lead), table(columns, rows)])
@@ -106,25 +104,27 @@ def pairs(compared: Compared, pictures: Pictures) -> Section:
             for pair in own
         ]
         if paired.sd is not None:
-            means = [_mean([record[name] for record in column]) for column in _columns_of(own)]
+            means = [_mean([record[name] for record in column]) for column in _figures_of(own)]
             spread = f"{signed_percent(paired.mean)} ± {100 * paired.sd:.1f}"
             rows.append(["mean, ± standard deviation", "", "", "", "", *map(percent, means), spread])
-        body.append(table(columns, rows, first_numeric=3))
+        body += [heading(arm.name), table(columns, rows, first_numeric=3)]
     lead = "A pair has its beginning in common, so that what differs is the method, not the luck of the draw."
     return Section("Pairs", [paragraph(lead), *body])
 
 
 def settings(compared: Compared, pictures: Pictures) -> Section:
-    """List the settings that are not the same in all runs."""
-    flats = [flat(json.loads(run.config.model_dump_json())) for run in compared.runs]
-    keys = list(dict.fromkeys(key for each in flats for key in each if key != "run.dir"))
-    different = [key for key in keys if len({json.dumps(each.get(key, "–")) for each in flats}) > 1]
+    """List the settings that runs differ by, beside their seed."""
+    title, tables = "Settings that differ", [meaning(arm.runs[0]) for arm in compared.arms]
+    keys = dict.fromkeys(key for each in tables for key in each)
+    different = [key for key in keys if len({json.dumps(each.get(key, "–")) for each in tables}) > 1]
     if not different:
-        return Section("Settings that differ", [paragraph("None but the run's folder.")])
-    rows = [[key, *(_value(each.get(key, "–")) for each in flats)] for key in different[:MOST_SETTINGS]]
+        return Section(
+            title, [paragraph("None but the seed and what only decides where and how fast a run is trained.")]
+        )
+    rows = [[key, *(_value(each.get(key, "–")) for each in tables)] for key in different[:MOST_SETTINGS]]
     more = len(different) - len(rows)
-    body = [table(["", *compared.names.values()], rows)]
-    return Section("Settings that differ", [*body, *([paragraph(f"And {more} more.")] if more else [])])
+    body = [table(["", *(arm.name for arm in compared.arms)], rows)]
+    return Section(title, [*body, *([paragraph(f"And {more} more.")] if more else [])])
 
 
 def _mean_curve(arm: Arm, name: str) -> tuple[list[float], list[float | None], list[float | None]]:
@@ -136,7 +136,7 @@ def _mean_curve(arm: Arm, name: str) -> tuple[list[float], list[float | None], l
     return steps, means, [statistics.stdev(each) if len(each) > 1 else 0.0 for each in values]
 
 
-def _columns_of(own: Sequence) -> tuple[list, list]:
+def _figures_of(own: Sequence[Pair]) -> tuple[list[Record], list[Record]]:
     return [pair.gain.theirs for pair in own], [pair.gain.ours for pair in own]
 
 

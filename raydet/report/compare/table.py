@@ -8,8 +8,8 @@ from raydet.report.inputs import RunRecords
 from raydet.text import aligned, percent, plural, signed_percent
 
 NO_PAIRS = (
-    "No two of these runs are a pair, so seeds and settings are part of what they differ by. A pair goes on from the same "
-    "checkpoint (run.fork_from), or has the same seed, labelled images, model and optimiser settings."
+    "No two of these runs are a pair, so seeds and settings are part of what they differ by. A pair goes on from the "
+    "same checkpoint (run.fork_from), or has the same seed, labelled images, model and optimiser settings."
 )
 
 
@@ -31,8 +31,7 @@ def run_rows(compared: Compared) -> tuple[list[str], list[list[str]]]:
 def verdicts(compared: Compared) -> list[str]:
     """Return a sentence per arm that has pairs."""
     return [
-        f"{arm.name} against {compared.baseline}: {paired.as_text()} points of {compared.figure}"
-        for arm, paired in compared.paired
+        f"{arm.name} against {compared.baseline}: {paired.as_text(compared.figure)}" for arm, paired in compared.paired
     ]
 
 
@@ -42,8 +41,8 @@ def cautions(compared: Compared) -> list[str]:
     unlike = [pair for pair in compared.pairs if not pair.gain.is_like_with_like]
     if unlike:
         found.append(
-            f"{_named(compared, [pair.run for pair in unlike])}: a teacher's figure stands beside a student's; averaging "
-            f"the weights alone changes {compared.figure} by points. A fair control keeps an average too."
+            f"{_named(compared, [pair.run for pair in unlike])}: a teacher's figure stands beside a student's; "
+            f"averaging the weights alone changes {compared.figure} by points. A fair control keeps an average too."
         )
     ends = {run.points[-1][0] for run in compared.runs}
     if len(ends) > 1:
@@ -51,9 +50,8 @@ def cautions(compared: Compared) -> list[str]:
             f"The runs end at different steps ({', '.join(map(str, sorted(ends)))}); a gain is taken at the last step "
             f"that both runs of its pair were evaluated at."
         )
-    unpaired = [
-        run for run in compared.runs if run not in [r for pair in compared.pairs for r in (pair.run, pair.control)]
-    ]
+    in_pairs = [run for pair in compared.pairs for run in (pair.run, pair.control)]
+    unpaired = [run for run in compared.runs if run not in in_pairs]
     if compared.pairs and unpaired:
         found.append(f"Without a pair among these: {_named(compared, unpaired)}.")
     return found if compared.pairs else [*found, NO_PAIRS]

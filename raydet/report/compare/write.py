@@ -11,6 +11,7 @@ from raydet.report.compare.runs import Compared
 from raydet.report.page import can_draw, write_page
 
 NAME = "compare.html"
+MOST_NAMED = 4  # runs in the title
 
 
 def folder_for(compared: Compared, out: Path | None) -> Path:
@@ -32,9 +33,10 @@ def write_comparison(compared: Compared, folder: Path, *, max_images: int) -> st
     makers = [sections.summary, sections.curves, sections.by_class]
     makers += [sections.pairs] if compared.pairs else []
     own = family_of(compared.runs[0].config).comparison(compared, max_images=max_images)
-    names = ", ".join(compared.names.values())
+    names = list(compared.names.values())
+    title = ", ".join(names) if len(names) <= MOST_NAMED else f"{len(names)} runs"
     try:
-        page = write_page(folder / NAME, f"Compared: {names}", compared, [*makers, *own, sections.settings])
+        page = write_page(folder / NAME, f"Compared: {title}", compared, [*makers, *own, sections.settings])
     except OSError as error:
         raise UserError(f"--out {folder}: the page cannot be written there: {error.strerror}") from None
     return f"written: {page}"
