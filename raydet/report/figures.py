@@ -22,6 +22,7 @@ NOISY = 60  # curves of more points are drawn faintly, with a moving average on 
 MOST_MINOR = 40  # marks
 SIDE_INCHES = 4.6  # of clouds of points
 NAMED = 10  # so many classes have a colour of their own, and a name
+SHORT = 24  # characters of names that three fit side by side of, at the least
 ROW = 64  # characters that fit side by side in a legend; beside its name an entry has a line and a gap: 5
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float | None]]]  # name -> (x, y); None leaves a gap
@@ -82,7 +83,7 @@ def lines(
     low, high = axes.dataLim.intervaly
     axes.set_ylim(min(low, 0.0), 1.03 * max(high, top or 0.0) or 1.0)
     longest = max(map(len, series), default=0)
-    legend(axes, len(series) + (level is not None), columns=max(3, ROW // (longest + 5)))
+    legend(axes, len(series) + (level is not None), columns=max(3 if longest <= SHORT else 1, ROW // (longest + 5)))
     return png(figure)
 
 

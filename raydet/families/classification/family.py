@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from raydet.contract import Exported, Family, Finding
 from raydet.data.classes.index import ImageIndex
@@ -23,6 +23,7 @@ from raydet.vision.classifier import Classifier
 
 if TYPE_CHECKING:
     from raydet.families.classification.report.inputs import ClassificationInputs
+    from raydet.report.compare.runs import Compared
 
 
 class Classification(Family[ClassificationConfig]):
@@ -82,6 +83,12 @@ class Classification(Family[ClassificationConfig]):
         from raydet.families.classification.report import made  # not before it is wanted: it imports matplotlib
 
         return made(folder, config)
+
+    def comparison(self, runs: Compared, *, max_images: int) -> Sequence[Any]:
+        """Show images that only some of the runs get right."""
+        from raydet.families.classification.report.compare import makers_for  # it imports matplotlib
+
+        return makers_for(max_images)
 
     def limits(self, inputs: ClassificationInputs) -> list[Finding]:
         """Say what the pseudo-labels are short of."""

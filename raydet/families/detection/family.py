@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from raydet.contract import Exported, Family, Finding
 from raydet.data.boxes.index import DatasetIndex
@@ -25,6 +25,7 @@ from raydet.vision.detector import Detector
 
 if TYPE_CHECKING:
     from raydet.families.detection.report.inputs import Inputs
+    from raydet.report.compare.runs import Compared
 
 
 class Detection(Family[DetectionConfig]):
@@ -78,6 +79,12 @@ class Detection(Family[DetectionConfig]):
         from raydet.families.detection.report import made  # not before it is wanted: it imports matplotlib
 
         return made(folder, config)
+
+    def comparison(self, runs: Compared, *, max_images: int) -> Sequence[Any]:
+        """Show pictures where the runs differ most."""
+        from raydet.families.detection.report.compare import makers_for  # it imports matplotlib
+
+        return makers_for(max_images)
 
     def limits(self, inputs: Inputs) -> list[Finding]:
         """Say what the pseudo-boxes are short of."""

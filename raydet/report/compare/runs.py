@@ -92,6 +92,17 @@ class Compared:
                 found.append(Pair(run, other, start, gain))
         return found
 
+    def examples(self, most: int) -> list[RunRecords]:
+        """Return the runs that stand for all in pictures: the first of each arm, paired with the first where it can."""
+        first = self.arms[0].runs[0]
+        found = []
+        for arm in self.arms[:most]:
+            alike = [run for run in arm.runs if run is first or common_start(first, run) is not None]
+            found.append((alike or list(arm.runs))[0])
+        if len(found) == 1:  # a single arm: its first runs
+            found = list(self.runs[:most])
+        return found
+
     @cached_property
     def paired(self) -> list[tuple[Arm, PairedGain]]:
         """Return the paired gain of every arm that has pairs."""

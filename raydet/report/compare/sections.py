@@ -6,7 +6,7 @@ import json
 import statistics
 from collections.abc import Sequence
 
-from raydet.metrics import Record, headline
+from raydet.metrics import Record, headline, mode_of
 from raydet.report.common import evaluations_of, named
 from raydet.report.compare.pairs import Pair
 from raydet.report.compare.runs import Arm, Compared, meaning
@@ -43,7 +43,8 @@ def curves(compared: Compared, pictures: Pictures) -> Section:
     colors = [compared.arms.index(compared.arm_of(run)) for run in compared.runs]
     marks = Marks(tuple(sorted({end for run in compared.runs for end in run.stage_ends})))
     figures = []
-    for name in list(headline(compared.runs[0].judged[-1]))[:2]:
+    names = list(headline(compared.runs[0].judged[-1]))[:2]
+    for name in [each for each in names if mode_of(each) == mode_of(names[0])]:  # not 1 - accuracy
         own = {compared.names[run.folder]: evaluations_of(run, name) for run in compared.runs}
         caption = f"{_capital(named(name))} on the validation images, in percent" + (
             "; runs of one colour differ by their seed." if len(compared.arms) < len(compared.runs) else "."
