@@ -53,7 +53,10 @@ def differences(compared: Compared, pictures: Pictures, *, max_images: int) -> S
     body = [paragraph(lead), table(["right, where beside it is wrong", *names], cells)]
     for place, name in enumerate(names):
         alone = np.flatnonzero(right[place] & (right.sum(axis=0) == 1))[:SHOWN]
-        shown = [_picture(f"compare_{place}_{i}.png", i, rows, index, said, names, pictures) for i in alone.tolist()]
+        shown = [
+            _picture(f"compare_{place}_{i}.png", index, int(rows[i]), np.delete(said[:, i], place), pictures)
+            for i in alone.tolist()
+        ]
         body += [heading(f"Only {name} is right"), grid(shown, "thumbs") if shown else paragraph("Nowhere.", "absent")]
     return Section(TITLE, body)
 
@@ -73,19 +76,12 @@ def _classes(saved: SavedModel, index: ImageIndex, rows: list[int]) -> NDArray[n
     return found.logits.argmax(dim=1).numpy()
 
 
-def _picture(
-    name: str,
-    place: int,
-    rows: NDArray[np.int64],
-    index: ImageIndex,
-    said: NDArray[np.int64],
-    names: Sequence[str],
-    pictures: Pictures,
-) -> str:
-    row, classes = int(rows[place]), index.class_names
-    others = ", ".join(f"{n}: {classes[k]}" for n, k in zip(names, said[:, place].tolist(), strict=True))
+def _picture(name: str, index: ImageIndex, row: int, others: NDArray[np.int64], pictures: Pictures) -> str:
+    """Return an image, with its class and what the other models take it for; or what is wrong with it."""
+    classes = index.class_names
     try:
         content = class_picture(index.pixels_at(row).numpy())
     except UserError as error:
         return paragraph(f"{index.name_at(row)}: {error}", "absent")
-    return pictures.figure(name, content, f"{classes[index.label_at(row)]}; {others}")
+    taken = ", ".join(classes[k] for k in dict.fromkeys(others.tolist()))
+    return pictures.figure(name, content, f"{classes[index.label_at(row)]}; taken for {taken}")

@@ -86,8 +86,8 @@ def differences(compared: Compared, pictures: Pictures, *, max_images: int) -> S
     lead = (
         f"Of {plural(len(rows), 'validation image')}, those where the F1 of what the newest models find differs most "
         f"({checkpoints}). Blue: the truth. Green: right boxes, IoU 0.5 or more with a true box of their class. Red: "
-        f"wrong ones. Each model shows the boxes above the score at which its F1 over these images is highest, as scores "
-        f"of two models need not mean the same: {thresholds}."
+        f"wrong ones. Each model shows the boxes above the score at which its F1 over these images is highest, as "
+        f"scores of two models need not mean the same: {thresholds}."
     )
     body = [paragraph(lead)]
     if len(runs) < len(compared.runs):
@@ -170,4 +170,4 @@ def _beside_each_other(
             shown.append(pictures.figure(f"compare_{number}_{place}.jpg", picture, f"{name}: {judged.caption}"))
     except UserError as error:
         return [paragraph(f"{image_id}: {error}", "absent")]
-    return [heading(image_id), grid(shown, "pairs")]
+    return [heading(f"Image {image_id}"), grid(shown, "pairs")]
