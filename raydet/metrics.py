@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,21 @@ def headline(record: Mapping[str, Any]) -> dict[str, float | None]:
 def mode_of(figure: str) -> str:
     """Return whether the best of such figures is the highest (max) or the lowest (min)."""
     return "min" if figure in LOWER_IS_BETTER else "max"
+
+
+def judged(records: Iterable[Record]) -> list[Record]:
+    """Return the val evaluations that a run is judged by, one per step, in order: those of its teacher, and of its
+    student where there is no teacher (yet), or none that counts."""
+    records = list(records)
+    starts = [record for record in records if record["kind"] == "start"]
+    role = starts[-1].get("judged", "teacher") if starts else "teacher"
+    found: dict[int, Record] = {}
+    for record in records:
+        if record["kind"] != "eval" or record.get("split") != "val":
+            continue
+        if record["model"] == role or found.get(record["step"], {"model": "student"})["model"] == record["model"]:
+            found[record["step"]] = record
+    return [found[step] for step in sorted(found)]
 
 
 def losses_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:

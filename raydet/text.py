@@ -14,6 +14,14 @@ def percent(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{100 * value:.{digits}f}"
 
 
+def signed_percent(value: float | None, digits: int = 1) -> str:
+    """Return a difference of shares in percent points, with its sign; a dash for None."""
+    if value is None:
+        return "-"
+    shown = f"{100 * value:+.{digits}f}"
+    return shown.replace("-", "+", 1) if float(shown) == 0 else shown  # no -0.0
+
+
 def percent_with_spread(mean: float, sd: float | None, digits: int = 1) -> str:
     """Return a mean share in percent, with its standard deviation where there is one."""
     return percent(mean, digits) + ("" if sd is None else f" ± {percent(sd, digits)}")
@@ -25,6 +33,18 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes // 60}:{minutes % 60:02} h" if minutes >= 60 else f"{seconds / 60:.1f} min"
+
+
+def aligned(rows: Sequence[Sequence[str]], *, left: int = 1, gap: str = "  ") -> list[str]:
+    """Return the rows of a table as lines, the first `left` columns flush left, the others flush right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        gap.join(
+            cell.ljust(width) if place < left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def clock(seconds: float) -> str:

@@ -50,6 +50,16 @@ def read_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where}: not valid YAML: {error}") from None
 
 
+def compose_yaml(text: str, where: str) -> yaml.Node | None:
+    """Return what stands where in YAML text, for an editor. Raises ConfigError as `read_yaml` does."""
+    try:
+        return yaml.compose(text, Loader=_Loader)
+    except ConfigError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{where}: not valid YAML: {error}") from None
+
+
 def resolve_section(model: type[AnySection], tree: Mapping[str, Any], *, where: str) -> AnySection:
     """Validate one section by itself, such as one data set. Raises ConfigError, one line per problem."""
     try:

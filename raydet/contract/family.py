@@ -12,7 +12,7 @@ from torch import Tensor
 
 from raydet.config.load import resolve_section
 from raydet.config.run import RunConfig
-from raydet.contract.types import Batch
+from raydet.contract.types import Batch, Finding
 from raydet.data.check import CheckReport
 from raydet.data.family import DataFamily
 from raydet.data.prepared import PreparedSets
@@ -170,6 +170,17 @@ class Family(ABC, Generic[Config]):
     @abstractmethod
     def report(self, folder: Path, config: Config) -> tuple[Any, Sequence[Any]]:
         """Return what a run's report is made from, and the makers of its sections (`raydet.report.page.write_page`)."""
+
+    def limits(self, inputs: Any) -> Sequence[Finding]:
+        """Say what limits a run, from what its report is made from; nothing where the figures do not say it."""
+        return ()
+
+    def comparison(self, runs: Any, *, max_images: int) -> Sequence[Any]:
+        """Return makers of more sections for a page that compares runs (`raydet.report.compare.runs.Compared`).
+
+        Models may be run for it, on at most `max_images` validation images.
+        """
+        return ()
 
     def stage(self, method: Any, step: int) -> str | None:
         """Return the name of the stage that a step belongs to, where the family's methods have some."""

@@ -98,3 +98,12 @@ class Alarm:
     name: str
     message: str
     after_steps: int  # only worth saying when it has been so for so long
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that limits a run, as its figures say."""
+
+    sentence: str  # what it is, and what to do about it
+    figures: Mapping[str, str]  # what it was concluded from: name -> value, shown beside the sentence
+    uses_truth: bool = False  # whether the hidden truth of unlabelled images is among them

@@ -144,6 +144,11 @@ def evaluations(run: RunRecords, figure: str) -> dict[str, Curve]:
     return found
 
 
+def evaluations_of(run: RunRecords, figure: str) -> Curve:
+    """Return (steps, values in percent) of the model that the run is judged by."""
+    return [float(record["step"]) for record in run.judged], [times(100, record.get(figure)) for record in run.judged]
+
+
 def plot(
     run: RunRecords, pictures: Pictures, name: str, series: Series, y_label: str, caption: str, **options: Any
 ) -> str:

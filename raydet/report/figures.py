@@ -22,6 +22,7 @@ NOISY = 60  # curves of more points are drawn faintly, with a moving average on 
 MOST_MINOR = 40  # marks
 SIDE_INCHES = 4.6  # of clouds of points
 NAMED = 10  # so many classes have a colour of their own, and a name
+SHORT = 24  # characters of names that three fit side by side of, at the least
 ROW = 64  # characters that fit side by side in a legend; beside its name an entry has a line and a gap: 5
 
 Series = Mapping[str, tuple[Sequence[float], Sequence[float | None]]]  # name -> (x, y); None leaves a gap
@@ -54,14 +55,17 @@ def lines(
     strong: str = "",
     smooth: bool = True,
     spread: Mapping[str, Sequence[float | None]] | None = None,
+    colors: Sequence[int] | None = None,
 ) -> bytes:
     """Draw curves. `marks` marks steps, `level` a named height, `top` the highest value the axis must show.
 
     The curve named `strong` stands out. Noisy curves get a moving average, unless `smooth` is off; it does not reach
-    across marks, where curves may jump. `spread` holds the half-width of a band around curves that have one.
+    across marks, where curves may jump. `spread` holds the half-width of a band around curves that have one. `colors`
+    gives each curve the number of its colour, so that some can share one.
     """
     figure, axes = new_axes(x_label, y_label)
-    for color, (name, (steps, values)) in zip(_colors(len(series)), series.items(), strict=True):
+    chosen = _colors(len(series)) if colors is None else [COLORS[place % len(COLORS)] for place in colors]
+    for color, (name, (steps, values)) in zip(chosen, series.items(), strict=True):
         x, y = _arrays(steps, values)
         if name == strong:
             axes.plot(x, y, color=INK, linewidth=3, label=name)
@@ -79,7 +83,7 @@ def lines(
     low, high = axes.dataLim.intervaly
     axes.set_ylim(min(low, 0.0), 1.03 * max(high, top or 0.0) or 1.0)
     longest = max(map(len, series), default=0)
-    legend(axes, len(series) + (level is not None), columns=max(3, ROW // (longest + 5)))
+    legend(axes, len(series) + (level is not None), columns=max(3 if longest <= SHORT else 1, ROW // (longest + 5)))
     return png(figure)
 
 

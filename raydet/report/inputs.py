@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raydet.config.run import RunConfig
-from raydet.metrics import Record
+from raydet.errors import UserError
+from raydet.metrics import Record, judged, read_metrics
+from raydet.train.rundir import RunFolder
+
+Point = tuple[int, float]  # step, share
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -20,6 +24,22 @@ class RunRecords:
     def kind(self, kind: str) -> list[Record]:
         """Return the records of one kind, in order."""
         return [record for record in self.records if record["kind"] == kind]
+
+    @property
+    def judged(self) -> list[Record]:
+        """Return the val evaluations that the run is judged by, in order."""
+        return judged(self.records)
+
+    @property
+    def figure(self) -> str:
+        """Return the name of the figure that decides."""
+        return self.config.figures[0]
+
+    @property
+    def points(self) -> list[Point]:
+        """Return the deciding figure over steps, where it is defined."""
+        known = [(record["step"], record.get(self.figure)) for record in self.judged]
+        return [(step, value) for step, value in known if value is not None]
 
     @property
     def stage_ends(self) -> tuple[int, ...]:
@@ -36,3 +56,13 @@ class RunRecords:
     def num_unlabeled(self) -> int | None:
         """Return how many unlabelled images there are, None where that is not known."""
         return None
+
+
+def read_records(run_dir: Path) -> RunRecords:
+    """Read a run's configuration and records. Raises UserError where it is none, or what it holds is damaged."""
+    folder = RunFolder(run_dir)
+    config = folder.load_config()
+    try:
+        return RunRecords(folder.path, config, read_metrics(folder.metrics))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder.path}: its figures cannot be read: {error}") from None

@@ -54,6 +54,10 @@ th{font-weight:600;color:var(--soft)}
 .absent{border-left:3px solid var(--line);padding-left:12px}
 summary{cursor:pointer;color:var(--accent)}pre{overflow-x:auto;font-size:13px;overflow-wrap:normal}
 h3{font-size:15px;margin:18px 0 6px}
+.findings{list-style:none;margin:0 0 12px;padding:0}
+.findings li{border-left:3px solid var(--accent);padding:2px 0 2px 12px;margin:10px 0}.findings p{margin:0}
+.findings dl{display:flex;flex-wrap:wrap;gap:2px 20px;margin:2px 0 0;font-size:13px;color:var(--soft)}
+.findings dl div{display:flex;gap:6px}.findings dd{margin:0;color:var(--ink);font-variant-numeric:tabular-nums}
 """
 # The page may show its own pictures and style itself; it can load and run nothing, whatever a class name contains.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -139,6 +143,16 @@ def settings(rows: Iterable[tuple[str, str]]) -> str:
     """Return names and values, in as many columns as there is room for."""
     pairs = (f"<div><dt>{_breakable(name)}</dt><dd>{_breakable(value)}</dd></div>" for name, value in rows)
     return f'<dl class="settings">{"".join(pairs)}</dl>'
+
+
+def findings(items: Iterable[tuple[str, Mapping[str, str]]]) -> str:
+    """Return sentences, each above the figures that it was concluded from."""
+
+    def shown(figures: Mapping[str, str]) -> str:
+        pairs = "".join(f"<div><dt>{text(k)}</dt><dd>{text(v)}</dd></div>" for k, v in figures.items())
+        return f"<dl>{pairs}</dl>"
+
+    return f'<ul class="findings">{"".join(f"<li><p>{text(said)}</p>{shown(f)}</li>" for said, f in items)}</ul>'
 
 
 def _breakable(value: str) -> str:

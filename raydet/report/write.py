@@ -5,17 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 from raydet.registry import family_of
-from raydet.report.page import check_can_draw, write_page
+from raydet.report.gain import control_of
+from raydet.report.inputs import RunRecords
+from raydet.report.page import Pictures, Section, check_can_draw, write_page
 from raydet.train.rundir import RunFolder
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, *, control: Path | None = None) -> Path:
     """Write RUN/report.html, one page without outside parts, and its pictures into RUN/plots/; return the page.
 
-    What is missing in the run folder, its section names. Raises UserError where `run_dir` is no run folder or
-    matplotlib is not installed.
+    It is measured against `control`, or the control that lies beside it. What is missing in the run folder, its section
+    names. Raises UserError where `run_dir` or `control` is no run folder, the two cannot be compared, or matplotlib is
+    not installed.
     """
     check_can_draw()
+    from raydet.report.answer import answer  # after the check: it imports matplotlib
+
     folder, config = RunFolder(run_dir).path, RunFolder(run_dir).load_config()
-    inputs, makers = family_of(config).report(folder, config)
-    return write_page(folder / "report.html", f"{config.method.name}: {folder.name}", inputs, makers)
+    family = family_of(config)
+    inputs, makers = family.report(folder, config)
+    found = control_of(inputs, control)
+
+    def first(run: RunRecords, pictures: Pictures) -> Section:
+        return answer(run, found, family.limits(run))
+
+    return write_page(folder / "report.html", f"{config.method.name}: {folder.name}", inputs, [first, *makers])

@@ -128,6 +128,7 @@ def test_a_whole_run_makes_a_page_with_every_section(run):
     page = write_report(run.path)
     shown = sections_of(page)
     assert list(shown) == [
+        "The answer",
         "Summary",
         "Learning curves",
         "Error at the end of each stage",

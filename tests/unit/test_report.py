@@ -134,6 +134,7 @@ def test_a_whole_run_makes_a_page_with_every_section(run):
     shown = sections_of(path)
     assert path == run.path / "report.html"
     assert list(shown) == [
+        "The answer",
         "Summary",
         "Learning curves",
         "AP per class",

@@ -201,7 +201,7 @@ def test_a_grid_holds_what_was_asked_for_and_the_runs_own_setting(tmp_path: Path
     thresholds = Thresholds("method.score_threshold", "method.iou_filter_threshold")
     axes = read_axes(tiny_config(tmp_path), thresholds, ["score=0.3:0.5:3", "method.iou_filter_threshold=[0.6, 0.2]"])
     assert (axes.scores, axes.qualities) == ((0.16, 0.3, 0.4, 0.5), (0.2, 0.6))
-    assert axes.words(0.3, 0.6) == ["method.score_threshold=0.3", "method.iou_filter_threshold=0.6"]
+    assert axes.settings(0.3, 0.6) == {"method.score_threshold": 0.3, "method.iou_filter_threshold": 0.6}
 
 
 def test_of_each_image_the_newest_label_counts(tmp_path: Path):

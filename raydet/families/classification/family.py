@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from raydet.contract import Exported, Family
+from raydet.contract import Exported, Family, Finding
 from raydet.data.classes.index import ImageIndex
 from raydet.errors import DataError
 from raydet.families.classification.accuracy import ClassifierResult
@@ -14,12 +14,17 @@ from raydet.families.classification.annotator import ClassAnnotator
 from raydet.families.classification.config import ClassificationConfig
 from raydet.families.classification.data import IMAGES, PreparedImages
 from raydet.families.classification.evaluate import evaluate_sharded
+from raydet.families.classification.limits import label_figures, label_findings
 from raydet.families.classification.method import ClassificationMethod, classification_method
 from raydet.families.classification.run import ClassificationRun
 from raydet.group import Group
 from raydet.recipe.request import Recipe, Request
 from raydet.report.page import Made
 from raydet.vision.classifier import Classifier
+
+if TYPE_CHECKING:
+    from raydet.families.classification.report.inputs import ClassificationInputs
+    from raydet.report.compare.runs import Compared
 
 
 class Classification(Family[ClassificationConfig]):
@@ -85,6 +90,17 @@ class Classification(Family[ClassificationConfig]):
         from raydet.families.classification.report import made  # not before it is wanted: it imports matplotlib
 
         return made(folder, config)
+
+    def comparison(self, runs: Compared, *, max_images: int) -> Sequence[Any]:
+        """Show images that only some of the runs get right."""
+        from raydet.families.classification.report.compare import makers_for  # it imports matplotlib
+
+        return makers_for(max_images)
+
+    def limits(self, inputs: ClassificationInputs) -> list[Finding]:
+        """Say what the pseudo-labels are short of."""
+        found = label_figures(inputs)
+        return [] if found is None else label_findings(found)
 
     def stage(self, method: ClassificationMethod, step: int) -> str:
         """Name the stage."""

@@ -31,17 +31,23 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--images", help="image root of a COCO JSON given with --data")
     parser.add_argument("--max-images", type=int, default=1000, help="judge at most so many images (default: 1000)")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
+    parser.add_argument("--apply", metavar="CONFIG.yaml", help="write the recommended thresholds into this config file")
+    parser.add_argument("--out", metavar="NEW.yaml", help="with --apply: write a new file and leave the old one alone")
     parser.set_defaults(run=run)
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Compute, write RUN/thresholds.json and RUN/thresholds.html, and print."""
+    """Compute, write RUN/thresholds.json and RUN/thresholds.html, print, and change a config file where asked to."""
     from raydet.config.box_data import DatasetConfig
+    from raydet.families.detection.thresholds.apply import apply, open_target
     from raydet.families.detection.thresholds.result import as_json, as_text, try_thresholds
     from raydet.families.detection.thresholds.write import write_thresholds
 
     if arguments.images and not arguments.data:
         raise UserError("--images is the image root of a COCO JSON given with --data; give both")
+    if arguments.out and not arguments.apply:
+        raise UserError("--out names the file that --apply CONFIG.yaml writes; give both")
+    target = open_target(arguments.apply, arguments.out, arguments.run_or_checkpoint) if arguments.apply else None
     data = DatasetConfig(path=arguments.data, images=arguments.images) if arguments.data else None
     result = try_thresholds(
         Path(arguments.run_or_checkpoint),
@@ -52,4 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     )
     written = write_thresholds(result)
     print(json.dumps(as_json(result), indent=1) if arguments.json else as_text(result))
-    print(written, file=sys.stderr if arguments.json else sys.stdout)
+    about = sys.stderr if arguments.json else sys.stdout
+    print(written, file=about)
+    if target is not None:
+        print(apply(result, target), file=about)

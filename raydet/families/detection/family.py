@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from raydet.contract import Exported, Family
+from raydet.contract import Exported, Family, Finding
 from raydet.data.boxes.index import DatasetIndex
 from raydet.families.detection.annotator import DetectorAnnotator
 from raydet.families.detection.coco import EvalResult
@@ -23,6 +23,10 @@ from raydet.recipe.request import Recipe, Request
 from raydet.report.page import Made
 from raydet.train.saved import SavedModel
 from raydet.vision.detector import Detector
+
+if TYPE_CHECKING:
+    from raydet.families.detection.report.inputs import Inputs
+    from raydet.report.compare.runs import Compared
 
 
 class Detection(Family[DetectionConfig]):
@@ -82,6 +86,20 @@ class Detection(Family[DetectionConfig]):
         from raydet.families.detection.report import made  # not before it is wanted: it imports matplotlib
 
         return made(folder, config)
+
+    def comparison(self, runs: Compared, *, max_images: int) -> Sequence[Any]:
+        """Show pictures where the runs differ most."""
+        from raydet.families.detection.report.compare import makers_for  # it imports matplotlib
+
+        return makers_for(max_images)
+
+    def limits(self, inputs: Inputs) -> list[Finding]:
+        """Say what the pseudo-boxes are short of."""
+        from raydet.families.detection.limits.figures import box_figures  # it imports the report
+        from raydet.families.detection.limits.rules import box_findings
+
+        found = box_figures(inputs)
+        return [] if found is None else box_findings(found)
 
 
 FAMILY = Detection()

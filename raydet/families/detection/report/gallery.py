@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -19,6 +20,16 @@ KEPT, DROPPED, TRUE = (34, 197, 94), (239, 68, 68), (59, 130, 246)
 Box = tuple[np.ndarray, str]  # xyxy in original pixels, caption
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundBox:
+    """A detection, and whether it covers a true box of its class."""
+
+    box: np.ndarray  # [4] xyxy in original pixels
+    label: int
+    score: float
+    is_right: bool
+
+
 def teacher_picture(pixels: Tensor, label: JudgedLabel, class_names: Sequence[str]) -> bytes:
     """Return a JPEG of an image `[3, H, W]` with the boxes of a label: kept ones on top of dropped ones."""
     dropped = _rows_left_out(label)[:DROPPED_SHOWN]
@@ -32,6 +43,15 @@ def truth_picture(pixels: Tensor, boxes: np.ndarray, classes: np.ndarray, class_
     """Return a JPEG of an image with its true boxes."""
     named = [(box, class_names[label]) for box, label in zip(boxes, classes, strict=True)]
     return _picture(pixels, [(named, TRUE, 2)])
+
+
+def found_picture(pixels: Tensor, boxes: Sequence[FoundBox], class_names: Sequence[str]) -> bytes:
+    """Return a JPEG of an image `[3, H, W]` with what a model finds: right boxes on top of wrong ones."""
+
+    def layer(is_right: bool) -> list[Box]:
+        return [(one.box, f"{class_names[one.label]} {one.score:.2f}") for one in boxes if one.is_right == is_right]
+
+    return _picture(pixels, [(layer(False), DROPPED, 2), (layer(True), KEPT, 2)])
 
 
 def _captioned(label: PseudoBoxes, class_names: Sequence[str]) -> list[Box]:

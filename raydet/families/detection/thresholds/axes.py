@@ -30,11 +30,11 @@ class Axes:
     score: float  # the run's own setting
     quality: float | None
 
-    def words(self, score: float, quality: float | None) -> list[str]:
-        """Return a setting as overrides of the configuration."""
-        found = [f"{self.thresholds.score}={score:g}"]
-        if self.thresholds.quality is not None:
-            found.append(f"{self.thresholds.quality}={quality:g}")
+    def settings(self, score: float, quality: float | None) -> dict[str, float]:
+        """Return a setting by the keys of the configuration."""
+        found = {self.thresholds.score: score}
+        if self.thresholds.quality is not None and quality is not None:
+            found[self.thresholds.quality] = quality
         return found
 
 

@@ -40,9 +40,12 @@ class ThresholdResult:
     @property
     def overrides(self) -> str:
         """Return the recommended setting as words for `raydet train`; empty where there is none."""
-        if self.choice is None:
-            return ""
-        return " ".join(self.axes.words(self.choice.reading.score, self.choice.reading.quality))
+        return " ".join(f"{key}={value:g}" for key, value in self.recommended.items())
+
+    @property
+    def recommended(self) -> dict[str, float]:
+        """Return the recommended setting by the keys of the configuration; empty where there is none."""
+        return {} if self.choice is None else self.axes.settings(self.choice.reading.score, self.choice.reading.quality)
 
     @property
     def notes(self) -> tuple[str, ...]:

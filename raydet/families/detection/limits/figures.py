@@ -1,0 +1,112 @@
+"""The figures that a detector's limits are concluded from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raydet.errors import UserError
+from raydet.families.detection.data import BOXES
+from raydet.families.detection.method import Thresholds, detection_method
+from raydet.families.detection.report.history import true_boxes
+from raydet.families.detection.report.inputs import Inputs
+from raydet.families.detection.thresholds.axes import Axes, read_axes, selection
+from raydet.families.detection.thresholds.count import Reading, TrueLabel, threshold_grid
+
+ALL_PASS = 1e-6  # a quality threshold that drops nothing but a quality of exactly 0
+LATE = 0.25  # the last quarter of the log lines with pseudo-labels
+
+
+@dataclass(frozen=True, slots=True)
+class ClassCounts:
+    """The newest pseudo-boxes of one class."""
+
+    name: str
+    truths: int
+    boxes: int
+    hits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """The newest pseudo-boxes against the hidden truth; `at` is ascending in the score threshold."""
+
+    now: Reading
+    at: Sequence[Reading]  # every score threshold, the quality threshold as it is
+    ungated: Reading | None  # the present score threshold without the quality gate; None: no such gate
+    truths: int
+    classes: Sequence[ClassCounts]
+    class_errors: float | None  # share of kept boxes on a true box of another class
+
+
+@dataclass(frozen=True, slots=True)
+class BoxFigures:
+    """What is known of a run's pseudo-boxes."""
+
+    thresholds: Thresholds
+    score: float
+    quality: float | None
+    judged: Judged | None  # None without hidden truth, or without labels
+    incomplete: float | None  # share of labels that were cut off above the score threshold, late in the log
+    boxes_per_image: float | None  # kept, late in the log
+    labeled_boxes_per_image: float | None
+
+
+def box_figures(run: Inputs) -> BoxFigures | None:
+    """Collect the figures of a run; None where its method uses no pseudo-boxes."""
+    thresholds = detection_method(run.config, "a report").thresholds
+    if thresholds is None:
+        return None
+    axes = read_axes(run.config, thresholds)
+    return BoxFigures(
+        thresholds,
+        axes.score,
+        axes.quality,
+        _judged(run, axes),
+        _late(run, "labels/incomplete"),
+        _late(run, "pseudo/boxes_per_image"),
+        _labeled_density(run),
+    )
+
+
+def _judged(run: Inputs, axes: Axes) -> Judged | None:
+    hidden, newest = run.hidden, run.history.newest
+    if hidden is None or not newest:
+        return None
+    images = [TrueLabel(each.stored, *true_boxes(hidden, each.stored.image_id)) for each in newest]
+    names, key = axes.thresholds.score, axes.thresholds.quality
+    qualities = [axes.quality] if key is None else [axes.quality, ALL_PASS]
+    selects = [
+        (quality, selection(run.config, {names: axes.scores[0]} | ({key: quality} if key and quality else {})))
+        for quality in qualities
+    ]
+    grid = threshold_grid(images, axes.scores, selects, len(hidden.class_names))
+    row = axes.scores.index(axes.score)
+    classes = [
+        ClassCounts(name, int(grid.truths[k]), int(grid.boxes[row, 0, k]), int(grid.hits[row, 0, k]))
+        for k, name in enumerate(hidden.class_names)
+    ]
+    window = run.history.windows[-1].quality
+    return Judged(
+        grid.at(row, 0),
+        [grid.at(place, 0) for place in range(len(axes.scores))],
+        grid.at(row, 1) if key is not None else None,
+        int(grid.truths.sum()),
+        classes,
+        None if window is None else window.class_error_rate,
+    )
+
+
+def _late(run: Inputs, name: str) -> float | None:
+    """Return the mean of a figure over the last lines of the log that have it."""
+    values = [record[name] for record in run.kind("step") if record.get(name) is not None]
+    own = values[-max(1, round(LATE * len(values))) :]
+    return sum(own) / len(own) if own else None
+
+
+def _labeled_density(run: Inputs) -> float | None:
+    try:
+        labeled = BOXES.open(run.folder / "data").labeled
+    except UserError:
+        return None
+    return labeled.num_boxes / len(labeled) if len(labeled) else None

@@ -1,0 +1,109 @@
+"""The first section of a run's report: what was gained, and what limits it, each with the figures that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raydet.contract import Finding
+from raydet.report.common import NO_EVALUATION, named, share
+from raydet.report.gain import EVEN, Control, Gain, gain_over, how_to_get_a_control
+from raydet.report.inputs import RunRecords
+from raydet.report.page import Section, findings, folded, heading, paragraph, tiles
+from raydet.report.trends import curve_findings
+from raydet.text import signed_percent
+
+TITLE = "The answer"
+TRUTH = (
+    "What is right and wrong was counted with the hidden truth of the unlabelled images. It is there to understand a "
+    "run; settings that a result depends on are chosen on labelled images that are withheld from training."
+)
+
+
+def answer(run: RunRecords, control: Control | None, limits: Sequence[Finding]) -> Section:
+    """Say what a run gained, and what limits it: `limits`, from the family, and what the curves say."""
+    body = gained(run, control)
+    if run.points:
+        found = [*limits, *curve_findings(run, None if control is None else control.run)]
+        if found:
+            body += [heading("What limits it"), findings((each.sentence, each.figures) for each in found)]
+            body += [paragraph(TRUTH)] if any(each.uses_truth for each in found) else []
+        else:
+            body.append(paragraph("Its figures do not say what limits it."))
+    return Section(TITLE, body)
+
+
+def gained(run: RunRecords, control: Control | None) -> list[str]:
+    """Say what was gained over the control; without one, since the burn-in's end."""
+    if not run.points:
+        return [paragraph(NO_EVALUATION, "absent")]
+    if control is not None and (gain := gain_over(run, control.run)) is not None:
+        return _over_control(run, control, gain)
+    name, (step, value) = run.figure, run.points[-1]
+    shown = {f"{name} at step {step}": share(name, value)}
+    before = [point for point in run.points if point[0] <= run.config.method.burn_in_steps]
+    if not run.config.uses_labels or not before:
+        alone = "This run is trained on labelled images alone." if not run.config.uses_labels else _no_control(run)
+        return [tiles(shown), paragraph(alone, ""), *_command(run)]
+    first_step, first = before[-1]
+    shown |= {
+        f"at the burn-in's end, step {first_step}": share(name, first),
+        "since then": signed_percent(value - first),
+    }
+    said = (
+        f"Since the burn-in's end {name} has changed by {signed_percent(value - first)} points. How much of that is "
+        f"due to the unlabelled images cannot be said: the labelled ones were trained on as well. {_no_control(run)}"
+    )
+    return [tiles(shown), paragraph(said, ""), *_command(run)]
+
+
+def _over_control(run: RunRecords, control: Control, gain: Gain) -> list[str]:
+    name, difference = gain.figure, gain.difference
+    shown = {
+        "gain over the control": signed_percent(difference),
+        f"{name} at step {gain.step}": share(name, gain.ours[name]),
+        f"{named(name)} of the control": share(name, gain.theirs[name]),
+    }
+    points = f"{abs(100 * difference):.1f} points of {name}"
+    if abs(difference) < EVEN:
+        verdict = (
+            f"The unlabelled images gave nothing that can be seen: {points} {'more' if difference >= 0 else 'less'}"
+        )
+    elif difference > 0:
+        verdict = f"The unlabelled images gave {points} more"
+    else:
+        verdict = f"The unlabelled images cost {points}: it is that much lower"
+    past = control.shared or "neither a checkpoint nor seed, labelled images and settings"
+    said = (
+        f"{verdict} than the control, {control.run.config.method.name} in {control.run.folder}, at step {gain.step}. "
+        f"The two have {past} in common."
+    )
+    body = [tiles(shown), paragraph(said, "")]
+    if not gain.is_like_with_like:
+        ours, theirs = gain.ours["model"], gain.theirs["model"]
+        body.append(
+            paragraph(
+                f"Its figure is that of a {ours}, the control's that of a {theirs}: an average of the weights alone "
+                f"changes {name} by points. A fair control keeps one too.",
+                "alarm",
+            )
+        )
+    if control.shared is None:
+        body.append(paragraph("The difference may be one of seeds or settings rather than of methods.", "alarm"))
+    lasts = [each.points[-1][0] for each in (run, control.run)]
+    if max(lasts) > gain.step:
+        body.append(paragraph(f"The last evaluations are at steps {lasts[0]} and {lasts[1]} (control)."))
+    body.append(
+        paragraph(
+            "One run of each: two seeds of the same run differ by as much as a point or two. Pairs over several seeds: "
+            "raydet compare RUN CONTROL RUN CONTROL ..."
+        )
+    )
+    return body
+
+
+def _no_control(run: RunRecords) -> str:
+    return "There is no control beside this run, or none that was evaluated at the same step."
+
+
+def _command(run: RunRecords) -> list[str]:
+    return [folded("How to train a control", how_to_get_a_control(run))] if run.config.uses_labels else []

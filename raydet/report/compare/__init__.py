@@ -1,0 +1,1 @@
+"""`raydet compare`: runs side by side, as a table and as a page."""

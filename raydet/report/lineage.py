@@ -1,0 +1,101 @@
+"""Which runs have a past in common: what a gain may be measured against.
+
+A *control* trains on labelled images alone, from where another run's pseudo-labels begin. Best is a fork of the same
+checkpoint, where both have the same weights; next best is the same seed, labelled images and settings from scratch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from raydet.config.run import RunConfig
+from raydet.errors import UserError
+from raydet.registry import family_of
+from raydet.report.inputs import RunRecords, read_records
+from raydet.train.state import digest_of_labeled
+
+FORKED = "the same checkpoint"
+ALIKE = "the same seed, labelled images and settings"
+MOST_NEAR = 200  # folders that are looked at beside a run
+# What may differ between runs that are alike: none of it changes what labelled images teach.
+_FREE = {
+    "data": ("val", "test", "unlabeled", "loader_threads", "prefetch_steps"),
+    "optim": ("steps", "unlabeled_batch", "decay_at"),
+}
+
+
+def origin_of(folder: Path, config: RunConfig) -> Path | None:
+    """Return the checkpoint from where a run goes on: the one that it was forked from, else its own burn-in's end."""
+    if config.run.fork_from is not None:
+        return Path(config.run.fork_from).resolve()
+    burn_in = config.method.burn_in_steps
+    return (folder / "checkpoints" / f"step_{burn_in:08d}").resolve() if burn_in else None
+
+
+def common_start(a: RunRecords, b: RunRecords) -> str | None:
+    """Say what two runs started from in common, `FORKED` or `ALIKE`; None where that is nothing."""
+    origins = [origin_of(run.folder, run.config) for run in (a, b)]
+    if origins[0] is not None and origins[0] == origins[1]:
+        return FORKED
+    if _start_settings(a.config) != _start_settings(b.config):
+        return None
+    labeled = [labeled_digest(run) for run in (a, b)]
+    return ALIKE if labeled[0] is not None and labeled[0] == labeled[1] else None
+
+
+def labeled_digest(run: RunRecords) -> str | None:
+    """Return a digest of which images are labelled; None where the run's data cannot be read any more."""
+    try:
+        return digest_of_labeled(family_of(run.config).open(run.folder / "data"))
+    except UserError:
+        return None
+
+
+def is_control(run: RunRecords) -> bool:
+    """Whether a run trains on labelled images alone."""
+    return not run.config.uses_labels
+
+
+def find_control(run: RunRecords) -> tuple[RunRecords, str] | None:
+    """Look for a run's control beside it, and beside the run that it was forked from; return it and what they share.
+
+    Of several the one with a checkpoint in common, then the one that was trained longest, then the first by name. A
+    folder that cannot be read is no candidate.
+    """
+    found = []
+    for folder in _near(run):
+        try:
+            other = read_records(folder)
+            if not is_control(other) or other.config.family != run.config.family:
+                continue
+            shared = common_start(run, other)
+        except UserError:
+            continue
+        if shared is not None and other.points:
+            found.append((shared != FORKED, -other.points[-1][0], str(folder), other, shared))
+    best = min(found, key=lambda each: each[:3], default=None)
+    return None if best is None else best[3:]
+
+
+def _near(run: RunRecords) -> Iterator[Path]:
+    """Yield the run folders beside a run, and beside the one that it was forked from."""
+    homes = [run.folder.parent]
+    if run.config.run.fork_from is not None:
+        homes += Path(run.config.run.fork_from).parents[2:3]  # HOME/RUN/checkpoints/step_...
+    seen = {run.folder.resolve()}
+    for home in dict.fromkeys(home.resolve() for home in homes):
+        folders = sorted(file.parent for file in home.glob("*/config.json"))
+        for folder in folders[:MOST_NEAR]:
+            if folder.resolve() not in seen:
+                seen.add(folder.resolve())
+                yield folder
+
+
+def _start_settings(config: RunConfig) -> dict[str, Any]:
+    tree = config.model_dump(mode="json")
+    found = {name: tree[name] for name in ("seed", "data", "model", "optim")}
+    for section, names in _FREE.items():
+        found[section] = {key: value for key, value in found[section].items() if key not in names}
+    return found | {"burn_in_steps": config.method.burn_in_steps}

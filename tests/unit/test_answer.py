@@ -1,0 +1,182 @@
+"""The report begins with what was gained over the control."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from raydet.cli import main
+from raydet.errors import UserError
+from raydet.families.detection.data import BOXES
+from raydet.metrics import judged
+from raydet.report.answer import answer
+from raydet.report.gain import Control, control_of, gain_over, how_to_get_a_control
+from raydet.report.inputs import RunRecords, read_records
+from raydet.report.lineage import ALIKE, FORKED, common_start, find_control
+from raydet.settings import resolve
+from raydet.train.rundir import RunFolder
+from tests.helpers import TINY, tiny_classes, tiny_config
+
+METHODS = {
+    "il_net": TINY["method"],
+    "supervised": {"name": "supervised", "burn_in_steps": 3, "ema_keep_rate": 0.5},
+}
+AP = {3: ("student", 0.1), 5: ("teacher", 0.2), 8: ("teacher", 0.3)}
+
+
+def write_run(folder: Path, method: str = "il_net", figures: dict[int, tuple[str, float]] = AP, **changes: object):
+    """Write a run folder with data and evaluations, without training; `changes` by dotted key."""
+    tree = {**tiny_config(folder).model_dump(mode="json"), "method": METHODS[method]}
+    config = resolve(tree, {key.replace("__", "."): value for key, value in changes.items()})
+    run = RunFolder(folder)
+    run.prepare(config, resume=False)
+    BOXES.prepare(config.data, run.data)
+    records = [{"kind": "start", "step": 0, "time": 0.0, "judged": "teacher", "class_names": []}]
+    for step, (model, value) in figures.items():
+        record = {"kind": "eval", "split": "val", "step": step, "time": 1.0, "model": model, "AP": value, "AP50": value}
+        records.append(record | {"per_class": {"circle": {"AP": value, "AP50": value}}})
+    run.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return read_records(folder)
+
+
+def said(run: RunRecords, control: Control | None) -> str:
+    """Return the visible text of the section, with single spaces."""
+    body = "".join(answer(run, control, []).body)
+    return " ".join(html.unescape(re.sub(r"<[^>]+>", " ", body)).split())
+
+
+def test_a_run_is_judged_by_its_teacher_and_before_there_is_one_by_its_student():
+    def record(step: int, model: str, **rest: object) -> dict:
+        return {"kind": "eval", "split": "val", "step": step, "model": model, **rest}
+
+    records = [record(1, "student"), record(2, "teacher"), record(2, "student"), record(2, "teacher", AP=1)]
+    assert [(r["step"], r["model"]) for r in judged(records)] == [(1, "student"), (2, "teacher")]
+    assert judged(records)[1]["AP"] == 1  # a resumed run measures anew
+    student = [{"kind": "start", "step": 0, "judged": "student"}, *records, record(3, "student") | {"split": "test"}]
+    assert [(r["step"], r["model"]) for r in judged(student)] == [(1, "student"), (2, "student")]
+
+
+def test_the_gain_is_that_of_the_last_step_that_both_were_evaluated_at(tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    control = write_run(tmp_path / "control", "supervised", {3: ("student", 0.1), 5: ("teacher", 0.25)})
+    gain = gain_over(run, control)
+    assert gain is not None and gain.step == 5
+    assert gain.difference == pytest.approx(-0.05)  # 0.2 against 0.25
+    text = said(run, Control(control, FORKED))
+    assert "-5.0 gain over the control 20.0 AP at step 5 25.0 AP of the control" in text
+    assert "The unlabelled images cost 5.0 points of AP: it is that much lower than the control" in text
+    assert "The two have the same checkpoint in common." in text
+    assert "The last evaluations are at steps 8 and 5 (control)." in text
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (0.25, "The unlabelled images gave 5.0 points of AP more than"),
+        (0.296, "gave nothing that can be seen: 0.4 points of AP more than"),
+        (0.304, "gave nothing that can be seen: 0.4 points of AP less than"),
+    ],
+)
+def test_the_verdict_follows_the_difference(value: float, words: str, tmp_path: Path):
+    run = write_run(tmp_path / "run")  # 30.0 at step 8
+    control = write_run(tmp_path / "control", "supervised", {8: ("teacher", value)})
+    assert words in said(run, Control(control, FORKED))
+
+
+def test_a_teacher_beside_a_student_is_no_fair_comparison(tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    control = write_run(tmp_path / "control", "supervised", {8: ("student", 0.25)})
+    text = said(run, Control(control, None))
+    assert "Its figure is that of a teacher, the control's that of a student" in text
+    assert "neither a checkpoint nor seed, labelled images and settings in common" in text
+    assert "may be one of seeds or settings" in text
+    like = write_run(tmp_path / "like", "supervised", {8: ("teacher", 0.25)})
+    assert "is that of a teacher" not in said(run, Control(like, FORKED))
+
+
+def test_without_a_control_the_burn_ins_end_stands_before(tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    text = said(run, control_of(run, None))
+    assert "30.0 AP at step 8 10.0 at the burn-in's end, step 3 +20.0 since then" in text
+    assert "cannot be said" in text and "There is no control beside this run" in text
+    command = how_to_get_a_control(run)
+    assert command in text
+    assert f"run.fork_from={tmp_path}/run/checkpoints/step_00000003" in command
+    assert "'method={name: supervised, burn_in_steps: 3, ema_keep_rate: 0.5}'" in command
+
+
+def test_the_control_is_found_beside_the_run_or_beside_where_it_was_forked_from(tmp_path: Path):
+    run = write_run(tmp_path / "a" / "run")
+    fork = f"{tmp_path}/a/run/checkpoints/step_00000003"
+    write_run(tmp_path / "a" / "another", "supervised", seed=9, run__fork_from=None)  # another seed
+    write_run(tmp_path / "a" / "no_figures", "supervised", {}, run__fork_from=fork)
+    (tmp_path / "a" / "damaged").mkdir()
+    (tmp_path / "a" / "damaged" / "config.json").write_text("{")
+    assert find_control(run) is None
+    alike = write_run(tmp_path / "a" / "alike", "supervised", {3: ("student", 0.1), 9: ("teacher", 0.2)})
+    found = find_control(run)
+    assert found is not None and (found[0].folder, found[1]) == (alike.folder, ALIKE)
+    forked = write_run(tmp_path / "a" / "forked", "supervised", run__fork_from=fork)
+    found = find_control(run)  # before the one that is alike, although that went further
+    assert found is not None and (found[0].folder, found[1]) == (forked.folder, FORKED)
+    elsewhere = write_run(tmp_path / "b" / "run", run__fork_from=fork)
+    found = find_control(elsewhere)
+    assert found is not None and found[0].folder == forked.folder
+
+
+def test_runs_are_alike_only_with_the_same_labelled_images(tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    assert common_start(run, write_run(tmp_path / "alike", "supervised", optim__steps=20)) == ALIKE
+    assert common_start(run, write_run(tmp_path / "lr", "supervised", optim__lr=0.1)) is None
+    assert common_start(run, write_run(tmp_path / "split", "supervised", data__split_seed=1)) is None
+    longer = write_run(tmp_path / "longer", "supervised", method__burn_in_steps=4)
+    assert common_start(run, longer) is None
+
+
+def test_a_run_on_labelled_images_alone_has_no_gain(tmp_path: Path):
+    write_run(tmp_path / "other", "supervised")
+    run = write_run(tmp_path / "run", "supervised")
+    assert control_of(run, None) is None
+    text = said(run, None)
+    assert "trained on labelled images alone" in text and "How to train a control" not in text
+
+
+def test_a_run_without_evaluation_says_so(tmp_path: Path):
+    assert said(write_run(tmp_path / "run", figures={}), None).startswith("There was no evaluation")
+
+
+def test_a_named_control_that_cannot_be_one_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = write_run(tmp_path / "run")
+    classifier = tiny_classes(tmp_path / "classes")
+    RunFolder(tmp_path / "classes").prepare(classifier, resume=False)
+    other_val = {"path": "shapes", "shapes": {"num_images": 5, "seed": 1, "height": 64, "width": 96}}
+    write_run(tmp_path / "val", "supervised", data__val=other_val)
+    write_run(tmp_path / "fewer", "supervised", eval__max_images=2)
+    write_run(tmp_path / "steps", "supervised", {4: ("teacher", 0.1)})
+    write_run(tmp_path / "damaged", "supervised")
+    (tmp_path / "damaged" / "metrics.jsonl").write_text("nonsense\n")
+    for name, message in (
+        ("nowhere", "no config.json there"),
+        ("run", "that is the run itself"),
+        ("classes", "the first trains a detector, the second a classifier"),
+        ("val", "evaluated on different images"),
+        ("fewer", "evaluated on different images"),
+        ("steps", "no step at which both"),
+        ("damaged", "its figures cannot be read"),
+    ):
+        with pytest.raises(UserError, match=message):
+            control_of(run, tmp_path / name)
+        assert main(["report", str(run.folder), "--control", str(tmp_path / name)]) == 2
+        assert capsys.readouterr().err.count("raydet: error: ") == 1
+
+
+def test_the_page_begins_with_the_answer(tmp_path: Path):
+    run = write_run(tmp_path / "run")
+    write_run(tmp_path / "control", "supervised", {8: ("teacher", 0.25)}, seed=8)
+    assert main(["report", str(run.folder), "--control", str(tmp_path / "control")]) == 0
+    page = (run.folder / "report.html").read_text()
+    assert re.search(r'<section id="s0"><h2>The answer</h2><div class="tiles"><div class="tile"><b>\+5.0</b>', page)
