@@ -23,6 +23,7 @@ def write_search(
     metric: str = "AP",
     mode: str = "max",
     name: str = "il_net_beta",
+    curves: dict[str, str] | None = None,
 ) -> SweepFolder:
     """Write sweep.json of a search without trials."""
     home = SweepFolder(folder)
@@ -36,6 +37,8 @@ def write_search(
         "published": {"source": "IL-net, Table 1", "metric": "AP, COCO val", "points": points} if published else None,
         "base": base,
     }  # fmt: skip
+    if curves is not None:
+        header["curves"] = curves
     home.header_file.write_text(json.dumps(header))
     return home
 

@@ -1,4 +1,4 @@
-"""IL-net, Table 1: the weight of the unsupervised box regression (beta), without the IoU branch."""
+"""IL-net, Table 1 and Fig. 3a: the weight of the unsupervised box regression (beta), without the IoU branch."""
 
 from ray import tune
 

@@ -1,4 +1,8 @@
-"""IL-net, Table 4: the IoU score a prediction needs to survive (theta), at mu = 0.75."""
+"""IL-net, Table 4: the IoU score a prediction needs to survive (theta), at mu = 0.75.
+
+The paper's 31.604 at theta = 0.5 is not set beside: by the configurations published with the code that row, which
+Table 3 shares, was run without the ELU, the others with it.
+"""
 
 from ray import tune
 
@@ -15,6 +19,7 @@ sweep = Sweep(
     published=Published(
         source="IL-net, Table 4",
         figure="AP, COCO val, 10 % of the labels",
-        values={0.3: 31.404, 0.4: 31.630, 0.5: 31.604, 0.6: 31.158, 0.7: 30.649},
+        values={0.3: 31.404, 0.4: 31.630, 0.6: 31.158, 0.7: 30.649},
     ),
+    curves={"gate/quality/dropped": "boxes dropped per unlabelled image by the gate"},
 )

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+
+from raydet.errors import UserError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("tune", help="search over settings with Ray Tune")
-    parser.add_argument("space", help="Python file with the search space, e.g. one of tune_spaces/")
     parser.add_argument("--config", required=True, help="YAML file: the setting that the search varies")
-    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the file's")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="SPACE | key.path=value",
+        help="a Python file with the search space, e.g. one of tune_spaces/ (none, where only --seeds vary), and "
+        "settings that replace the configuration's",
+    )
+    parser.add_argument("--metric", help="the figure that decides, instead of the space file's, e.g. error, top5_error")
     parser.add_argument("--samples", type=int, help="draws from random domains, instead of the space file's number")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="run every point with each of these seeds")
     parser.add_argument("--concurrent", type=int, help="at most so many trials at once")
@@ -23,7 +33,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Search, then say where the results are."""
-    from raydet.errors import UserError
     from raydet.settings import load
 
     # argparse takes what follows --seeds for seeds; overrides go before it or after another option.
@@ -33,13 +42,18 @@ def run(arguments: argparse.Namespace) -> None:
             raise UserError(f"--{name} {value}: at least 1")
     if arguments.retry_failed and not (arguments.resume or arguments.start_or_resume):
         raise UserError("--retry-failed goes with --resume")
-    base = load(arguments.config, arguments.overrides)
+    space, overrides = split_words(arguments.overrides)
+    if space is None and len(arguments.seeds) < 2 and not (arguments.resume or arguments.start_or_resume):
+        raise UserError("nothing varies: name a space file, e.g. one of tune_spaces/, or give several --seeds")
+    base = load(arguments.config, overrides)
     from raydet.sweep.run import search
-    from raydet.sweep.space import load_sweep
+    from raydet.sweep.space import load_sweep, only_seeds
 
-    sweep = load_sweep(arguments.space)
-    name = Path(arguments.space).stem
-    home = home_of(base.run.dir, name, arguments.overrides)
+    sweep = only_seeds() if space is None else load_sweep(space)
+    if arguments.metric is not None:
+        sweep = replace(sweep, metric=arguments.metric, mode=None)
+    name = "seeds" if space is None else Path(space).stem
+    home = home_of(base.run.dir, name, overrides)
     is_started = arguments.start_or_resume and (home / "sweep.json").exists()
     search(
         sweep,
@@ -52,6 +66,14 @@ def run(arguments: argparse.Namespace) -> None:
         retry_failed=arguments.retry_failed,
         limit=arguments.concurrent,
     )
+
+
+def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
+    """Return the space file, where one is named, and the settings. Raises UserError for more than one file."""
+    files = [word for word in words if "=" not in word]
+    if len(files) > 1:
+        raise UserError(f"{' and '.join(files)}: one space file at a time, and settings as key.path=value")
+    return (files[0] if files else None), [word for word in words if "=" in word]
 
 
 def home_of(run_dir: str, name: str, overrides: list[str]) -> Path:

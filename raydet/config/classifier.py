@@ -40,9 +40,10 @@ class ClassifierConfig(ModelSection):
     """`shake_shake26`: Shake-Shake 26 2x96d (CIFAR-10). `conv_large`: the 13-layer network of Mean Teacher (CIFAR-100,
     SVHN). `resnet18` (ImageNet). `efficientnet_lite0`: comes with weights trained on ImageNet. `lenet2d`: LeNet with a
     two-dimensional feature, for looking at. `small_conv`: four convolutions, for small images on a CPU."""
-    norm: Literal["batch", "group"] = "batch"
-    """Normalisation. With `group` an image's logits do not depend on the images beside it. The networks other
-    than `conv_large` and `small_conv` are published with `batch` (`lenet2d` has none)."""
+    norm: Literal["batch", "group", "weight"] = "batch"
+    """Normalisation. With `group` an image's logits do not depend on the images beside it. `weight`, for `conv_large`:
+    weight norm and mean-only batch norm, as Temporal Ensembling published that network. The networks other than
+    `conv_large` and `small_conv` are published with `batch` (`lenet2d` has none)."""
     channels: tuple[PositiveInt, ...] = (32, 64, 96, 128)
     """`small_conv`: channels of its four convolutions."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
@@ -75,6 +76,8 @@ class ClassifierConfig(ModelSection):
             raise ValueError(
                 f"network {self.network} has no group norm: remove `norm`, or use conv_large or small_conv"
             )
+        if self.norm == "weight" and self.network != "conv_large":
+            raise ValueError(f"network {self.network} has no weight norm: remove `norm`, or use conv_large")
         if len(self.channels) != 4:
             raise ValueError(f"channels wants four numbers, got {len(self.channels)}")
         return self

@@ -47,6 +47,7 @@ class SweepDefinition:
     samples: int  # draws from random domains, or suggestions of a searcher
     space: dict[str, str]  # swept key or variant's name -> what it may be, as text
     published: PublishedCurve | None
+    curves: dict[str, str]  # metric of a step -> what it is, for the report
     base: RunConfig
 
     @property
@@ -107,6 +108,7 @@ def parse_definition(tree: Mapping[str, Any], folder: Path) -> SweepDefinition:
         samples=int(tree["samples"]),
         space=dict(tree["space"]),
         published=published,
+        curves=dict(tree.get("curves", {})),  # unknown to version 0.1's first searches
         base=resolve(tree["base"], {}, where=f"{folder / 'sweep.json'}, base"),
     )
 

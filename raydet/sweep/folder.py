@@ -75,6 +75,7 @@ def header_of(name: str, sweep: Sweep, base: RunConfig, seeds: Sequence[int], sa
         "search": sweep.search,
         "scheduler": "none" if sweep.scheduler is None else repr(sweep.scheduler),
         "published": published and {"source": published.source, "metric": published.figure, "points": points},
+        "curves": dict(sweep.curves),
         "base": base.model_dump(mode="json"),
     }
 

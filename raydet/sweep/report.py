@@ -33,6 +33,7 @@ def write_sweep_report(folder: Path) -> Path:
         *([curves.beside_the_paper] if definition.published is not None else []),
         *([curves.joint] if curves.is_grid(found) else []),
         curves.learning_curves,
+        *([curves.over_the_run] if definition.curves else []),
         sections.failures,
         sections.times,
         sections.trial_table,

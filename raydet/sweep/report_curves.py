@@ -5,11 +5,14 @@ from __future__ import annotations
 import statistics
 from typing import Any
 
+from raydet.metrics import FILE_NAME
 from raydet.report.page import Pictures, Section, grid, paragraph, table
 from raydet.sweep.definition import value_text
+from raydet.sweep.folder import SweepFolder
 from raydet.sweep.report_inputs import NOTHING_YET, SweepInputs
 from raydet.sweep.report_plots import LearningCurve, Mean, Scale, beside, effect, grid_map, learning
 from raydet.sweep.results import PointSummary, TrialRow
+from raydet.sweep.trial_metrics import step_curve
 from raydet.text import percent_with_spread
 
 
@@ -110,6 +113,24 @@ def learning_curves(found: SweepInputs, pictures: Pictures) -> Section:
     )
     lead = "Trials with a shared burn-in begin at its end." if found.burn_ins else ""
     return Section(title, [paragraph(lead), grid([pictures.figure("learning.png", content, caption)])])
+
+
+def over_the_run(found: SweepInputs, pictures: Pictures) -> Section:
+    """Show the metrics of steps that the search asks for, a curve per trial."""
+    title, figures = "Over the run", []
+    for number, (name, meaning) in enumerate(found.definition.curves.items()):
+        curves = []
+        for row in found.rows:
+            known = step_curve(SweepFolder(found.definition.folder).run_dir(row.trial.id) / FILE_NAME, name)
+            if known:
+                steps, values = zip(*known, strict=True)
+                is_best = found.best is not None and row.trial.point == found.best.number
+                curves.append(LearningCurve(_label(found, row), steps, values, row.state == "done", is_best))
+        if curves:
+            content = learning(curves, meaning, None)
+            caption = f"{meaning} ({name}), means over stretches of steps."
+            figures.append(pictures.figure(f"curve_{number}.png", content, caption))
+    return Section(title, [grid(figures) if figures else paragraph("No trial has measured this yet.", "absent")])
 
 
 def _scale(found: SweepInputs, key: str) -> Scale:

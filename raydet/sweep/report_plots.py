@@ -104,7 +104,7 @@ def grid_map(x: Scale, y: Scale, cells: Mapping[tuple[int, int], float], label: 
 
 @dataclass(frozen=True, slots=True)
 class LearningCurve:
-    """One trial's figure over its steps, in percent."""
+    """One trial's figure over its steps."""
 
     point: str
     steps: Sequence[float]

@@ -89,6 +89,8 @@ class Sweep:
     seed_keys: tuple[str, ...] = ("seed", "data.split_seed")
     """What a seed sets when a search runs several seeds per point."""
     published: Published | None = None
+    curves: Mapping[str, str] = field(default_factory=dict)
+    """Metric of a step, as in metrics.jsonl -> what it is: drawn over the steps of every trial in the search's report."""
 
     def as_text(self) -> dict[str, str]:
         """Return swept key (or variant's name) -> what it may be: equal texts mean equal searches."""
@@ -129,6 +131,11 @@ def load_sweep(path: str | Path) -> Sweep:
     for problem in problems_of(found):
         raise SpaceError(f"{file}: {problem}")
     return found
+
+
+def only_seeds() -> Sweep:
+    """Return the search that changes nothing: the configuration itself, once with every seed."""
+    return Sweep("How far apart are runs that differ in nothing but their seed?", variants={"as configured": {}})
 
 
 def problems_of(sweep: Sweep) -> list[str]:

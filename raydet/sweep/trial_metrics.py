@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +11,22 @@ from pathlib import Path
 from raydet.metrics import Record, parse_record
 
 STEP_RECORD = b'{"kind": "step"'  # as it begins in a metrics file
+
+
+def step_curve(metrics: Path, name: str, *, most: int = 60) -> list[tuple[float, float]]:
+    """Return (step, value) of a metric of steps, means of `most` equal stretches; none where no step has it.
+
+    Of a resumed run the later record of a step counts. Raises ValueError where a line that has it is damaged.
+    """
+    wanted, known = json.dumps(name).encode(), {}
+    for line in metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []:
+        if line.startswith(STEP_RECORD) and wanted in line:
+            record = parse_record(line, str(metrics))
+            known[record["step"]] = record.get(name)
+    steps = [step for step in sorted(known) if known[step] is not None]
+    size = max(1, -(-len(steps) // most))
+    parts = [steps[i : i + size] for i in range(0, len(steps), size)]
+    return [(statistics.fmean(part), statistics.fmean(known[step] for step in part)) for part in parts]
 
 
 @dataclass(slots=True)

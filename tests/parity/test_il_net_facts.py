@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 from torchvision.ops import sigmoid_focal_loss
 
+from raydet.config.detector import ModelConfig
+from raydet.families.detection.batch import LABELED
 from raydet.families.detection.config import IoUBranchConfig
 from raydet.families.detection.gates import by_quality
-from raydet.families.detection.iou_branch import IoUBranch, gate_quality, placement
+from raydet.families.detection.iou_branch import IoUBranch, IoUPass, gate_quality, iou_pass, iou_terms, placement
+from raydet.families.detection.passes import compared
 from raydet.records import Candidates
 from raydet.vision.ema import EmaTeacher
 from raydet.vision.geometry import paired_iou
 from raydet.vision.losses import binary_focal, cross_entropy, focal_cross_entropy
-from raydet.vision.roi import box_coder
+from raydet.vision.roi import RoiScores, SampledRois, box_coder
 
 MU, THETA = 0.75, 0.4
 
@@ -75,22 +79,50 @@ def test_fact_5_iou_and_strict_target():
     assert branch().loss_rows(torch.zeros(5), iou)[1].tolist() == [1, 1, 0, 0, 0]  # exactly .75 is not above .75
 
 
+class Fixed(IoUBranch):
+    """The branch, with logits `[F]` for the own classes of the foreground RoIs that somebody has written down."""
+
+    def forward(self, shared: Tensor, class_logits: Tensor, box_deltas: Tensor) -> Tensor:
+        return self.says[:, None].expand(-1, class_logits.shape[1])
+
+
+def judged(mu: float, q: list[float], rois: SampledRois, own_deltas: list[list[float]]) -> IoUPass:
+    """What `iou_pass` makes of one image's RoIs, two classes, the deltas of whose own classes are given."""
+    fixed = Fixed(IoUBranchConfig(), feature_dim=4, num_classes=2, target_threshold=mu)
+    fixed.says = torch.logit(torch.tensor(q))
+    number, fg = len(rois.labels), torch.arange(rois.num_foreground)
+    deltas = torch.zeros(number, 3, 4)
+    deltas[fg, rois.labels[fg]] = torch.tensor(own_deltas)
+    said = RoiScores(torch.zeros(number, 4), torch.zeros(number, 3), deltas.flatten(1))
+    found = compared(ModelConfig(backbone="small_gn"), (rois,), said)
+    return iou_pass(SimpleNamespace(iou_branch=fixed), found, [rois.matched])
+
+
 def test_fact_6_the_target_looks_at_the_decoded_box():
     proposal = torch.tensor([[10.0, 10, 30, 50]])
     decoded = box_coder.decode_single(torch.tensor([[1.0, -0.5, 0.5, -0.25]]), proposal)
     assert decoded[0].tolist() == pytest.approx([10.948291, 8.975412, 33.051708, 47.024590], abs=1e-5)
     truth = torch.tensor([[10.0, 10, 30, 48]])
     assert float(paired_iou(proposal, truth)) == near(0.95)  # (20 * 38) / (20 * 40)
-    iou = placement(decoded, truth, truth, best=False)
-    assert float(iou) == near(0.787577)
-    assert branch().loss_rows(torch.zeros(1), iou)[1].tolist() == [1]
+    assert float(placement(decoded, truth, truth, best=False)) == near(0.787577)
+    rois = SampledRois(proposal, torch.tensor([1]), truth)
+    for mu, target in ((0.75, 1), (0.78, 1), (0.79, 0), (0.9, 0)):  # the RoI itself would say 1 up to .95
+        found = judged(mu, [0.8], rois, [[1.0, -0.5, 0.5, -0.25]])
+        assert found.positives.tolist() == [target], mu
+        # .2^1.5 * -ln .8 = .019959 for target 1, .8^1.5 * -ln .2 = 1.151620 for target 0
+        assert float(found.loss) == near([1.151620, 0.019959][target]), mu
 
 
 def test_fact_7_the_loss_is_divided_by_all_sampled_rois():
-    rows, _ = branch().loss_rows(torch.logit(torch.tensor([0.8, 0.3])), torch.tensor([0.9, 0.1]))
-    # .019959 + .058608 = .078567
-    assert float(rows.sum()) / 8 == near(0.009821)
-    assert float(rows.sum()) / 2 == near(0.039283)  # by foreground: not the method
+    # Of eight RoIs two are foreground: one lies on its true box, the other on less than half of it.
+    boxes = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 4]] + [[50.0, 50, 60, 60]] * 6)
+    rois = SampledRois(boxes, torch.tensor([1, 2] + [0] * 6), torch.tensor([[0.0, 0, 10, 10]] * 2))
+    found = judged(MU, [0.8, 0.3], rois, [[0.0] * 4] * 2)
+    assert found.positives.tolist() == [1] and found.foreground.tolist() == [2]
+    assert found.loss.tolist() == near([0.078567])  # (.8, target 1) .019959 + (.3, target 0) .058608
+    batch = SimpleNamespace(rows=lambda group: slice(0, 1))
+    term = iou_terms(found, batch, LABELED, "sup")["sup/iou"]
+    assert float(term.total / term.count) == near(0.009821)  # by foreground it would be .039283
 
 
 def test_fact_8_the_gate():

@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from raydet.config.classifier import ClassifierConfig
+from raydet.train.step import statistics_of
 from raydet.vision.classifier import Classifier
 from raydet.vision.classifiers.conv_large import ConvLarge
-from raydet.vision.classifiers.layers import dropout, gates, noisy
+from raydet.vision.classifiers.layers import MeanOnlyNorm, dropout, gates, noisy
 from raydet.vision.classifiers.lenet import LeNet2d
 from raydet.vision.classifiers.shake_shake import Block, ShiftedHalves, shake
 from raydet.vision.classifiers.small_conv import SmallConv
@@ -44,6 +45,11 @@ def test_conv_large_has_3_1_million_parameters():
     # 1x1: 512 * 256 + 256 * 128 = 163_840. Norms: 2 * (3 * 128 + 3 * 256 + 512 + 256 + 128) = 4096.
     # Last layer: 128 * 10 + 10 = 1290.
     assert parameters("conv_large", 10) == 2_952_576 + 163_840 + 4096 + 1290 == 3_121_802
+
+
+def test_conv_large_with_weight_norm_has_a_length_for_each_gain_of_batch_norm():
+    # Of 2048 filters each has a length instead of a gain, and a bias as before.
+    assert parameters("conv_large", 10, norm="weight") == 3_121_802
 
 
 def test_resnet18_has_as_many_parameters_as_torchvisions():
@@ -149,6 +155,42 @@ def test_a_block_takes_gates_in_training_and_halves_in_evaluation():
     assert torch.allclose(block(x, rng(7)), x + gate * a + (1 - gate) * b, atol=1e-6)
     block.eval()
     assert torch.allclose(block(x, None), x + 0.5 * (block.a(x.relu()) + block.b(x.relu())), atol=1e-6)
+
+
+# Weight norm.
+
+
+def test_with_weight_norm_only_the_direction_of_a_filter_counts_and_its_length_scales_it():
+    torch.manual_seed(0)
+    conv = ConvLarge("weight", 0.0).first[0]
+    length, direction = conv.parametrizations.weight.original0, conv.parametrizations.weight.original1
+    assert torch.allclose(length.flatten(), direction.flatten(1).norm(dim=1))  # as drawn: He et al.
+    before = conv.weight.detach().clone()
+    with torch.no_grad():
+        direction *= 7.0
+        length *= 2.0
+    assert torch.allclose(conv.weight, 2 * before, atol=1e-6)
+
+
+def test_mean_only_norm_takes_the_mean_away_and_leaves_the_scale():
+    norm = MeanOnlyNorm(2)
+    with torch.no_grad():
+        norm.bias.copy_(torch.tensor([0.0, 10.0]))
+    x = torch.tensor([[1.0, 5.0], [3.0, 9.0]])[:, :, None, None]  # two images of one pixel, channel means 2 and 7
+    assert norm(x)[:, :, 0, 0].tolist() == [[-1.0, 8.0], [1.0, 12.0]]
+    assert norm.running_mean.tolist() == [2.0, 7.0]  # of the only batch so far
+    norm(x + 2)  # means 4 and 9
+    assert norm.running_mean.tolist() == [3.0, 8.0]
+    norm.num_batches_tracked.fill_(100_000)
+    norm(x + 1001)  # means 1003 and 1008: a thousandth of the way
+    assert norm.running_mean.tolist() == pytest.approx([4.0, 9.0])
+    assert norm.eval()(x)[:, :, 0, 0].flatten().tolist() == pytest.approx([-3.0, 6.0, -1.0, 10.0])  # 5 - 9 + 10 = 6
+
+
+def test_ranks_share_the_running_means_of_mean_only_norms():
+    network = ConvLarge("weight", 0.0)
+    found = statistics_of(network)
+    assert [len(each) for each in found] == [128] * 3 + [256] * 3 + [512, 256, 128]
 
 
 # The other random layers.

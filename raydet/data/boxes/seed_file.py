@@ -1,7 +1,8 @@
 """Files that list the labelled images of a detection set, Unbiased Teacher's seed files among them.
 
 These are `{percent: {seed: [numbers]}}`, of which `labeled_ids: COCO_supervision.txt#10/1` takes 10 percent, seed 1.
-The numbers count the images that have a box (crowd boxes aside), in ascending order of their ids.
+The numbers count, in ascending order of their ids, the images with at least one annotation that is not crowd, as in the
+annotation file: a box that `on_bad_box` drops counts there, or every number behind its image would mean another one.
 """
 
 from __future__ import annotations
@@ -51,16 +52,15 @@ def _seed_file_rows(file: Path, part: str | None, content: dict[str, Any], table
         raise DataError(f"{file}: no seed {seed!r} for {percent} percent (there are: {', '.join(list(by_seed)[:12])})")
     if not numbers:
         raise DataError(f"{file}: {percent} percent, seed {seed} lists no image; take a larger percentage")
-    with_boxes = np.unique(table.box_rows()[~table.crowd])
-    expected = int(float(percent) / 100.0 * len(with_boxes))
-    if len(set(numbers)) != expected or not all(0 <= number < len(with_boxes) for number in numbers):
+    annotated = table.annotated_rows()
+    expected = int(float(percent) / 100.0 * len(annotated))
+    if len(set(numbers)) != expected or not all(0 <= number < len(annotated) for number in numbers):
         raise DataError(
             f"{file}: {percent} percent, seed {seed} lists {len(numbers):,} images "
-            f"up to number {max(numbers, default=0):,}, but the labelled set has {len(with_boxes):,} images with boxes "
-            f"({percent} percent: {expected:,}); "
-            "the file was made for another data set"
+            f"up to number {max(numbers, default=0):,}, but the labelled set has {len(annotated):,} images with an "
+            f"annotation that is not crowd ({percent} percent: {expected:,}); the file was made for another data set"
         )
-    return np.sort(_by_id(with_boxes, table)[np.array(numbers, dtype=np.int64)])
+    return np.sort(_by_id(annotated, table)[np.array(numbers, dtype=np.int64)])
 
 
 def _by_id(rows: NDArray[np.int64], table: Table) -> NDArray[np.int64]:

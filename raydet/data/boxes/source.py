@@ -124,6 +124,8 @@ class Table:
     crowd: NDArray[np.bool_]  # [B]
     areas: NDArray[np.float64]  # [B] as annotated (of the mask, where there is one), else of the box
     gray16_range: tuple[int, int] = FULL_RANGE  # the values of 16-bit pictures that become 0 to 255
+    annotated: NDArray[np.bool_] | None = None
+    """[N] Images with an annotation that is not crowd, those counted whose boxes were unusable; None: as `boxes` say."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -168,6 +170,7 @@ class Table:
             classes=self.classes[picked],
             crowd=self.crowd[picked],
             areas=self.areas[picked],
+            annotated=None if self.annotated is None else self.annotated[rows],
         )
 
     def with_boxes(self, kept: NDArray[np.bool_]) -> Table:
@@ -184,7 +187,13 @@ class Table:
 
     def without_boxes(self) -> Table:
         """Return the same images with nothing known about them."""
-        return self.with_boxes(np.zeros(len(self.classes), dtype=np.bool_))
+        return replace(self.with_boxes(np.zeros(len(self.classes), dtype=np.bool_)), annotated=None)
+
+    def annotated_rows(self) -> NDArray[np.int64]:
+        """Return the images, ascending, for which somebody has drawn a box that is not crowd, usable or not."""
+        if self.annotated is not None:
+            return np.flatnonzero(self.annotated)
+        return np.unique(self.box_rows()[~self.crowd])
 
     def usable_per_class(self) -> NDArray[np.int64]:
         """Return the number of boxes `[num_classes]` to train on (no crowd boxes)."""

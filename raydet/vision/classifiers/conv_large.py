@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.parametrizations import weight_norm
 
 from raydet.vision.classifiers.layers import Norm, dropout, initialise, norm
 
@@ -13,7 +14,9 @@ SLOPE = 0.1  # of the leaky ReLUs below zero
 class ConvLarge(nn.Module):
     """Three groups of three convolutions, with pooling and dropout between them, and an average over the image.
 
-    A 32 px image ends as a 6 x 6 map before the average; larger images end as larger maps.
+    A 32 px image ends as a 6 x 6 map before the average; larger images end as larger maps. With `weight` as
+    normalisation every filter is a direction and a length (weight norm), and starts as He et al. (2015) draw it;
+    Temporal Ensembling, whose text says so, has code that sets the lengths by a first batch.
     """
 
     width = 128
@@ -33,6 +36,10 @@ class ConvLarge(nn.Module):
             *_conv(256, 128, 1, normalisation),
         )
         initialise(self)
+        if normalisation == "weight":
+            for module in list(self.modules()):
+                if isinstance(module, nn.Conv2d):
+                    weight_norm(module)
 
     def forward(self, x: Tensor, rng: Generator | None) -> Tensor:
         """Return features `[B, 128]` of pixels `[B, 3, S, S]`."""

@@ -11,12 +11,42 @@ from typing import Literal
 import torch
 from torch import Generator, Tensor, nn
 
-Norm = Literal["batch", "group"]
+Norm = Literal["batch", "group", "weight"]
+MEAN_MOMENTUM = 0.001  # Temporal Ensembling keeps 0.999 of the running mean
 
 
 def norm(kind: Norm, channels: int) -> nn.Module:
-    """Return batch norm, or group norm with eight groups (fewer where eight do not divide the channels)."""
+    """Return batch norm, group norm with eight groups (fewer where eight do not divide the channels), or what stands
+    behind a convolution with weight norm."""
+    if kind == "weight":
+        return MeanOnlyNorm(channels)
     return nn.BatchNorm2d(channels) if kind == "batch" else nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+class MeanOnlyNorm(nn.modules.batchnorm._BatchNorm):
+    """Mean-only batch norm (Salimans and Kingma, 2016): `x - mean + bias`, channel by channel, no division.
+
+    It goes with weight norm, which bounds the scale instead. The running mean is that of all batches so far, and from
+    the thousandth on a moving one; Temporal Ensembling's starts at 0 and is as good as the same then.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels, momentum=MEAN_MOMENTUM, affine=False)
+        self.running_var = None
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return `[B, C, H, W]`."""
+        assert self.running_mean is not None and self.num_batches_tracked is not None
+        mean = self.running_mean
+        if self.training:
+            mean = x.float().mean(dim=(0, 2, 3))
+            with torch.no_grad():
+                self.num_batches_tracked += 1
+                share = (1 / self.num_batches_tracked.float()).clamp(min=MEAN_MOMENTUM)
+                self.running_mean += share * (mean.detach() - self.running_mean)
+        shift: Tensor = (self.bias - mean)[:, None, None]
+        return x + shift.to(x.dtype)
 
 
 def initialise(network: nn.Module) -> None:

@@ -7,15 +7,17 @@ from pathlib import Path
 import pytest
 from ray import tune
 
+from raydet.cli import main
+from raydet.commands.tune import split_words
 from raydet.contract import DataSizes
 from raydet.doctor import estimate
-from raydet.errors import ConfigError
+from raydet.errors import ConfigError, UserError
 from raydet.registry import family_of
 from raydet.sweep.burn_in import has_burn_in
 from raydet.sweep.folder import SweepFolder
 from raydet.sweep.plan import claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
 from raydet.sweep.points import points_of
-from raydet.sweep.space import Sweep
+from raydet.sweep.space import Sweep, only_seeds, problems_of
 from tests.helpers import tiny_classes, tiny_config
 
 BETA = Sweep("?", {"method.unsup_reg_weight": tune.grid_search([0.5, 1.0])})
@@ -30,6 +32,27 @@ def test_every_point_runs_with_every_seed(tmp_path: Path):
     assert trials[3].overrides == {"method.unsup_reg_weight": 1.0, "seed": 1, "data.split_seed": 1}
     (alone, _) = trials_of(points_of(BETA), BETA, base, [base.seed])
     assert alone.id == "0000" and alone.overrides == {"method.unsup_reg_weight": 0.5}
+
+
+def test_without_a_space_only_the_seed_and_the_labelled_images_vary(tmp_path: Path):
+    base, sweep = tiny_config(tmp_path), only_seeds()
+    assert problems_of(sweep) == []
+    trials = trials_of(points_of(sweep), sweep, base, [0, 1, 5])
+    assert [trial.id for trial in trials] == ["0000-seed0", "0000-seed1", "0000-seed5"]
+    assert [trial.overrides for trial in trials] == [{"seed": n, "data.split_seed": n} for n in (0, 1, 5)]
+
+
+def test_a_space_file_may_stand_anywhere_among_the_settings_or_nowhere():
+    assert split_words(["a.py", "seed=3"]) == split_words(["seed=3", "a.py"]) == ("a.py", ["seed=3"])
+    assert split_words(["seed=3"]) == (None, ["seed=3"])
+    with pytest.raises(UserError, match=r"a.py and b.py: one space file at a time, and settings as key.path=value"):
+        split_words(["a.py", "seed=3", "b.py"])
+
+
+@pytest.mark.parametrize("seeds", [[], ["--seeds", "3"]])
+def test_a_search_in_which_nothing_varies_is_refused(seeds: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main(["tune", "--config", "c.yaml", *seeds]) == 2
+    assert "nothing varies: name a space file" in capsys.readouterr().err
 
 
 def test_sixteen_points_over_theta_beta_and_gamma_share_one_burn_in(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import sys
 
@@ -12,6 +13,7 @@ from raydet.cli import main
 from raydet.errors import UserError
 from raydet.sweep.report import write_sweep_report
 from raydet.sweep.report_plots import Scale
+from raydet.sweep.trial_metrics import step_curve
 from tests.sweeps import BETA, add_trial, write_metrics, write_search
 
 THETA, INPUTS = "method.iou_filter_threshold", "method.iou_branch.inputs"
@@ -114,6 +116,31 @@ def test_a_search_without_trials_has_a_page_too(tmp_path):
     assert (
         sections_of(write_sweep_report(tmp_path))["Learning curves of all trials"] == "No trial has been evaluated yet."
     )
+
+
+def test_a_search_draws_the_metrics_of_steps_that_its_space_asks_for(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("raydet.sweep.report_curves.learning", lambda *a: drawn.append(a) or b"")
+    gate = "gate/quality/dropped"
+    home = write_search(tmp_path, curves={gate: "boxes dropped by the gate", "never/measured": "nothing"})
+    for number, mu in enumerate((0.5, 0.9)):
+        add_trial(home, f"000{number}", {BETA: mu}, {40: 0.25})
+        with (home.run_dir(f"000{number}") / "metrics.jsonl").open("a") as file:
+            for step in (41, 42, 42, 43):  # the second 42 is of a resumed run
+                file.write(json.dumps({"kind": "step", "step": step, "time": 9e3, gate: mu * step}) + "\n")
+    found = sections_of(write_sweep_report(tmp_path))
+    assert "Over the run" in found and "boxes dropped by the gate" in found["Over the run"]
+    curves, label, _ = drawn[-1]
+    assert label == "boxes dropped by the gate" and [curve.point for curve in curves] == ["0.5", "0.9"]
+    assert list(curves[0].steps) == [41, 42, 43] and list(curves[1].values) == pytest.approx([36.9, 37.8, 38.7])
+
+
+def test_a_curve_is_the_means_of_stretches(tmp_path):
+    lines = [json.dumps({"kind": "step", "step": step, "time": 0, "x": float(step)}) for step in range(1, 8)]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, '{"kind": "step", "step": 8, "x"']))  # cut off
+    # Seven steps in at most three parts: three each, and one is left.
+    assert step_curve(tmp_path / "metrics.jsonl", "x", most=3) == [(2, 2), (5, 5), (7, 7)]
+    assert step_curve(tmp_path / "metrics.jsonl", "y") == step_curve(tmp_path / "none.jsonl", "x") == []
 
 
 def test_the_best_point_with_a_seed_missing_is_marked(tmp_path):

@@ -16,7 +16,7 @@ from raydet.data.boxes.splits import choose_rows, stratified
 from raydet.errors import DataError
 from raydet.families.detection.data import BOXES
 from tests.helpers import data_folder
-from tests.tiny_data import read_table
+from tests.tiny_data import read_table, write_coco, write_image
 
 
 def make_table(classes_of: list[list[int]], crowd_of: dict[int, list[bool]] | None = None, **other: Any) -> Table:
@@ -204,6 +204,26 @@ def test_unbiased_teacher_seed_files_count_images_with_boxes_by_id(tmp_path: Pat
         assert choose_rows(make_config(labeled_ids=f"{file}#{part}"), table).tolist() == rows
 
 
+def test_boxes_that_are_dropped_still_count_for_the_numbers_of_a_seed_file(tmp_path: Path) -> None:
+    # Ids 1 to 5: image 1 has only a box without area, 3 only a crowd, 4 nothing. The numbers 0, 1 and 2 are ids 1, 2 and
+    # 5; counted after the bad box is gone, 1 would be id 5.
+    sides = {1: [2, 2, 5, 0], 2: [2, 2, 5, 5], 3: [2, 2, 5, 5], 5: [2, 2, 5, 5]}
+    annotations = [
+        {"id": n, "image_id": n, "category_id": 3, "bbox": box, "iscrowd": int(n == 3)} for n, box in sides.items()
+    ]
+    images = [{"id": n, "file_name": f"{n}.jpg", "width": 100, "height": 80} for n in range(1, 6)]
+    content = {"images": images, "categories": [{"id": 3, "name": "cat"}], "annotations": annotations}
+    for n in range(1, 6):
+        write_image(tmp_path / "data" / f"{n}.jpg", value=n)
+    table, _ = read_table(write_coco(tmp_path / "data", content), on_bad_box="drop")
+    file = tmp_path / "seeds.txt"
+    file.write_text(json.dumps({"34": {"1": [1]}, "67": {"1": [0, 2]}}))  # int(.34 * 3) = 1, int(.67 * 3) = 2
+    for part, ids in (("34/1", ["2"]), ("67/1", ["1", "5"])):
+        rows = choose_rows(make_config(labeled_ids=f"{file}#{part}"), table)
+        assert [table.ids[row] for row in rows] == ids, part
+    assert table.take(np.array([1, 4])).annotated_rows().tolist() == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("part", "message"),
     [
@@ -213,7 +233,8 @@ def test_unbiased_teacher_seed_files_count_images_with_boxes_by_id(tmp_path: Pat
         ("#50/7", "no seed '7' for 50 percent .there are: 1"),
         (
             "#10/1",
-            "lists 1 images up to number 0, but the labelled set has 2 images with boxes .10 percent: 0.*another",
+            "lists 1 images up to number 0, but the labelled set has 2 images with an annotation that is not crowd "
+            ".10 percent: 0.*another",
         ),
         ("#1/1", "no seed '1'"),
     ],
