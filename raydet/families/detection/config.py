@@ -15,6 +15,7 @@ from raydet.config.box_data import DataConfig
 from raydet.config.detector import ModelConfig
 from raydet.config.method import MethodSection, TeacherSection
 from raydet.config.run import EvalConfig, LabelsConfig, RunConfig
+from raydet.families.detection.soft_config import SoftTeacherConfig
 
 
 class BoxLabelsConfig(LabelsConfig):
@@ -121,7 +122,7 @@ class IlNetConfig(_MutualConfig):
     """IoU score that a foreground prediction must exceed, strictly, to survive (theta)."""
 
 
-METHODS: list[type[MethodSection]] = [SupervisedConfig, UnbiasedTeacherConfig, IlNetConfig]
+METHODS: list[type[MethodSection]] = [SupervisedConfig, UnbiasedTeacherConfig, IlNetConfig, SoftTeacherConfig]
 """The methods that train a detector, a line each."""
 
 

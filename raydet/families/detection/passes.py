@@ -50,6 +50,11 @@ class RoiPass:
     reg_rows: Tensor  # [F] box distances
 
     @property
+    def logits(self) -> Tensor:
+        """Return the class logits `[R, K + 1]` that the loss looks at."""
+        return self.scores.class_logits
+
+    @property
     def num_rois(self) -> Tensor:
         """Return the RoIs of each image `[N]`: the papers' normaliser of all losses of the head."""
         return torch.tensor(self.counts, device=self.labels.device)
