@@ -6,7 +6,7 @@ A *method* is one paper: which labels it needs, what the student minimises, what
 
 from __future__ import annotations
 
-from raydet.contract.family import Exported, Family, FamilyRun, Loader, Result, StepStats
+from raydet.contract.family import Exported, Family, FamilyRun, ListingLoader, Loader, Result, StepStats
 from raydet.contract.method import Method
 from raydet.contract.types import (
     Alarm,
@@ -27,6 +27,7 @@ __all__ = [
     "Exported",
     "Family",
     "FamilyRun",
+    "ListingLoader",
     "Loader",
     "LossTerm",
     "Method",

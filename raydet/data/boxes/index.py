@@ -82,6 +82,11 @@ class DatasetIndex(MappedIndex):
         boxes = torch.from_numpy(truth.boxes[~truth.crowd].astype(np.float32))
         return Target.truth(boxes, torch.from_numpy(truth.classes[~truth.crowd]))
 
+    def classes_at(self, row: int) -> NDArray[np.int64]:
+        """Return the distinct classes that an image has boxes of to train on, ascending."""
+        own = slice(self._first[row], self._first[row + 1])
+        return np.unique(self._classes[own][self._crowd[own] == 0].astype(np.int64))
+
     def truth_at(self, row: int) -> Truth:
         """Return everything annotated in an image, crowd boxes included."""
         own = slice(self._first[row], self._first[row + 1])

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raydet.data.boxes.index import DatasetIndex
 from raydet.data.decode import decode
-from raydet.data.order import BatchOrder, own_slots
+from raydet.data.order import ListedOrder, Listing, own_slots
 from raydet.data.prefetch import Prefetcher
 from raydet.errors import DataError
 from raydet.families.detection.batch import ViewedImage
@@ -193,6 +195,20 @@ class StepLoader:
         assert self._unlabeled is not None, "this run has no unlabelled images"
         return [position for _, position in self._unlabeled.slots(step)]
 
+    def all_unlabeled_rows(self, step: int) -> NDArray[np.int64]:
+        """Return the rows of the unlabelled images of a step, those of all ranks, in slot order."""
+        assert self._unlabeled is not None, "this run has no unlabelled images"
+        return self._unlabeled.order.positions(step)
+
+    def list_anew(self, listings: Sequence[Listing], until: int | None) -> None:
+        """Follow these listings; of steps from `until` on, which are not settled yet, nothing is prepared ahead."""
+        shares = {"labeled": self._labeled, "unlabeled": self._unlabeled}
+        for name, share in shares.items():
+            if share is not None:
+                own = [listing for listing in listings if listing.set_name == name]
+                share.order.list_anew(own, until if name == "unlabeled" else None)
+        self._ahead.end = self._config.length if until is None else min(self._config.length, until)
+
     def take(self, step: int) -> StepViews:
         """Return the views of a step; waits until they are ready. Raises what went wrong while loading them."""
         labeled, unlabeled = self._ahead.take(step)
@@ -241,10 +257,10 @@ class _Share:
 
     def __init__(self, index: DatasetIndex, batch: int, seed: int, name: str, rank: int, world: int) -> None:
         self.index = index
-        self._order = BatchOrder(len(index), batch, seed, name)
+        self.order = ListedOrder(len(index), batch, seed, name)
         self._slice = own_slots(batch, rank, world)
 
     def slots(self, step: int) -> list[tuple[int, int]]:
         """Return (slot in the global batch, position in the index) of each image of a step."""
-        positions = self._order.positions(step)
+        positions = self.order.positions(step)
         return [(slot, int(positions[slot])) for slot in self._slice]

@@ -72,11 +72,9 @@ UNUSED_VIEWS = ("short_side", "color_jitter", "grayscale", "blur", "blur_sigma",
 UNUSED_MODEL = ("roi_cls_loss", "cls_focal_exponent")
 
 
-class SoftTeacherConfig(TeacherSection):
-    """Soft Teacher (Xu et al., ICCV 2021)."""
+class SoftSettings(TeacherSection):
+    """Settings of Soft Teacher, and of the methods that stand on it."""
 
-    implementation: ClassVar[str] = "raydet.families.detection.methods.soft_teacher:SoftTeacher"
-    name: Literal["soft_teacher"] = "soft_teacher"
     burn_in_steps: NonNegativeInt = 0
     """Optimiser steps on labelled images only, before the first pseudo-labels; the paper has none."""
     ema_keep_rate: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -151,3 +149,10 @@ class SoftTeacherConfig(TeacherSection):
                     f"and set method.cls_focal_exponent"
                 )
         return found
+
+
+class SoftTeacherConfig(SoftSettings):
+    """Soft Teacher (Xu et al., ICCV 2021)."""
+
+    implementation: ClassVar[str] = "raydet.families.detection.methods.soft_teacher:SoftTeacher"
+    name: Literal["soft_teacher"] = "soft_teacher"

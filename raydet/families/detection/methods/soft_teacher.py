@@ -41,7 +41,7 @@ from raydet.families.detection.gates import after_nms, by_quality, by_score
 from raydet.families.detection.method import UNLIMITED, DetectionMethod, Selection, Thresholds, no_survivors
 from raydet.families.detection.passes import RoiPass, check_boxes, roi_pass, rpn_pass
 from raydet.families.detection.recipes import Recipe
-from raydet.families.detection.soft_config import SoftTeacherConfig
+from raydet.families.detection.soft_config import SoftSettings
 from raydet.families.detection.soft_views import OwnGeometry
 from raydet.labels.schedule import LabelSchedule
 from raydet.randomness import stream
@@ -68,7 +68,7 @@ class SoftPass:
 class SoftTeacher(DetectionMethod):
     """Every loss chooses its own pseudo-boxes, and the teacher says how much an RoI counts as background."""
 
-    unseen_by_burn_in = frozenset(SoftTeacherConfig.model_fields) - {
+    unseen_by_burn_in = frozenset(SoftSettings.model_fields) - {
         "name",
         "burn_in_steps",
         "cls_focal_exponent",
@@ -77,7 +77,7 @@ class SoftTeacher(DetectionMethod):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
-        assert isinstance(config.method, SoftTeacherConfig)
+        assert isinstance(config.method, SoftSettings)
         self.config = config.method
 
     @property
