@@ -82,6 +82,10 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
     def choose_rows(self, config: DataSection[SetConfig], table: AnyTable) -> NDArray[np.int64]:
         """Return the rows that keep their labels, ascending. Raises DataError where `config` asks for too much."""
 
+    def thinned(self, config: DataSection[SetConfig], table: AnyTable) -> AnyTable:
+        """Return the labelled images with what the settings take away of their annotations. Raises DataError."""
+        return table
+
     @abstractmethod
     def fingerprint(self, table: AnyTable) -> str:
         """Name what a split is drawn from."""
@@ -115,6 +119,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         tables = self._with_common_classes(tables, config, log)
         log.raise_errors(_TITLE)
         tables = _with_split(tables, self.labeled_rows(config, tables["labeled"], folder / "split.json"))
+        tables["labeled"] = self.thinned(config, tables["labeled"])
         self._report_relations(tables, config, log, most_files=self.most_files_searched)
         log.raise_errors(_TITLE)
         if "unlabeled" in tables:
@@ -177,6 +182,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
                 tables = self._with_common_classes(tables, config, log)
                 try:
                     tables = _with_split(tables, self.choose_rows(config, tables["labeled"]))
+                    tables["labeled"] = self.thinned(config, tables["labeled"])
                 except DataError as error:
                     log.error("split", "data", "", str(error))
                 self._report_relations(tables, config, log)  # reads the images again

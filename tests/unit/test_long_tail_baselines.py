@@ -70,8 +70,8 @@ def test_eqlv2_weights_of_four_ratios():
 
 
 def test_the_loss_of_one_roi_of_eqlv2():
-    # Class 1 of two, logits (0, ln 3, 0): p = (.5, .75, .5). Own class: weight 2 * -ln .75; class 2: weight .1 * -ln .5;
-    # background: weight 1 * -ln .5.
+    # Class 1 of two, logits (0, ln 3, 0): p = (.5, .75, .5). Own class: weight 2 * -ln .75; class 2: weight .1 *
+    # -ln .5; background: weight 1 * -ln .5.
     logits, labels = torch.tensor([[0.0, math.log(3), 0.0]]), torch.tensor([1])
     rows, sums = equalized(logits, labels, torch.tensor([2.0, 2.0]), torch.tensor([0.1, 0.1]))
     assert float(rows[0]) == pytest.approx(2 * -math.log(0.75) + 0.1 * math.log(2) + math.log(2), rel=1e-5)

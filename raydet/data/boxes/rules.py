@@ -53,6 +53,7 @@ def _table(source: Source, sizes: NDArray[np.int64], boxes: NDArray[np.float64],
         classes=source.classes[order],
         crowd=source.crowd[order],
         areas=np.where(np.isnan(areas), box_areas, areas),
+        federated=source.federated,
     )
     return table if images.all() else table.take(np.flatnonzero(images))
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.boxes.federated import Federated
 from raydet.data.paths import resolve_inside
 
 
@@ -30,6 +31,7 @@ class Source:
     areas: NDArray[np.float64]  # [B] NaN where not given
     tags: NDArray[np.int64]  # [B] what messages call the box, see `box_place`
     tag_word: str  # "annotation id", "object", "line"
+    federated: Federated | None = None  # which classes were looked for, where not all were
     label_files: list[str] | None = None  # one a image, where every image has its own
     relative: bool = False
 
@@ -109,6 +111,7 @@ class Table:
     classes: NDArray[np.int64]  # [B]
     crowd: NDArray[np.bool_]  # [B]
     areas: NDArray[np.float64]  # [B] as annotated (of the mask, where there is one), else of the box
+    federated: Federated | None = None  # which classes were looked for, where not all were
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -153,6 +156,7 @@ class Table:
             classes=self.classes[picked],
             crowd=self.crowd[picked],
             areas=self.areas[picked],
+            federated=None if self.federated is None else self.federated.take(rows),
         )
 
     def with_boxes(self, kept: NDArray[np.bool_]) -> Table:
@@ -169,7 +173,7 @@ class Table:
 
     def without_boxes(self) -> Table:
         """Return the same images with nothing known about them."""
-        return self.with_boxes(np.zeros(len(self.classes), dtype=np.bool_))
+        return replace(self.with_boxes(np.zeros(len(self.classes), dtype=np.bool_)), federated=None)
 
     def usable_per_class(self) -> NDArray[np.int64]:
         """Return the number of boxes `[num_classes]` to train on (no crowd boxes)."""

@@ -146,7 +146,10 @@ class DetectionConfig(RunConfig):
 
     family: ClassVar[str] = "detection"
     trains: ClassVar[str] = "detector"
-    figures: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    figures: ClassVar[tuple[str, ...]] = (
+        *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+        *("APmaj", "APmin", "APr", "APc", "APf"),  # of groups of classes, where there are such
+    )
 
     data: DataConfig
     model: ModelConfig = ModelConfig()

@@ -16,7 +16,7 @@ from raydet.data.boxes.formats.detect import read_source
 from raydet.data.boxes.index import DatasetIndex, write_index
 from raydet.data.boxes.rules import usable
 from raydet.data.boxes.source import Table
-from raydet.data.boxes.splits import choose_rows, fingerprint
+from raydet.data.boxes.splits import choose_rows, fingerprint, thinned
 from raydet.data.boxes.summary import SetSummary, summarise
 from raydet.data.family import DataFamily
 from raydet.data.prepared import PreparedSets
@@ -62,6 +62,11 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
         """Return the rows that keep their boxes, ascending."""
         assert isinstance(config, DataConfig)
         return choose_rows(config, table)
+
+    def thinned(self, config: DataSection[DatasetConfig], table: Table) -> Table:
+        """Make the minority classes rare."""
+        assert isinstance(config, DataConfig)
+        return thinned(config, table)
 
     def fingerprint(self, table: Table) -> str:
         """Name the images and classes."""

@@ -85,7 +85,8 @@ def labeled_views(
     )
     truth = index.target_at(position)
     boxes, usable = boxes_into_view(truth.boxes, view, config.data.views.min_box_px)
-    target = replace(truth.where(usable), boxes=boxes)
+    verified = truth.verified if config.data.federated else None
+    target = replace(truth.where(usable), boxes=boxes, verified=verified)
     found = [
         ViewedImage(image_id, pixels, view, target, role, slot)
         for role, pixels in zip(recipe.roles, copies, strict=True)

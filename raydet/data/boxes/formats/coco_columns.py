@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.boxes.federated import FederatedColumns
 from raydet.data.boxes.source import Source, box_place
 from raydet.data.problems import ProblemLog
 from raydet.text import is_plain
@@ -30,6 +31,7 @@ class CocoColumns:
         self._box_codes, self._categories, self._tags = array("q"), array("q"), array("q")
         self._boxes, self._areas = array("d"), array("d")
         self._crowd = array("b")
+        self._federated = FederatedColumns(file, log)
 
     # --- categories -------------------------------------------------------------------------------------------------
 
@@ -49,6 +51,7 @@ class CocoColumns:
             self._log.error("category-id-twice", self._file, where, message, "give every category its own id")
         else:
             self._names[key] = name
+            self._federated.category(key, entry)
 
     def _class_names(self) -> tuple[list[int], tuple[str, ...]]:
         ids = sorted(self._names)
@@ -81,13 +84,14 @@ class CocoColumns:
             self._log.error("image-id", self._file, where, message)
             return
         where = f"image id {key}"
-        name = entry.get("file_name")
+        name = entry.get("file_name") or _file_of_url(entry.get("coco_url"))
         if not isinstance(name, str) or not name:
             self._log.error("image-file-name", self._file, where, f"file_name must be text, got {name!r:.40}")
             return
         self._image_codes.append(self._code_of.setdefault(key, len(self._code_of)))
         self.files.append(name.removeprefix("./"))
         self._sizes.extend((self._side(where, entry, "height"), self._side(where, entry, "width")))
+        self._federated.image(where, entry)
 
     def _side(self, where: str, entry: dict[str, Any], key: str) -> int:
         side = entry.get(key)
@@ -178,6 +182,7 @@ class CocoColumns:
             areas=np.array(self._areas, dtype=np.float64)[keep],
             tags=tags[keep],
             tag_word="annotation id",
+            federated=self._federated.result(ids, first),
         )
 
     def _first_entries(self) -> NDArray[np.int64]:
@@ -221,6 +226,11 @@ class CocoColumns:
             message = f"annotation id {tag} is used {count} times"
             fix = "both boxes are kept here, other tools count them double; give every annotation its own id"
             self._log.warn("annotation-id-twice", self._file, f"annotation id {tag}", message, fix)
+
+
+def _file_of_url(url: Any) -> str | None:
+    """Return the file that LVIS names by its address alone: its last folder and its name."""
+    return "/".join(url.split("/")[-2:]) if isinstance(url, str) and url.count("/") >= 2 else None
 
 
 def _is_int(value: Any) -> TypeGuard[int]:

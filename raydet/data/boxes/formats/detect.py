@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from raydet.config.box_data import DatasetConfig, ShapesConfig
+from raydet.data.boxes.class_names import mapped
 from raydet.data.boxes.formats.coco import read_coco
 from raydet.data.boxes.formats.folder import read_folder
 from raydet.data.boxes.formats.voc import read_voc
@@ -27,6 +28,10 @@ def read_source(config: DatasetConfig, log: ProblemLog, generated: Path | None =
 
     Broken entries are reported to `log` and left out. Raises DataError where the data set as a whole cannot be read.
     """
+    return mapped(_read(config, log, generated), config.class_map, log)
+
+
+def _read(config: DatasetConfig, log: ProblemLog, generated: Path | None) -> Source:
     path = Path(config.path).expanduser()
     images = Path(config.images).expanduser() if config.images is not None else None
     format = detect_format(config)

@@ -280,7 +280,7 @@ def _rois(
 ) -> RoiPass:
     device = proposals[0].device
     boxes, labels = [each.boxes.to(device) for each in targets], [each.classes.to(device) + 1 for each in targets]
-    return roi_pass(student, features, proposals, boxes, labels, rngs)
+    return roi_pass(student, features, proposals, boxes, labels, rngs, [each.verified for each in targets])
 
 
 def _rng(seed: int, purpose: str, view: ViewedImage, step: int) -> torch.Generator:
