@@ -154,8 +154,8 @@ def optimise(model: nn.Module, optimizer: torch.optim.Optimizer, config: Detecti
 def supervised_pair(config: DetectionConfig, data: PreparedBoxes, fork: Path) -> dict[str, Callable[[], float]]:
     """One supervised step of raydet's detector and of torchvision's, from the burn-in's weights on a fixed batch."""
     method = build_method(config)
-    share = {"rank": 0, "world": 1, "version_for": lambda _: None, "copies": method.labeled_copies}
-    views = StepLoader(data, config, TeacherViews(data, config), **share).take(0).labeled
+    share = {"rank": 0, "world": 1, "version_for": lambda _: None, "recipe": method.recipe}
+    views = StepLoader(data, config, TeacherViews(data, config, method.recipe), **share).take(0).labeled
     batch = StudentBatch(0, views, tuple(view.target for view in views), num_labeled=len(views))
     ours = method.build_model(len(data.class_names)).train()
     weights = open_checkpoint(fork).tensors("student")

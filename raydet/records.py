@@ -79,6 +79,7 @@ class Target:
     classes: Tensor  # [N] int64, 0-based, no background
     scores: Tensor  # [N] float32 in [0, 1], how sure the label is of `classes`; ground truth: 1
     quality: Tensor  # [N] float32, how well the box is placed, as the method defines it; ground truth: 1
+    verified: Tensor | None = None  # [C] int64: classes that are nowhere without a box; None: all, as is usual
 
     def __post_init__(self) -> None:
         """Raise ValueError where the columns differ in length: a loss would weigh one box by another's score."""
@@ -103,7 +104,8 @@ class Target:
 
     def where(self, mask: Tensor) -> Target:
         """Keep the rows of a boolean mask `[N]`, or the rows of an index tensor in its order."""
-        return Target(self.boxes[mask], self.classes[mask], self.scores[mask], self.quality[mask])
+        columns = (self.boxes[mask], self.classes[mask], self.scores[mask], self.quality[mask])
+        return Target(*columns, verified=self.verified)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

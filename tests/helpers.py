@@ -69,6 +69,24 @@ TINY = {
 }
 
 
+# Soft Teacher has views of its own, and so low thresholds that a model of a few steps has boxes on both sides of each.
+SOFT_VIEWS = {"max_long_side": 96, "eval_short_side": 64}
+TINY_SOFT = {
+    "name": "soft_teacher",
+    "pseudo_score_floor": 0.17,
+    "cls_pseudo_threshold": 0.19,
+    "rpn_pseudo_threshold": 0.21,
+    "box_spread_threshold": 0.05,
+    "views": {"short_side": [52, 72]},
+}
+
+
+def tiny_soft(run_dir: Path, *, method: dict[str, object] | None = None, **overrides: object) -> DetectionConfig:
+    """Return a run on Soft Teacher; `method` changes its settings, see `tiny_config`."""
+    settings = {**TINY_SOFT, **(method or {})}
+    return tiny_config(run_dir, **{"data__views": SOFT_VIEWS, **overrides}, method=settings)
+
+
 def tiny_config(run_dir: Path, **overrides: object) -> DetectionConfig:
     """Return a run that trains for a few steps in about a second; overrides by dotted key with `__` for the dots."""
     dotted = {"run.dir": str(run_dir), **{key.replace("__", "."): value for key, value in overrides.items()}}

@@ -8,7 +8,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import DataSection, Fraction, PositiveFloat, PositiveInt, Section, SetSection, Views
+from raydet.config.base import (
+    DataSection,
+    Fraction,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    SetSection,
+    Views,
+)
+from raydet.config.minority import MINORITY_CLASSES
 
 
 class ShapesConfig(Section):
@@ -50,6 +60,9 @@ class DatasetConfig(SetSection):
     `data.unlabeled` a folder means all its images, whatever annotations lie there."""
     format: Literal["auto", "coco", "voc", "yolo", "folder", "shapes"] = "auto"
     """How to read `path`; `auto` decides from what lies there (`raydet check-data` says what it chose)."""
+    class_map: dict[str, str | None] | str | None = None
+    """Other names for the classes of this set: name there -> name here, or null to leave the boxes out; classes that
+    are not mentioned keep their names. Or a JSON file that holds this."""
     images: str | None = None
     """Image root of a COCO JSON; by default the JSON's folder, or its parent where the first image lies there. In all
     formats: the folder that symlinks may lead into."""
@@ -65,7 +78,9 @@ class DatasetConfig(SetSection):
         fields = {"path": value} if isinstance(value, str) else value
         if isinstance(fields, dict):
             paths = {
-                k: expand_variables(v) for k, v in fields.items() if k in ("path", "images") and isinstance(v, str)
+                k: expand_variables(v)
+                for k, v in fields.items()
+                if k in ("path", "images", "class_map") and isinstance(v, str)
             }
             return {**fields, **paths}
         return fields
@@ -74,6 +89,30 @@ class DatasetConfig(SetSection):
     def _shapes_go_with_shapes(self) -> DatasetConfig:
         if self.shapes is not None and self.path != "shapes":
             raise ValueError("`shapes` is only for `path: shapes`; remove it or set path: shapes")
+        return self
+
+
+class SplitConfig(Section):
+    """Classes that are made rare among the labelled images: the minority classes of a benchmark."""
+
+    minority_classes: tuple[str, ...] | Literal["coco_split1", "coco_split2"] = ()
+    """Names of classes that keep their boxes in a few labelled images only; in all others they become background, as in
+    the benchmark. Or its lists: `coco_split1` (the 20 classes of VOC), `coco_split2` (40 classes). Evaluation gives
+    APmaj and APmin."""
+    keep_images_per_minority: NonNegativeInt | None = None
+    """How many images of each minority class keep all of their boxes, where there are so many. Default: all do, and the
+    classes are only told apart at evaluation."""
+
+    @property
+    def minority(self) -> tuple[str, ...]:
+        """Return the names of the minority classes."""
+        given = self.minority_classes
+        return MINORITY_CLASSES[given] if isinstance(given, str) else given
+
+    @model_validator(mode="after")
+    def _go_together(self) -> SplitConfig:
+        if self.keep_images_per_minority is not None and not self.minority_classes:
+            raise ValueError("keep_images_per_minority needs minority_classes: the names of the classes to make rare")
         return self
 
 
@@ -110,6 +149,10 @@ class DataConfig(DataSection[DatasetConfig]):
     labeled_ids: str | None = None
     """File that lists the labelled image ids: a JSON list, one id a line, or Unbiased Teacher's seed file with percent
     and seed behind it, as in `COCO_supervision.txt#10/1`."""
+    split: SplitConfig = SplitConfig()
+    """Rare classes, made on purpose."""
+    federated: bool = True
+    """Where a data set says which classes were looked for in an image (LVIS), background counts against those alone."""
     on_bad_box: Literal["error", "drop", "clip"] = "error"
     """What to do with boxes that are degenerate or leave their image: stop, drop them, or clip what can be clipped."""
     views: ViewsConfig = ViewsConfig()

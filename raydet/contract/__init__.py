@@ -6,7 +6,7 @@ A *method* is one paper: which labels it needs, what the student minimises, what
 
 from __future__ import annotations
 
-from raydet.contract.family import Exported, Family, FamilyRun, Loader, Result, StepStats
+from raydet.contract.family import Exported, Family, FamilyRun, ListingLoader, Loader, Result, StepStats
 from raydet.contract.method import Method
 from raydet.contract.types import (
     Alarm,
@@ -29,6 +29,7 @@ __all__ = [
     "Family",
     "FamilyRun",
     "Finding",
+    "ListingLoader",
     "Loader",
     "LossTerm",
     "Method",

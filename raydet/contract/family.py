@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raydet.config.load import resolve_section
@@ -15,6 +17,7 @@ from raydet.config.run import RunConfig
 from raydet.contract.types import Batch, Finding
 from raydet.data.check import CheckReport
 from raydet.data.family import DataFamily
+from raydet.data.order import Listing
 from raydet.data.prepared import PreparedSets
 from raydet.errors import UserError
 from raydet.group import Group
@@ -49,6 +52,17 @@ class Loader(Protocol):
 
     def close(self) -> None:
         """Drop what was prepared ahead and end the threads."""
+
+
+@runtime_checkable
+class ListingLoader(Protocol):
+    """A `Loader` that can list images more than once."""
+
+    def list_anew(self, listings: Sequence[Listing], until: int | None) -> None:
+        """Follow these listings; steps from `until` on are not settled yet, and not prepared ahead (None: all are)."""
+
+    def all_unlabeled_rows(self, step: int) -> NDArray[np.int64]:
+        """Return the rows of the unlabelled images of a step, those of all ranks, in slot order."""
 
 
 class Result(Protocol):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from raydet.config.method import TeacherSection
 from raydet.config.run import RunConfig
 from raydet.contract.types import Alarm, Batch, DataSizes, Outputs, ParamGroup, State, Teacher
+from raydet.data.order import Listing, Rebuilds
 from raydet.group import Group
 from raydet.labels.schedule import LabelSchedule
 from raydet.learning_rate import lr_at
+from raydet.records import PseudoLabel
 from raydet.window import Window
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -104,6 +106,24 @@ class Method(ABC, Generic[Config, AnyBatch]):
 
         `per_view` are this rank's rows, `sums` those of all ranks together; see `Outputs`.
         """
+
+    def rebuilds(self) -> Rebuilds | None:
+        """Say at which steps unlabelled images are listed anew; None: never."""
+        return None
+
+    def rebuild(
+        self, state: Any, sizes: DataSizes, step: int, labels: Iterable[tuple[int, PseudoLabel]], group: Group
+    ) -> None:
+        """List the unlabelled images anew: change the state such that `listings` has a listing of this rebuild.
+
+        `labels` are the newest of each image in `rebuilds().window(step)`, with its row, of this rank's share of the
+        rows; together the ranks have them all, each once, whatever their number.
+        """
+        raise AssertionError(f"{type(self).__name__} lists nothing anew")
+
+    def listings(self, state: Any, sizes: DataSizes) -> list[Listing]:
+        """Return how often images are listed in an epoch, where it is not once; of unlabelled ones the last two."""
+        return []
 
     def explain_barren(self, window: Window) -> Alarm | None:
         """Say what is wrong with the labels of a window, where something is: a method knows its own gates."""

@@ -84,11 +84,13 @@ class DataSizes:
     labeled: int  # images
     unlabeled: int
     classes: int
+    sets: PreparedSets[Any] | None = None  # the images themselves; None where only their number is asked about
 
 
 def sizes_of(data: PreparedSets[Any]) -> DataSizes:
     """Return how much data a run has."""
-    return DataSizes(len(data.labeled), 0 if data.unlabeled is None else len(data.unlabeled), len(data.class_names))
+    num_unlabeled = 0 if data.unlabeled is None else len(data.unlabeled)
+    return DataSizes(len(data.labeled), num_unlabeled, len(data.class_names), data)
 
 
 @dataclass(frozen=True, slots=True)

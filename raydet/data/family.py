@@ -90,6 +90,10 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
     def choose_rows(self, config: DataSection[SetConfig], table: AnyTable) -> NDArray[np.int64]:
         """Return the rows that keep their labels, ascending. Raises DataError where `config` asks for too much."""
 
+    def thinned(self, config: DataSection[SetConfig], table: AnyTable) -> AnyTable:
+        """Return the labelled images with what the settings take away of their annotations. Raises DataError."""
+        return table
+
     @abstractmethod
     def classes_of(self, table: AnyTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return rows and classes of all that is annotated: an image of several classes comes up several times."""
@@ -136,6 +140,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         tables = _with_split(tables, self.labeled_rows(config, tables["labeled"], folder / "split.json"))
         self._report_barren_split(tables["labeled"], config, log)
         log.raise_errors(_TITLE)
+        tables["labeled"] = self.thinned(config, tables["labeled"])
         self._report_relations(tables, config, log, most_files=self.most_files_searched)
         log.raise_errors(_TITLE)
         if "unlabeled" in tables:
@@ -258,6 +263,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
                     tables = self._with_val(tables, config)
                     tables = _with_split(tables, self.choose_rows(config, tables["labeled"]))
                     self._report_barren_split(tables["labeled"], config, log)
+                    tables["labeled"] = self.thinned(config, tables["labeled"])
                 except DataError as error:
                     log.error("split", "data", "", str(error))
                 self._report_relations(tables, config, log)  # reads the images again

@@ -15,7 +15,7 @@ class Prefetcher(Generic[Jobs]):
 
     def __init__(self, start: Callable[[int], Jobs], *, threads: int, ahead: int, end: int) -> None:
         """`start(step)` submits a step's jobs, in groups; no step from `end` on is prepared. 0 threads: none ahead."""
-        self._start, self._end = start, end
+        self._start, self.end = start, end
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="raydet-loader") if threads else None
         self._ahead = ahead if threads else 0
         self._coming: dict[int, Jobs] = {}
@@ -30,7 +30,7 @@ class Prefetcher(Generic[Jobs]):
 
     def take(self, step: int) -> Jobs:
         """Return the jobs of a step, and see to those of the next ones; does not wait for the jobs."""
-        wanted = range(step, max(step + 1, min(step + self._ahead + 1, self._end)))
+        wanted = range(step, max(step + 1, min(step + self._ahead + 1, self.end)))
         self._forget(set(self._coming).difference(wanted))
         for each in wanted:
             if each not in self._coming:

@@ -4,7 +4,8 @@ at step s (s optimiser steps done)
  1 checkpoint, where one is due: drain the label source first
  2 at a stage's end: forget momentum where the method says so, freeze and thaw; at the teacher's first step: it becomes
    an exact copy of the student; at publish steps: publish it
- 3 ask for the labels of every step up to s + lookahead whose teacher version exists
+ 3 where a rebuild is due, list the unlabelled images anew; ask for the labels of every step up to s + lookahead whose
+   teacher version exists
  4 take the labels of step s; a label older than the schedule's bound is an error
  5 join labels and views to the batch that the student trains on: for a detector, select pseudo-boxes and carry them
    into the strong views
@@ -38,6 +39,7 @@ from raydet.records import PseudoLabel, TeacherRef
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, steps_of, write_checkpoint
 from raydet.train.health import Health
 from raydet.train.journal import Journal
+from raydet.train.listing import ImageLists
 from raydet.train.optim import build_optimizer, set_frozen, set_lrs
 from raydet.train.rundir import RunFolder
 from raydet.train.state import TrainState, digest_of_images, digest_of_labeled
@@ -76,6 +78,7 @@ class Trainer:
         self.watch = Watch(config, health, group, journal)
         self.module = StepModule(student, method, device=group.device, dtype=dtype)
         self.statistics = statistics_of(student)
+        self.lists = ImageLists(config, method, data, source, group)
         self.names = tuple(method.loss_weights)
         self.weights = torch.tensor(list(method.loss_weights.values()), device=group.device)
 
@@ -100,6 +103,7 @@ class Trainer:
         config, state = self.config, self.state
         loader = self.family.build_loader()
         self.asked = first = state.step
+        self.lists.begin(loader, state.learned, first)
         module: StepModule | DistributedDataParallel | None = None
         try:
             while state.step < config.last_step:
@@ -114,6 +118,7 @@ class Trainer:
                 if module is None or s in self.method.stage_ends:
                     module = self.module_of_stage(s, module)
                 self.update_teacher_version(s)
+                self.lists.update(loader, state.learned, s)
                 asked_at = time.perf_counter()
                 labels = self.labels_of(s, loader)  # 3, 4
                 labeled_at = time.perf_counter()

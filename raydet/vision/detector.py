@@ -58,14 +58,26 @@ class Detector(nn.Module):
         """
         found: dict[int, Candidates] = {}
         for positions, group in images.by_frame():
-            features = self.features(group)
-            boxes = self.propose(self.score_anchors(features), group, proposals)
-            said = self.score_rois(features, boxes)
-            counts = [len(each) for each in boxes]
-            split = [torch.split(rows, counts) for rows in (said.class_logits, said.box_deltas, self.quality(said))]
-            for position, size, *part in zip(positions, group.sizes, boxes, *split, strict=True):
-                found[position] = _candidates(*part, size=size, score_floor=score_floor, top_k=top_k)
+            said = self.candidates_in(
+                self.features(group), group, proposals=proposals, score_floor=score_floor, top_k=top_k
+            )
+            found |= dict(zip(positions, said, strict=True))
         return [found[i] for i in range(len(images))]
+
+    @torch.no_grad()
+    def candidates_in(
+        self, features: dict[str, Tensor], images: ImageBatch, *, proposals: Proposals, score_floor: float, top_k: int
+    ) -> list[Candidates]:
+        """Return the candidates of images of one frame whose features are known; see `candidates`."""
+        boxes = self.propose(self.score_anchors(features), images, proposals)
+        said = self.score_rois(features, boxes)
+        counts = [len(each) for each in boxes]
+        rows = (self.probabilities(said.class_logits), said.box_deltas, self.quality(said))
+        split = [torch.split(each, counts) for each in rows]
+        return [
+            _candidates(*part, size=size, score_floor=score_floor, top_k=top_k)
+            for size, *part in zip(images.sizes, boxes, *split, strict=True)
+        ]
 
     def features(self, images: ImageBatch) -> dict[str, Tensor]:
         """Return the pyramid's maps `[N, C, H/stride, W/stride]`, finest first."""
@@ -94,6 +106,10 @@ class Detector(nn.Module):
         scores: RoiScores = self.roi_heads(features, rois)
         return scores
 
+    def probabilities(self, class_logits: Tensor) -> Tensor:
+        """Return what logits `[R, K + 1]` mean as scores in [0, 1], `[R, K + 1]`: those of background, then classes."""
+        return class_logits.softmax(dim=1)
+
     def quality(self, said: RoiScores) -> Tensor:
         """Return how well placed the box of each RoI is, `[R]` in [0, 1]; 1 where the model does not judge it."""
         return torch.ones_like(said.class_logits[:, 0])
@@ -101,7 +117,7 @@ class Detector(nn.Module):
 
 def _candidates(
     rois: Tensor,
-    class_logits: Tensor,
+    probabilities: Tensor,
     box_deltas: Tensor,
     quality: Tensor,
     *,
@@ -110,7 +126,7 @@ def _candidates(
     top_k: int,
 ) -> Candidates:
     """Turn one image's RoI scores into candidates, see `Detector.candidates`."""
-    scores = class_logits.softmax(dim=1)[:, 1:]
+    scores = probabilities[:, 1:]
     roi, klass = torch.where(scores > score_floor)
     deltas = by_class(box_deltas)[roi, klass + 1]
     boxes = clip_boxes_to_image(box_coder.decode_single(deltas, rois[roi]), size)

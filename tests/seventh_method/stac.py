@@ -27,7 +27,7 @@ from raydet.contract import Alarm, LossTerm
 from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms, by_score
-from raydet.families.detection.method import UNLIMITED, DetectionMethod, Selection, Thresholds
+from raydet.families.detection.method import UNLIMITED, OnePass, Selection, Thresholds
 from raydet.families.detection.passes import TrainPass, loss_terms
 from raydet.labels.schedule import LabelSchedule
 from raydet.records import Candidates, PseudoBoxes
@@ -46,7 +46,7 @@ class StacConfig(MethodSection):
     """Weight of all losses on pseudo-boxes (lambda_u)."""
 
 
-class Stac(DetectionMethod):
+class Stac(OnePass):
     """The burn-in's last student labels every unlabelled image once."""
 
     unseen_by_burn_in = frozenset({"confidence_threshold", "unsup_weight"})

@@ -14,6 +14,7 @@ class FakeIndex:
     """Images of 200 x 200 pixels, from a list of (box, class, crowd) per image."""
 
     class_names = ("cat", "dog")
+    federated = None
 
     def __init__(self, *images):
         self.images = images

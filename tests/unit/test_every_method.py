@@ -22,13 +22,26 @@ from raydet.metrics import read_metrics
 from raydet.registry import build_method, config_classes, method_class
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
-from tests.helpers import tiny_classes, tiny_config
+from tests.helpers import tiny_classes, tiny_config, tiny_soft
 
 
 def detector(**method: Any) -> Callable[[Path], RunConfig]:
     """Two steps of burn-in and three after it; what a method sets replaces `TINY`'s method."""
     changes = {"optim__steps": 5, "data__labeled_count": 10, "eval__max_images": 2}
     return lambda run_dir: tiny_config(run_dir, **changes, method={"burn_in_steps": 2, "ema_keep_rate": 0.5, **method})
+
+
+def soft(score_floor: float = 0.05, **method: Any) -> Callable[[Path], RunConfig]:
+    """A detector on Soft Teacher: two steps of burn-in and three after it."""
+    changes = {
+        "labels__score_floor": score_floor,
+        "optim__steps": 5,
+        "data__labeled_count": 10,
+        "eval__max_images": 2,
+        "model__roi_fg_iou": 0.3,
+    }
+    settings = {"burn_in_steps": 2, "box_spread_threshold": 0.5, **SURE_SOFT, **method}
+    return lambda run_dir: tiny_soft(run_dir, **changes, method=settings)
 
 
 def classifier(steps: int = 5, **method: Any) -> Callable[[Path], RunConfig]:
@@ -38,6 +51,9 @@ def classifier(steps: int = 5, **method: Any) -> Callable[[Path], RunConfig]:
 
 # A model of two steps is sure of nothing: a low threshold lets pseudo-boxes through all the same.
 SURE_ENOUGH = {"score_threshold": 0.16}
+SURE_SOFT = {"pseudo_score_floor": 0.15, "cls_pseudo_threshold": 0.15, "rpn_pseudo_threshold": 0.15}
+# Every part of gradient-based sampling within three steps.
+EARLY = {"gbr_warmup_steps": 0, "gbt_warmup_steps": 0, "crs_warmup_steps": 0, "crs_rebuild_steps": 1}
 # 0 supervised, 2 D2, 4 and 5 repredictions, 6 fine-tuning, 8 the end.
 R2D2_STAGES = {
     "burn_in_batch": 8,
@@ -60,6 +76,22 @@ RUNS: dict[str, dict[str, Callable[[Path], RunConfig]]] = {
         "plain": detector(name="il_net", **SURE_ENOUGH, iou_filter_threshold=0.2, iou_branch={"hidden": 16}),
         "without a branch": detector(name="il_net", **SURE_ENOUGH, iou_branch_enabled=False),
     },
+    "soft_teacher": {"plain": soft(), "focal": soft(cls_focal_exponent=1.0)},
+    "gradient_sampling": {
+        "plain": soft(name="gradient_sampling", **EARLY),
+        "direct, rfs": soft(name="gradient_sampling", **EARLY, gbr_solver="direct", unlabeled_sampling="rfs"),
+        "off": soft(name="gradient_sampling", gbr_enabled=False, gbt_enabled=False, unlabeled_sampling="random"),
+        "on unbiased teacher": detector(
+            name="gradient_sampling",
+            host="unbiased_teacher",
+            pseudo_score_floor=0.15,
+            cls_pseudo_threshold=0.16,
+            **EARLY,
+        ),
+    },
+    "logit_adjustment": {"plain": soft(name="logit_adjustment")},
+    "eqlv2": {"plain": soft(name="eqlv2", score_floor=1e-5, **dict.fromkeys(SURE_SOFT, 1e-4))},  # classes start at .001
+    "classifier_retraining": {"plain": soft(name="classifier_retraining", retrain_from_step=4)},
     "supervised_classifier": {"plain": classifier(name="supervised_classifier")},
     "mean_teacher": {"plain": classifier(name="mean_teacher", ramp_up_steps=2)},
     "pseudo_label": {"plain": classifier(name="pseudo_label", reprediction_interval_steps=2)},

@@ -147,9 +147,9 @@ def test_teacher_and_student_share_the_weak_view_of_an_image(
     """The loader comes first at (0, 2), where it prepares two steps ahead, the teacher in the other cases."""
     made, real = [], loader.teacher_view
 
-    def counted(index, image_id, version, config):
+    def counted(index, image_id, version, config, recipe):
         made.append((image_id, version))
-        return real(index, image_id, version, config)
+        return real(index, image_id, version, config, recipe)
 
     monkeypatch.setattr(loader, "teacher_view", counted)
     more = {"data__labeled__shapes__num_images": 60, "data__prefetch_steps": 2, "data__loader_threads": threads}

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 
-from raydet.data.boxes.source import Table
+from raydet.data.boxes.source import Source, Table
 from raydet.data.problems import ProblemLog
+from raydet.errors import DataError
 from raydet.text import suggestion
 
 
@@ -25,7 +29,57 @@ def renumbered(table: Table, class_names: tuple[str, ...], file: str, log: Probl
             fix = f"{suggestion(name, class_names)}rename it, remove its boxes, or add it to the labelled set"
             log.error("class-unknown", file, "", message, fix)
     table = table.with_boxes(new_numbers[table.classes] >= 0)
-    return replace(table, class_names=class_names, classes=new_numbers[table.classes])
+    federated = table.federated
+    if federated is not None:
+        federated = federated.renumbered(new_numbers, table.class_names, class_names)
+    return replace(table, class_names=class_names, classes=new_numbers[table.classes], federated=federated)
+
+
+def mapped(source: Source, given: Mapping[str, str | None] | str | None, log: ProblemLog) -> Source:
+    """Return a data set whose classes have other names; boxes of classes without a name are left out, classes of equal
+    names are one. Raises DataError where `given` is a file that holds no such map.
+    """
+    if given is None:
+        return source
+    names = read_class_map(Path(given)) if isinstance(given, str) else dict(given)
+    for name in names:
+        if name not in source.class_names:
+            fix = f"{suggestion(name, source.class_names)}correct or remove it"
+            log.error("class-map-unknown", source.file, "", f"class_map names {name!r}, which is no class here", fix)
+    new_names = [names.get(name, name) for name in source.class_names]
+    class_names = tuple(dict.fromkeys(name for name in new_names if name is not None))
+    number_of = {name: number for number, name in enumerate(class_names)}
+    numbers = np.array([-1 if name is None else number_of[name] for name in new_names] or [-1], dtype=np.int64)
+    kept = numbers[source.classes] >= 0
+    federated = source.federated
+    if federated is not None:
+        common = {new: f for new, f in zip(new_names, federated.frequency, strict=True) if new is not None}
+        moved = federated.renumbered(numbers, source.class_names, source.class_names)
+        federated = replace(moved, frequency=tuple(common[name] for name in class_names))
+    return replace(
+        source,
+        class_names=class_names,
+        rows=source.rows[kept],
+        boxes=source.boxes[kept],
+        classes=numbers[source.classes[kept]],
+        crowd=source.crowd[kept],
+        areas=source.areas[kept],
+        tags=source.tags[kept],
+        federated=federated,
+    )
+
+
+def read_class_map(file: Path) -> dict[str, str | None]:
+    """Read a JSON object: name there -> name here, or null. Raises DataError."""
+    try:
+        content = json.loads(file.expanduser().read_bytes())
+    except FileNotFoundError:
+        raise DataError(f"{file}: no such file (class_map)") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise DataError(f"{file}: not readable as JSON (class_map): {error}") from None
+    if not isinstance(content, dict) or any(not isinstance(to, str | None) for to in content.values()):
+        raise DataError(f'{file}: expected an object of class names (class_map): {{"name there": "name here"}}')
+    return content
 
 
 def report_empty_classes(table: Table, name: str, file: str, log: ProblemLog) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from raydet.data.bad_images import explaining_damage
+from raydet.data.boxes.federated import Federated
 from raydet.data.boxes.source import Table
 from raydet.data.decode import FULL_RANGE, decode
 from raydet.data.mapped import IndexKind, MappedIndex, flat, opened_root, stored_root, write_index_file
@@ -49,11 +50,13 @@ class Truth:
 
 def write_index(path: Path, table: Table) -> None:
     """Write a table as an index file: aside first, then renamed, so that no reader ever sees half of it."""
-    about = {
+    about: dict[str, Any] = {
         "class_names": list(table.class_names),
         "root": stored_root(table.root, path),
         "gray16_range": list(table.gray16_range),
     }
+    if table.federated is not None:
+        about["federated"] = table.federated.as_json()
     write_index_file(path, _KIND, _columns(table), about)
 
 
@@ -76,6 +79,8 @@ class DatasetIndex(MappedIndex):
         self._classes: NDArray[np.int32] = flat(classes.values)
         self._crowd: NDArray[np.uint8] = flat(batch.column("crowd").values)
         self._areas: NDArray[np.float64] = flat(batch.column("areas").values)
+        found = about.get("federated")
+        self.federated: Federated | None = None if found is None else Federated.from_json(found)
 
     def file_at(self, row: int) -> Path:
         """Return the image file of a row. Raises DataError where it would lie outside the image root."""
@@ -103,7 +108,21 @@ class DatasetIndex(MappedIndex):
         """Return what to train on: boxes float32 `[N, 4]` in original pixels, without crowd boxes."""
         truth = self.truth_at(row)
         boxes = torch.from_numpy(truth.boxes[~truth.crowd].astype(np.float32))
-        return Target.truth(boxes, torch.from_numpy(truth.classes[~truth.crowd]))
+        target = Target.truth(boxes, torch.from_numpy(truth.classes[~truth.crowd]))
+        verified = self.verified_at(row)
+        return target if verified is None else replace(target, verified=torch.from_numpy(verified))
+
+    def verified_at(self, row: int) -> NDArray[np.int64] | None:
+        """Return the classes of which it is known that the image has no object without a box; None: all."""
+        if self.federated is None:
+            return None
+        complete = np.setdiff1d(self.truth_at(row).classes, self.federated.partial[row])
+        return np.union1d(complete, self.federated.negative[row])
+
+    def classes_at(self, row: int) -> NDArray[np.int64]:
+        """Return the distinct classes that an image has boxes of to train on, ascending."""
+        own = slice(self._first[row], self._first[row + 1])
+        return np.unique(self._classes[own][self._crowd[own] == 0].astype(np.int64))
 
     def truth_at(self, row: int) -> Truth:
         """Return everything annotated in an image, crowd boxes included."""

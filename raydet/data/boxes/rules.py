@@ -75,6 +75,7 @@ def _table(source: Source, sizes: NDArray[np.int64], boxes: NDArray[np.float64],
         crowd=source.crowd[order],
         areas=np.where(np.isnan(areas), box_areas, areas),
         annotated=np.bincount(source.rows[~source.crowd], minlength=len(source.ids)) > 0,
+        federated=source.federated,
     )
     return table if images.all() else table.take(np.flatnonzero(images))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.boxes.federated import Federated
 from raydet.data.decode import FULL_RANGE
 from raydet.data.paths import resolve_inside
 
@@ -32,6 +33,7 @@ class Source:
     areas: NDArray[np.float64]  # [B] NaN where not given
     tags: NDArray[np.int64]  # [B] what messages call the box, see `box_place`
     tag_word: str  # "annotation id", "object", "line"
+    federated: Federated | None = None  # which classes were looked for, where not all were
     label_files: list[str] | None = None  # one a image, where every image has its own
     relative: bool = False
     spoilt: frozenset[int] = frozenset()
@@ -125,7 +127,8 @@ class Table:
     areas: NDArray[np.float64]  # [B] as annotated (of the mask, where there is one), else of the box
     gray16_range: tuple[int, int] = FULL_RANGE  # the values of 16-bit pictures that become 0 to 255
     annotated: NDArray[np.bool_] | None = None
-    """[N] Images with an annotation that is not crowd, those counted whose boxes were unusable; None: as `boxes` say."""
+    """[N] Images with an annotation that is not crowd, also where its box was unusable; None: as `boxes` say."""
+    federated: Federated | None = None  # which classes were looked for, where not all were
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -171,6 +174,7 @@ class Table:
             crowd=self.crowd[picked],
             areas=self.areas[picked],
             annotated=None if self.annotated is None else self.annotated[rows],
+            federated=None if self.federated is None else self.federated.take(rows),
         )
 
     def with_boxes(self, kept: NDArray[np.bool_]) -> Table:
@@ -187,7 +191,7 @@ class Table:
 
     def without_boxes(self) -> Table:
         """Return the same images with nothing known about them."""
-        return replace(self.with_boxes(np.zeros(len(self.classes), dtype=np.bool_)), annotated=None)
+        return replace(self.with_boxes(np.zeros(len(self.classes), dtype=np.bool_)), annotated=None, federated=None)
 
     def annotated_rows(self) -> NDArray[np.int64]:
         """Return the images, ascending, for which somebody has drawn a box that is not crowd, usable or not."""

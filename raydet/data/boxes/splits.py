@@ -18,6 +18,7 @@ from raydet.data.boxes.seed_file import read_labeled_rows
 from raydet.data.boxes.source import Table
 from raydet.errors import DataError
 from raydet.randomness import derive_seed
+from raydet.text import suggestion
 
 
 def stratified(
@@ -63,6 +64,33 @@ def choose_rows(config: DataConfig, table: Table) -> NDArray[np.int64]:
         return np.arange(len(table))
     trained = ~table.crowd
     return stratified(table.ids, table.box_rows()[trained], table.classes[trained], config.split_seed, count)
+
+
+def thinned(config: DataConfig, table: Table) -> Table:
+    """Return the labelled images with minority classes made rare, as the published long-tailed splits are.
+
+    Of every minority class, the rarest first, so many images keep all of their boxes, drawn with `split_seed`; images
+    that were chosen for another class count. Everywhere else objects of minority classes become background. Raises
+    DataError for classes that do not exist.
+    """
+    split = config.split
+    if unknown := [name for name in split.minority if name not in table.class_names]:
+        raise DataError(
+            f"data.split.minority_classes: {unknown[0]!r} is no class of the labelled set; "
+            f"{suggestion(unknown[0], table.class_names)}correct or remove it"
+        )
+    if split.keep_images_per_minority is None:
+        return table
+    rows, numbers = table.box_rows(), [table.class_names.index(name) for name in split.minority]
+    with_class = {number: np.unique(rows[(table.classes == number) & ~table.crowd]) for number in numbers}
+    place = [derive_seed(config.split_seed, "minority", image_id) for image_id in table.ids]
+    chosen: set[int] = set()
+    for number in sorted(numbers, key=lambda number: (len(with_class[number]), number)):
+        own = with_class[number].tolist()
+        missing = split.keep_images_per_minority - len(chosen.intersection(own))
+        chosen.update(sorted(set(own) - chosen, key=place.__getitem__)[: max(0, missing)])
+    keeps_all = np.isin(rows, np.array(sorted(chosen), dtype=np.int64))
+    return table.with_boxes(keeps_all | ~np.isin(table.classes, numbers))
 
 
 def fingerprint(table: Table) -> str:

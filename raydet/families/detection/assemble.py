@@ -96,11 +96,13 @@ def assemble(
         stats.ages.append(step - label.teacher.version)
         selection = method.select(label)
         stats.add(label, selection, num_classes)
-        target = to_target(selection.kept, view, min_side_px=method.run.data.views.min_box_px)
-        stats.degenerate += len(selection.kept) - len(target)
+        carried = method.carried(label, selection)
+        target = to_target(carried, view, min_side_px=method.run.data.views.min_box_px)
+        stats.degenerate += len(carried) - len(target)
         targets.append(target)
     every = (*views.labeled, *views.unlabeled)
-    return StudentBatch(step, every, tuple(targets), num_labeled=len(views.labeled)), stats
+    batch = StudentBatch(step, every, tuple(targets), len(views.labeled), seen=views.seen, labels=tuple(labels))
+    return batch, stats
 
 
 def to_target(kept: PseudoBoxes, view: ViewedImage, *, min_side_px: float) -> Target:

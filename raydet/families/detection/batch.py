@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from raydet.records import Target
+from raydet.records import PseudoBoxes, Target
 from raydet.vision.geometry import View
 
 LABELED, UNLABELED = "labeled", "unlabeled"
@@ -36,6 +36,8 @@ class StudentBatch:
     views: tuple[ViewedImage, ...]
     targets: tuple[Target, ...]
     num_labeled: int  # of `views`: the first so many carry ground truth
+    seen: tuple[ViewedImage, ...] = ()  # the teacher's views of the unlabelled part, where a recipe shows them
+    labels: tuple[PseudoBoxes, ...] = ()  # what the teacher said of the unlabelled part, all of it
 
     @property
     def sizes(self) -> Mapping[str, int]:
@@ -64,4 +66,7 @@ class StudentBatch:
             rows.append([row for row in every if self.views[row].slot in own])
         chosen = [row for group in rows for row in group]
         views, targets = tuple(self.views[row] for row in chosen), tuple(self.targets[row] for row in chosen)
-        return StudentBatch(self.step, views, targets, num_labeled=len(rows[0]))
+        unlabeled = [row - self.num_labeled for row in rows[1]]
+        seen = tuple(self.seen[row] for row in unlabeled) if self.seen else ()
+        labels = tuple(self.labels[row] for row in unlabeled) if self.labels else ()
+        return StudentBatch(self.step, views, targets, len(rows[0]), seen, labels)

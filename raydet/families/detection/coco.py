@@ -6,9 +6,7 @@ here, so the engines cannot differ in what a figure means. Where a class has no 
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
@@ -16,17 +14,19 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor
 
+from raydet.data.boxes.federated import FREQUENCIES
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
+from raydet.families.detection.lvis import lvis_precision
+from raydet.families.detection.precision import MOST_DETECTIONS, Dataset, pycocotools_precision
 from raydet.text import percent
 
 EngineName = Literal["auto", "hotcoco", "pycocotools"]
-Dataset = dict[str, list[dict[str, Any]]]  # the COCO JSON layout
 
 ALL, SMALL, MEDIUM, LARGE = 0, 1, 2, 3  # COCO's area ranges: all, < 32^2, 32^2..96^2, > 96^2 square pixels
-AT_MOST_100 = 2  # COCO's third limit of detections per image and class: 1, 10, 100
 AT_50, AT_75 = 0, 5  # COCO's IoU thresholds 0.50, 0.55, ..., 0.95
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+GROUPS = ("APmaj", "APmin", "APr", "APc", "APf")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -62,6 +62,11 @@ class EvalResult:
     boxes: int  # ground-truth boxes without crowd regions
     detections: int
     engine: str  # the engine that ran
+    APmaj: float | None = None  # of the classes that are not minority classes, where there are such
+    APmin: float | None = None  # of the minority classes
+    APr: float | None = None  # of rare, common and frequent classes, where the data set tells them apart (LVIS)
+    APc: float | None = None
+    APf: float | None = None
 
     @property
     def score(self) -> float | None:
@@ -78,6 +83,8 @@ class EvalResult:
             f"{self.images} images, {self.boxes} boxes, {self.detections} detections, engine {self.engine}",
             "  ".join(f"{name} {percent(getattr(self, name)):>5}" for name in COLUMNS),
         ]
+        groups = [f"{name} {percent(getattr(self, name)):>5}" for name in GROUPS if getattr(self, name) is not None]
+        lines += ["  ".join(groups)] if groups else []
         width = max((len(name) for name in self.per_class), default=0)
         lines += [
             f"  {name:<{width}}  AP {percent(each.AP):>5}  AP50 {percent(each.AP50):>5}"
@@ -92,9 +99,12 @@ def coco_metrics(
     *,
     engine: EngineName = "auto",
     positions: Sequence[int] | None = None,
+    minority: Sequence[str] = (),
 ) -> EvalResult:
     """Return COCO's figures of `detections` on the images at `positions` (all by default).
 
+    `minority`: classes with a mean of their own. Where not every class was looked for in every image, the rules are
+    those of LVIS (`lvis_precision`).
     Images without a record count as images without detections; the order of the records does not matter.
     Raises ValueError for an image that is unknown, not among `positions` or given twice, for a class out of range,
     and for a score or box that is not finite; UserError for an engine that is not installed.
@@ -103,7 +113,11 @@ def coco_metrics(
     rows = _rows(index, detections, positions)
     truth = _truth(index, positions)
     used = _resolve(engine)
-    precision = _hotcoco(truth, rows) if used == "hotcoco" else _pycocotools(truth, rows)
+    if index.federated is not None:
+        federated = index.federated.take(np.array(positions, dtype=np.int64))
+        precision = lvis_precision(truth, rows, federated, used)
+    else:
+        precision = _hotcoco(truth, rows) if used == "hotcoco" else pycocotools_precision(truth, rows)
     names = index.class_names
     return EvalResult(
         AP=_mean(precision[:, :, :, ALL]),
@@ -120,7 +134,20 @@ def coco_metrics(
         boxes=sum(1 for box in truth["annotations"] if not box["iscrowd"]),
         detections=len(rows),
         engine=used,
+        **_of_groups(precision, index, minority),
     )
+
+
+def _of_groups(precision: np.ndarray, index: DatasetIndex, minority: Sequence[str]) -> dict[str, float | None]:
+    """Return AP of each group of classes that there is."""
+    names, found = index.class_names, {}
+    if minority:
+        is_minority = np.isin(names, minority)
+        found = {"APmaj": _mean(precision[:, :, ~is_minority, ALL]), "APmin": _mean(precision[:, :, is_minority, ALL])}
+    if index.federated is not None:
+        of = np.array(index.federated.frequency)
+        found |= {f"AP{kind}": _mean(precision[:, :, of == kind, ALL]) for kind in FREQUENCIES}
+    return found
 
 
 def _resolve(engine: EngineName) -> str:
@@ -189,36 +216,6 @@ def _annotations(index: DatasetIndex, i: int) -> Iterator[dict[str, Any]]:
         }
 
 
-def _pycocotools(truth: Dataset, rows: np.ndarray) -> np.ndarray:
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    found = [
-        {
-            "id": number + 1,
-            "image_id": int(row[0]),
-            "category_id": int(row[6]),
-            "bbox": row[1:5].tolist(),
-            "area": float(row[3] * row[4]),
-            "iscrowd": 0,
-            "score": float(row[5]),
-        }
-        for number, row in enumerate(rows)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress with print
-        sides = []
-        # Not loadRes: it fails where there are no detections.
-        for dataset in (truth, {**truth, "annotations": found}):
-            side = COCO()
-            side.dataset = dataset
-            side.createIndex()
-            sides.append(side)
-        run = COCOeval(*sides, iouType="bbox")
-        run.evaluate()
-        run.accumulate()
-    return np.asarray(run.eval["precision"])[..., AT_MOST_100]
-
-
 def _hotcoco(truth: Dataset, rows: np.ndarray) -> np.ndarray:
     from hotcoco import COCO, COCOeval
 
@@ -227,7 +224,7 @@ def _hotcoco(truth: Dataset, rows: np.ndarray) -> np.ndarray:
     run.evaluate()
     run.accumulate()
     arrays: Any = run.eval
-    return np.asarray(arrays["precision"])[..., AT_MOST_100]
+    return np.asarray(arrays["precision"])[..., MOST_DETECTIONS]
 
 
 def _mean(precision: np.ndarray) -> float | None:

@@ -15,6 +15,13 @@ from raydet.config.box_data import DataConfig
 from raydet.config.detector import ModelConfig
 from raydet.config.method import MethodSection, TeacherSection
 from raydet.config.run import EvalConfig, LabelsConfig, RunConfig
+from raydet.families.detection.long_tail_config import (
+    ClassifierRetrainingConfig,
+    EqlV2Config,
+    GradientSamplingConfig,
+    LogitAdjustmentConfig,
+)
+from raydet.families.detection.soft_config import SoftTeacherConfig
 
 
 class BoxLabelsConfig(LabelsConfig):
@@ -121,7 +128,16 @@ class IlNetConfig(_MutualConfig):
     """IoU score that a foreground prediction must exceed, strictly, to survive (theta)."""
 
 
-METHODS: list[type[MethodSection]] = [SupervisedConfig, UnbiasedTeacherConfig, IlNetConfig]
+METHODS: list[type[MethodSection]] = [
+    SupervisedConfig,
+    UnbiasedTeacherConfig,
+    IlNetConfig,
+    SoftTeacherConfig,
+    GradientSamplingConfig,
+    LogitAdjustmentConfig,
+    ClassifierRetrainingConfig,
+    EqlV2Config,
+]
 """The methods that train a detector, a line each."""
 
 
@@ -130,7 +146,10 @@ class DetectionConfig(RunConfig):
 
     family: ClassVar[str] = "detection"
     trains: ClassVar[str] = "detector"
-    figures: ClassVar[tuple[str, ...]] = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    figures: ClassVar[tuple[str, ...]] = (
+        *("AP", "AP50", "AP75", "APs", "APm", "APl"),
+        *("APmaj", "APmin", "APr", "APc", "APf"),  # of groups of classes, where there are such
+    )
 
     data: DataConfig
     model: ModelConfig = ModelConfig()

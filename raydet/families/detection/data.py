@@ -16,7 +16,7 @@ from raydet.data.boxes.formats.detect import read_source
 from raydet.data.boxes.index import DatasetIndex, write_index
 from raydet.data.boxes.rules import usable
 from raydet.data.boxes.source import Table
-from raydet.data.boxes.splits import choose_rows, fingerprint
+from raydet.data.boxes.splits import choose_rows, fingerprint, thinned
 from raydet.data.boxes.summary import SetSummary, summarise
 from raydet.data.family import DataFamily
 from raydet.data.prepared import PreparedSets
@@ -78,6 +78,11 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
     def classes_of(self, table: Table) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Return rows and classes of the boxes to train on."""
         return table.box_rows()[~table.crowd], table.classes[~table.crowd]
+
+    def thinned(self, config: DataSection[DatasetConfig], table: Table) -> Table:
+        """Make the minority classes rare."""
+        assert isinstance(config, DataConfig)
+        return thinned(config, table)
 
     def fingerprint(self, table: Table) -> str:
         """Name the images and classes."""

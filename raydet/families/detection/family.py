@@ -54,7 +54,7 @@ class Detection(Family[DetectionConfig]):
         """Return a teacher."""
         data = BOXES.open(data_folder)
         method = detection_method(config, "labelling with boxes")
-        return DetectorAnnotator(method, data, device, TeacherViews(data, config))
+        return DetectorAnnotator(method, data, device, TeacherViews(data, config, method.recipe))
 
     def evaluate(
         self, method: DetectionMethod, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None

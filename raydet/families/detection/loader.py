@@ -12,25 +12,26 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from raydet.data.boxes.index import DatasetIndex
-from raydet.data.order import BatchOrder, own_slots
+from raydet.data.order import ListedOrder, Listing, own_slots
 from raydet.data.prefetch import Prefetcher
 from raydet.errors import DataError
 from raydet.families.detection.batch import ViewedImage
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import PreparedBoxes
-from raydet.families.detection.views import strong_view, weak_view
+from raydet.families.detection.recipes import Recipe
 from raydet.randomness import stream
 from raydet.records import Target
 from raydet.vision.geometry import boxes_into_view
 
 T = TypeVar("T")
-Copy = Literal["strong", "weak"]
-"""How a copy of a labelled image looks: with the colours of the strong view, or as it is."""
+_Pair = tuple[ViewedImage, ViewedImage]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -38,8 +39,9 @@ class StepViews:
     """One rank's images of one step."""
 
     labeled: tuple[ViewedImage, ...]  # copy by copy, of the same images in the same order
-    unlabeled: tuple[ViewedImage, ...]  # strong views in slot order, without targets; empty where no teacher labels
+    unlabeled: tuple[ViewedImage, ...]  # the student's views in slot order, without targets; none: no teacher labels
     dropped_boxes: int  # boxes of labelled images that got thinner than `views.min_box_px`, once per image
+    seen: tuple[ViewedImage, ...] = ()  # the teacher's views of the same, where the recipe shows them
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,55 +52,59 @@ class LabeledCopies:
     dropped_boxes: int
 
 
-def teacher_view(index: DatasetIndex, image_id: str, version: int, config: DetectionConfig) -> ViewedImage:
-    """Return the weak view in which the teacher of `version` sees an image; its target is empty.
+def teacher_view(
+    index: DatasetIndex, image_id: str, version: int, config: DetectionConfig, recipe: Recipe
+) -> ViewedImage:
+    """Return the view in which the teacher of `version` sees an image; its target is empty.
 
     Raises DataError where the image cannot be read.
     """
-    position = index.position(image_id)
-    pixels, view = weak_view(
-        _pixels(index, position), config.data.views, stream(config.seed, "weak", image_id, version)
+    pixels, view = recipe.teacher(
+        _pixels(index, index.position(image_id)), stream(config.seed, "weak", image_id, version)
     )
     return ViewedImage(image_id, pixels, view, Target.empty(), role="weak", slot=0)
 
 
-def student_view(weak: ViewedImage, step: int, slot: int, config: DetectionConfig) -> ViewedImage:
-    """Return the strong view of an unlabelled image: the geometry of its weak view, colours drawn for this step."""
-    rng = stream(config.seed, "strong", weak.image_id, step, slot)
-    pixels = strong_view(weak.pixels, config.data.views, rng)
-    return ViewedImage(weak.image_id, pixels, weak.view, weak.target, role="unlabeled", slot=slot)
+def student_view(
+    seen: ViewedImage, original: Callable[[], Tensor], step: int, slot: int, seed: int, recipe: Recipe
+) -> ViewedImage:
+    """Return the student's view of an unlabelled image, drawn for this step, beside the one that the teacher saw."""
+    rng = stream(seed, "strong", seen.image_id, step, slot)
+    pixels, view = recipe.student((seen.pixels, seen.view), original, rng)
+    return ViewedImage(seen.image_id, pixels, view, seen.target, role="unlabeled", slot=slot)
 
 
 def labeled_views(
-    index: DatasetIndex, position: int, step: int, slot: int, config: DetectionConfig, copies: Sequence[Copy]
+    index: DatasetIndex, position: int, step: int, slot: int, config: DetectionConfig, recipe: Recipe
 ) -> LabeledCopies:
-    """Return the `copies` of a labelled image, with its boxes in view pixels."""
-    image_id, views = index.id_at(position), config.data.views
-    pixels, view = weak_view(_pixels(index, position), views, stream(config.seed, "labeled-weak", image_id, step, slot))
+    """Return the copies of a labelled image, with its boxes in view pixels."""
+    image_id = index.id_at(position)
+    copies, view = recipe.labeled(
+        _pixels(index, position), lambda purpose: stream(config.seed, purpose, image_id, step, slot)
+    )
     truth = index.target_at(position)
-    boxes, usable = boxes_into_view(truth.boxes, view, views.min_box_px)
-    target = replace(truth.where(usable), boxes=boxes)
-    found = []
-    for copy in copies:
-        role, seen = f"labeled-{copy}", pixels
-        if copy == "strong":
-            seen = strong_view(pixels, views, stream(config.seed, role, image_id, step, slot))
-        found.append(ViewedImage(image_id, seen, view, target, role, slot))
+    boxes, usable = boxes_into_view(truth.boxes, view, config.data.views.min_box_px)
+    verified = truth.verified if config.data.federated else None
+    target = replace(truth.where(usable), boxes=boxes, verified=verified)
+    found = [
+        ViewedImage(image_id, pixels, view, target, role, slot)
+        for role, pixels in zip(recipe.roles, copies, strict=True)
+    ]
     return LabeledCopies(tuple(found), dropped_boxes=len(truth) - len(target))
 
 
 class TeacherViews:
-    """The weak views of unlabelled images, shared by the two that need each of them once: the teacher, which labels it,
-    and the loader, which makes the strong view from it.
+    """The teacher's views of unlabelled images, shared by the two that need each of them once: the teacher, which
+    labels it, and the loader, which makes the student's view from it or shows it beside that one.
 
     Which of them comes first depends on `labels.lookahead` and `data.prefetch_steps`. The first one makes the view and
     leaves it here, the second one takes it away. At most `keep` views wait; then the oldest is dropped, and made again
     should it be wanted after all. A view is a pure function of its key, so none of this changes a bit. Thread-safe.
     """
 
-    def __init__(self, data: PreparedBoxes, config: DetectionConfig, *, keep: int = 0) -> None:
+    def __init__(self, data: PreparedBoxes, config: DetectionConfig, recipe: Recipe, *, keep: int = 0) -> None:
         """With `keep` 0, for a process that has only one of the two, every view is made when it is asked for."""
-        self._index, self._config, self._keep = data.unlabeled, config, keep
+        self._index, self._config, self._recipe, self._keep = data.unlabeled, config, recipe, keep
         self._waiting: OrderedDict[tuple[str, int], Future[ViewedImage]] = OrderedDict()
         self._lock = threading.Lock()
 
@@ -118,22 +124,22 @@ class TeacherViews:
         if made is not None:
             return made.result()
         try:
-            mine.set_result(teacher_view(self._index, image_id, version, self._config))
+            mine.set_result(teacher_view(self._index, image_id, version, self._config, self._recipe))
         except BaseException as error:
             mine.set_exception(error)
         return mine.result()
 
 
-def views_for_training(data: PreparedBoxes, config: DetectionConfig, world: int) -> TeacherViews:
+def views_for_training(data: PreparedBoxes, config: DetectionConfig, recipe: Recipe, world: int) -> TeacherViews:
     """Return the views of one of `world` ranks; they are kept for the teacher only where it works in this process.
 
     What waits for its second user: the images of the steps by which the labels or the loader may be ahead, and of the
     step at hand.
     """
     if not config.uses_labels or config.labels.source != "inline":
-        return TeacherViews(data, config)
+        return TeacherViews(data, config, recipe)
     steps = max(config.labels.lookahead, config.data.prefetch_steps) + 1
-    return TeacherViews(data, config, keep=steps * -(-config.optim.unlabeled_batch // world))
+    return TeacherViews(data, config, recipe, keep=steps * -(-config.optim.unlabeled_batch // world))
 
 
 def _pixels(index: DatasetIndex, position: int) -> Tensor:
@@ -161,17 +167,14 @@ class StepLoader:
         rank: int,
         world: int,
         version_for: Callable[[int], int | None],
-        copies: Sequence[Copy],
+        recipe: Recipe,
     ) -> None:
-        """Serve rank `rank` of `world`; `version_for(step)` says which teacher labels a step, None: no unlabelled.
-
-        Each labelled image is seen as so many `copies`.
-        """
+        """Serve rank `rank` of `world`; `version_for(step)` says which teacher labels a step, None: no unlabelled."""
         optim = config.optim
         self._config = config
         self._views = views
         self._version_for = version_for
-        self._copies = copies
+        self._recipe = recipe
         self._labeled = _Share(data.labeled, optim.labeled_batch, config.seed, "labeled", rank, world)
         self._unlabeled = (
             _Share(data.unlabeled, optim.unlabeled_batch, config.seed, "unlabeled", rank, world)
@@ -192,24 +195,39 @@ class StepLoader:
         assert self._unlabeled is not None, "this run has no unlabelled images"
         return [position for _, position in self._unlabeled.slots(step)]
 
+    def all_unlabeled_rows(self, step: int) -> NDArray[np.int64]:
+        """Return the rows of the unlabelled images of a step, those of all ranks, in slot order."""
+        assert self._unlabeled is not None, "this run has no unlabelled images"
+        return self._unlabeled.order.positions(step)
+
+    def list_anew(self, listings: Sequence[Listing], until: int | None) -> None:
+        """Follow these listings; of steps from `until` on, which are not settled yet, nothing is prepared ahead."""
+        shares = {"labeled": self._labeled, "unlabeled": self._unlabeled}
+        for name, share in shares.items():
+            if share is not None:
+                own = [listing for listing in listings if listing.set_name == name]
+                share.order.list_anew(own, until if name == "unlabeled" else None)
+        self._ahead.end = self._config.length if until is None else min(self._config.length, until)
+
     def take(self, step: int) -> StepViews:
         """Return the views of a step; waits until they are ready. Raises what went wrong while loading them."""
         labeled, unlabeled = self._ahead.take(step)
-        images = [future.result() for future in labeled]
+        images, pairs = [future.result() for future in labeled], [future.result() for future in unlabeled]
         return StepViews(
-            labeled=tuple(image.copies[copy] for copy in range(len(self._copies)) for image in images),
-            unlabeled=tuple(future.result() for future in unlabeled),
+            labeled=tuple(image.copies[copy] for copy in range(len(self._recipe.roles)) for image in images),
+            unlabeled=tuple(student for student, _ in pairs),
             dropped_boxes=sum(image.dropped_boxes for image in images),
+            seen=tuple(seen for _, seen in pairs) if self._recipe.shows_teacher_views else (),
         )
 
     def close(self) -> None:
         """Drop what was prepared ahead and end the threads; waits for images being decoded right now."""
         self._ahead.close()
 
-    def _start(self, step: int) -> tuple[list[Future[LabeledCopies]], list[Future[ViewedImage]]]:
+    def _start(self, step: int) -> tuple[list[Future[LabeledCopies]], list[Future[_Pair]]]:
         config, labeled, unlabeled = self._config, self._labeled.index, self._unlabeled
         images = [
-            self._submit(partial(labeled_views, labeled, position, step, slot, config, self._copies), labeled, position)
+            self._submit(partial(labeled_views, labeled, position, step, slot, config, self._recipe), labeled, position)
             for slot, position in self._labeled.slots(step)
         ]
         version = self._version_for(step)
@@ -217,15 +235,18 @@ class StepLoader:
             return images, []
         assert unlabeled is not None, f"step {step} has a teacher, but this run has no unlabelled images"
         views = [
-            self._submit(partial(self._strong, position, version, step, slot), unlabeled.index, position)
+            self._submit(partial(self._pair, position, version, step, slot), unlabeled.index, position)
             for slot, position in unlabeled.slots(step)
         ]
         return images, views
 
-    def _strong(self, position: int, version: int, step: int, slot: int) -> ViewedImage:
+    def _pair(self, position: int, version: int, step: int, slot: int) -> _Pair:
+        """Return an unlabelled image as the student and as the teacher sees it."""
         assert self._unlabeled is not None
-        weak = self._views.take(self._unlabeled.index.id_at(position), version)
-        return student_view(weak, step, slot, self._config)
+        index = self._unlabeled.index
+        seen = self._views.take(index.id_at(position), version)
+        student = student_view(seen, lambda: _pixels(index, position), step, slot, self._config.seed, self._recipe)
+        return student, seen
 
     def _submit(self, job: Callable[[], T], index: DatasetIndex, position: int) -> Future[T]:
         return self._ahead.submit(job, lambda: index.file_at(position))
@@ -236,10 +257,10 @@ class _Share:
 
     def __init__(self, index: DatasetIndex, batch: int, seed: int, name: str, rank: int, world: int) -> None:
         self.index = index
-        self._order = BatchOrder(len(index), batch, seed, name)
+        self.order = ListedOrder(len(index), batch, seed, name)
         self._slice = own_slots(batch, rank, world)
 
     def slots(self, step: int) -> list[tuple[int, int]]:
         """Return (slot in the global batch, position in the index) of each image of a step."""
-        positions = self._order.positions(step)
+        positions = self.order.positions(step)
         return [(slot, int(positions[slot])) for slot in self._slice]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 
@@ -15,8 +15,8 @@ from raydet.errors import UserError
 from raydet.families.detection.batch import StudentBatch
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms
-from raydet.families.detection.loader import Copy
 from raydet.families.detection.passes import TrainPass, train_pass
+from raydet.families.detection.recipes import Recipe, SharedGeometry
 from raydet.labels.schedule import LabelSchedule
 from raydet.randomness import stream
 from raydet.records import Candidates, PseudoBoxes
@@ -58,24 +58,14 @@ class Thresholds:
 class DetectionMethod(Method[DetectionConfig, StudentBatch]):
     """A method that trains a detector."""
 
-    labeled_copies: ClassVar[tuple[Copy, ...]] = ("strong", "weak")
-    """As what a labelled image enters a step."""
+    @property
+    def recipe(self) -> Recipe:
+        """Return which views are made of an image; by default a labelled one enters a step as strong and as weak."""
+        return SharedGeometry(self.run.data.views)
 
     def build_model(self, num_classes: int) -> Detector:
         """Return a freshly initialised detector; student and teacher are both made by this."""
         return Detector(self.run.model, num_classes)
-
-    @abstractmethod
-    def terms(self, student: Any, batch: StudentBatch, found: TrainPass) -> dict[str, LossTerm]:
-        """Return every term of `loss_weights` from one pass over all views; see `losses`."""
-
-    def losses(self, student: Any, batch: StudentBatch, teacher: Any, state: Any) -> Outputs:
-        """Run one forward over all views, each about its own target; a method with other passes overrides it."""
-        device = next(student.parameters()).device
-        images = collate([view.pixels for view in batch.views], device)
-        # One stream per view for anchors and RoIs: independent of rank and of the views around it.
-        rngs = [stream(self.run.seed, "sampling", view.role, view.image_id, batch.step) for view in batch.views]
-        return Outputs(self.terms(student, batch, train_pass(student, images, batch.targets, rngs)))
 
     def annotate(self, teacher: Any, images: ImageBatch, rngs: Sequence[torch.Generator]) -> list[Candidates]:
         """Return what the teacher says about each image, in view pixels; runs in the teacher pool.
@@ -87,6 +77,10 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
     def select(self, labels: PseudoBoxes) -> Selection:
         """Apply the method's gates to a stored label; pure."""
         raise AssertionError(f"{type(self).__name__} uses no pseudo-labels")
+
+    def carried(self, labels: PseudoBoxes, selection: Selection) -> PseudoBoxes:
+        """Return the boxes that the student's targets hold; more than `select` keeps where losses have own gates."""
+        return selection.kept
 
     @property
     def thresholds(self) -> Thresholds | None:
@@ -117,6 +111,22 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
         return LabelSchedule.moving(start, publish_every=labels.publish_every, lookahead=labels.lookahead)
 
 
+class OnePass(DetectionMethod):
+    """A method whose losses all look at the same boxes, in one pass over all views."""
+
+    @abstractmethod
+    def terms(self, student: Any, batch: StudentBatch, found: TrainPass) -> dict[str, LossTerm]:
+        """Return every term of `loss_weights` from one pass over all views; see `losses`."""
+
+    def losses(self, student: Any, batch: StudentBatch, teacher: Any, state: Any) -> Outputs:
+        """Run one forward over all views, each about its own target."""
+        device = next(student.parameters()).device
+        images = collate([view.pixels for view in batch.views], device)
+        # One stream per view for anchors and RoIs: independent of rank and of the views around it.
+        rngs = [stream(self.run.seed, "sampling", view.role, view.image_id, batch.step) for view in batch.views]
+        return Outputs(self.terms(student, batch, train_pass(student, images, batch.targets, rngs)))
+
+
 def detection_method(config: RunConfig, purpose: str) -> DetectionMethod:
     """Return the method of a run where only a detector will do. Raises UserError that says what it was wanted for."""
     method = build_method(config)
@@ -128,10 +138,12 @@ def detection_method(config: RunConfig, purpose: str) -> DetectionMethod:
     return method
 
 
-def no_survivors(window: Window, threshold: float, after_steps: int, *, otherwise: str) -> Alarm | None:
+def no_survivors(
+    window: Window, threshold: float, after_steps: int, *, otherwise: str, key: str = "method.score_threshold"
+) -> Alarm | None:
     """Say, with the likely cause, that no pseudo-box survives a score threshold and the gates beside it.
 
-    `otherwise` is the cause where scores are high enough.
+    `otherwise` is the cause where scores are high enough, `key` the setting of the threshold.
     """
     if not window.sums["images"] or window.sums["kept"]:
         return None
@@ -140,7 +152,7 @@ def no_survivors(window: Window, threshold: float, after_steps: int, *, otherwis
         cause = "the teacher finds nothing at all: the burn-in was too short, or the classes do not match"
     elif best <= threshold:
         cause = (
-            f"the teacher's best score is {best:.2f}, method.score_threshold is {threshold}: "
+            f"the teacher's best score is {best:.2f}, {key} is {threshold}: "
             f"lower the threshold or lengthen method.burn_in_steps"
         )
     else:

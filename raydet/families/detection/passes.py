@@ -23,6 +23,8 @@ from raydet.vision.images import ImageBatch
 from raydet.vision.roi import RoiScores, SampledRois, box_coder, by_class
 from raydet.vision.rpn import AnchorScores, rpn_losses
 
+ABSENT = -1e4  # a logit that stands for no class: its probability is 0, and no gradient reaches it
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RpnPass:
@@ -46,6 +48,7 @@ class RoiPass:
     fg_boxes: Tensor  # [F, 4] xyxy, frame pixels: the foreground RoIs themselves
     deltas: Tensor  # [F, 4]: what the head says of their own classes
     wanted: Tensor  # [F, 4]: what it should say
+    logits: Tensor  # [R, K + 1]: the class logits that the loss looks at, see `looked_for`
     cls_rows: Tensor  # [R] classification losses
     reg_rows: Tensor  # [F] box distances
 
@@ -96,7 +99,7 @@ def train_pass(
     scores = detector.score_anchors(features)
     rpn = rpn_pass(detector, scores, boxes, rngs)
     proposals = detector.propose(scores, images, "train")
-    roi = roi_pass(detector, features, proposals, boxes, labels, rngs)
+    roi = roi_pass(detector, features, proposals, boxes, labels, rngs, [target.verified for target in targets])
     sums = {"rpn_cls": rpn.cls, "rpn_reg": rpn.reg, "roi_cls": roi.cls(), "roi_reg": roi.reg()}
     return TrainPass(features, proposals, boxes, rpn, roi, sums)
 
@@ -116,19 +119,29 @@ def roi_pass(
     boxes: Sequence[Tensor],
     labels: Sequence[Tensor],
     rngs: Sequence[torch.Generator],
+    verified: Sequence[Tensor | None] | None = None,
 ) -> RoiPass:
-    """Sample RoIs of each image from its proposals `[P, 4]` and true boxes `[G, 4]`, labels `[G]` from 1; compare."""
+    """Sample RoIs of each image from its proposals `[P, 4]` and true boxes `[G, 4]`, labels `[G]` from 1; compare.
+
+    `verified`: `Target.verified` of each image.
+    """
     rois = tuple(detector.roi_heads.sample(*each) for each in zip(proposals, boxes, labels, rngs, strict=True))
-    return compared(detector.config, rois, detector.score_rois(features, [each.boxes for each in rois]))
+    return compared(detector.config, rois, detector.score_rois(features, [each.boxes for each in rois]), verified)
 
 
-def compared(config: ModelConfig, rois: tuple[SampledRois, ...], said: RoiScores) -> RoiPass:
+def compared(
+    config: ModelConfig,
+    rois: tuple[SampledRois, ...],
+    said: RoiScores,
+    verified: Sequence[Tensor | None] | None = None,
+) -> RoiPass:
     """Compare what the head says of sampled RoIs, image by image, with what it should say."""
     drawn, wanted_labels = torch.cat([each.boxes for each in rois]), torch.cat([each.labels for each in rois])
+    logits = looked_for(said.class_logits, rois, verified or [None] * len(rois))
     if config.roi_cls_loss == "focal":
-        cls_rows = losses.focal_cross_entropy(said.class_logits, wanted_labels, config.cls_focal_exponent)
+        cls_rows = losses.focal_cross_entropy(logits, wanted_labels, config.cls_focal_exponent)
     else:
-        cls_rows = losses.cross_entropy(said.class_logits, wanted_labels)
+        cls_rows = losses.cross_entropy(logits, wanted_labels)
     fg = torch.where(wanted_labels > 0)[0]
     wanted = box_coder.encode_single(torch.cat([each.matched for each in rois]), drawn[fg])
     deltas = by_class(said.box_deltas)[fg, wanted_labels[fg]]
@@ -142,9 +155,29 @@ def compared(config: ModelConfig, rois: tuple[SampledRois, ...], said: RoiScores
         fg_boxes=drawn[fg],
         deltas=deltas,
         wanted=wanted,
+        logits=logits,
         cls_rows=cls_rows,
         reg_rows=losses.box_regression(deltas, wanted, config.box_loss),
     )
+
+
+def looked_for(class_logits: Tensor, rois: Sequence[SampledRois], verified: Sequence[Tensor | None]) -> Tensor:
+    """Return class logits `[R, K + 1]` without those of classes that background may be after all.
+
+    Where not every class was looked for in an image (`Target.verified`), a background RoI says nothing about the
+    others: there they are `ABSENT`, which takes part in no softmax and no sigmoid. Foreground is of one class.
+    """
+    if all(each is None for each in verified):
+        return class_logits
+    hidden = []
+    for each, known in zip(rois, verified, strict=True):
+        may_be_there = torch.zeros_like(class_logits[: len(each.labels)], dtype=torch.bool)
+        if known is not None:
+            may_be_there[each.labels == 0] = True
+            may_be_there[:, 0] = False
+            may_be_there[:, known.to(class_logits.device) + 1] = False
+        hidden.append(may_be_there)
+    return class_logits.masked_fill(torch.cat(hidden), ABSENT)
 
 
 def loss_terms(found: TrainPass, batch: StudentBatch, group: str, prefix: str) -> dict[str, LossTerm]:

@@ -25,7 +25,9 @@ class DetectionRun(FamilyRun):
 
     def __init__(self, data: PreparedBoxes, method: DetectionMethod, group: Group) -> None:
         self._data, self._method, self._group = data, method, group
-        self._views = views_for_training(data, method.run, group.world)  # shared by loader and inline teacher
+        self._views = views_for_training(
+            data, method.run, method.recipe, group.world
+        )  # shared by loader and inline teacher
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -42,7 +44,7 @@ class DetectionRun(FamilyRun):
             rank=group.rank,
             world=group.world,
             version_for=method.schedule().version_for,
-            copies=method.labeled_copies,
+            recipe=method.recipe,
         )
 
     def build_annotator(self) -> DetectorAnnotator:

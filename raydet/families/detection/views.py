@@ -26,20 +26,14 @@ _ERASE_TRIES = 10  # a long thin rectangle may not fit; then another is drawn
 
 def weak_view(pixels: Tensor, config: ViewsConfig, rng: torch.Generator) -> tuple[Tensor, View]:
     """Resize and flip `pixels` `[3, H, W]` uint8; return the view's pixels `[3, h, w]` and how to get there."""
-    short_side = config.short_side[_integer(rng, 0, len(config.short_side))]
-    flip_x = _happens(config.horizontal_flip, rng)
-    flip_y = _happens(config.vertical_flip, rng)
-    viewed, view = _resized(pixels, short_side, config.max_long_side)
-    if flip_x:
-        viewed = viewed.flip(2)
-    if flip_y:
-        viewed = viewed.flip(1)
-    return viewed.contiguous(), view.flipped(horizontal=flip_x, vertical=flip_y)
+    short_side = config.short_side[integer(rng, 0, len(config.short_side))]
+    viewed, view = resized(pixels, short_side, config.max_long_side)
+    return flipped(viewed, view, config, rng)
 
 
 def eval_view(pixels: Tensor, config: ViewsConfig) -> tuple[Tensor, View]:
     """Resize `pixels` `[3, H, W]` uint8 for evaluation; return the view's pixels and how to get there."""
-    viewed, view = _resized(pixels, config.eval_short_side, config.max_long_side)
+    viewed, view = resized(pixels, config.eval_short_side, config.max_long_side)
     return viewed.contiguous(), view
 
 
@@ -50,20 +44,32 @@ def strong_view(pixels: Tensor, config: ViewsConfig, rng: torch.Generator) -> Te
     operations the published results were made with.
     """
     image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    if _happens(config.color_jitter, rng):
+    if happens(config.color_jitter, rng):
         image = _jittered(image, rng)
-    if _happens(config.grayscale, rng):
+    if happens(config.grayscale, rng):
         image = image.convert("L").convert("RGB")
-    if _happens(config.blur, rng):
-        image = image.filter(ImageFilter.GaussianBlur(_uniform(rng, *config.blur_sigma)))
+    if happens(config.blur, rng):
+        image = image.filter(ImageFilter.GaussianBlur(uniform(rng, *config.blur_sigma)))
     viewed = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
     for probability, area, ratio in zip(config.erase, _ERASE_AREA, _ERASE_RATIO, strict=True):
-        if _happens(probability, rng):
+        if happens(probability, rng):
             _erase(viewed, area, ratio, rng)
     return viewed
 
 
-def _resized(pixels: Tensor, short_side: int, max_long_side: int) -> tuple[Tensor, View]:
+def flipped(pixels: Tensor, view: View, config: ViewsConfig, rng: torch.Generator) -> tuple[Tensor, View]:
+    """Return a view `[3, h, w]` after the flips that are drawn for it."""
+    flip_x = happens(config.horizontal_flip, rng)
+    flip_y = happens(config.vertical_flip, rng)
+    if flip_x:
+        pixels = pixels.flip(2)
+    if flip_y:
+        pixels = pixels.flip(1)
+    return pixels.contiguous(), view.flipped(horizontal=flip_x, vertical=flip_y)
+
+
+def resized(pixels: Tensor, short_side: int, max_long_side: int) -> tuple[Tensor, View]:
+    """Return an image `[3, H, W]` with its short edge of that many pixels, unless the long one would be too long."""
     height, width = pixels.shape[1:]
     scale = min(short_side / min(height, width), max_long_side / max(height, width))
     new_height, new_width = (max(1, round(side * scale)) for side in (height, width))
@@ -74,8 +80,8 @@ def _resized(pixels: Tensor, short_side: int, max_long_side: int) -> tuple[Tenso
 def _jittered(image: Image.Image, rng: torch.Generator) -> Image.Image:
     """Change brightness, contrast, saturation and hue, in an order drawn anew."""
     low, high = 1 - _BRIGHTNESS_CONTRAST_SATURATION, 1 + _BRIGHTNESS_CONTRAST_SATURATION
-    brightness, contrast, saturation = (_uniform(rng, low, high) for _ in range(3))
-    hue = _uniform(rng, -_HUE, _HUE)
+    brightness, contrast, saturation = (uniform(rng, low, high) for _ in range(3))
+    hue = uniform(rng, -_HUE, _HUE)
     for operation in torch.randperm(4, generator=rng).tolist():
         if operation == 0:
             image = F.adjust_brightness(image, brightness)
@@ -92,26 +98,27 @@ def _erase(pixels: Tensor, area: tuple[float, float], ratio: tuple[float, float]
     """Overwrite one random rectangle of `pixels` `[3, h, w]` with noise, in place; boxes stay as they are."""
     height, width = pixels.shape[1:]
     for _ in range(_ERASE_TRIES):
-        size = height * width * _uniform(rng, *area)
-        tallness = math.exp(_uniform(rng, math.log(ratio[0]), math.log(ratio[1])))
+        size = height * width * uniform(rng, *area)
+        tallness = math.exp(uniform(rng, math.log(ratio[0]), math.log(ratio[1])))
         h, w = round(math.sqrt(size * tallness)), round(math.sqrt(size / tallness))
         if 0 < h < height and 0 < w < width:
-            top, left = _integer(rng, 0, height - h + 1), _integer(rng, 0, width - w + 1)
+            top, left = integer(rng, 0, height - h + 1), integer(rng, 0, width - w + 1)
             pixels[:, top : top + h, left : left + w] = torch.randint(
                 0, 256, (3, h, w), dtype=torch.uint8, generator=rng
             )
             return
 
 
-def _happens(probability: float, rng: torch.Generator) -> bool:
-    return _uniform(rng, 0.0, 1.0) < probability
+def happens(probability: float, rng: torch.Generator) -> bool:
+    """Draw whether something of a probability happens."""
+    return uniform(rng, 0.0, 1.0) < probability
 
 
-def _uniform(rng: torch.Generator, low: float, high: float) -> float:
+def uniform(rng: torch.Generator, low: float, high: float) -> float:
     """Draw from [low, high)."""
     return low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
 
 
-def _integer(rng: torch.Generator, low: int, high: int) -> int:
+def integer(rng: torch.Generator, low: int, high: int) -> int:
     """Draw from low, ..., high - 1."""
     return int(torch.randint(low, high, (), generator=rng))

@@ -10,6 +10,7 @@ from typing import Any, TypeGuard
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.boxes.federated import FederatedColumns
 from raydet.data.boxes.source import Source, box_place
 from raydet.data.boxes.turned import Corners, box_around, report_turned
 from raydet.data.problems import ProblemLog
@@ -34,6 +35,7 @@ class CocoColumns:
         self._children: dict[str, set[int]] = {}  # supercategory -> ids of the categories that name it
         self._bad_codes: set[int] = set()  # images with an annotation that could not be read
         self._turned = self._angles = 0
+        self._federated = FederatedColumns(file, log)
 
     # --- categories -------------------------------------------------------------------------------------------------
 
@@ -55,6 +57,7 @@ class CocoColumns:
             self._names[key] = name
             if isinstance(parent := entry.get("supercategory"), str):
                 self._children.setdefault(parent, set()).add(key)
+            self._federated.category(key, entry)
 
     def _class_names(self) -> tuple[list[int], tuple[str, ...]]:
         """Return the ids and names of the categories that count, in ascending order of their ids."""
@@ -89,13 +92,14 @@ class CocoColumns:
             self._log.error("image-id", self._file, where, message)
             return
         where = f"image id {key}"
-        name = entry.get("file_name")
+        name = entry.get("file_name") or _file_of_url(entry.get("coco_url"))
         if not isinstance(name, str) or not name:
             self._log.error("image-file-name", self._file, where, f"file_name must be text, got {name!r:.40}")
             return
         self._image_codes.append(self._code_of.setdefault(key, len(self._code_of)))
         self.files.append(name.removeprefix("./"))
         self._sizes.extend((self._side(where, entry, "height"), self._side(where, entry, "width")))
+        self._federated.image(where, entry)
 
     def _side(self, where: str, entry: dict[str, Any], key: str) -> int:
         side = entry.get(key)
@@ -206,6 +210,7 @@ class CocoColumns:
             tags=tags[keep],
             tag_word="annotation id",
             spoilt=self._spoilt(image_rows, rows, known),
+            federated=self._federated.result(ids, first),
         )
 
     def _spoilt(
@@ -261,6 +266,11 @@ class CocoColumns:
 def _is_angle(value: Any) -> TypeGuard[float]:
     """Return whether a value turns a box: a number that is no multiple of 180 degrees."""
     return isinstance(value, int | float) and not isinstance(value, bool) and bool(math.isfinite(value) and value % 180)
+
+
+def _file_of_url(url: Any) -> str | None:
+    """Return the file that LVIS names by its address alone: its last folder and its name."""
+    return "/".join(url.split("/")[-2:]) if isinstance(url, str) and url.count("/") >= 2 else None
 
 
 def _is_int(value: Any) -> TypeGuard[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from raydet.config.box_data import DatasetConfig, ShapesConfig
+from raydet.data.boxes.class_names import mapped
 from raydet.data.boxes.formats.coco import read_coco
 from raydet.data.boxes.formats.coco_file import coco_file
 from raydet.data.boxes.formats.folder import read_folder
@@ -35,6 +36,10 @@ def read_source(config: DatasetConfig, log: ProblemLog, generated: Path | None =
     `role`: what the set is for (labeled, unlabeled, val, test), or "data" where it is looked at alone. Broken entries
     are reported to `log` and left out. Raises DataError where the data set as a whole cannot be read.
     """
+    return mapped(_read(config, log, generated, role), config.class_map, log)
+
+
+def _read(config: DatasetConfig, log: ProblemLog, generated: Path | None, role: str) -> Source:
     path = Path(config.path).expanduser()
     images = Path(config.images).expanduser() if config.images is not None else None
     format = detect_format(config, role)

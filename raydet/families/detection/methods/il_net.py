@@ -36,7 +36,7 @@ from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch
 from raydet.families.detection.config import DetectionConfig, IlNetConfig
 from raydet.families.detection.gates import after_nms, by_quality, by_score
 from raydet.families.detection.iou_branch import BACKGROUND, IoUDetector, iou_pass, iou_terms
-from raydet.families.detection.method import MUTUAL_STAGE, DetectionMethod, Selection, Thresholds, no_survivors
+from raydet.families.detection.method import MUTUAL_STAGE, OnePass, Selection, Thresholds, no_survivors
 from raydet.families.detection.passes import TrainPass, loss_terms
 from raydet.labels.schedule import LabelSchedule
 from raydet.records import Candidates, PseudoBoxes
@@ -45,7 +45,7 @@ from raydet.vision.images import ImageBatch
 from raydet.window import Window
 
 
-class IlNet(DetectionMethod):
+class IlNet(OnePass):
     """Pseudo-boxes are gated by predicted quality and train classification, regression and the gate itself."""
 
     unseen_by_burn_in = MUTUAL_STAGE | {

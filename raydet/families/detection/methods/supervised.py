@@ -14,13 +14,13 @@ from raydet.contract import LossTerm
 from raydet.families.detection.batch import LABELED, StudentBatch
 from raydet.families.detection.config import DetectionConfig, SupervisedConfig
 from raydet.families.detection.iou_branch import IoUDetector, iou_pass, iou_terms
-from raydet.families.detection.method import DetectionMethod
+from raydet.families.detection.method import OnePass
 from raydet.families.detection.passes import TrainPass, loss_terms
 from raydet.labels.schedule import LabelSchedule
 from raydet.vision.detector import Detector
 
 
-class Supervised(DetectionMethod):
+class Supervised(OnePass):
     """Labelled images only."""
 
     unseen_by_burn_in = frozenset({"ema_keep_rate"})

@@ -33,7 +33,7 @@ from raydet.families.detection.gates import after_nms, by_score
 from raydet.families.detection.method import (
     MUTUAL_STAGE,
     UNLIMITED,
-    DetectionMethod,
+    OnePass,
     Selection,
     Thresholds,
     no_survivors,
@@ -45,7 +45,7 @@ from raydet.vision.images import ImageBatch
 from raydet.window import Window
 
 
-class UnbiasedTeacher(DetectionMethod):
+class UnbiasedTeacher(OnePass):
     """Pseudo-boxes train the classifiers only."""
 
     unseen_by_burn_in = MUTUAL_STAGE

@@ -144,7 +144,7 @@ def _annotate(saved: SavedDetector, index: DatasetIndex, rows: Sequence[int]) ->
     dtype = autocast_dtype(saved.config.optim.precision, device)
     model, ref = saved.model.to(device), TeacherRef(saved.checkpoint.step, saved.role)
     for row in rows:
-        view = teacher_view(index, index.id_at(row), ref.version, saved.config)
+        view = teacher_view(index, index.id_at(row), ref.version, saved.config, saved.method.recipe)
         with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
             yield from labelled(saved.method, model, [view], ref, [index.size_at(row)], device)
 

@@ -20,6 +20,7 @@ from raydet.families.detection.batch import ViewedImage
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.loader import StepLoader, StepViews, TeacherViews, teacher_view
+from raydet.families.detection.recipes import SharedGeometry
 from raydet.records import Target
 
 
@@ -94,11 +95,14 @@ def config(**data_changes: Any) -> DetectionConfig:
     )
 
 
+def recipe(settings: DetectionConfig) -> SharedGeometry:
+    return SharedGeometry(settings.data.views)
+
+
 def labels_from_2(step: int) -> int | None:
     return None if step < 2 else step - step % 3
 
 
-COPIES = ("strong", "weak")
 Open = Callable[..., StepLoader]
 
 
@@ -108,9 +112,11 @@ def open_loader(data: FakeData) -> Iterator[Open]:
 
     def opener(settings: DetectionConfig, rank: int = 0, world: int = 1) -> StepLoader:
         each: Any = data
-        views = TeacherViews(each, settings)
+        views = TeacherViews(each, settings, recipe(settings))
         opened.append(
-            StepLoader(each, settings, views, rank=rank, world=world, version_for=labels_from_2, copies=COPIES)
+            StepLoader(
+                each, settings, views, rank=rank, world=world, version_for=labels_from_2, recipe=recipe(settings)
+            )
         )
         return opened[-1]
 
@@ -174,7 +180,7 @@ def test_the_student_sees_the_teachers_geometry_in_other_colours(open_loader: Op
     settings = config(loader_threads=0, views={"color_jitter": 1.0})
     index: Any = data.unlabeled
     for view in open_loader(settings).take(7).unlabeled:
-        weak = teacher_view(index, view.image_id, 6, settings)  # 7 - 7 % 3
+        weak = teacher_view(index, view.image_id, 6, settings, recipe(settings))  # 7 - 7 % 3
         assert view.view == weak.view and view.pixels.shape == weak.pixels.shape
         assert not torch.equal(view.pixels, weak.pixels)
         assert len(weak.target.classes) == len(view.target.classes) == 0
@@ -182,9 +188,9 @@ def test_the_student_sees_the_teachers_geometry_in_other_colours(open_loader: Op
 
 def test_the_teachers_view_changes_with_its_version_only(data: FakeData) -> None:
     index: Any = data.unlabeled
-    one = teacher_view(index, "u2", 3, config())
-    assert_same((one,), (teacher_view(index, "u2", 3, config()),))
-    assert len({teacher_view(index, "u2", version, config()).view for version in range(12)}) > 2
+    one = teacher_view(index, "u2", 3, config(), recipe(config()))
+    assert_same((one,), (teacher_view(index, "u2", 3, config(), recipe(config())),))
+    assert len({teacher_view(index, "u2", version, config(), recipe(config())).view for version in range(12)}) > 2
 
 
 def test_the_unlabelled_order_uses_the_absolute_step(open_loader: Open) -> None:
@@ -282,8 +288,8 @@ def test_prepared_shapes_are_served(tmp_path: Path) -> None:
         labeled_count=5,
     )
     data = BOXES.prepare(settings.data, tmp_path)
-    views = TeacherViews(data, settings)
-    opened = StepLoader(data, settings, views, rank=0, world=1, version_for=labels_from_2, copies=COPIES)
+    views = TeacherViews(data, settings, recipe(settings))
+    opened = StepLoader(data, settings, views, rank=0, world=1, version_for=labels_from_2, recipe=recipe(settings))
     try:
         taken = opened.take(2)
     finally:
@@ -295,7 +301,7 @@ def test_prepared_shapes_are_served(tmp_path: Path) -> None:
 
 def shared(data: FakeData, keep: int) -> TeacherViews:
     each: Any = data
-    return TeacherViews(each, config(), keep=keep)
+    return TeacherViews(each, config(), recipe(config()), keep=keep)
 
 
 def test_the_second_user_of_a_weak_view_gets_what_the_first_one_made(data: FakeData) -> None:

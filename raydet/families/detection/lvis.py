@@ -1,0 +1,60 @@
+"""LVIS's rules of average precision (Gupta et al., CVPR 2019): for data sets in which not every class was looked for in
+every image. Detections of a class count in the images in which it was looked for; where it is there and not all of its
+objects have boxes, a detection that finds no box is neither right nor wrong; 300 detections per image count.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from raydet.data.boxes.federated import Federated
+from raydet.families.detection.precision import Dataset, pycocotools_precision
+
+MOST = 300  # detections per image, best score first
+
+
+def lvis_precision(truth: Dataset, rows: np.ndarray, federated: Federated, engine: str) -> np.ndarray:
+    """Return the precision `[T, R, K, A]` of detections `[N, 7]`; see `raydet.families.detection.coco`.
+
+    `federated` is that of the images of `truth`, in their order.
+    """
+    return _hotcoco(truth, rows, federated) if engine == "hotcoco" else _pycocotools(truth, rows, federated)
+
+
+def _pycocotools(truth: Dataset, rows: np.ndarray, federated: Federated) -> np.ndarray:
+    ids = [int(image["id"]) for image in truth["images"]]
+    absent = {i: set((each + 1).tolist()) for i, each in zip(ids, federated.negative, strict=True)}
+    partial = {i: set((each + 1).tolist()) for i, each in zip(ids, federated.partial, strict=True)}
+    there: dict[int, set[int]] = {i: set() for i in ids}
+    for box in truth["annotations"]:
+        there[box["image_id"]].add(box["category_id"])
+    best = rows[_best(rows)]
+    counted = np.array([int(row[6]) in there[int(row[0])] | absent[int(row[0])] for row in best], dtype=bool)
+    return pycocotools_precision(truth, best[counted], most=MOST, is_partial=lambda image, kind: kind in partial[image])
+
+
+def _best(rows: np.ndarray) -> np.ndarray:
+    """Return which rows are among the best of their image, in their order."""
+    order = np.argsort(-rows[:, 5], kind="stable")
+    kept = [order[rows[order, 0] == image][:MOST] for image in np.unique(rows[:, 0])]
+    return np.sort(np.concatenate([np.zeros(0, dtype=np.int64), *kept]))
+
+
+def _hotcoco(truth: Dataset, rows: np.ndarray, federated: Federated) -> np.ndarray:
+    from hotcoco import COCO, COCOeval
+
+    images = [
+        {**image, "neg_category_ids": (absent + 1).tolist(), "not_exhaustive_category_ids": (partial + 1).tolist()}
+        for image, absent, partial in zip(truth["images"], federated.negative, federated.partial, strict=True)
+    ]
+    kinds = [
+        {**kind, "frequency": of or "f"} for kind, of in zip(truth["categories"], federated.frequency, strict=True)
+    ]
+    side = COCO({**truth, "images": images, "categories": kinds})
+    run = COCOeval(side, side.load_res(rows), "bbox", lvis_style=True)
+    run.evaluate()
+    run.accumulate()
+    arrays: Any = run.eval
+    return np.asarray(arrays["precision"])[..., -1]

@@ -1,0 +1,277 @@
+"""Numbers worked out by hand for gradient-based sampling, in float64.
+
+The facts put background last; here class order plays no part (fact 7), so the index of background is given.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from raydet.families.detection.gradient_balance import (
+    Bounds,
+    class_thresholds,
+    direct_weights,
+    gradient_matrix,
+    jacobi_loss,
+    jacobi_targets,
+    met,
+    softmax_weights,
+    stationary_weights,
+    update_mean_scores,
+)
+from raydet.families.detection.repeats import (
+    balanced_factors,
+    class_factors,
+    crs_image_factor,
+    crs_threshold,
+    image_factor,
+    images_per_class,
+    rounded,
+)
+from raydet.vision.losses import focal_cross_entropy
+
+LAST = Bounds(background=2)
+F64 = torch.float64
+
+
+def near(values: object) -> object:
+    return pytest.approx(values, abs=1.5e-6)
+
+
+def matrix(rows: list[list[float]]) -> Tensor:
+    return torch.tensor(rows, dtype=F64)
+
+
+def exact_loss(logits: Tensor, labels: Tensor, exponent: float) -> Tensor:
+    log_p = logits.log_softmax(1).gather(1, labels[:, None])[:, 0]
+    return (1 - log_p.exp()) ** exponent * -log_p
+
+
+LOGITS = torch.tensor([[2, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 2], [0.5, 0, 1.5]], dtype=F64)
+LABELS = torch.tensor([0, 0, 1, 2, 2])
+
+
+@pytest.mark.parametrize(
+    ("exponent", "expected"),
+    [
+        (
+            1.0,
+            [[-0.079975, 0.039988, 0.039988], [0.031434, -0.062869, 0.031434], [0.039229, 0.027159, -0.066388]],
+        ),
+        (
+            0.0,
+            [[-0.127379, 0.063690, 0.063690], [0.042388, -0.084777, 0.042388], [0.067546, 0.049350, -0.116896]],
+        ),
+    ],
+)
+def test_fact_1_the_matrix_of_five_rois(exponent: float, expected: list[list[float]]):
+    found = gradient_matrix(LOGITS, LABELS, exponent) / 5
+    for row, wanted in zip(found.tolist(), expected, strict=True):
+        assert row == near(wanted)
+    assert found.sum(dim=1).tolist() == pytest.approx([0, 0, 0], abs=1e-12)
+    for label in range(3):  # the gradient of the mean loss of the RoIs of one class
+        logits = LOGITS.clone().requires_grad_()
+        (exact_loss(logits, LABELS, exponent) * (label == LABELS)).sum().div(5).backward()
+        assert found[label].tolist() == near(logits.grad.sum(dim=0).tolist())
+
+
+def test_fact_2_one_roi_at_several_exponents():
+    logits, labels = torch.tensor([[1.2, -0.3, 0.4]], dtype=F64), torch.tensor([0])
+    found = [gradient_matrix(logits, labels, exponent)[0].tolist() for exponent in (0, 1, 1.5, 2)]
+    assert [row[0] for row in found] == near([-0.402078, -0.285309, -0.220114, -0.164430])
+    assert [row[1] for row in found] == near([0.133414, 0.094669, 0.073037, 0.054560])
+
+
+def test_the_gradients_are_those_of_the_loss_that_is_trained():
+    logits = torch.randn(40, 5, requires_grad=True)
+    labels, weights = torch.randint(5, (40,)), torch.rand(40)
+    for exponent in (0.0, 0.5, 1.0, 1.5, 2.0):
+        found = gradient_matrix(logits.detach(), labels, exponent, weights)
+        (slope,) = torch.autograd.grad((focal_cross_entropy(logits, labels, exponent) * weights).sum(), logits)
+        for label in range(5):
+            torch.testing.assert_close(found[label], slope[labels == label].sum(dim=0), rtol=1e-4, atol=1e-6)
+
+
+THREE = [[-3.0, 1, 2], [0.5, -1, 0.5], [0.2, 0.3, -0.5]]
+
+
+def test_fact_3_exact_weights_and_the_first_jacobi_step():
+    c = matrix(THREE)
+    exact = [21 / 79, 66 / 79, 150 / 79]  # .265823, .835443, 1.898734
+    assert direct_weights(c).tolist() == near(exact)
+    assert stationary_weights(c).tolist() == near(exact)
+    # (.5 + .2) / 3, (1 + .3) / 1, (2 + .5) / .5
+    first = jacobi_targets(c, torch.ones(3, dtype=F64), None)
+    assert first.tolist() == pytest.approx([0.233333, 1.3, 5.0], abs=2e-5)  # the denominators have 1e-6 more
+    a = torch.zeros(3, dtype=F64, requires_grad=True)
+    loss = jacobi_loss(torch.tensor([0.7 / 3, 1.3, 5.0], dtype=F64), a)
+    loss.backward()
+    assert float(loss.detach()) == near(1.592329)
+    assert a.grad.tolist() == near([0.970191, -0.174910, -1.072959])
+
+
+def descended(c: Tensor, bounds: Bounds | None, steps: int = 4000, lr: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Train the weight logits by plain gradient descent; return them and the last targets."""
+    a, targets = torch.zeros(len(c), dtype=F64), torch.ones(len(c), dtype=F64)
+    for _ in range(steps):
+        targets = jacobi_targets(c, softmax_weights(a), bounds)
+        a = a - lr * 2 / len(a) * (a - targets.log())
+    return a, targets
+
+
+def test_fact_3_the_softmax_reaches_the_exact_weights():
+    a, _ = descended(matrix(THREE), None)
+    assert softmax_weights(a).tolist() == pytest.approx([0.265823, 0.835443, 1.898734], abs=2e-5)
+    assert a.tolist() == pytest.approx([-1.324925, -0.179793, 0.641187], abs=2e-5)  # at the end a = ln w
+
+
+def test_fact_3_with_clamps_and_the_backgrounds_rule_the_fixed_point_is_another():
+    a, targets = descended(matrix(THREE), LAST)
+    assert softmax_weights(a).tolist() == pytest.approx([0.454995, 1.180019, 1.364986], abs=2e-5)
+    assert targets.tolist() == pytest.approx([1 / 3, 0.864491, 1.0], abs=2e-5)
+
+
+def test_fact_4_nothing_hits_a_clamp():
+    c = matrix([[-0.30, 0.10, 0.20], [0.06, -0.16, 0.10], [0.25, 0.15, -0.40]])
+    exact = [21 / 23, 30 / 23, 18 / 23]  # .913043, 1.304348, .782609
+    assert direct_weights(c).tolist() == near(exact)
+    assert stationary_weights(c).tolist() == near(exact)
+    assert LAST.clamp(torch.tensor(exact)).tolist() == near(exact)
+
+
+def test_fact_5_plain_jacobi_oscillates_and_the_softmax_damps_it():
+    c = matrix([[-1.0, 1], [0.25, -0.25]])
+    w = torch.ones(2, dtype=F64)
+    there = jacobi_targets(c, w, None)
+    back = jacobi_targets(c, there, None)
+    assert there.tolist() == pytest.approx([0.25, 4.0], abs=2e-5)
+    assert back.tolist() == pytest.approx([1.0, 1.0], abs=2e-5)
+    assert softmax_weights(descended(c, None)[0]).tolist() == pytest.approx([0.4, 1.6], abs=2e-5)
+    assert direct_weights(c).tolist() == near([0.4, 1.6])
+
+
+def generator(seed: int, size: int = 5) -> Tensor:
+    rng = np.random.default_rng(seed)
+    off = rng.uniform(0.05, 1.0, (size, size))
+    np.fill_diagonal(off, 0)
+    return torch.tensor(off - np.diag(off.sum(axis=1)))
+
+
+def test_fact_6_exact_generators_have_no_negative_weight_and_bad_estimates_do():
+    for seed in range(200):
+        c = generator(seed)
+        assert float(direct_weights(c).amin()) > 0 and float(stationary_weights(c).amin()) > 0
+    negative = 0
+    for seed in range(200):
+        c = generator(seed)
+        noise = torch.tensor(np.random.default_rng(seed + 1000).uniform(0.7, 1.3, 5))
+        spoilt = c + torch.diag(c.diagonal() * (noise - 1))
+        system = spoilt.T.clone()
+        system[-1] = 1  # one equation gives way to the sum
+        solved = torch.linalg.solve(system, torch.tensor([0, 0, 0, 0, 5.0], dtype=F64))
+        negative += bool((solved < 0).any())
+        assert float(stationary_weights(spoilt).amin()) >= 0  # our rows are mended
+    assert negative > 0
+
+
+def test_fact_6_an_unseen_class_would_get_all_the_mass_and_is_left_out_instead():
+    c = generator(3)
+    c[0] = 0
+    system = torch.cat([c.T, torch.ones(1, 5, dtype=F64)])
+    naive = torch.linalg.lstsq(system, torch.tensor([[0.0]] * 5 + [[5.0]], dtype=F64)).solution[:, 0]
+    assert naive.tolist() == pytest.approx([5, 0, 0, 0, 0], abs=1e-9)
+    for solver in (direct_weights, stationary_weights):
+        found = solver(c)
+        assert float(found[0]) == 1 and float(found.amin()) > 0
+    assert met(c).tolist() == [False, True, True, True, True]
+    targets = jacobi_targets(c, torch.ones(5, dtype=F64), Bounds(background=4))
+    assert float(targets[0]) == 1
+    assert softmax_weights(torch.arange(5, dtype=F64), met(c))[0] == 1
+    assert float(softmax_weights(torch.arange(5, dtype=F64), met(c)).sum()) == pytest.approx(5)
+
+
+@pytest.mark.parametrize("seen", [[], [2]])
+def test_one_class_or_none_is_balanced_by_itself(seen: list[int]):
+    c = torch.zeros(3, 3, dtype=F64)
+    for label in seen:
+        c[label] = torch.tensor([0.1, 0.1, -0.2])
+    for solver in (direct_weights, stationary_weights):
+        assert solver(c).tolist() == [1, 1, 1]
+    assert softmax_weights(torch.zeros(3, dtype=F64), met(c)).tolist() == [1, 1, 1]
+
+
+@given(seed=st.integers(0, 10_000), factor=st.floats(1e-3, 1e3))
+@settings(max_examples=40, deadline=None)
+def test_fact_7_scale_and_order_of_classes_change_nothing(seed: int, factor: float):
+    c, order = generator(seed), torch.tensor(np.random.default_rng(seed).permutation(5))
+    for solver in (direct_weights, stationary_weights):
+        found = solver(c)
+        assert solver(c * factor).tolist() == pytest.approx(found.tolist(), rel=1e-8)
+        assert solver(c[order][:, order]).tolist() == pytest.approx(found[order].tolist(), rel=1e-8)
+    w = torch.rand(5, dtype=F64) + 0.5
+    scaled = jacobi_targets(c * factor, w, None)
+    assert scaled.tolist() == pytest.approx(jacobi_targets(c, w, None).tolist(), rel=2e-2)  # the epsilon
+
+
+def test_the_transposed_matrix_is_a_silent_no_op():
+    # Rows sum to 0: w = 1 solves the balance of C^T, so mixing the two up would go unnoticed.
+    c = matrix(THREE)
+    assert (c @ torch.ones(3, dtype=F64)).tolist() == pytest.approx([0, 0, 0])
+    assert direct_weights(c).tolist() != near([1, 1, 1])
+
+
+def test_fact_8_weights_on_labelled_images_and_their_running_mean():
+    w = torch.tensor([0.6, 1.8, 0.9])
+    assert (w**0.5).tolist() == near([0.774597, 1.341641, 0.948683])
+    mean = 1.0
+    for _ in range(3):
+        mean = 0.999 * mean + 0.001 * 1.5
+    assert mean == pytest.approx(1.0014985, abs=1e-7)
+
+
+def test_fact_9_thresholds_of_four_classes():
+    # scores .8 .6 .4 .2, mean .5: .9 * s / .5 = 1.44 1.08 .72 .36; .9 / w = 1.8 .9 .6 .36
+    weights, scores = torch.tensor([0.5, 1, 1.5, 2.5]), torch.tensor([0.8, 0.6, 0.4, 0.2])
+    assert class_thresholds(0.9, 0.5, weights, scores).tolist() == near([0.9, 0.9, 0.6, 0.5])
+    assert class_thresholds(0.9, 0.5, weights, None).tolist() == near([0.9, 0.9, 0.6, 0.5])
+    assert class_thresholds(0.9, 0.5, torch.ones(4), scores).tolist() == near([0.9, 0.9, 0.72, 0.5])
+    assert class_thresholds(0.9, 0.5, torch.ones(4), torch.zeros(4)).tolist() == near([0.9] * 4)  # nothing seen yet
+
+
+def test_fact_10_repeat_factors():
+    # sqrt(.1 / f): .707, 1.414, 2, 10
+    assert class_factors(np.array([0.2, 0.05, 0.025, 0.001]), 0.1).tolist() == near([1, 1.414214, 2, 10])
+    assert rounded(np.array([1.414214]), "ceil").tolist() == [2]
+    assert rounded(np.array([1.414214]), "stochastic").tolist() == [1.414214]
+    factors = class_factors(np.array([0.5, 0.1, 0.02, 0.004, 0.0]), 0.5)
+    assert factors.tolist() == near([1, 2.236068, 5, 11.180340, 1])
+    # p = .95, theta_i = .6: margin .35; 11.180 * .35 = 3.913 -> 4 copies; 5 * .35 = 1.75 -> 2; 2.236 * .35 < 1 -> 1
+    copies = [crs_image_factor(np.array([c]), np.array([0.35]), factors) for c in (3, 2, 1)]
+    assert copies == near([3.913119, 1.75, 1.0])
+    assert rounded(np.array(copies), "ceil").tolist() == [4, 2, 1]
+    assert crs_threshold(45_000, 180_000, 0.5) == 0.125
+    assert crs_threshold(200_000, 180_000, 0.5) == 0.5
+
+
+def test_an_image_is_listed_for_its_rarest_class_and_once_without_any():
+    factors = np.array([1.0, 3.0, 2.0])
+    assert image_factor([0, 2], factors) == 2
+    assert image_factor([], factors) == 1
+    assert crs_image_factor(np.zeros(0, dtype=np.int64), np.zeros(0), factors) == 1
+    assert images_per_class([[0, 0, 1], [1], []], 3).tolist() == [1, 2, 0]  # images, not boxes
+    assert balanced_factors(np.array([0.5, 0.1, 0.0]), 100).tolist() == [1, 5, 1]
+    assert balanced_factors(np.array([0.5, 0.001]), 100).tolist() == [1, 100]
+
+
+def test_the_first_thousand_detections_fill_the_mean_score_and_the_others_move_it():
+    mean, seen = torch.zeros(2, dtype=F64), torch.zeros(2, dtype=F64)
+    mean, seen = update_mean_scores(mean, seen, torch.tensor([200.0, 0]), torch.tensor([400.0, 0]), 0.999)
+    assert mean.tolist() == near([0.2, 0]) and seen.tolist() == [400, 0]  # 400 * .5 / 1000
+    # 700 more of .8 each: 600 fill up, .2 + .48 = .68; 100 move: .999^100 = .904792; .68 k + .8 (1 - k) = .691425
+    mean, seen = update_mean_scores(mean, seen, torch.tensor([560.0, 0]), torch.tensor([700.0, 0]), 0.999)
+    assert mean.tolist() == near([0.691425, 0]) and seen.tolist() == [1100, 0]

@@ -1,0 +1,102 @@
+"""LVIS files: which classes were looked for in an image, from the JSON to the index."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from raydet.data.boxes.class_names import renumbered
+from raydet.data.boxes.index import DatasetIndex, write_index
+from raydet.data.problems import ProblemLog
+from tests.tiny_data import coco_content, codes, read_table, write_coco
+
+
+def lvis_content() -> dict[str, Any]:
+    """`coco_content`, with a third class, as LVIS writes it: image 1 has boxes of cat and dog, image 2 of cat.
+
+    In image 1 dogs are not all annotated; in image 2 there is no bird, and nobody looked for dogs.
+    """
+    content = coco_content()
+    content["categories"] = [
+        {"id": 7, "name": "dog", "frequency": "c"},
+        {"id": 3, "name": "cat", "frequency": "f"},
+        {"id": 9, "name": "bird", "frequency": "r"},
+    ]
+    content["images"][0] |= {"neg_category_ids": [], "not_exhaustive_category_ids": [7]}
+    content["images"][1] |= {"neg_category_ids": [9], "not_exhaustive_category_ids": []}
+    return content
+
+
+def test_lists_and_frequencies_get_the_class_numbers_of_the_set(tmp_path: Path):
+    table, log = read_table(write_coco(tmp_path, lvis_content()))
+    assert codes(log) == [] and table.class_names == ("cat", "dog", "bird") and table.federated is not None
+    assert table.federated.frequency == ("f", "c", "r")
+    assert [each.tolist() for each in table.federated.negative] == [[], [2]]
+    assert [each.tolist() for each in table.federated.partial] == [[1], []]
+
+
+def test_the_index_says_which_classes_are_nowhere_without_a_box(tmp_path: Path):
+    table, _ = read_table(write_coco(tmp_path, lvis_content()))
+    write_index(tmp_path / "data.arrow", table)
+    index = DatasetIndex.open(tmp_path / "data.arrow")
+    # Image 1: cats, all of them with boxes; not dogs; birds nobody looked for. Image 2: cats, and birds: there is none.
+    assert [index.verified_at(row).tolist() for row in (0, 1)] == [[0], [0, 2]]
+    assert index.target_at(1).verified.tolist() == [0, 2]
+    assert index.target_at(1).where(np.array([False])).verified.tolist() == [0, 2]
+    turned = table.take(np.array([1, 0]))
+    assert [each.tolist() for each in turned.federated.negative] == [[2], []]
+    assert table.without_boxes().federated is None
+
+
+def test_usual_data_sets_say_nothing_of_it(tmp_path: Path):
+    table, _ = read_table(write_coco(tmp_path))
+    write_index(tmp_path / "data.arrow", table)
+    index = DatasetIndex.open(tmp_path / "data.arrow")
+    assert table.federated is None and index.federated is None and index.target_at(0).verified is None
+
+
+def test_class_numbers_of_another_set_reach_the_lists(tmp_path: Path):
+    table, _ = read_table(write_coco(tmp_path, lvis_content()))
+    log = ProblemLog()
+    found = renumbered(table, ("bird", "dog", "cat"), "x", log)
+    assert found.federated is not None and found.federated.frequency == ("r", "c", "f")
+    assert [each.tolist() for each in found.federated.negative] == [[], [0]]
+    assert [each.tolist() for each in found.federated.partial] == [[1], []]
+
+
+def test_lvis_names_files_by_their_address(tmp_path: Path):
+    content = lvis_content()
+    for image, name in zip(content["images"], "ab", strict=True):
+        del image["file_name"]
+        image["coco_url"] = f"http://images.example.org/{tmp_path.name}/{name}.jpg"
+    file = write_coco(tmp_path, content)
+    table, log = read_table(file, images=str(tmp_path.parent))
+    assert codes(log) == [] and [Path(name).name for name in table.files] == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code", "said"),
+    [
+        (lambda c: c["images"][1].pop("neg_category_ids"), "lvis-negative-missing", "no neg_category_ids"),
+        (lambda c: c["images"][0].update(neg_category_ids=[4]), "lvis-category-ids", "got [4]"),
+        (lambda c: c["images"][0].update(not_exhaustive_category_ids="7"), "lvis-category-ids", "got '7'"),
+        (lambda c: c["categories"][0].update(frequency="often"), "category-frequency", "got 'often'"),
+    ],
+)
+def test_lists_that_are_missing_or_wrong_are_reported(tmp_path: Path, spoil: Any, code: str, said: str):
+    content = lvis_content()
+    spoil(content)
+    _, log = read_table(write_coco(tmp_path, content))
+    assert codes(log) == [code]
+    assert said in str(log.problems[0])
+
+
+def test_an_lvis_file_without_any_negative_list_is_refused(tmp_path: Path):
+    content = lvis_content()
+    for image in content["images"]:
+        del image["neg_category_ids"]
+    _, log = read_table(write_coco(tmp_path, content))
+    assert codes(log) == ["lvis-negative-missing"] * 2
