@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -14,11 +16,21 @@ _KEPT = 1 << 28  # bytes: more than any one tensor of a forward on a CPU; a GPU'
 
 
 def set_up_process(threads: float) -> None:
-    """Let this process compute with so many threads (at least one), and as fast as it can."""
+    """Let a process of raydet's own compute with so many threads (at least one), and as fast as it can."""
     torch.set_num_threads(max(1, int(threads)))
     # Numbers below 1e-38 are computed a hundred times as slowly as others: gradients of losses that saturate are such.
     torch.set_flush_denormal(True)
     keep_freed_memory()
+
+
+@contextmanager
+def computing(threads: float) -> Iterator[None]:
+    """Do the same for as long as the block lasts, in a process that may be somebody else's: its floats are its own."""
+    set_up_process(threads)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
 
 
 def keep_freed_memory() -> bool:

@@ -18,6 +18,7 @@ from ray.exceptions import RayActorError, RayError
 from raydet.cluster.actors import ActorGroup, Foreground, Member
 from raydet.cluster.connect import connected
 from raydet.cluster.nodes import alive_nodes, ask_every_node
+from raydet.cluster.process import set_up_process
 from raydet.config.run import ClusterConfig
 from raydet.errors import ConfigError, DataError, RunError
 from raydet.label_files.labeller import Job, Labeller
@@ -40,6 +41,7 @@ class LabelActor:
         """Build the model and say where this process is. Raises DataError where the images are not seen there."""
         if problem := unseen(job.samples):  # a node that joined after all were asked
             raise DataError(f"{socket.gethostname()} does not see the images that others see: {problem}")
+        set_up_process(job.threads)
         self._labeller = Labeller(job)
         return f"pid {os.getpid()} on {socket.gethostname()}"
 

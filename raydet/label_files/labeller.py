@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from raydet.cluster.process import set_up_process
+from raydet.cluster.process import keep_freed_memory
 from raydet.errors import DataError
 from raydet.label_files.image_stores import ImageStore
 from raydet.label_files.mount_check import SampleFile
@@ -70,7 +70,8 @@ class Labeller:
     time."""
 
     def __init__(self, job: Job) -> None:
-        set_up_process(job.threads)
+        torch.set_num_threads(job.threads)
+        keep_freed_memory()
         self._job = job
         self._device = torch.device(job.device)
         self._dtype = autocast_dtype(job.precision, self._device)

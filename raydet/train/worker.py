@@ -7,7 +7,7 @@ from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
-from raydet.cluster.process import set_up_process
+from raydet.cluster.process import computing
 from raydet.config.run import RunConfig
 from raydet.contract import FamilyRun
 from raydet.data.prepared import PreparedSets
@@ -34,9 +34,12 @@ SourceFactory = Callable[[RunConfig, FamilyRun, Group, int], LabelSource]
 def train_rank(config: RunConfig, group: Group, make_source: SourceFactory) -> None:
     """Train as one rank, from the newest complete checkpoint where there is one. Returns when training is done, or was
     asked to stop and has saved a checkpoint."""
-    set_up_process(config.cluster.cpus_per_worker)
-    data = family_of(config).open(RunFolder(config.run.dir).data)
-    trainer = _build(config, group, data, make_source)
+    with computing(config.cluster.cpus_per_worker):
+        data = family_of(config).open(RunFolder(config.run.dir).data)
+        _train(_build(config, group, data, make_source), config, group)
+
+
+def _train(trainer: Trainer, config: RunConfig, group: Group) -> None:
     try:
         with watching(RunFolder(config.run.dir).stop if group.is_lead else None) as asked_to_stop:
             trainer.run(asked_to_stop)

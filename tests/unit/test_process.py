@@ -65,3 +65,19 @@ def test_all_threads_of_a_process_take_numbers_that_are_as_good_as_zero_for_zero
     code = DENORMALS.format(late=late)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "0", "0", "0"]
+
+
+COMPUTING = """
+import torch
+from raydet.cluster.process import computing
+def left():
+    return int((torch.full((10,), 1e-40) * 0.5).view(torch.int32).count_nonzero())
+with computing(1):
+    inside = left()
+print(inside, left())
+"""
+
+
+def test_a_process_that_trained_for_a_while_has_its_small_numbers_back():
+    done = subprocess.run([sys.executable, "-c", COMPUTING], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["0", "10"]
