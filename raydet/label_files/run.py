@@ -12,6 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
+from raydet.cluster.address import check_answers
+from raydet.config.run import ClusterConfig
 from raydet.data.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError, StorageError
 from raydet.faults import storage_error
@@ -59,6 +61,8 @@ def label(options: LabelOptions) -> Exported:
     Raises UserErrors for what was asked for wrongly, RunError where nothing could be labelled or actors keep dying.
     """
     _check(options)
+    if options.actors:
+        check_answers(ClusterConfig(address=options.address))
     saved = load_saved(options.checkpoint, role=options.role)
     model = family_of(saved.config).on_files(saved)
     above = score_threshold(saved, model, options.score_threshold)

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 
+from raydet.cluster.address import check_answers
 from raydet.cluster.connect import connected
 from raydet.cluster.needs import total
 from raydet.cluster.storage import check_shared
@@ -48,6 +49,7 @@ def search(
     has been checked, so that what is refused can be mended and started again.
     """
     folder = SweepFolder(home)
+    check_answers(base.cluster)
     with folder.lock():
         if resume:
             header, trials = _resumed(folder, sweep, name, base, samples, seeds, retry_failed=retry_failed)

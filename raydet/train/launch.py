@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from raydet import __version__
+from raydet.cluster.address import check_answers
 from raydet.config.backbone import weights_path
 from raydet.config.run import RunConfig
 from raydet.contract import sizes_of
@@ -36,6 +37,8 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
     """
     config = with_absolute_paths(config)
     folder = RunFolder(config.run.dir)
+    if config.cluster.backend == "ray":
+        check_answers(config.cluster)  # before anything is read or written
     with folder.lock():
         folder.check(config, resume=resume)
         back = check_start(folder, start) if resume else None
