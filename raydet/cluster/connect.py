@@ -69,8 +69,8 @@ def _joined(cluster: ClusterConfig, address: str, show_workers: bool) -> Any:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ConfigError(
             f"{origin_of(cluster)}={address}: no Ray answers there; start one with `ray start --head`, mend the "
-            f"address, give this process the head's token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN), or leave the address out "
-            f"for a local Ray. Ray says: {str(error).strip()}"
+            f"address, give this process the head's token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN), or leave the "
+            f"address out for a local Ray. Ray says: {str(error).strip()}"
         ) from None
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from raydet.config.paths import path_argument
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("report", help="write the HTML report of a run or a search")
-    parser.add_argument("folder", help="folder of a run or of a search; report.html is written there")
+    parser.add_argument(
+        "folder", type=path_argument, help="folder of a run or of a search; report.html is written there"
+    )
     parser.set_defaults(run=run)
 
 

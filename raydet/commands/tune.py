@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from raydet.config.paths import path_argument
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("tune", help="search over settings with Ray Tune")
-    parser.add_argument("space", help="Python file with the search space, e.g. one of tune_spaces/")
-    parser.add_argument("--config", required=True, help="YAML file: the setting that the search varies")
+    parser.add_argument("space", type=path_argument, help="Python file with the search space, e.g. one of tune_spaces/")
+    parser.add_argument(
+        "--config", type=path_argument, required=True, help="YAML file: the setting that the search varies"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the file's")
     parser.add_argument("--samples", type=int, help="draws from random domains, instead of the space file's number")
     parser.add_argument("--seeds", type=int, nargs="+", default=[], help="run every point with each of these seeds")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import torch
 
 from raydet.cluster.address import check_answers
+from raydet.config.paths import check_lasts
 from raydet.config.run import ClusterConfig
 from raydet.data.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError, StorageError
@@ -61,6 +62,7 @@ def label(options: LabelOptions) -> Exported:
     Raises UserErrors for what was asked for wrongly, RunError where nothing could be labelled or actors keep dying.
     """
     _check(options)
+    check_lasts(options.out, "--out")
     if options.actors:
         check_answers(ClusterConfig(address=options.address))
     saved = load_saved(options.checkpoint, role=options.role)

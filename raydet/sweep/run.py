@@ -13,6 +13,7 @@ from raydet.cluster.address import check_answers
 from raydet.cluster.connect import connected
 from raydet.cluster.needs import total
 from raydet.cluster.storage import check_shared
+from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError, RunError, StorageError
 from raydet.registry import family_of
@@ -49,6 +50,7 @@ def search(
     has been checked, so that what is refused can be mended and started again.
     """
     folder = SweepFolder(home)
+    check_lasts(home, "run.dir")
     check_answers(base.cluster)
     with folder.lock():
         if resume:

@@ -12,6 +12,7 @@ import torch
 from raydet import __version__
 from raydet.cluster.address import check_answers
 from raydet.config.backbone import weights_path
+from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
 from raydet.contract import sizes_of
 from raydet.data.prepared import PreparedSets
@@ -35,6 +36,7 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
 
     `start`, with `resume`: the step to go back to, or "healthy" for the newest checkpoint from before a divergence.
     """
+    check_lasts(config.run.dir, "run.dir")
     config = with_absolute_paths(config)
     folder = RunFolder(config.run.dir)
     if config.cluster.backend == "ray":
