@@ -12,6 +12,7 @@ from typing import Any
 import ray
 
 from raydet.cluster.address import address_of, check_answers, origin_of
+from raydet.cluster.capacity import cores
 from raydet.config.run import ClusterConfig
 from raydet.errors import ConfigError, Terminated
 
@@ -48,7 +49,7 @@ def connected(
             context = ray.init(
                 address="local",
                 # Logical CPUs: more than cores is fine.
-                num_cpus=cluster.local_cpus or max(int(cpus + 0.999), os.cpu_count() or 1),
+                num_cpus=cluster.local_cpus or max(int(cpus + 0.999), cores()),
                 namespace=NAMESPACE,
                 include_dashboard=cluster.dashboard if dashboard is None else dashboard,
                 resources=dict(resources or {}) or None,

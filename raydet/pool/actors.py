@@ -16,6 +16,7 @@ import ray
 from ray import cloudpickle
 
 from raydet.cluster.allocator import keep_freed_memory
+from raydet.cluster.capacity import threads_for
 from raydet.errors import UserError
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class TeacherActor:
         """Build the annotator and return this process's id. Raises what the factory raises."""
         import torch
 
-        torch.set_num_threads(self._threads)
+        torch.set_num_threads(threads_for(self._threads))
         keep_freed_memory()
         self._annotator = cloudpickle.loads(self._factory)()
         return os.getpid()

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from raydet.cluster.capacity import threads_for
 from raydet.config.run import RunConfig
 from raydet.contract import FamilyRun
 from raydet.data.prepared import PreparedSets
@@ -35,7 +36,7 @@ SourceFactory = Callable[[RunConfig, FamilyRun, Group, int], LabelSource]
 def train_rank(config: RunConfig, group: Group, make_source: SourceFactory) -> None:
     """Train as one rank, from the newest complete checkpoint where there is one. Returns when training is done, or was
     asked to stop and has saved a checkpoint."""
-    torch.set_num_threads(max(1, int(config.cluster.cpus_per_worker)))
+    torch.set_num_threads(threads_for(config.cluster.cpus_per_worker))
     data = family_of(config).open(RunFolder(config.run.dir).data)
     trainer = _build(config, group, data, make_source)
     try:
