@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from raydet.config.paths import PathText
 from raydet.registry import methods_of, run_configs
 
 PAGE = Path(__file__).with_name("configuration.md")
@@ -66,11 +67,18 @@ def _about(model: type[BaseModel]) -> str:
 
 def _row(key: str, field: FieldInfo) -> str:
     kind = _kind(field.annotation) + _bounds(field.metadata)
+    kind = kind.replace("text", "path", 1) if _is_path(field) else kind
     models = [] if key == "method" else list(_models(field.annotation))
     meaning = field.description or (_about(models[0]) if len(models) == 1 else "One of the sections below.")
     if key.endswith(".name") and "`" in kind and "," not in kind:
         meaning = "Says which method this is."
     return f"| `{key}` | {kind} | {_default(field)} | {' '.join(meaning.split())} |\n"
+
+
+def _is_path(field: FieldInfo) -> bool:
+    """Whether a setting has the type of paths, alone or as an alternative to null."""
+    parts = [field.metadata, *(typing.get_args(part)[1:] for part in typing.get_args(field.annotation))]
+    return any(each is mark for part in parts for each in part for mark in typing.get_args(PathText)[1:])
 
 
 def _kind(annotation: Any) -> str:

@@ -7,9 +7,12 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
+from raydet.cluster.address import address_of, check_answers, origin_of
+from raydet.cluster.capacity import cores
 from raydet.config.run import ClusterConfig
 from raydet.errors import ConfigError, Terminated
 
@@ -37,25 +40,16 @@ def connected(
         yield ""
         return
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")  # how often reports and failures are looked at
-    address = cluster.address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
-        try:
-            with _signals_kept():
-                context = ray.init(address=address, namespace=NAMESPACE, log_to_driver=show_workers)
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            name = "cluster.address (or --address)" if cluster.address else "RAY_ADDRESS"
-            reason = str(error).splitlines()[0]
-            raise ConfigError(
-                f"{name}={address}: no Ray answers there ({reason}); start one with `ray start --head`, mend the "
-                f"address, give this process the head's token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN), or leave the "
-                f"address out for a local Ray"
-            ) from None
+    address = address_of(cluster)
+    if address is not None:
+        check_answers(cluster)
+        context = _joined(cluster, address, show_workers)
     else:
         with _signals_kept():
             context = ray.init(
                 address="local",
                 # Logical CPUs: more than cores is fine.
-                num_cpus=cluster.local_cpus or max(int(cpus + 0.999), os.cpu_count() or 1),
+                num_cpus=cluster.local_cpus or max(int(cpus + 0.999), cores()),
                 namespace=NAMESPACE,
                 include_dashboard=cluster.dashboard if dashboard is None else dashboard,
                 resources=dict(resources or {}) or None,
@@ -66,6 +60,19 @@ def connected(
         yield str(context.dashboard_url or "")
     finally:
         ray.shutdown()
+
+
+def _joined(cluster: ClusterConfig, address: str, show_workers: bool) -> Any:
+    """Join the Ray at an address. Raises ConfigError."""
+    try:
+        with _signals_kept():
+            return ray.init(address=address, namespace=NAMESPACE, log_to_driver=show_workers)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"{origin_of(cluster)}={address}: no Ray answers there; start one with `ray start --head`, mend the "
+            f"address, give this process the head's token (RAY_AUTH_MODE=token and RAY_AUTH_TOKEN), or leave the "
+            f"address out for a local Ray. Ray says: {str(error).strip()}"
+        ) from None
 
 
 @contextmanager

@@ -11,13 +11,15 @@ from contextlib import contextmanager
 
 import torch
 
+from raydet.cluster.capacity import threads_for
+
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8  # malloc.h
 _KEPT = 1 << 28  # bytes: more than any one tensor of a forward on a CPU; a GPU's memory is not malloc's
 
 
 def set_up_process(threads: float) -> None:
     """Let a process of raydet's own compute with so many threads (at least one), and as fast as it can."""
-    torch.set_num_threads(max(1, int(threads)))
+    torch.set_num_threads(threads_for(threads))
     # Numbers below 1e-38 are computed a hundred times as slowly as others: gradients of losses that saturate are such.
     torch.set_flush_denormal(True)
     keep_freed_memory()

@@ -12,25 +12,27 @@ if TYPE_CHECKING:
     from raydet.data.check import CheckReport
     from raydet.data.kind import Kind
 
+from raydet.config.paths import path_argument
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("check-data", help="list all problems of a data set at once")
-    parser.add_argument("config_or_dataset", help="raydet YAML config, or a data set path")
+    parser.add_argument("config_or_dataset", type=path_argument, help="raydet YAML config, or a data set path")
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar="key=value",
         help="settings that replace the config's (data.val=...), or of the one data set (label_column=...)",
     )
-    parser.add_argument("--images", help="image root of a COCO JSON")
+    parser.add_argument("--images", type=path_argument, help="image root of a COCO JSON")
     parser.add_argument("--subset", help="VOC list, or the part (train, val, test) of a YOLO or classification set")
     parser.add_argument(
         "--task", choices=("detection", "classification"), help="what a data set is for; default: by what lies there"
     )
     parser.add_argument("--no-decode", action="store_true", help="do not decode every image (faster)")
     parser.add_argument("--fix", choices=("drop", "clip"), help="write a cleaned COCO JSON to --out")
-    parser.add_argument("--out", help="where --fix writes")
+    parser.add_argument("--out", type=path_argument, help="where --fix writes")
     parser.set_defaults(run=run)
 
 

@@ -5,11 +5,15 @@ from __future__ import annotations
 import argparse
 import os
 
+from raydet.config.paths import path_argument
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("doctor", help="check this machine, a cluster and a config before a run")
-    parser.add_argument("config", nargs="?", help="YAML file; without it only the machine and the cluster")
+    parser.add_argument(
+        "config", type=path_argument, nargs="?", help="YAML file; without it only the machine and the cluster"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the file's")
     parser.add_argument("--address", help="Ray to look at; default: cluster.address, else RAY_ADDRESS, else none")
     parser.add_argument("--measure", action="store_true", help="train a few steps to estimate the time")

@@ -6,15 +6,18 @@ import argparse
 import json
 from pathlib import Path
 
+from raydet.config.paths import path_argument
 from raydet.errors import UserError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("evaluate", help="COCO AP, or accuracy, of a run or a checkpoint")
-    parser.add_argument("run_or_checkpoint", help="run folder or checkpoint folder")
-    parser.add_argument("--data", help="data set instead of the run's own: anything that data.val may be")
-    parser.add_argument("--images", help="image root of a COCO JSON given with --data")
+    parser.add_argument("run_or_checkpoint", type=path_argument, help="run folder or checkpoint folder")
+    parser.add_argument(
+        "--data", type=path_argument, help="data set instead of the run's own: anything that data.val may be"
+    )
+    parser.add_argument("--images", type=path_argument, help="image root of a COCO JSON given with --data")
     parser.add_argument("--subset", help="VOC list, or the part (test, ...) of a data set given with --data")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="which of the run's own data sets")
     parser.add_argument("--model", choices=("teacher", "student"), help="default: the teacher where there is one")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from raydet.config.paths import path_argument
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("export", help="write a plain model file")
-    parser.add_argument("run_or_checkpoint", help="run folder or checkpoint folder")
-    parser.add_argument("--out", required=True, help="FILE.safetensors or FILE.onnx")
+    parser.add_argument("run_or_checkpoint", type=path_argument, help="run folder or checkpoint folder")
+    parser.add_argument("--out", type=path_argument, required=True, help="FILE.safetensors or FILE.onnx")
     parser.add_argument("--model", choices=("teacher", "student"), help="default: the teacher where there is one")
     parser.set_defaults(run=run)
 

@@ -6,18 +6,26 @@ import argparse
 import sys
 from pathlib import Path
 
+from raydet.config.paths import path_argument
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser(
         "label", help="label any number of images", description="Run it again after any interruption: it goes on."
     )
-    parser.add_argument("checkpoint", help="run folder or checkpoint folder")
+    parser.add_argument("checkpoint", type=path_argument, help="run folder or checkpoint folder")
     parser.add_argument(
-        "images", help="folder, 'glob' (quoted), text file with a path a line, or URI (s3://, gs://, ...)"
+        "images",
+        type=path_argument,
+        help="folder, 'glob' (quoted), text file with a path a line, or URI (s3://, gs://, ...)",
     )
-    parser.add_argument("--out", required=True, help="folder for shards, coco.json and skipped.csv")
-    parser.add_argument("--root", help="folder or URI that the paths of a list file are relative to (default: its own)")
+    parser.add_argument("--out", type=path_argument, required=True, help="folder for shards, coco.json and skipped.csv")
+    parser.add_argument(
+        "--root",
+        type=path_argument,
+        help="folder or URI that the paths of a list file are relative to (default: its own)",
+    )
     parser.add_argument("--score-threshold", type=float, help="coco.json gets boxes above it; default: the method's")
     parser.add_argument("--model", choices=("teacher", "student"), help="default: the teacher where there is one")
     parser.add_argument("--actors", type=int, default=1, help="labelling processes (default 1); 0: this one, no Ray")

@@ -5,15 +5,21 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from raydet.config.paths import path_argument
 from raydet.errors import UserError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("report", help="write the HTML report of a run or a search")
-    parser.add_argument("folder", help="folder of a run or of a search; report.html is written there")
     parser.add_argument(
-        "--control", metavar="RUN", help="run on labelled images alone to measure it against; default: one beside it"
+        "folder", type=path_argument, help="folder of a run or of a search; report.html is written there"
+    )
+    parser.add_argument(
+        "--control",
+        type=path_argument,
+        metavar="RUN",
+        help="run on labelled images alone to measure it against; default: one beside it",
     )
     parser.set_defaults(run=run)
 

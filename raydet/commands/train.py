@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from raydet.config.paths import path_argument
 from raydet.errors import UserError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("train", help="train from a YAML config")
-    parser.add_argument("config", help="YAML file")
+    parser.add_argument("config", type=path_argument, help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the file's")
     start = parser.add_mutually_exclusive_group()
     start.add_argument("--resume", action="store_true", help="go on with the run in run.dir")

@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from raydet.config.paths import path_argument
 from raydet.errors import UserError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("tune", help="search over settings with Ray Tune")
-    parser.add_argument("--config", required=True, help="YAML file: the setting that the search varies")
+    parser.add_argument(
+        "--config", type=path_argument, required=True, help="YAML file: the setting that the search varies"
+    )
     parser.add_argument(
         "overrides",
         nargs="*",
@@ -49,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     from raydet.sweep.run import search
     from raydet.sweep.space import load_sweep, only_seeds
 
-    sweep = only_seeds() if space is None else load_sweep(space)
+    sweep = only_seeds() if space is None else load_sweep(path_argument(space))
     if arguments.metric is not None:
         sweep = replace(sweep, metric=arguments.metric, mode=None)
     name = "seeds" if space is None else Path(space).stem

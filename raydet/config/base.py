@@ -6,6 +6,8 @@ from typing import Annotated, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raydet.config.paths import PathText
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Threshold = Annotated[float, Field(gt=0, lt=1)]
 Weight = Annotated[float, Field(ge=0)]
@@ -37,7 +39,7 @@ class Views(Section):
 class SetSection(Section):
     """What the description of every image set holds."""
 
-    path: str
+    path: PathText
 
 
 SetConfig = TypeVar("SetConfig", bound=SetSection)
@@ -50,7 +52,7 @@ class ModelSection(Section):
     did. Whether it may be left out, and what that means, is up to the model.
     """
 
-    weights: str | None = None
+    weights: PathText | None = None
 
     @field_validator("weights")
     @classmethod
@@ -86,7 +88,7 @@ class DataSection(Section, Generic[SetConfig]):
     `unlabeled` is given."""
     labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
     """Use only this fraction of the labelled images (see `labeled_count`)."""
-    labeled_ids: str | None = None
+    labeled_ids: PathText | None = None
     """File that lists the labelled image ids: a JSON list, or one id a line."""
     split_seed: int = 0
     """Seed of the labelled split, apart from `seed`, so that runs with several seeds can share one split."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import re
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -19,6 +17,7 @@ from raydet.config.base import (
     Views,
 )
 from raydet.config.minority import MINORITY_CLASSES
+from raydet.config.paths import PathText
 
 
 class ShapesConfig(Section):
@@ -36,34 +35,21 @@ class ShapesConfig(Section):
     """Most objects in one image."""
 
 
-def expand_variables(text: str) -> str:
-    """Replace `${NAME}` and `${NAME:-default}` by environment variables. Raises ValueError for an unset one."""
-
-    def value(match: re.Match[str]) -> str:
-        name, default = match.group(1), match.group(2)
-        found = os.environ.get(name) or default
-        if found is None:
-            raise ValueError(f"environment variable {name} in {text!r} is not set; set it or write the path out")
-        return found
-
-    return re.sub(r"\$\{(\w+)(?::-([^}]*))?\}", value, text)
-
-
 class DatasetConfig(SetSection):
     """One data set. In YAML a plain string is short for `path: <string>`.
 
-    Paths may hold `${NAME}` and `${NAME:-default}`; relative paths start at the working directory.
+    Paths may hold `~`, `${NAME}` and `${NAME:-default}`, as everywhere; relative paths start at the working directory.
     """
 
-    path: str
+    path: PathText
     """COCO JSON file, VOC folder, YOLO folder, data.yaml or obj.data, image folder, glob of images, or `shapes`. As
     `data.unlabeled` a folder means all its images, whatever annotations lie there."""
     format: Literal["auto", "coco", "voc", "yolo", "folder", "shapes"] = "auto"
     """How to read `path`; `auto` decides from what lies there (`raydet check-data` says what it chose)."""
-    class_map: dict[str, str | None] | str | None = None
+    class_map: dict[str, str | None] | PathText | None = None
     """Other names for the classes of this set: name there -> name here, or null to leave the boxes out; classes that
     are not mentioned keep their names. Or a JSON file that holds this."""
-    images: str | None = None
+    images: PathText | None = None
     """Image root of a COCO JSON; by default the JSON's folder, or its parent where the first image lies there. In all
     formats: the folder that symlinks may lead into."""
     subset: str | None = None
@@ -75,15 +61,7 @@ class DatasetConfig(SetSection):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
-        fields = {"path": value} if isinstance(value, str) else value
-        if isinstance(fields, dict):
-            paths = {
-                k: expand_variables(v)
-                for k, v in fields.items()
-                if k in ("path", "images", "class_map") and isinstance(v, str)
-            }
-            return {**fields, **paths}
-        return fields
+        return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _shapes_go_with_shapes(self) -> DatasetConfig:
@@ -146,7 +124,7 @@ class ViewsConfig(Views):
 class DataConfig(DataSection[DatasetConfig]):
     """Labelled, unlabelled and validation images with boxes."""
 
-    labeled_ids: str | None = None
+    labeled_ids: PathText | None = None
     """File that lists the labelled image ids: a JSON list, one id a line, or Unbiased Teacher's seed file with percent
     and seed behind it, as in `COCO_supervision.txt#10/1`."""
     split: SplitConfig = SplitConfig()

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from raydet.config.base import DataSection, Fraction, NonNegativeInt, PositiveInt, Section, SetSection, Views
-from raydet.config.box_data import expand_variables
+from raydet.config.paths import PathText
 
 
 class PatternsConfig(Section):
@@ -26,10 +26,10 @@ class PatternsConfig(Section):
 class ImageSetConfig(SetSection):
     """One set of images. In YAML a plain string is short for `path: <string>`.
 
-    Paths may hold `${NAME}` and `${NAME:-default}`; relative paths start at the working directory.
+    Paths may hold `~`, `${NAME}` and `${NAME:-default}`, as everywhere; relative paths start at the working directory.
     """
 
-    path: str
+    path: PathText
     """Folder of CIFAR batches, SVHN .mat or IDX files, a folder with one folder per class, a .parquet file, a folder or
     glob of them, or `patterns`; a glob of images, such as `photos/**/*.jpg`, reads them without labels."""
     format: Literal["auto", "cifar10", "cifar100", "svhn", "folder", "idx", "parquet", "patterns"] = "auto"
@@ -43,7 +43,7 @@ class ImageSetConfig(SetSection):
     """Parquet: the column of labels (whole numbers from 0, or class names)."""
     id_column: str = "image_id"
     """Parquet: the column of image ids; where it is missing, rows are numbered through."""
-    class_names: str | None = None
+    class_names: PathText | None = None
     """Parquet and IDX: a JSON list of class names in label order; default: the file's metadata (Parquet), or a
     classes.json beside it."""
     patterns: PatternsConfig | None = None
@@ -52,11 +52,7 @@ class ImageSetConfig(SetSection):
     @model_validator(mode="before")
     @classmethod
     def _from_string(cls, value: Any) -> Any:
-        fields = {"path": value} if isinstance(value, str) else value
-        if isinstance(fields, dict):
-            keys = ("path", "class_names")
-            return {**fields, **{k: expand_variables(fields[k]) for k in keys if isinstance(fields.get(k), str)}}
-        return fields
+        return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _patterns_go_with_patterns(self) -> ImageSetConfig:

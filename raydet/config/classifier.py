@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from raydet.config.backbone import HOW_TO_CHOOSE, IMAGENET
 from raydet.config.base import ModelSection, PositiveInt, Weight
+from raydet.config.paths import PathText
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Spread = Annotated[float, Field(gt=0, le=1)]
@@ -55,7 +56,7 @@ class ClassifierConfig(ModelSection):
     one that these were trained with."""
     std: tuple[Spread, Spread, Spread] = (0.247, 0.2435, 0.2616)
     """Standard deviation of red, green, blue, in [0, 1]."""
-    weights: str | None = None
+    weights: PathText | None = None
     """For `resnet18`, which must say it, and `efficientnet_lite0`: `imagenet` (torchvision's published weights,
     downloaded once; those of `efficientnet_lite0` are installed with raydet, and its default), a local safetensors (or
     torch `weights_only`-loadable) file with the network's own names, or `none`. The last layer is left out where the

@@ -25,6 +25,7 @@ from raydet.config.base import (
     Threshold,
     Weight,
 )
+from raydet.config.paths import PathText
 
 
 class ModelConfig(ModelSection):
@@ -34,7 +35,7 @@ class ModelConfig(ModelSection):
     """`efficientnet_lite0_fpn` (comes with ImageNet weights), `resnet18_fpn`, `resnet50_fpn`, `resnet101_fpn`
     (torchvision's), `timm/NAME` (a network of timm that gives a pyramid; wants the extra `timm`), or `small_gn` (group
     norm), which trains from scratch on a CPU."""
-    weights: str | None = None
+    weights: PathText | None = None
     """`imagenet`: published weights (torchvision's IMAGENET1K_V1 or timm's, downloaded once; those of
     `efficientnet_lite0_fpn` are installed with raydet, and its default). A local safetensors (or torch
     `weights_only`-loadable) file with the network's own names. `none`: from scratch. Only `small_gn` and

@@ -10,14 +10,16 @@ from pydantic import Field, create_model, model_validator
 from raydet.config.base import DataSection, ModelSection, NonNegativeInt, PositiveFloat, PositiveInt, Section
 from raydet.config.method import MethodSection
 from raydet.config.optim import OptimConfig
+from raydet.config.paths import PathText
 
 
 class RunSection(Section):
     """Where the run lives."""
 
-    dir: str
-    """Run folder. On a cluster: a path that every node sees."""
-    fork_from: str | None = None
+    dir: PathText
+    """Run folder. On a cluster: a path that every node sees. This and all other paths may hold `~`, `${NAME}` and
+    `${NAME:-default}`."""
+    fork_from: PathText | None = None
     """Checkpoint folder to start from: weights, optimiser and step are taken over, the method may differ."""
     stop_at: PositiveInt | None = None
     """Stop with a checkpoint after so many optimiser steps, to be resumed or forked later; default: `optim.steps`."""

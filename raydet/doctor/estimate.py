@@ -11,14 +11,15 @@ from pathlib import Path
 
 import torch
 
-from raydet.cluster.needs import Resources, arithmetic, check_fits, claims_of, total
+from raydet.cluster.capacity import Machine, check_holds, own_bytes
+from raydet.cluster.needs import Claim, Resources, arithmetic, check_fits, claims_of, total
 from raydet.config.run import RunConfig
 from raydet.contract import DataSizes
 from raydet.doctor.finding import Finding, fail, ok, warn
 from raydet.errors import ConfigError
 from raydet.labels.schedule import LabelSchedule
 from raydet.registry import build_method
-from raydet.text import size
+from raydet.text import plural, size
 
 
 def plan(config: RunConfig, nodes: Sequence[Resources], *, is_local: bool) -> list[Finding]:
@@ -46,6 +47,21 @@ def plan(config: RunConfig, nodes: Sequence[Resources], *, is_local: bool) -> li
     except ConfigError:
         return [warn("places", f"{text}: enough to start, not for all", "the run grows when nodes join")]
     return [ok("places", text)]
+
+
+def judge_capacity(config: RunConfig, machine: Machine) -> Finding:
+    """Judge whether this machine holds a run on a Ray of its own, or in one process."""
+    claims = claims_of(config) or [Claim("process", 1, {"CPU": config.cluster.cpus_per_worker})]
+    one = own_bytes()
+    try:
+        warnings = check_holds(claims, machine, {"workers": one, "teachers": one})
+    except ConfigError as error:
+        return fail("capacity", str(error), "raydet train would refuse this")
+    if warnings:
+        return warn("capacity", "; ".join(warnings), "lower cluster.workers, pool.actors or their shares")
+    count = sum(claim.count for claim in claims)
+    free = "" if machine.free_bytes is None else f" and {size(machine.free_bytes)} of free memory"
+    return ok("capacity", f"{plural(machine.cores, 'core')}{free} for {count} of its processes")
 
 
 @dataclass(frozen=True, slots=True)

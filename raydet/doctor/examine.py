@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from raydet.cluster.capacity import this_machine
 from raydet.cluster.connect import connected
 from raydet.cluster.nodes import alive_nodes, ask_every_node
 from raydet.cluster.storage import ask_nodes
@@ -15,7 +16,7 @@ from raydet.config.run import ClusterConfig, RunConfig
 from raydet.contract import DataSizes
 from raydet.data.check import CheckReport
 from raydet.doctor import probe
-from raydet.doctor.estimate import disk_of, judge_disk, judge_memory, plan
+from raydet.doctor.estimate import disk_of, judge_capacity, judge_disk, judge_memory, plan
 from raydet.doctor.finding import Finding, fail, ok, warn
 from raydet.doctor.machine import Facts, compare, judge
 from raydet.doctor.measure import measure
@@ -38,6 +39,7 @@ def examine(config: RunConfig | None, *, address: str | None, measured: bool) ->
     elif config is not None:
         yield _run_dir(Path(config.run.dir))
         yield from plan(config, [{"GPU": float(len(here["gpus"]))}], is_local=True)
+        yield judge_capacity(config, this_machine())
     if config is not None:
         yield from _run(config, measured, is_local=address is None)
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
-import socket
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from urllib.error import URLError
-from urllib.parse import urlsplit
 from urllib.request import ProxyHandler, build_opener
 
+from raydet.cluster.address import TIMEOUT_S, problem_with
 from raydet.doctor.finding import Finding, fail, ok, warn
 
 PORTS = {6379: "head", 8265: "dashboard and jobs", 10001: "clients"}
@@ -85,20 +84,7 @@ def auth_mode(url: str, *, timeout_s: float = 3.0) -> str | None:
         return None
 
 
-def reachable(address: str, *, timeout_s: float = 5.0) -> Finding:
-    """Judge whether something answers at a Ray address, `HOST:PORT` or `ray://HOST:PORT`."""
-    parts = urlsplit(address if "://" in address else f"//{address}")
-    try:
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if host is None or port is None:
-        return fail("address", f"{address}: expected HOST:PORT", "the head prints it when it starts")
-    try:
-        with socket.create_connection((host, port), timeout=timeout_s):
-            return ok("address", f"{address} answers")
-    except socket.gaierror as error:
-        return fail("address", f"{host}: no such host ({error.strerror})", "mend the name, or name resolution (DNS)")
-    except OSError as error:
-        reason = error.strerror or "no answer in time"
-        return fail("address", f"{address}: {reason}", "start the head, mend the address, or open the port")
+def reachable(address: str, *, timeout_s: float = TIMEOUT_S) -> Finding:
+    """Judge whether a Ray answers at an address, `HOST:PORT` or `ray://HOST:PORT`."""
+    problem = problem_with(address, timeout_s=timeout_s)
+    return ok("address", f"{address} answers") if problem is None else fail("address", problem.text, problem.advice)

@@ -12,6 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from raydet.cluster.capacity import threads_for
 from raydet.cluster.process import keep_freed_memory
 from raydet.errors import DataError
 from raydet.label_files.image_stores import ImageStore
@@ -70,13 +71,14 @@ class Labeller:
     time."""
 
     def __init__(self, job: Job) -> None:
-        torch.set_num_threads(job.threads)
+        threads = threads_for(job.threads)
+        torch.set_num_threads(threads)
         keep_freed_memory()
         self._job = job
         self._device = torch.device(job.device)
         self._dtype = autocast_dtype(job.precision, self._device)
         self._model = job.of.model.to(self._device).eval().requires_grad_(False)
-        self._decoders = ThreadPoolExecutor(job.threads, thread_name_prefix="raydet-decode")
+        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="raydet-decode")
         self._forward = threading.Lock()
 
     def begin(self, names: Sequence[str]) -> Loading:

@@ -12,6 +12,11 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
+from raydet.cluster.address import address_of, check_answers
+from raydet.cluster.capacity import check_holds, own_bytes, this_machine
+from raydet.cluster.needs import Claim
+from raydet.config.paths import check_lasts
+from raydet.config.run import ClusterConfig
 from raydet.data.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError, StorageError
 from raydet.faults import storage_error
@@ -59,6 +64,9 @@ def label(options: LabelOptions) -> Exported:
     Raises UserErrors for what was asked for wrongly, RunError where nothing could be labelled or actors keep dying.
     """
     _check(options)
+    check_lasts(options.out, "--out")
+    if options.actors:
+        check_answers(ClusterConfig(address=options.address))
     saved = load_saved(options.checkpoint, role=options.role)
     model = family_of(saved.config).on_files(saved)
     above = score_threshold(saved, model, options.score_threshold)
@@ -178,17 +186,27 @@ def _label_rest(
     def keep(chunk: Chunk, table: pa.Table) -> None:
         write_shard(shards, chunk, table, settings)
 
+    actors = min(options.actors, math.ceil(left / piece))
+    for warning in _crowded(actors, options):
+        print(f"warning: {warning}", flush=True)
     with progress:
-        if options.actors == 0:
+        if actors == 0:
             _label_here(job, work, keep, progress)
         else:
             from raydet.label_files.actors import Share, label_with_actors
 
-            actors = min(options.actors, math.ceil(left / piece))
             share = Share(actors, options.cpus_per_actor, options.gpus_per_actor, options.address)
             label_with_actors(job, share, work, keep, progress)
     for line in progress.summary():
         print(line)
+
+
+def _crowded(actors: int, options: LabelOptions) -> list[str]:
+    """Return warnings where the actors are more than this machine has. Raises ConfigError where it cannot hold them."""
+    if address_of(ClusterConfig(address=options.address)) is not None:
+        return []
+    claims = [Claim("actors", max(1, actors), {"CPU": options.cpus_per_actor})]
+    return check_holds(claims, this_machine(), {"actors": own_bytes()} if actors else {})
 
 
 def _job(model: FileModel, images: Images, listing: Listing, options: LabelOptions) -> Job:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from raydet.cluster.address import address_of, check_answers
+from raydet.cluster.capacity import check_holds, own_bytes, this_machine
 from raydet.cluster.connect import connected
 from raydet.cluster.needs import total
 from raydet.cluster.storage import check_shared
+from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError, RunError, StorageError
 from raydet.registry import family_of
@@ -48,6 +52,8 @@ def search(
     has been checked, so that what is refused can be mended and started again.
     """
     folder = SweepFolder(home)
+    check_lasts(home, "run.dir")
+    check_answers(base.cluster)
     with folder.lock():
         if resume:
             header, trials = _resumed(folder, sweep, name, base, samples, seeds, retry_failed=retry_failed)
@@ -66,6 +72,7 @@ def search(
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             at_once = concurrency(configs, nodes, number=number, limit=limit)
             plan = describe(folder, definition, trials, configs[0], at_once)
+            plan = "\n".join([plan, *(f"  warning: {text}" for text in _crowded(base, configs[0], at_once))])
             if resume:
                 folder.save_header(header)  # with what may have changed
             else:
@@ -80,6 +87,14 @@ def search(
             print(f"report: {write_sweep_report(folder.path)}", flush=True)
         _check_came_to_something(folder)
     return folder
+
+
+def _crowded(base: RunConfig, config: RunConfig, at_once: int) -> list[str]:
+    """Return warnings where the trials on a Ray of the search's own are more than this machine has."""
+    if address_of(base.cluster) is not None:
+        return []
+    claims = [replace(claim, count=at_once * claim.count) for claim in claims_of_trial(config)]
+    return check_holds(claims, this_machine(), {claim.what: own_bytes() for claim in claims})
 
 
 def _check_came_to_something(folder: SweepFolder) -> None:

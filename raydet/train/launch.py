@@ -10,7 +10,11 @@ from typing import Any
 import torch
 
 from raydet import __version__
+from raydet.cluster.address import check_answers
+from raydet.cluster.capacity import check_holds, this_machine
+from raydet.cluster.needs import Claim
 from raydet.config.backbone import weights_path
+from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
 from raydet.contract import sizes_of
 from raydet.data.prepared import PreparedSets
@@ -34,8 +38,11 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
 
     `start`, with `resume`: the step to go back to, or "healthy" for the newest checkpoint from before a divergence.
     """
+    check_lasts(config.run.dir, "run.dir")
     config = with_absolute_paths(config)
     folder = RunFolder(config.run.dir)
+    if config.cluster.backend == "ray":
+        check_answers(config.cluster)  # before anything is read or written
     with folder.lock():
         folder.check(config, resume=resume)
         back = check_start(folder, start) if resume else None
@@ -54,7 +61,11 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
         family.check(config, data)
         if not resume:
             check_model(config, len(data.class_names))
-        said = [describe(config, data), *(f"  changed: {line}" for line in folder.changes(config))]
+        said = [
+            describe(config, data),
+            *(f"  warning: {text}" for text in _crowded(config)),
+            *(f"  changed: {line}" for line in folder.changes(config)),
+        ]
         if found:
             said.append(
                 f"  warning: {found} images cannot be read and are left out; {folder.data / 'skipped.jsonl'} lists them"
@@ -86,6 +97,15 @@ def _saying_what_is_kept(folder: RunFolder) -> Iterator[None]:
         steps = steps_of(folder.checkpoints)
         kept = f"The checkpoint of step {steps[-1]} is whole" if steps else "No checkpoint had been written"
         raise StorageError(f"{error}. {kept}: after that go on with --resume") from None
+
+
+def _crowded(config: RunConfig) -> list[str]:
+    """Return warnings where a run is more than this machine has. Raises ConfigError where it cannot hold it."""
+    if config.cluster.backend == "ray":
+        from raydet.train.on_ray import crowded
+
+        return crowded(config)
+    return check_holds([Claim("process", 1, {"CPU": config.cluster.cpus_per_worker})], this_machine(), {})
 
 
 def _open_again(config: RunConfig, folder: RunFolder) -> PreparedSets[Any]:

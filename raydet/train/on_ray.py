@@ -16,6 +16,8 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer, get_device
 
 from raydet import __version__
+from raydet.cluster.address import address_of
+from raydet.cluster.capacity import check_holds, own_bytes, this_machine
 from raydet.cluster.connect import connected
 from raydet.cluster.needs import check_fits, claims_of, total
 from raydet.cluster.nodes import alive_nodes
@@ -43,6 +45,16 @@ def train_on_ray(config: RunConfig) -> None:
         check_fits(claims_of(config, least=True), [node["Resources"] for node in alive_nodes()])
         check_shared(Path(config.run.dir), "run.dir")
         _fit(config)
+
+
+def crowded(config: RunConfig) -> list[str]:
+    """Return warnings where a local Ray is to hold more than this machine has; see `check_holds`.
+
+    A process is taken to need what this one has, which has imported the same.
+    """
+    if ray.is_initialized() or address_of(config.cluster) is not None:
+        return []
+    return check_holds(claims_of(config), this_machine(), {"workers": own_bytes(), "teachers": own_bytes()})
 
 
 def _fit(config: RunConfig) -> None:

@@ -116,8 +116,11 @@ class RunFolder:
         return locked(self.path / ".lock", in_use)
 
     def load_config(self) -> RunConfig:
-        """Return the configuration the run was started with. Raises ConfigError where this raydet cannot read it."""
-        return resolve(self._read_config(), {}, where=str(self.config_json))
+        """Return the configuration the run was started with, in the folder where it lies now.
+
+        Raises ConfigError where this raydet cannot read it.
+        """
+        return resolve(self._read_config(), {"run.dir": str(self.path)}, where=str(self.config_json))
 
     def written_by(self) -> str | None:
         """Return the raydet version that the run was last started with; None where the folder does not say."""

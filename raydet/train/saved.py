@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
 from raydet.contract import Method, Result
 from raydet.errors import CheckpointError, DataError, UserError
@@ -132,6 +133,7 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
     """Write a model file: .safetensors that plain torchvision loads, or .onnx checked against PyTorch."""
     if out.suffix not in (".safetensors", ".onnx"):
         raise UserError(f"--out {out}: expected a name that ends in .safetensors or .onnx")
+    check_lasts(out, "--out")
     is_onnx = out.suffix == ".onnx"
     saved = load_saved(path, role=role)
     export_onnx = family_of(saved.config).onnx_exporter(saved) if is_onnx else None

@@ -215,7 +215,7 @@ def test_doctor_knows_classifiers_too(tmp_path: Path, capsys: pytest.CaptureFixt
     # 54 images, 4 of each of 3 classes labelled
     assert "labeled 54 images of 3 classes, val 12 images of 3 classes; 12 labelled and 42 unl" in found["data"]["text"]
     assert " per supervised step, " in found["time"]["text"] and " per D2 step (" in found["time"]["text"]
-    assert "MB in every rank (here 1)" in found["memory"]["text"]
+    assert "0.8 kB in every rank (here 1)" in found["memory"]["text"]
     assert not (tmp_path / "run").exists()
 
 

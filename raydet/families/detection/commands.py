@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from raydet.config.paths import path_argument
 from raydet.errors import UserError
 
 
@@ -14,7 +15,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("thresholds", help="precision and recall of the pseudo-labels over a threshold grid")
     parser.add_argument(
-        "run_or_checkpoint", help="run folder (its stored labels) or checkpoint folder (labels made now)"
+        "run_or_checkpoint",
+        type=path_argument,
+        help="run folder (its stored labels) or checkpoint folder (labels made now)",
     )
     parser.add_argument(
         "--grid",
@@ -27,8 +30,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--version", type=int, metavar="STEP", help="stored labels as they were at this teacher version"
     )
-    parser.add_argument("--data", help="withheld labelled images (COCO JSON, VOC or YOLO folder): labels are made now")
-    parser.add_argument("--images", help="image root of a COCO JSON given with --data")
+    parser.add_argument(
+        "--data",
+        type=path_argument,
+        help="withheld labelled images (COCO JSON, VOC or YOLO folder): labels are made now",
+    )
+    parser.add_argument("--images", type=path_argument, help="image root of a COCO JSON given with --data")
     parser.add_argument("--max-images", type=int, default=1000, help="judge at most so many images (default: 1000)")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument("--apply", metavar="CONFIG.yaml", help="write the recommended thresholds into this config file")
