@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import signal
 import sys
 import threading
@@ -20,7 +22,8 @@ COMMANDS = (train, tune, evaluate, label, check_data, doctor, export, report, *f
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted,
-    143 stopped by SIGTERM or through RUN/stop, with a checkpoint where there was time for one.
+    143 stopped by SIGTERM or through RUN/stop, with a checkpoint where there was time for one, 141 the reader of what it
+    prints is gone.
     """
     parser = argparse.ArgumentParser(prog="raydet", description="Detectors and classifiers from few labels, on Ray.")
     parser.add_argument("--version", action="version", version=f"raydet {__version__}")
@@ -40,7 +43,13 @@ def run_guarded(command: Callable[[], int | None]) -> int:
     """Run a command; a UserError becomes one message on stderr, Ctrl-C and SIGTERM a hint. Returns the exit code."""
     try:
         with _sigterm_raises():
-            return int(command() or 0)
+            code = int(command() or 0)
+            sys.stdout.flush()  # here, where a closed pipe can still be told from other errors
+            return code
+    except BrokenPipeError:
+        if not _reader_is_gone():
+            raise
+        return 141  # as a shell reports what SIGPIPE ended: `raydet check-data X | head`
     except UserError as error:
         print(f"raydet: error: {error}", file=sys.stderr)
         return 2
@@ -56,6 +65,20 @@ def run_guarded(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("\nraydet: interrupted; go on with --resume", file=sys.stderr)
         return 130
+
+
+def _reader_is_gone() -> bool:
+    """Return whether nobody reads standard output any more; what is left to say then goes nowhere, without an error."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # something that is no file
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return True
 
 
 @contextmanager
