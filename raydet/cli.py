@@ -22,8 +22,8 @@ COMMANDS = (train, tune, evaluate, label, check_data, doctor, export, report, *f
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted,
-    143 stopped by SIGTERM or through RUN/stop, with a checkpoint where there was time for one, 141 the reader of what it
-    prints is gone.
+    143 stopped by SIGTERM or through RUN/stop, with a checkpoint where there was time for one, 141 the reader of the
+    output is gone.
     """
     parser = argparse.ArgumentParser(prog="raydet", description="Detectors and classifiers from few labels, on Ray.")
     parser.add_argument("--version", action="version", version=f"raydet {__version__}")

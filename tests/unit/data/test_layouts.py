@@ -90,7 +90,12 @@ def test_a_table_without_images_beside_class_folders_is_no_image_set(tmp_path: P
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("dvc.yaml", "stages: {}\n"), ("config.yml", "a: 1\n"), ("mine.yaml", RAYDET_CONFIG), ("data.yaml", RAYDET_CONFIG)],
+    [
+        ("dvc.yaml", "stages: {}\n"),
+        ("config.yml", "a: 1\n"),
+        ("mine.yaml", RAYDET_CONFIG),
+        ("data.yaml", RAYDET_CONFIG),
+    ],
 )
 def test_a_stray_yaml_makes_no_data_set_yolo(tmp_path: Path, name: str, text: str) -> None:
     voc = write_voc(tmp_path / "voc")
@@ -124,7 +129,9 @@ def test_two_kinds_of_annotations_are_not_chosen_between(tmp_path: Path) -> None
     for entry, name in zip(content["images"], ("JPEGImages/one.jpg", "JPEGImages/two.png"), strict=True):
         entry["file_name"] = name
     (folder / "data.json").write_text(json.dumps(content))
-    with pytest.raises(DataError, match=r"several kinds .*COCO \(data.json\).*`format: voc` or `format: coco`") as caught:
+    with pytest.raises(
+        DataError, match=r"several kinds .*COCO \(data.json\).*`format: voc` or `format: coco`"
+    ) as caught:
         read_table(folder)
     for format, boxes in (("voc", 2), ("coco", 3)):
         assert f"format: {format}" in str(caught.value)

@@ -10,7 +10,7 @@ from raydet.data.boxes.formats.yolo_pairs import Pairs
 from raydet.data.boxes.formats.yolo_rows import could_be_key_points, parse_row
 from raydet.data.boxes.source import SourceBuilder
 from raydet.data.boxes.turned import report_turned
-from raydet.data.paths import LeadsOutsideError, rebased, resolve_inside
+from raydet.data.paths import LeadsOutsideError, checked_name, rebased, resolve_inside
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 
@@ -47,15 +47,17 @@ class LabelReader:
         """Add the image of that name, relative to where names start."""
         start, limit = self._place.start, self._place.limit
         name = rebased(start, limit, image)
+        self._builder.add_image(image, name, image)
+        try:
+            checked_name(image)
+            resolve_inside(limit, name)
+        except DataError:
+            return  # the common rules report it; labels beside a file outside the root are not looked for
         file = self.pairs.label_of(image)
-        self._builder.add_image(image, name, str(file or image))
         if file is None:
             self._builder.spoil()
             return
-        try:
-            resolve_inside(limit, name)
-        except DataError:
-            return  # the common rules report it; labels beside a file outside the root are not read
+        self._builder.label_files[-1] = str(file)
         text = self._text(image, file)
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
