@@ -138,6 +138,52 @@ def test_nothing_outside_of_images_is_read_all_the_same(tmp_path: Path) -> None:
     assert "images/train/s.jpg" not in table.ids
 
 
+def test_images_outside_of_the_yaml_are_refused_and_the_advice_works(tmp_path: Path) -> None:
+    write_yolo(tmp_path / "store")
+    (tmp_path / "task").mkdir()
+    for entry in ("../store/images/train", f"{tmp_path}/store/images/train"):
+        (tmp_path / "task" / "data.yaml").write_text(f"train: {entry}\nnames: [cat, dog]\n")
+        with pytest.raises(DataError, match="is outside .*; set `images` to a folder that holds all images and labels"):
+            read_table(tmp_path / "task")
+        table, log = read_table(tmp_path / "task", images=str(tmp_path))
+        assert not log.problems and table.files == ["store/images/train/a.jpg", "store/images/train/b.jpg"]
+        assert len(table.boxes) == 1
+        with pytest.raises(DataError, match="is outside|no such folder"):
+            read_table(tmp_path / "task", images=str(tmp_path / "task"))
+
+
+def test_a_root_that_is_not_there_is_refused_and_both_advices_work(tmp_path: Path) -> None:
+    yaml = "train: images/train\nnames: [cat, dog]\n"
+    folder = write_yolo(tmp_path / "data", yaml=f"path: /somebody/elses/disk\n{yaml}")
+    with pytest.raises(DataError, match="is not a folder inside .*; remove it, or set `images` to the data set's root"):
+        read_table(folder)
+    assert len(read_table(folder, images=str(folder))[0].boxes) == 1
+    (folder / "data.yaml").write_text(yaml)
+    assert len(read_table(folder)[0].boxes) == 1
+
+
+def test_a_json_whose_images_lie_in_another_folder_is_refused_and_the_advice_works(tmp_path: Path) -> None:
+    file = write_coco(tmp_path / "data")
+    (tmp_path / "data" / "photos").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "data" / name).rename(tmp_path / "data" / "photos" / name)
+    with pytest.raises(DataError, match=f"it is in {tmp_path}/data/photos: set `images: {tmp_path}/data/photos`"):
+        read_table(file)
+    assert not read_table(file, images=f"{tmp_path}/data/photos")[1].problems
+
+
+def test_a_symlinked_folder_is_told_and_both_advices_work(tmp_path: Path) -> None:
+    write_image(tmp_path / "store" / "a.jpg")
+    write_image(tmp_path / "photos" / "b.jpg", value=1)
+    (tmp_path / "photos" / "more").symlink_to(tmp_path / "store")
+    table, log = read_table(tmp_path / "photos")
+    assert table.files == ["b.jpg"] and "name its target as the data set, or copy it" in str(log.problems[0])
+    assert read_table(tmp_path / "store")[0].files == ["a.jpg"]
+    (tmp_path / "photos" / "more").unlink()
+    write_image(tmp_path / "photos" / "more" / "a.jpg")
+    assert read_table(tmp_path / "photos")[0].files == ["b.jpg", "more/a.jpg"]
+
+
 # --- darknet ----------------------------------------------------------------------------------------------------------
 
 
