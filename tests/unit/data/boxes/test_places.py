@@ -100,6 +100,7 @@ def test_symlinked_images_of_voc_are_named_and_the_advice_works(tmp_path: Path) 
         read_table(task)
     table, log = read_table(task, images=str(tmp_path))
     assert not log.problems and table.files == ["photos/one.jpg", "photos/two.png"]
+    assert read_table(task, images=str(tmp_path / "photos"))[0].files == ["one.jpg", "two.png"]
 
 
 def test_symlinked_images_of_coco_are_named_and_the_advice_works(tmp_path: Path) -> None:
