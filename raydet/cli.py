@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import select
 import signal
 import sys
 import threading
@@ -23,7 +24,8 @@ COMMANDS = (init, train, tune, evaluate, label, check_data, doctor, export, repo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted,
-    143 stopped by SIGTERM or through RUN/stop, with a checkpoint where there was time for one.
+    143 stopped by SIGTERM or through RUN/stop, with a checkpoint where there was time for one, 141 the reader of the
+    output is gone.
     """
     parser = argparse.ArgumentParser(prog="raydet", description="Detectors and classifiers from few labels, on Ray.")
     parser.add_argument("--version", action="version", version=f"raydet {__version__}")
@@ -46,7 +48,11 @@ def run_guarded(command: Callable[[], int | None]) -> int:
     """
     try:
         with _sigterm_raises():
-            return int(command() or 0)
+            code = int(command() or 0)
+            sys.stdout.flush()  # here, where a closed pipe can still be told from other errors
+            return code
+    except BrokenPipeError as error:
+        return 141 if _reader_is_gone() else _unforeseen(error)  # as a shell reports what SIGPIPE ended: `... | head`
     except UserError as error:
         print(f"raydet: error: {error}", file=sys.stderr)
         return 2
@@ -62,20 +68,36 @@ def run_guarded(command: Callable[[], int | None]) -> int:
     except KeyboardInterrupt:
         print("\nraydet: interrupted; go on with --resume", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it ends
-        return 141
     except Exception as error:
-        if (said := explain(error)) is not None:
-            print(f"raydet: failed: {said}", file=sys.stderr)
-            return 1
-        traceback.print_exc()
-        print(
-            f"raydet: this is a bug in raydet {__version__} (Python {sys.version.split()[0]}): please report it, with "
-            f"the lines above and the command",
-            file=sys.stderr,
-        )
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> int:
+    """Say in raydet's words what others raised; what nobody knows is a bug. Returns the exit code."""
+    if (said := explain(error)) is not None:
+        print(f"raydet: failed: {said}", file=sys.stderr)
         return 1
+    traceback.print_exception(error)
+    print(
+        f"raydet: this is a bug in raydet {__version__} (Python {sys.version.split()[0]}): please report it, with the "
+        f"lines above and the command",
+        file=sys.stderr,
+    )
+    return 1
+
+
+def _reader_is_gone() -> bool:
+    """Return whether nobody reads standard output any more; what is left to say then goes nowhere, without an error."""
+    try:
+        number = sys.stdout.fileno()
+    except (OSError, ValueError):  # something that is no file
+        return False
+    poll = select.poll()
+    poll.register(number, 0)
+    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0)):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return True
 
 
 @contextmanager

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
+from raydet.files import write_text
 
 OnBadImage = Literal["error", "skip"]
+_LIST = "skipped.jsonl"
 _OR_SKIP = "or leave out all pictures that cannot be read: data.on_bad_image: skip"
 
 
@@ -34,3 +38,25 @@ def explaining_damage() -> Iterator[None]:
             f"{error}. It was not noticed when the data was prepared (`raydet check-data` decodes all pictures): "
             f"restore the file and go on with --resume, or go on without such pictures: --resume data.on_bad_image=skip"
         ) from None
+
+
+def write_left_out(folder: Path, left_out: Mapping[str, Sequence[tuple[str, str]]], log: ProblemLog) -> None:
+    """List the images that sets were left without, one JSON object a line; no file where there are none."""
+    rows = [
+        {"set": name, "id": image_id, "reason": reason}
+        for name, those in left_out.items()
+        for image_id, reason in those
+    ]
+    (folder / _LIST).unlink(missing_ok=True)
+    if rows:
+        add_left_out(folder, rows)
+        message = f"lists the {len(rows):,} images that cannot be read and were left out"
+        log.warn("images-left-out", folder / _LIST, "", message)
+
+
+def add_left_out(folder: Path, rows: Sequence[Mapping[str, str]]) -> None:
+    """Add images to that list."""
+    if rows:
+        file = folder / _LIST
+        before = file.read_text(encoding="utf-8") if file.exists() else ""
+        write_text(file, before + "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet.config.base import DataSection, SetConfig
+from raydet.data.bad_images import add_left_out, write_left_out
 from raydet.data.check import CheckReport, Summary, report_of
 from raydet.data.leaks import Pictures, report_repeated_images, report_shared_images
 from raydet.data.mapped import MappedIndex
@@ -22,7 +22,7 @@ from raydet.data.saved_split import SplitError, copy_split, saved_or_drawn
 from raydet.data.sources import check_same, check_sources, write_sources
 from raydet.data.withheld import withheld
 from raydet.errors import DataError
-from raydet.files import make_folder, write_text
+from raydet.files import make_folder
 
 _TITLE = "the data cannot be used (`raydet check-data` lists everything)"
 
@@ -146,7 +146,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         if "unlabeled" in tables:
             hidden, tables["unlabeled"] = self.hidden_and_bare(tables["unlabeled"])
             tables |= {} if hidden is None else {"hidden": hidden}
-        _write_left_out(folder, left_out, log)
+        write_left_out(folder, left_out, log)
         write_sets(folder, self.kind, tables, self.write)
         write_sources(folder, {name: table for name, table in tables.items() if name != "hidden"})
         return open_sets(folder, self.kind, self.index, log.warnings())
@@ -204,10 +204,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         Which one depends on nothing but the row. They are added to `FOLDER/skipped.jsonl`. Returns how many were found.
         """
         found = leave_out_damaged(folder, self.kind, self.index)
-        if found:
-            file = folder / "skipped.jsonl"
-            before = file.read_text(encoding="utf-8") if file.exists() else ""
-            write_text(file, before + _as_lines(found))
+        add_left_out(folder, found)
         return len(found)
 
     def open_hidden(self, folder: str | Path) -> AnyIndex | None:
@@ -230,7 +227,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         make_folder(folder)
         log, path = ProblemLog(), one.path
         table, _ = self.read("val", one, log, settings=settings, generated=folder, decode_images=False)
-        _write_left_out(folder, {"val": log.left_out}, log)
+        write_left_out(folder, {"val": log.left_out}, log)
         log.raise_errors(_TITLE)
         if self.is_barren(table):
             self.report_classes(table, "given", path, log)
@@ -347,22 +344,3 @@ def _with_split(tables: Mapping[str, AnyTable], rows: NDArray[np.int64]) -> dict
     if "unlabeled" not in tables:
         split["unlabeled"] = whole.take(np.setdiff1d(np.arange(len(whole)), rows))
     return split
-
-
-def _write_left_out(folder: Path, left_out: Mapping[str, Sequence[tuple[str, str]]], log: ProblemLog) -> None:
-    """List the images that a set was left without, one JSON object a line; no file where there are none."""
-    file = folder / "skipped.jsonl"
-    rows = [
-        {"set": name, "id": image_id, "reason": reason}
-        for name, those in left_out.items()
-        for image_id, reason in those
-    ]
-    if not rows:
-        file.unlink(missing_ok=True)
-        return
-    write_text(file, _as_lines(rows))
-    log.warn("images-left-out", file, "", f"lists the {len(rows):,} images that cannot be read and were left out")
-
-
-def _as_lines(rows: Sequence[Mapping[str, str]]) -> str:
-    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)

@@ -146,7 +146,7 @@ _LAYOUTS = {
     "coco": _layout("coco", "COCO"),
     "voc": _layout("voc", "VOC"),
     "cvat": _layout("", "CVAT's own XML", "export the task as COCO 1.0"),
-    "labelme": _layout("", "labelme JSON files", _TO_COCO + " (labelme comes with a script, labelme2coco.py)"),
+    "labelme": _layout("", "labelme JSON files", _TO_COCO + " (labelme comes with a script, labelme2coco)"),
     "labelstudio": _layout("", "a Label Studio export", "export the project as COCO"),
     "via": _layout("", "a VIA project", "export the annotations as COCO"),
     "createml": _layout("", "CreateML JSON", _TO_COCO),

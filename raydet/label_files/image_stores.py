@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -28,6 +28,7 @@ class LocalStore:
 
     path: Path  # resolved
     gray16_range: tuple[int, int] = FULL_RANGE  # the values of 16-bit pictures that become 0 to 255
+    not_entered: list[str] = field(default_factory=list, compare=False)  # symlinked folders that `walk` came by
 
     def __str__(self) -> str:
         return str(self.path)
@@ -48,7 +49,9 @@ class LocalStore:
                         continue
                     if not entry.is_dir():
                         yield folder + entry.name
-                    elif depth != 1 and not entry.is_symlink():
+                    elif depth != 1 and entry.is_symlink():
+                        self.not_entered.append(folder + entry.name)
+                    elif depth != 1:
                         yield from self._walk(f"{folder}{entry.name}/", depth and depth - 1)
         except OSError as error:
             raise DataError(f"{self.path / folder}: cannot be listed: {error.strerror or error}") from None
@@ -66,6 +69,7 @@ class RemoteStore:
     files: Any  # pyarrow.fs.FileSystem; travels to actors by pickle
     base: str  # the folder, in the file system's own words
     gray16_range: tuple[int, int] = FULL_RANGE
+    not_entered: tuple[str, ...] = ()  # there are no symlinks
 
     def __str__(self) -> str:
         return self.uri

@@ -30,7 +30,7 @@ from raydet.label_files.progress import Progress
 from raydet.label_files.shards import Chunk, chunks, finished, shard_path, write_shard
 from raydet.label_files.work import WorkList
 from raydet.registry import family_of
-from raydet.text import plural
+from raydet.text import is_plain, plural
 from raydet.train.saved import SavedModel, load_saved
 
 Finished = Callable[[Chunk, pa.Table], None]
@@ -138,6 +138,10 @@ def _begin(
         if any((folder / "shards").iterdir()):
             raise ConfigError(f"--out {folder} holds shards but no label.json; choose another folder")
         listing = write_listing(images.names(), file)
+        if skipped := images.store.not_entered:
+            more = f" and {len(skipped) - 1:,} more" if len(skipped) > 1 else ""
+            name = ascii(skipped[0]) if not is_plain(skipped[0]) else skipped[0]
+            print(f"note: symlinked folders are not entered: {name}{more}; label what they lead to, or copy it")
         if listing.count == 0:
             what = "no path in it" if images.list_file else f"no images there (looked for {', '.join(SUFFIXES)})"
             raise DataError(f"{images.given}: {what}")

@@ -70,7 +70,7 @@ class ImageData(DataFamily[ImageSetConfig, ImageTable, ImageIndex]):
     def report_classes(self, table: ImageTable, name: str, path: str, log: ProblemLog) -> None:
         """Report classes without images, and too few classes."""
         report_missing_classes("given" if name == "data" else name, table, path, log)
-        if name == "labeled" and len(table.class_names) < 2:
+        if name == "labeled" and len(table.class_names) < 2 and not self.is_barren(table):
             message = f"the labelled set has {len(table.class_names)} classes"
             log.error("one-class", path, "", message, "a classifier needs two or more")
 

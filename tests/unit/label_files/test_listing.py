@@ -5,10 +5,12 @@ import tempfile
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from pyarrow import fs
 
 from raydet.errors import DataError
@@ -201,3 +203,18 @@ def test_a_binary_file_is_no_list(tmp_path: Path):
 def test_a_root_is_only_for_a_list_file(photos: Path):
     with pytest.raises(DataError, match="--root x: only for a list file"):
         open_images(str(photos), "x")
+
+
+def test_symlinked_folders_and_those_of_other_systems_are_not_entered_and_the_first_are_told(photos: Path) -> None:
+    (photos / "__MACOSX").mkdir()
+    (photos / "__MACOSX" / "b.jpg").touch()
+    images = open_images(str(photos))
+    assert sorted(images.names()) == ["b.jpg", "sub/a.PNG", "sub/deep/c.jpg"] and images.store.not_entered == ["link"]
+
+
+def test_a_store_reads_16_bits_as_its_model_does(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 5), 1500, dtype=np.uint16)).save(tmp_path / "a.png")
+    assert int(LocalStore(tmp_path).pixels("a.png").max()) == 6  # 1500 / 257
+    assert int(LocalStore(tmp_path, gray16_range=(0, 4095)).pixels("a.png").max()) == 93  # 1500 * 255 / 4095
+    remote = RemoteStore("file://x", fs.LocalFileSystem(), str(tmp_path), gray16_range=(0, 4095))
+    assert int(remote.pixels("a.png").max()) == 93

@@ -42,9 +42,10 @@ def find_places(folder: Path, images: Path | None) -> Places:
     annotations = named.get("annotations", root)
     pictures = named.get("jpegimages") or (named.get("images") if annotations != root else None) or annotations
     limit = root if images is None else images.resolve()
-    for place in (annotations, pictures):
-        if not place.resolve().is_relative_to(limit):
-            raise DataError(f"{place}: leads out of {limit}, to {place.resolve()}; {ways_in(root, place.resolve())}")
+    for place, allowed in ((annotations, (root, limit)), (pictures, (limit,))):
+        real = place.resolve()
+        if not any(real.is_relative_to(folder) for folder in allowed):
+            raise DataError(f"{place}: leads out of {limit}, to {real}; {ways_in(root, real)}")
     return Places(root, annotations, pictures, limit)
 
 

@@ -79,7 +79,7 @@ def _plain_folder(path: Path, subset: str | None, images: Path | None) -> _Set:
     if listing is None:
         raise DataError(f"{path}: no data.yaml and no classes.txt; add one of them with the names of the classes")
     names = [line.strip() for line in _text(listing).splitlines() if line.strip()]
-    place = _place_of(path.resolve(), "images" if (path / "images").is_dir() else ".", images)
+    place, _ = _place_of(path.resolve(), ["images" if (path / "images").is_dir() else "."], images)
     pictures = place.start / "images"
     folder = (pictures if pictures.is_dir() else place.start) / (subset or "")
     if not folder.is_dir() or ".." in folder.parts or not folder.is_relative_to(place.start):
@@ -128,9 +128,11 @@ def _from_yaml(file: Path, subset: str | None, images: Path | None) -> _Set:
     names = _names(file, content)
     chosen = _subset(file, content, subset)
     entries = content[chosen] if isinstance(content[chosen], list) else [content[chosen]]
-    first = next((entry for entry in entries if isinstance(entry, str)), ".")
-    place = _place_of(_root(file, content.get("path"), images), first, images)
-    places = [_entry(file, place, chosen, entry) for entry in entries]
+    for entry in entries:
+        if not isinstance(entry, str):
+            raise DataError(f"{file}: {chosen} must be a folder, a .txt list, or a list of those; got {entry!r:.60}")
+    place, base = _place_of(_root(file, content.get("path"), images), entries, images)
+    places = [_entry(file, place, base, chosen, entry) for entry in entries]
     return _Set(names, place, places, _keypoint_values(file, content.get("kpt_shape")))
 
 
@@ -146,16 +148,14 @@ def _keypoint_values(file: Path, shape: object) -> int:
     return int(points * values)
 
 
-def _place_of(root: Path, first: str, images: Path | None) -> Place:
-    """Return where names start: at `images` where the first entry is there, else at the data set's own root."""
+def _place_of(root: Path, entries: list[str], images: Path | None) -> tuple[Place, Path]:
+    """Return where names start, and where entries do: at `images` where the first one is there, else at the root."""
     if images is None:
-        return Place(root, root)
+        return Place(root, root), root
     limit = images.resolve()
-    return (
-        Place(limit, limit)
-        if os.path.lexists(limit / first) or not os.path.lexists(root / first)
-        else Place(root, limit)
-    )
+    base = root if os.path.lexists(root / entries[0]) and not os.path.lexists(limit / entries[0]) else limit
+    is_inside = all(Path(os.path.normpath(base / entry)).is_relative_to(base) for entry in entries)
+    return Place(base if is_inside else limit, limit), base
 
 
 def _names(file: Path, content: dict[str, Any]) -> tuple[str, ...]:
@@ -209,16 +209,14 @@ def _subset(file: Path, content: dict[str, Any], subset: str | None) -> str:
     raise DataError(f"{file}: {given} (there: {', '.join(there) or 'none'}); set `subset` to one of them")
 
 
-def _entry(file: Path, place: Place, key: str, entry: object) -> Path:
-    if not isinstance(entry, str):
-        raise DataError(f"{file}: {key} must be a folder, a .txt list, or a list of those; got {entry!r:.60}")
-    found = Path(os.path.normpath(place.start / entry))
+def _entry(file: Path, place: Place, base: Path, key: str, entry: str) -> Path:
+    found = Path(os.path.normpath(base / entry))
     if not found.exists() and entry.startswith("../"):  # Roboflow writes ../train/images for its own train/images
-        found = Path(os.path.normpath(place.start / entry.removeprefix("../")))
+        found = Path(os.path.normpath(base / entry.removeprefix("../")))
     if not found.is_relative_to(place.start):
         raise DataError(
-            f"{file}: {key}: {entry} is outside {place.start}; set `images` to a folder that holds all images and name "
-            f"them from there"
+            f"{file}: {key}: {entry} is outside {place.start}; "
+            "set `images` to a folder that holds all images and labels"
         )
     return _inside(file, place, key, found)
 

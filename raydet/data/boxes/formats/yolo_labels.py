@@ -10,7 +10,7 @@ from raydet.data.boxes.formats.yolo_pairs import Pairs
 from raydet.data.boxes.formats.yolo_rows import could_be_key_points, parse_row
 from raydet.data.boxes.source import SourceBuilder
 from raydet.data.boxes.turned import report_turned
-from raydet.data.paths import LeadsOutsideError, rebased, resolve_inside
+from raydet.data.paths import LeadsOutsideError, checked_name, rebased, resolve_inside
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 
@@ -47,15 +47,17 @@ class LabelReader:
         """Add the image of that name, relative to where names start."""
         start, limit = self._place.start, self._place.limit
         name = rebased(start, limit, image)
+        self._builder.add_image(image, name, image)
+        try:
+            checked_name(image)
+            resolve_inside(limit, name)
+        except DataError:
+            return  # the common rules report it; labels beside a file outside the root are not looked for
         file = self.pairs.label_of(image)
-        self._builder.add_image(image, name, str(file or image))
         if file is None:
             self._builder.spoil()
             return
-        try:
-            resolve_inside(limit, name)
-        except DataError:
-            return  # the common rules report it; labels beside a file outside the root are not read
+        self._builder.label_files[-1] = str(file)
         text = self._text(image, file)
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
@@ -74,21 +76,25 @@ class LabelReader:
 
     def _text(self, image: str, file: Path) -> str:
         """Return what a label file says; nothing where there is none, or it cannot be read, which is reported."""
-        start, limit = self._place.start, self._place.limit
         try:
-            found = resolve_inside(limit, rebased(start, limit, file.relative_to(start).as_posix()))
-            return found.read_bytes().decode("utf-8-sig")
+            return self._own(file).read_bytes().decode("utf-8-sig")
         except FileNotFoundError:
             self.pairs.missing[image] = file
             return ""
         except LeadsOutsideError as error:
             self._log.error("label-file", file, "", error.with_way_out)
-        except DataError as error:
-            self._log.error("label-file", file, "", str(error))
-        except (OSError, UnicodeDecodeError, ValueError) as error:
+        except (OSError, RuntimeError, UnicodeDecodeError, ValueError) as error:
             self._log.error("label-file", file, "", f"cannot be read as UTF-8 text: {error}", "replace the file")
         self._builder.spoil()
         return ""
+
+    def _own(self, file: Path) -> Path:
+        """Return a label file, symlinks followed; it lies in the data set itself, or where its images may be."""
+        found = file.resolve()
+        start, limit = self._place.start, self._place.limit
+        if not found.is_relative_to(start) and not found.is_relative_to(limit):
+            raise LeadsOutsideError(file.name, start, found)
+        return found
 
     def _line(self, file: Path, number: int, line: str) -> None:
         row = parse_row(line, self._num_classes, self._keypoint_values)

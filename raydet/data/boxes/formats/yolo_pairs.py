@@ -110,7 +110,8 @@ class Pairs:
 
     def _without_picture(self) -> list[Path]:
         tops = [one for one in self._folders if not any(one != up and one.is_relative_to(up) for up in self._folders)]
-        return [file for top in sorted(tops) if top.is_dir() for file in self._lonely_in(top)]
+        inside = (top for top in sorted(tops) if top.is_dir() and top.resolve().is_relative_to(self._root))
+        return [file for top in inside for file in self._lonely_in(top)]
 
     def _lonely_in(self, top: Path) -> Iterator[Path]:
         for file in files_ending(top, ".txt", ProblemLog()):
