@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,12 +23,19 @@ PARTS = {"annotations", "train", "images", "labels", "data"}  # names that say n
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("init", help="write a commented config that suits a data set and this machine")
-    parser.add_argument("dataset", help="labelled data set: COCO, VOC, YOLO, a folder per class, Parquet, ... or `shapes`")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="settings of the data set, as in check-data (label_column=...)"
+        "dataset", help="labelled data set: COCO, VOC, YOLO, a folder per class, Parquet, ... or `shapes`"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="settings of the data set, as in check-data (label_column=...)",
     )
     parser.add_argument("--unlabeled", metavar="DIR", help="folder, glob or data set of more images, without labels")
-    parser.add_argument("--val", metavar="DATASET", help="validation set; default: what lies beside, else some are withheld")
+    parser.add_argument(
+        "--val", metavar="DATASET", help="validation set; default: what lies beside, else some are withheld"
+    )
     parser.add_argument("--labels", type=int, metavar="N", help="use only N labelled images; the rest is unlabelled")
     parser.add_argument("--method", help="default: one that uses the unlabelled images, where there are any")
     parser.add_argument("--images", help="image root of a COCO JSON")
@@ -69,8 +77,12 @@ def _out(arguments: argparse.Namespace) -> Path:
 def _name(dataset: str) -> str:
     """Return a short name for a data set: of its file or folder, or of the one above where that says nothing."""
     path = Path(dataset).expanduser()
-    names = [re.sub(r"[^A-Za-z0-9_-]+", "_", part).strip("_") for part in (path.stem, *path.absolute().parent.parts[::-1])]
-    telling = (name for name in names if name and name.lower() not in PARTS and not re.search(r"train", name, re.IGNORECASE))
+    names = [
+        re.sub(r"[^A-Za-z0-9_-]+", "_", part).strip("_") for part in (path.stem, *path.absolute().parent.parts[::-1])
+    ]
+    telling = (
+        name for name in names if name and name.lower() not in PARTS and not re.search(r"train", name, re.IGNORECASE)
+    )
     return next(telling, "run")
 
 
@@ -86,9 +98,7 @@ def _machine() -> Machine:
     return Machine.of(look(), names[dtype])
 
 
-def _recipe(
-    kind: Kind, given: Mapping[str, Any], machine: Machine, out: Path, arguments: argparse.Namespace
-) -> Recipe:
+def _recipe(kind: Kind, given: Mapping[str, Any], machine: Machine, out: Path, arguments: argparse.Namespace) -> Recipe:
     from raydet.data.siblings import sets_of
     from raydet.recipe.request import Request
     from raydet.registry import family_named
@@ -118,7 +128,9 @@ def _check_data(config: RunConfig, dataset: str) -> None:
 
     report = family_of(config).check_data(config, decode_images=False)
     if report.num_errors:
-        raise UserError(f"{dataset} cannot be used as it is, no config was written\n{format_report(report, per_code=3)}")
+        raise UserError(
+            f"{dataset} cannot be used as it is, no config was written\n{format_report(report, per_code=3)}"
+        )
 
 
 def _time(config: RunConfig) -> str:
@@ -127,16 +139,23 @@ def _time(config: RunConfig) -> str:
 
     print("measuring a few steps of this configuration (--no-measure leaves that out) ...", flush=True)
     try:
-        return measure(config).text
+        text = measure(config).text
     except UserError as error:
         return f"could not be measured: {error}"
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    busy = (
+        f". Measured while {load:.0f} programs shared {cores} cores: alone it is faster" if load > 1.5 * cores else ""
+    )
+    return text + busy
 
 
 def _text(recipe: Recipe, machine: Machine, time: str, out: Path, arguments: argparse.Namespace) -> str:
     from raydet import __version__
     from raydet.recipe.document import render
 
-    options = [f"--{name} {value}" for name in ("unlabeled", "val", "labels", "method") if (value := getattr(arguments, name))]
+    options = [
+        f"--{name} {value}" for name in ("unlabeled", "val", "labels", "method") if (value := getattr(arguments, name))
+    ]
     head = [
         f"Written by raydet {__version__}: raydet init {' '.join([arguments.dataset, *options])}",
         f"For {machine}. Recipes and what was measured with them: docs/recipes.md",

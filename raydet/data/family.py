@@ -18,7 +18,7 @@ from raydet.data.mapped import MappedIndex
 from raydet.data.prepared import PreparedSets, open_set, open_sets, write_sets
 from raydet.data.problems import ProblemLog
 from raydet.data.saved_split import saved_or_drawn
-from raydet.data.withheld import withheld
+from raydet.data.withheld import spare, withheld
 from raydet.errors import DataError
 
 _TITLE = "the data cannot be used (`raydet check-data` lists everything)"
@@ -141,6 +141,10 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             rule=config.split_rule,
             fingerprint=self.fingerprint(table),
         )
+
+    def spare(self, table: AnyTable, count: int) -> int:
+        """Return how many of `count` images of the labelled set could be withheld (`val_count`), by the first seed."""
+        return len(spare(self.ids(table), *self.classes_of(table), 0, count))
 
     def trained_on(self, config: DataSection[SetConfig], table: AnyTable) -> AnyTable:
         """Return the images of the labelled set that a run trains on with their labels; saves nothing.

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 _WIDTH = 110
-_BARE = re.compile(r"(?:\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./-]*")  # no number, nothing that YAML would read as something else
+_BARE = re.compile(
+    r"(?:\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./-]*"
+)  # no number, nothing that YAML would read as something else
 _WORDS = ("null", "true", "false")
 
 

@@ -33,11 +33,13 @@ def propose(request: Request) -> Recipe:
     Raises DataError where the sets cannot be used, UserError where what was asked for cannot be had.
     """
     path = str(request.sets["labeled"]["path"])
-    table, counts = chosen(IMAGES, ImageDataConfig, request, read_sets(IMAGES, request))
+    tables = read_sets(IMAGES, request)
+    names = tables["labeled"].class_names
+    if len(names) < 2:
+        found = ", ".join(repr(name) for name in names) or "none"
+        raise DataError(f"{path}: a classifier needs two classes or more, found {found}; one folder or label per class")
+    table, counts = chosen(IMAGES, ImageDataConfig, request, tables)
     present = table.images_per_class()
-    if len(table.class_names) < 2:
-        names = ", ".join(repr(name) for name in table.class_names) or "none"
-        raise DataError(f"{path}: a classifier needs two classes or more, found {names}; one folder or label per class")
     look = look_at(table)
     if look is None:
         raise DataError(f"{path}: no image could be decoded; `raydet check-data {path}` says why")
@@ -78,9 +80,14 @@ def few(names: tuple[str, ...], present: np.ndarray) -> list[str]:
 def usual_method(counts: Counts) -> tuple[str, str]:
     """Return the method where none was asked for, and why."""
     if counts.unlabeled:
-        why = f"{counts.unlabeled:,} unlabelled images; with pretrained weights the network's own classes are often right"
+        why = (
+            f"{counts.unlabeled:,} unlabelled images; with pretrained weights the network's own classes are often right"
+        )
         return "pseudo_label", why
-    return "supervised_classifier", "nothing is unlabelled: with --unlabeled DIR or --labels N other methods are possible"
+    return (
+        "supervised_classifier",
+        "nothing is unlabelled: with --unlabeled DIR or --labels N other methods are possible",
+    )
 
 
 def views(side: int, machine: Machine) -> Settings:
@@ -131,7 +138,9 @@ def r2d2(counts: Counts, steps: int, machine: Machine) -> Settings:
     labeled, unlabeled = rules.batches(counts.labeled, counts.unlabeled, machine)
     rates = [round(R2D2_LR * share, 6) for share in (1, 2 / 3, 1 / 3, 1 / 30)]
     return [
-        Setting("method.burn_in_steps", stages["burn_in"], "stage 1; proportions as in jobs/configs/r2d2_signdigits.yaml"),
+        Setting(
+            "method.burn_in_steps", stages["burn_in"], "stage 1; proportions as in jobs/configs/r2d2_signdigits.yaml"
+        ),
         Setting("method.burn_in_batch", labeled, "as optim.labeled_batch"),
         Setting("method.burn_in_lr", R2D2_LR, "SGD on pretrained weights; not searched"),
         Setting("method.d2_steps", stages["d2"], "stage 2 until the first reprediction"),
@@ -148,6 +157,11 @@ def optimiser(name: str, counts: Counts, steps: int, uses_labels: bool, machine:
     """Return batches, rates and lengths."""
     labeled, unlabeled = rules.batches(counts.labeled, counts.unlabeled, machine)
     looks = steps * labeled / counts.labeled
+    longer = (
+        "stages are fixed once a run has begun"
+        if name == "r2d2"
+        else ("where accuracy still rises at the end, raise it and train on with --resume")
+    )
     if name == "r2d2":
         settings = [
             Setting("optim.name", "sgd", "R2-D2 has a law of its own for the rate"),
@@ -168,12 +182,13 @@ def optimiser(name: str, counts: Counts, steps: int, uses_labels: bool, machine:
         Setting(
             "optim.steps",
             steps,
-            f"every labelled image is seen {looks:.0f} times (160 steps for 80 labels, more as their square root); where "
-            f"accuracy still rises at the end, raise it and train on with --resume",
+            f"160 for 80 labels, more as their square root: every labelled image is seen {looks:.0f} times; {longer}",
         )
     )
     if name != "r2d2":
-        settings.append(Setting("optim.warmup_steps", min(20, steps // 10), "the last layer starts from random weights"))
+        settings.append(
+            Setting("optim.warmup_steps", min(20, steps // 10), "the last layer starts from random weights")
+        )
     settings += [
         Setting("optim.clip_norm", 10.0, "one bad batch cannot undo the run"),
         Setting("optim.precision", "auto", f"{machine.precision} here"),

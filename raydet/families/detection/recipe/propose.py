@@ -8,7 +8,7 @@ from raydet.families.detection.config import METHODS, DetectionConfig
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.recipe import rules
 from raydet.families.detection.recipe.anchors import Anchors, choose
-from raydet.families.detection.recipe.facts import BoxFacts, look_at
+from raydet.families.detection.recipe.facts import BoxFacts, check_boxes, look_at
 from raydet.recipe.document import Setting
 from raydet.recipe.machine import Machine
 from raydet.recipe.reading import chosen, read_sets
@@ -31,22 +31,24 @@ def propose(request: Request) -> Recipe:
 
     Raises DataError where the sets cannot be used, UserError where what was asked for cannot be had.
     """
-    table, counts = chosen(BOXES, DataConfig, request, read_sets(BOXES, request))
-    facts, smallest, small_box = look_at(table, str(request.sets["labeled"]["path"]))
+    path, tables = str(request.sets["labeled"]["path"]), read_sets(BOXES, request)
+    check_boxes(tables["labeled"], path)
+    table, counts = chosen(BOXES, DataConfig, request, tables)
+    facts, smallest, small = look_at(table, path)
     machine = request.machine
     by_name = {method.model_fields["name"].default: method.uses_labels for method in METHODS}
     method = chosen_method(request, DetectionConfig, by_name, counts)
     why_method = "as asked (--method)"
     if method is None:
         method, why_method = usual_method(counts)
-    side, why_side = rules.short_side(facts.short_side, max(facts.height, facts.width), small_box, machine)
+    side, why_side = rules.short_side(facts.short_side, max(facts.height, facts.width), small, machine)
     batch = rules.labeled_batch(counts.labeled, machine)
     steps = rules.steps(counts.labeled, batch)
     settings = [
         Setting("run.dir", request.run_dir),
         *data_settings(request, counts),
         *views(facts, side, why_side, machine),
-        *model(facts, side, machine),
+        *model(facts, side, small * side / facts.short_side, machine),
         *method_settings(method, why_method, counts, steps),
         *optimiser(counts, batch, steps, by_name[method], side, facts, machine),
         *cluster_settings(machine),
@@ -55,8 +57,8 @@ def propose(request: Request) -> Recipe:
     notes = (
         f"{facts.images:,} labelled images of {facts.width} x {facts.height} pixels (median), "
         f"{len(facts.boxes):,} boxes of {len(facts.class_names)} classes, {counts.unlabeled:,} unlabelled images",
-        f"boxes: half are smaller than {median(facts):.0f} pixels (square root of the area); the class with the smallest "
-        f"is {smallest}, {small_box:.0f} pixels; at most {facts.boxes_per_image[1]} boxes in an image",
+        f"boxes: half are smaller than {median(facts):.0f} pixels (square root of the area); {smallest} are "
+        f"no larger than {small:.0f}; at most {facts.boxes_per_image[1]} boxes in an image",
         *few(facts),
         *without_val(request, counts),
     )
@@ -91,7 +93,9 @@ def views(facts: BoxFacts, side: int, why: str, machine: Machine) -> Settings:
         Setting("data.views.max_long_side", long, f"the longest images are {facts.stretch:.2f} times as long as short"),
         Setting("data.views.eval_short_side", side, "as in training"),
         Setting("data.views.horizontal_flip", 0.5, "0.0 where left and right differ, as in text"),
-        Setting("data.views.vertical_flip", 0.0, "0.5 where pictures have no up, as through a microscope or from above"),
+        Setting(
+            "data.views.vertical_flip", 0.0, "0.5 where pictures have no up, as through a microscope or from above"
+        ),
         Setting("data.loader_threads", min(8, max(2, machine.cpus // max(1, machine.gpus))), threads(machine)),
     ]
 
@@ -101,12 +105,18 @@ def threads(machine: Machine) -> str:
     return f"{machine.cpus} cores" + (f" for {machine.gpus} GPUs" if machine.gpus > 1 else "")
 
 
-def model(facts: BoxFacts, side: int, machine: Machine) -> Settings:
+def model(facts: BoxFacts, side: int, small_seen: float, machine: Machine) -> Settings:
     """Return network and anchors."""
     name = rules.backbone(machine)
-    strides = default_strides(name)
+    strides = rules.strides(name, small_seen)
     found, defaults = choose(facts.boxes * (side / facts.short_sides)[:, None], strides)
-    settings = [*network(name), *anchors(found, defaults)]
+    settings = network(name)
+    if strides != default_strides(name):
+        why = (
+            f"small boxes have {small_seen:.0f} pixels in these views: less than two cells of the usual finest level, 8"
+        )
+        settings.append(Setting("model.fpn_strides", list(strides), why))
+    settings += anchors(found, defaults)
     per_image, most = facts.boxes_per_image
     if name == EFFICIENTNET:
         before, after = rules.proposals(most)
@@ -177,7 +187,11 @@ def method_settings(name: str, why: str, counts: Counts, steps: int) -> Settings
     settings += [
         Setting("method.burn_in_steps", burn_in, half),
         Setting("method.ema_keep_rate", rate, looks),
-        Setting("method.score_threshold", 0.7, "the papers'; after the burn-in `raydet thresholds RUN` measures a better one"),
+        Setting(
+            "method.score_threshold",
+            0.7,
+            "the papers'; after the burn-in `raydet thresholds RUN` measures a better one",
+        ),
         Setting("method.unsup_cls_weight", weight, why_weight),
     ]
     if name == "il_net":
@@ -196,7 +210,9 @@ def optimiser(
     others = rules.unlabeled_batch(batch, counts.unlabeled, machine) if uses_labels else 0
     views_per_step = 2 * batch + others
     pixels = side * side * max(facts.height, facts.width) / facts.short_side
-    passes = min(rules.accumulate(views_per_step, pixels, machine), max(1, min(batch, others or batch) // max(1, machine.gpus)))
+    passes = min(
+        rules.accumulate(views_per_step, pixels, machine), max(1, min(batch, others or batch) // max(1, machine.gpus))
+    )
     looks = steps * batch / counts.labeled
     rate = rules.learning_rate(batch, name)
     measured = "measured on small sets with these weights" if name == EFFICIENTNET else "not measured with raydet"
@@ -212,11 +228,15 @@ def optimiser(
         Setting(
             "optim.steps",
             steps,
-            f"every labelled image is seen {looks:.0f} times: 1,500 steps for 50 labels, more as their square root; where AP "
-            f"still rises at the end, raise it and train on with --resume",
+            f"1,500 for 50 labels and 4 images a step, more as the labels' square root: every labelled image is seen "
+            f"{looks:.0f} times; where AP still rises at the end, raise it and train on with --resume",
         ),
-        Setting("optim.schedule", "steps", "a constant rate, so that a run can go on; the average does what a decay would"),
-        Setting("optim.warmup_steps", min(steps // 10, 50 if machine.is_cpu else 500), "the heads start from random weights"),
+        Setting(
+            "optim.schedule", "steps", "a constant rate, so that a run can go on; the average does what a decay would"
+        ),
+        Setting(
+            "optim.warmup_steps", min(steps // 10, 50 if machine.is_cpu else 500), "the heads start from random weights"
+        ),
         Setting("optim.clip_norm", 10.0, "one bad batch cannot undo the run"),
         Setting("optim.precision", "auto", f"{machine.precision} here"),
     ]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 
-from raydet.config.backbone import EFFICIENTNET
+from raydet.config.backbone import EFFICIENTNET, default_strides
 from raydet.recipe.machine import GIB, Machine
 from raydet.recipe.rules import rounded
 
 LEAST_BOX = 16  # pixels of a view: two cells of the finest level, stride 8
 USUAL_SHORT = 240  # pixels of the short side that two cores train on; classes differ in finer detail than their boxes
 CPU_PIXELS = 110_000  # of a view, for two cores: 0.17 CPU-seconds forward and backward
+WORTH = 1.25  # images are not enlarged by less: that would only blur them
 MOST_CORES = 8  # that are counted on for larger views
 GPU_SHORT, GPU_PIXELS = 800, 800 * 1333  # the papers' views
 GPU_VIEW_BYTES = 1.6 * GIB  # of such a view in bf16, ResNet-50, activations: an estimate, not measured
@@ -39,24 +40,27 @@ def short_side(short: int, long: int, small_box: float, machine: Machine) -> tup
     needed = math.ceil(short * LEAST_BOX / small_box)
     if machine.is_cpu:
         wanted = min(max(USUAL_SHORT, needed), short)
-        limit = f"{budget(machine):,} pixels a view are what {machine.cpus} cores train on in bearable time"
+        limit = f"the {budget(machine):,} pixels a view that {machine.cpus} cores are given"
     else:
         wanted = min(GPU_SHORT, short)
-        limit = f"{budget(machine):,} pixels a view, as the papers"
-    if needed > 1.25 * short:  # less is not worth blurring the images for
+        limit = f"the papers' {budget(machine):,} pixels a view"
+    if needed > WORTH * short:
         wanted = min(needed, 2 * short)
     side = min(wanted, most)
-    if side < short or side > 1.1 * short:
-        side = max(32, math.floor(side / 16) * 16)
-    else:
-        side = short
+    side = short if short <= side < WORTH * short else max(32, math.floor(side / 16) * 16)
     seen = small_box * side / short
-    why = f"images have {short} x {long} pixels; the smallest class then has boxes of {seen:.0f} pixels (wanted: {LEAST_BOX})"
-    if side < wanted - 16:
-        why += f"; more would pass {limit}"
+    why = f"images have {short} x {long} pixels; small boxes have {seen:.0f} pixels then (wanted: {LEAST_BOX})"
+    if most < wanted:
+        why += f"; more would exceed {limit}"
     elif side == short:
         why += "; the images' own size"
-    return int(side), why
+    return side, why
+
+
+def strides(name: str, small_seen: float) -> tuple[int, ...]:
+    """Return the pyramid's levels: one finer than usual where small boxes, in pixels of the view, need it."""
+    usual = default_strides(name)
+    return (4, *usual) if usual[0] == 8 and small_seen < 0.75 * LEAST_BOX else usual
 
 
 def long_side(short: int, stretch: float) -> int:
