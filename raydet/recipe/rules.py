@@ -19,7 +19,7 @@ def rounded(value: float) -> int:
     """Return a number with two digits that count, at least 1: 1,342 becomes 1,300."""
     if value < 10:
         return max(1, round(value))
-    unit = 10 ** (math.floor(math.log10(value)) - 1)
+    unit = int(10 ** (math.floor(math.log10(value)) - 1))
     return round(value / unit) * unit
 
 
@@ -89,8 +89,8 @@ def without_val(request: Request, counts: Counts) -> list[str]:
     if "val" in request.sets or counts.val_count is not None:
         return []
     return [
-        f"NOTHING IS EVALUATED: there is no validation set, and too few labelled images to withhold some ({LEAST_FOR_VAL} at "
-        f"least, and none that is the last of its class). Add data.val to see whether the run learns"
+        f"NOTHING IS EVALUATED: there is no validation set, and too few labelled images to withhold some "
+        f"({LEAST_FOR_VAL} at least, none of them the last of its class). Add data.val to see whether the run learns"
     ]
 
 

@@ -91,7 +91,7 @@ def test_all_labels_and_no_other_image_make_a_supervised_run(tmp_path: Path):
 
 
 def test_hidden_boxes_decide_nothing(tmp_path: Path):
-    """Of the images that are to be unlabelled, boxes are not looked at: with one label anchors fit those of one image."""
+    """Of the images that are to be unlabelled, boxes are not looked at: one labelled image has other anchors."""
     few = tree(written(tmp_path / "a", "shapes", SHAPES, "--labels", "1"))
     all_of_them = tree(written(tmp_path / "b", "shapes", SHAPES))
     assert few["model"]["anchor_sizes"] != all_of_them["model"]["anchor_sizes"]

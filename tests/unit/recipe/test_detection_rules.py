@@ -44,8 +44,8 @@ def test_gpus_see_images_as_they_are_up_to_800():
 
 def test_the_reason_names_sizes_and_what_limits_them():
     assert rules.short_side(480, 640, 24, CPU)[1] == (
-        "images have 480 x 640 pixels; small boxes have 14 pixels then (wanted: 16); more would exceed the 110,000 pixels "
-        "a view that 2 cores are given"
+        "images have 480 x 640 pixels; small boxes have 14 pixels then (wanted: 16); more would exceed the 110,000 "
+        "pixels a view that 2 cores are given"
     )
 
 
@@ -103,7 +103,7 @@ def test_a_step_is_split_where_a_gpu_would_not_hold_it():
 
 
 @pytest.mark.parametrize(
-    # 1500 x sqrt(20 / 50) = 949; x sqrt(1206 / 50) = 7,367; COCO: x sqrt(118000 / 50) = 72,870, with 16 a step half of it
+    # 1500 x sqrt(20 / 50) = 949; x sqrt(1206 / 50) = 7,367; COCO: x sqrt(118000 / 50) = 72,870; with 16 a step half
     ("labels", "batch", "steps"),
     [(50, 4, 1500), (20, 4, 1000), (1206, 4, 7400), (118_000, 4, 73_000), (118_000, 16, 36_000)],
 )

@@ -62,8 +62,8 @@ def propose(request: Request) -> Recipe:
         *rhythm(steps, machine),
     ]
     notes = (
-        f"{len(table):,} labelled images of {len(table.class_names)} classes ({present.min():,} to {present.max():,} of "
-        f"each), {counts.unlabeled:,} unlabelled; sides {look.sides[0]} to {look.sides[2]} pixels",
+        f"{len(table):,} labelled images of {len(table.class_names)} classes ({present.min():,} to {present.max():,} "
+        f"of each), {counts.unlabeled:,} unlabelled; sides {look.sides[0]} to {look.sides[2]} pixels",
         *few(table.class_names, present),
         *without_val(request, counts),
     )

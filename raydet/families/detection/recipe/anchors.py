@@ -94,9 +94,9 @@ def shared_out(sizes: Floats, strides: Sequence[int]) -> AnchorSizes:
 def choose(boxes: Floats, strides: Sequence[int]) -> tuple[Anchors, Anchors]:
     """Return the anchors to use and the defaults, for `boxes` `[B, 4]` in pixels of the view.
 
-    Tried are one to three sizes per level, at equal ratios and by k-means, with the usual ratios and the boxes' own. Of all
-    whose sum of both recalls comes within .02 per recall of the best one's, the fewest anchors win; of equally many the
-    defaults, then the better ones.
+    Tried are one to three sizes per level, at equal ratios and by k-means, with the usual ratios and the boxes' own. Of
+    all whose sum of both recalls comes within .02 per recall of the best one's, the fewest anchors win; of equally
+    many the defaults, then the better ones.
     """
     boxes = boxes[:: -(-len(boxes) // MOST_BOXES)]
     usual = default_anchors(tuple(strides))

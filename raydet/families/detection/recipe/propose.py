@@ -157,11 +157,11 @@ def anchors(found: Anchors, defaults: Anchors) -> Settings:
         return f"{of.recall[0]:.3f} at IoU .5 and {of.recall[1]:.3f} at .7"
 
     why = (
-        f"{found.origin}, from the labelled boxes as these views show them: recall of the best anchor {said(found)}; the "
-        f"defaults reach {said(defaults)}"
+        f"{found.origin}, from the labelled boxes as these views show them: recall of the best anchor {said(found)}; "
+        f"the defaults reach {said(defaults)}"
         if found is not defaults
-        else f"the defaults: recall of the best anchor {said(found)} on the labelled boxes; none that was fitted reaches "
-        f"much more"
+        else f"the defaults: recall of the best anchor {said(found)} on the labelled boxes; none that was fitted "
+        f"reaches much more"
     )
     return [
         Setting("model.anchor_sizes", [list(map(int, level)) for level in found.sizes], why),

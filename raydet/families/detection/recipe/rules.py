@@ -100,7 +100,7 @@ def accumulate(views: int, pixels: float, machine: Machine) -> int:
 
 
 def steps(labels: int, batch: int) -> int:
-    """Return the optimiser steps of a run: 1,500 for 50 labels and 4 images a step, and as the square root of the labels.
+    """Return the optimiser steps of a run: 1,500 for 50 labels and 4 images a step, else as the labels' square root.
 
     That meets COCO's usual 90,000 near its 118,000 images. Larger batches need fewer, as their square root.
     """
@@ -109,7 +109,7 @@ def steps(labels: int, batch: int) -> int:
 
 
 def learning_rate(batch: int, backbone: str) -> float:
-    """Return AdamW's rate: 5e-4 for 4 images of EfficientNet-Lite0, 2e-4 for 16 of a ResNet, as the square root of them.
+    """Return AdamW's rate: 5e-4 for 4 images of EfficientNet-Lite0, 2e-4 for 16 of a ResNet, as their square root.
 
     The first was measured here; the second is what MMDetection's `resnet_strikes_back` configurations use.
     """
@@ -119,7 +119,7 @@ def learning_rate(batch: int, backbone: str) -> float:
 
 def rois(boxes_per_image: int) -> int:
     """Return how many RoIs are sampled per image: a power of two, twice the boxes of a full image, 64 to 512."""
-    return min(512, max(64, 2 ** math.ceil(math.log2(2 * max(1, boxes_per_image)))))
+    return min(512, max(64, 1 << math.ceil(math.log2(2 * max(1, boxes_per_image)))))
 
 
 def proposals(most_boxes: int) -> tuple[int, int]:
