@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -138,9 +139,14 @@ def _time(config: RunConfig) -> str:
 
     print("measuring a few steps of this configuration (--no-measure leaves that out) ...", flush=True)
     try:
-        return measure(config).text
+        text = measure(config).text
     except UserError as error:
         return f"could not be measured: {error}"
+    load, cores = os.getloadavg()[0], os.cpu_count() or 1
+    busy = (
+        f". Measured while {load:.0f} programs shared {cores} cores: alone it is faster" if load > 1.5 * cores else ""
+    )
+    return text + busy
 
 
 def _text(recipe: Recipe, machine: Machine, time: str, out: Path, arguments: argparse.Namespace) -> str:

@@ -20,7 +20,7 @@ from raydet.data.prepared import SETS, PreparedSets, leave_out_damaged, open_set
 from raydet.data.problems import ProblemLog
 from raydet.data.saved_split import SplitError, copy_split, saved_or_drawn
 from raydet.data.sources import check_same, check_sources, write_sources
-from raydet.data.withheld import withheld
+from raydet.data.withheld import spare, withheld
 from raydet.errors import DataError
 from raydet.files import make_folder
 
@@ -163,6 +163,10 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             rule=config.split_rule,
             fingerprint=self.fingerprint(table),
         )
+
+    def spare(self, table: AnyTable, count: int) -> int:
+        """Return how many of `count` images of the labelled set could be withheld (`val_count`), by the first seed."""
+        return len(spare(self.ids(table), *self.classes_of(table), 0, count))
 
     def trained_on(self, config: DataSection[SetConfig], table: AnyTable) -> AnyTable:
         """Return the images of the labelled set that a run trains on with their labels; saves nothing.

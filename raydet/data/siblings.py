@@ -37,10 +37,7 @@ def sets_of(given: Mapping[str, Any]) -> dict[str, Given]:
     if "subset" in given or glob.has_magic(str(given["path"])):
         return {"labeled": dict(given)}
     path = Path(str(given["path"])).expanduser()
-    if path.is_dir():
-        found = _in_folder(path, given)
-    else:
-        found = _beside(path, given)
+    found = _in_folder(path, given) if path.is_dir() else _beside(path, given)
     return found if "labeled" in found else {"labeled": dict(given), **found}
 
 

@@ -13,8 +13,8 @@ from raydet.data.family import AnyIndex, AnyTable, DataFamily
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from raydet.recipe.document import Setting
-from raydet.recipe.request import Given, Request
-from raydet.recipe.rules import Counts, counted, data_settings
+from raydet.recipe.request import Counts, Given, Request
+from raydet.recipe.rules import counted, data_settings, val_count
 
 
 def read_sets(images: DataFamily[Any, AnyTable, AnyIndex], request: Request) -> dict[str, AnyTable]:
@@ -32,11 +32,16 @@ def read_sets(images: DataFamily[Any, AnyTable, AnyIndex], request: Request) -> 
 
 def _read(images: DataFamily[Any, AnyTable, AnyIndex], name: str, given: Given, generated: Path) -> AnyTable:
     path, log = str(given["path"]), ProblemLog()
-    one = resolve_section(images.set_config, given, where=path)
-    table, _ = images.read(name, one, log, settings=None, generated=generated, decode_images=False)
-    log.raise_errors(f"{path} cannot be used as it is (`raydet check-data {path}` lists everything)")
+    option = "--unlabeled " if name == "unlabeled" else ""
+    try:
+        one = resolve_section(images.set_config, given, where=path)
+        table, _ = images.read(name, one, log, settings=None, generated=generated, decode_images=False)
+        log.raise_errors("cannot be used as it is")
+    except DataError as error:
+        more = f"; `raydet check-data {path}` lists everything" if log.num_errors else ""
+        raise DataError(f"{option}{error}{more}") from None
     if not len(table):
-        raise DataError(f"{path}: no image there; give a folder, a glob or a data set with images")
+        raise DataError(f"{option}{path}: no image there; give a folder, a glob or a data set with images")
     return table
 
 
@@ -51,7 +56,8 @@ def chosen(
     Nothing else decides on settings: what is known of the others is hidden from training, and so it is here.
     """
     whole = tables["labeled"]
-    counts = counted(request, len(whole), len(tables.get("unlabeled", ())))
+    spare = images.spare(whole, val_count(len(whole)))
+    counts = counted(request, len(whole), len(tables.get("unlabeled", ())), spare)
     config = resolve_section(section, nested(data_settings(request, counts))["data"], where="data")
     return images.trained_on(config, whole), counts
 

@@ -10,7 +10,7 @@ from raydet.recipe.document import Setting
 from raydet.recipe.machine import Machine
 from raydet.recipe.request import Counts, Request
 
-LEAST_FOR_VAL = 10
+LEAST_FOR_VAL, LEAST_VAL = 10, 3
 VAL_SHARE, MOST_VAL = 0.2, 500
 KEEP_RATES = (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999, 0.9995, 0.9996)
 
@@ -19,13 +19,13 @@ def rounded(value: float) -> int:
     """Return a number with two digits that count, at least 1: 1,342 becomes 1,300."""
     if value < 10:
         return max(1, round(value))
-    unit = 10 ** (math.floor(math.log10(value)) - 1)
+    unit = int(10 ** (math.floor(math.log10(value)) - 1))
     return round(value / unit) * unit
 
 
-def val_count(labeled: int) -> int | None:
-    """Return how many of so many labelled images to withhold for evaluation; None where there are too few to spare."""
-    return None if labeled < LEAST_FOR_VAL else min(MOST_VAL, max(3, round(VAL_SHARE * labeled)))
+def val_count(labeled: int) -> int:
+    """Return how many of so many labelled images to withhold for evaluation; 0 where there are too few."""
+    return 0 if labeled < LEAST_FOR_VAL else min(MOST_VAL, max(LEAST_VAL, round(VAL_SHARE * labeled)))
 
 
 def keep_rate(steps: int) -> float:
@@ -43,12 +43,14 @@ def interval(steps: int) -> int:
     return rounded(max(1, steps / 10))
 
 
-def counted(request: Request, labeled: int, unlabeled: int) -> Counts:
+def counted(request: Request, labeled: int, unlabeled: int, spare: int) -> Counts:
     """Return what a run will have of a labelled set with `labeled` images and, where one was given, an unlabelled one.
+
+    `spare`: how many of `val_count` images can be withheld without a class losing its last one.
 
     Raises UserError where more labels are asked for than there are.
     """
-    withheld = None if "val" in request.sets else val_count(labeled)
+    withheld = None if "val" in request.sets or spare < LEAST_VAL else spare
     left = labeled - (withheld or 0)
     if request.labels is None:
         return Counts(left, unlabeled, withheld)
@@ -87,8 +89,8 @@ def without_val(request: Request, counts: Counts) -> list[str]:
     if "val" in request.sets or counts.val_count is not None:
         return []
     return [
-        f"NOTHING IS EVALUATED: there is no validation set, and with fewer than {LEAST_FOR_VAL} labelled images none is "
-        f"withheld. Add data.val to see whether the run learns"
+        f"NOTHING IS EVALUATED: there is no validation set, and too few labelled images to withhold some "
+        f"({LEAST_FOR_VAL} at least, none of them the last of its class). Add data.val to see whether the run learns"
     ]
 
 

@@ -137,7 +137,7 @@ def test_who_knows_one_family_finds_the_same_files_in_every_other():
     for name in NAMES:
         folder = PACKAGE / "families" / name
         assert [file for file in FILES if not (folder / f"{file}.py").is_file()] == [], name
-        assert (folder / "methods").is_dir() and (folder / "report").is_dir(), name
+        assert all((folder / inside).is_dir() for inside in ("methods", "recipe", "report")), name
 
 
 def test_the_settings_of_families_are_read_without_torch_and_ray():

@@ -36,8 +36,8 @@ def test_two_digits_count(value: float, result: int):
     assert rounded(value) == result
 
 
-@pytest.mark.parametrize(("labeled", "count"), [(9, None), (10, 3), (20, 4), (205, 41), (2500, 500), (100_000, 500)])
-def test_a_fifth_is_withheld_where_there_are_ten_images(labeled: int, count: int | None):
+@pytest.mark.parametrize(("labeled", "count"), [(9, 0), (10, 3), (20, 4), (205, 41), (2500, 500), (100_000, 500)])
+def test_a_fifth_is_withheld_where_there_are_ten_images(labeled: int, count: int):
     assert val_count(labeled) == count  # 0.2 x 10 = 2, but at least 3
 
 
@@ -55,27 +55,27 @@ def test_a_run_is_evaluated_ten_times():
 
 
 def test_labels_that_are_asked_for_leave_the_rest_unlabelled():
-    assert counted(request(50, labeled="a", val="v"), 250, 0) == Counts(50, 200, None)
+    assert counted(request(50, labeled="a", val="v"), 250, 0, 50) == Counts(50, 200, None)
 
 
 def test_without_a_validation_set_a_fifth_is_withheld_first():
-    assert counted(request(50, labeled="a"), 250, 0) == Counts(50, 150, 50)  # 250 - 50 - 50
-    assert counted(request(labeled="a"), 250, 0) == Counts(200, 0, 50)
+    assert counted(request(50, labeled="a"), 250, 0, 50) == Counts(50, 150, 50)  # 250 - 50 - 50
+    assert counted(request(labeled="a"), 250, 0, 50) == Counts(200, 0, 50)
 
 
 def test_an_unlabelled_set_of_its_own_is_all_there_is_without_labels():
-    assert counted(request(50, labeled="a", val="v", unlabeled="u"), 250, 1000) == Counts(50, 1000, None)
+    assert counted(request(50, labeled="a", val="v", unlabeled="u"), 250, 1000, 50) == Counts(50, 1000, None)
 
 
 def test_more_labels_than_there_are_is_one_message():
     with pytest.raises(
         UserError, match=r"--labels 201: the labelled set has 200 images beside the 50 that are withheld"
     ):
-        counted(request(201, labeled="a"), 250, 0)
+        counted(request(201, labeled="a"), 250, 0, 50)
 
 
 def test_a_handful_of_images_is_not_evaluated_and_the_file_says_so():
-    few = counted(request(labeled="a"), 9, 0)
+    few = counted(request(labeled="a"), 9, 0, 0)
     assert few == Counts(9, 0, None) and "NOTHING IS EVALUATED" in without_val(request(labeled="a"), few)[0]
     assert values(data_settings(request(labeled="a"), few)) == {"data.labeled": "a"}
     assert without_val(request(labeled="a", val="v"), few) == []
@@ -101,3 +101,8 @@ def test_one_process_on_a_cpu_and_on_one_gpu_a_worker_for_each_of_several():
         "cluster.cpus_per_worker": 4,  # 18 // 4
         "cluster.gpus_per_worker": 1,
     }
+
+
+def test_no_class_gives_its_last_image_away_for_evaluation():
+    assert counted(request(labeled="a"), 250, 0, 7) == Counts(243, 0, 7)
+    assert counted(request(labeled="a"), 250, 0, 2) == Counts(250, 0, None)  # two images measure nothing

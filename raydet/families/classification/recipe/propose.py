@@ -33,11 +33,13 @@ def propose(request: Request) -> Recipe:
     Raises DataError where the sets cannot be used, UserError where what was asked for cannot be had.
     """
     path = str(request.sets["labeled"]["path"])
-    table, counts = chosen(IMAGES, ImageDataConfig, request, read_sets(IMAGES, request))
+    tables = read_sets(IMAGES, request)
+    names = tables["labeled"].class_names
+    if len(names) < 2:
+        found = ", ".join(repr(name) for name in names) or "none"
+        raise DataError(f"{path}: a classifier needs two classes or more, found {found}; one folder or label per class")
+    table, counts = chosen(IMAGES, ImageDataConfig, request, tables)
     present = table.images_per_class()
-    if len(table.class_names) < 2:
-        names = ", ".join(repr(name) for name in table.class_names) or "none"
-        raise DataError(f"{path}: a classifier needs two classes or more, found {names}; one folder or label per class")
     look = look_at(table)
     if look is None:
         raise DataError(f"{path}: no image could be decoded; `raydet check-data {path}` says why")
@@ -60,8 +62,8 @@ def propose(request: Request) -> Recipe:
         *rhythm(steps, machine),
     ]
     notes = (
-        f"{len(table):,} labelled images of {len(table.class_names)} classes ({present.min():,} to {present.max():,} of "
-        f"each), {counts.unlabeled:,} unlabelled; sides {look.sides[0]} to {look.sides[2]} pixels",
+        f"{len(table):,} labelled images of {len(table.class_names)} classes ({present.min():,} to {present.max():,} "
+        f"of each), {counts.unlabeled:,} unlabelled; sides {look.sides[0]} to {look.sides[2]} pixels",
         *few(table.class_names, present),
         *without_val(request, counts),
     )
@@ -155,6 +157,11 @@ def optimiser(name: str, counts: Counts, steps: int, uses_labels: bool, machine:
     """Return batches, rates and lengths."""
     labeled, unlabeled = rules.batches(counts.labeled, counts.unlabeled, machine)
     looks = steps * labeled / counts.labeled
+    longer = (
+        "stages are fixed once a run has begun"
+        if name == "r2d2"
+        else ("where accuracy still rises at the end, raise it and train on with --resume")
+    )
     if name == "r2d2":
         settings = [
             Setting("optim.name", "sgd", "R2-D2 has a law of its own for the rate"),
@@ -175,8 +182,7 @@ def optimiser(name: str, counts: Counts, steps: int, uses_labels: bool, machine:
         Setting(
             "optim.steps",
             steps,
-            f"every labelled image is seen {looks:.0f} times (160 steps for 80 labels, more as their square root); where "
-            f"accuracy still rises at the end, raise it and train on with --resume",
+            f"160 for 80 labels, more as their square root: every labelled image is seen {looks:.0f} times; {longer}",
         )
     )
     if name != "r2d2":

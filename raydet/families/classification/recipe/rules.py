@@ -1,7 +1,7 @@
 """How a classifier's settings follow from its data and the machine. Pure: numbers in, numbers out.
 
-Anchoring point, on two CPU cores: `signdigits` (64 x 64 pixels, seen at 96), 8 labels of each of 10 classes, AdamW at 1e-3:
-`docs/recipes.md` says what came out.
+Anchoring point, on two CPU cores: `signdigits` (64 x 64 pixels, seen at 96), 8 labels of each of 10 classes, AdamW at
+1e-3: `docs/recipes.md` says what came out.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ R2D2_SHARES = {"burn_in": 0.36, "d2": 0.23, "interval": 0.085, "finetune": 0.07}
 
 
 def view_size(side: int, machine: Machine) -> tuple[int, str]:
-    """Return the side of the square that the network sees (pixels), for images with a median side of `side`, and why."""
+    """Return the side of the square that the network sees (pixels), for images with a median `side`, and why."""
     most = 224 if not machine.is_cpu else 128 if machine.cpus < 8 else 160
     size = min(most, max(LEAST_SIZE, math.floor(side / 32) * 32))
     why = f"images have sides of {side} pixels (median)"
@@ -34,7 +34,7 @@ def crop(side: int, size: int) -> tuple[str, str]:
 
 
 def batches(labels: int, unlabeled: int, machine: Machine) -> tuple[int, int]:
-    """Return labelled and unlabelled images per step: 16 and 24 on a CPU, 64 and 128 per GPU; no more than there are."""
+    """Return labelled and unlabelled images per step: 16 and 24 on a CPU, 64 and 128 per GPU, if there are so many."""
     one, other = (16, 24) if machine.is_cpu else (64 * machine.gpus, 128 * machine.gpus)
     least = max(1, machine.gpus)
     return max(least, min(one, labels)), max(least, min(other, unlabeled))

@@ -16,7 +16,7 @@ from raydet.families.detection.recipe.facts import Floats
 
 RATIOS = (0.5, 1.0, 2.0)
 MOST_BOXES = 20_000  # that are compared with the anchors, evenly spaced
-BETTER = 0.02  # of recall: less is no reason to leave the defaults
+BETTER = 0.02  # of recall: less is no reason for more anchors, nor to leave the defaults
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +94,30 @@ def shared_out(sizes: Floats, strides: Sequence[int]) -> AnchorSizes:
 def choose(boxes: Floats, strides: Sequence[int]) -> tuple[Anchors, Anchors]:
     """Return the anchors to use and the defaults, for `boxes` `[B, 4]` in pixels of the view.
 
-    Tried are two sizes per level (one from four levels on), at equal ratios and by k-means, with the usual ratios and the
-    boxes' own. The best sum of both recalls wins; the defaults stay where it is not `BETTER` by .02 per recall.
+    Tried are one to three sizes per level, at equal ratios and by k-means, with the usual ratios and the boxes' own. Of
+    all whose sum of both recalls comes within .02 per recall of the best one's, the fewest anchors win; of equally
+    many the defaults, then the better ones.
     """
     boxes = boxes[:: -(-len(boxes) // MOST_BOXES)]
     usual = default_anchors(tuple(strides))
     defaults = Anchors(usual, RATIOS, recall(boxes, strides, usual, RATIOS), "the defaults")
     sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
-    count = len(strides) * (2 if len(strides) < 4 else 1)
-    found = []
-    for way, chosen in (("at equal ratios", spread(sizes, count)), ("by k-means", clustered(sizes, count))):
-        for ratios in (RATIOS, box_ratios(boxes)):
-            if len(set(ratios)) == len(ratios):
-                levels = shared_out(chosen, strides)
-                found.append(Anchors(levels, ratios, recall(boxes, strides, levels, ratios), way))
-    best = max(found, key=lambda each: sum(each.recall))
-    is_better = sum(best.recall) >= sum(defaults.recall) + 2 * BETTER
-    return (best if is_better else defaults), defaults
+    found = [defaults]
+    for count in (len(strides) * each for each in (1, 2, 3)):
+        for way, levels in (
+            ("at equal ratios", shared_out(spread(sizes, count), strides)),
+            ("by k-means", shared_out(clustered(sizes, count), strides)),
+        ):
+            for ratios in {RATIOS, box_ratios(boxes)}:
+                if len(set(ratios)) == len(ratios):
+                    found.append(Anchors(levels, ratios, recall(boxes, strides, levels, ratios), way))
+    return fewest(found), defaults
+
+
+def fewest(found: Sequence[Anchors]) -> Anchors:
+    """Return the choice of `choose` among anchors, of which the first are the defaults."""
+    best = max(sum(each.recall) for each in found)
+    good = [each for each in found if sum(each.recall) >= best - 2 * BETTER]
+    least = min(len(each.sizes[0]) for each in good)
+    good = [each for each in good if len(each.sizes[0]) == least]
+    return found[0] if found[0] in good else max(good, key=lambda each: sum(each.recall))

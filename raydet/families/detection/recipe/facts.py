@@ -40,16 +40,19 @@ class BoxFacts:
         return np.sqrt((self.boxes[:, 2] - self.boxes[:, 0]) * (self.boxes[:, 3] - self.boxes[:, 1]))
 
 
-def look_at(table: Table, path: str) -> tuple[BoxFacts, str, float]:
-    """Return the facts, and of the class with the smallest boxes its name and their median size (pixels).
+def check_boxes(table: Table, path: str) -> None:
+    """Raise DataError where nothing can be trained on."""
+    if table.crowd.all():
+        raise DataError(f"{path}: no box in {len(table)} images; label some of them, or give them as --unlabeled")
 
-    Raises DataError where there is no image or no box.
+
+def look_at(table: Table, path: str) -> tuple[BoxFacts, str, float]:
+    """Return the facts, and what the smallest boxes are: in words, and their size (pixels).
+
+    Raises DataError where there is no box.
     """
-    if not len(table):
-        raise DataError(f"{path}: no image there; nothing can be learnt")
+    check_boxes(table, path)
     kept = ~table.crowd
-    if not kept.any():
-        raise DataError(f"{path}: no box in {len(table)} images; label some, or give them as --unlabeled")
     counts = np.bincount(table.box_rows()[kept], minlength=len(table))
     short, long = table.sizes.min(axis=1), table.sizes.max(axis=1)
     facts = BoxFacts(
@@ -64,21 +67,17 @@ def look_at(table: Table, path: str) -> tuple[BoxFacts, str, float]:
         short_sides=short[table.box_rows()[kept]].astype(np.float64),
         boxes_per_image=(int(np.percentile(counts, 90)), int(counts.max())),
     )
-    name, size = smallest_class(facts.sizes, table.classes[kept], table.class_names)
-    return facts, name, size
+    return facts, *smallest(facts.sizes, table.classes[kept], table.class_names)
 
 
-def smallest_class(sizes: Floats, classes: NDArray[np.int64], names: tuple[str, ...]) -> tuple[str, float]:
-    """Return the class with the smallest median box, of those with five boxes or more, and that median.
-
-    Where no class has so many, all boxes are one class.
-    """
+def smallest(sizes: Floats, classes: NDArray[np.int64], names: tuple[str, ...]) -> tuple[str, float]:
+    """Return which boxes are to stay visible, and their size: the median of the class with the smallest, of those with
+    five boxes or more, or what nine of ten boxes exceed, whichever is less."""
     medians = {
-        name: float(np.median(sizes[classes == number]))
+        f"half of class {name!r}": float(np.median(sizes[classes == number]))
         for number, name in enumerate(names)
         if (classes == number).sum() >= ENOUGH
     }
-    if not medians:
-        return "all boxes", float(np.median(sizes))
+    medians["a tenth of all boxes"] = float(np.percentile(sizes, 10))
     name = min(medians, key=lambda each: medians[each])
-    return repr(name), medians[name]
+    return name, medians[name]

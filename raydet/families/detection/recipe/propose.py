@@ -8,7 +8,7 @@ from raydet.families.detection.config import METHODS, DetectionConfig
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.recipe import rules
 from raydet.families.detection.recipe.anchors import Anchors, choose
-from raydet.families.detection.recipe.facts import BoxFacts, look_at
+from raydet.families.detection.recipe.facts import BoxFacts, check_boxes, look_at
 from raydet.recipe.document import Setting
 from raydet.recipe.machine import Machine
 from raydet.recipe.reading import chosen, read_sets
@@ -31,22 +31,24 @@ def propose(request: Request) -> Recipe:
 
     Raises DataError where the sets cannot be used, UserError where what was asked for cannot be had.
     """
-    table, counts = chosen(BOXES, DataConfig, request, read_sets(BOXES, request))
-    facts, smallest, small_box = look_at(table, str(request.sets["labeled"]["path"]))
+    path, tables = str(request.sets["labeled"]["path"]), read_sets(BOXES, request)
+    check_boxes(tables["labeled"], path)
+    table, counts = chosen(BOXES, DataConfig, request, tables)
+    facts, smallest, small = look_at(table, path)
     machine = request.machine
     by_name = {method.model_fields["name"].default: method.uses_labels for method in METHODS}
     method = chosen_method(request, DetectionConfig, by_name, counts)
     why_method = "as asked (--method)"
     if method is None:
         method, why_method = usual_method(counts)
-    side, why_side = rules.short_side(facts.short_side, max(facts.height, facts.width), small_box, machine)
+    side, why_side = rules.short_side(facts.short_side, max(facts.height, facts.width), small, machine)
     batch = rules.labeled_batch(counts.labeled, machine)
     steps = rules.steps(counts.labeled, batch)
     settings = [
         Setting("run.dir", request.run_dir),
         *data_settings(request, counts),
         *views(facts, side, why_side, machine),
-        *model(facts, side, machine),
+        *model(facts, side, small * side / facts.short_side, machine),
         *method_settings(method, why_method, counts, steps),
         *optimiser(counts, batch, steps, by_name[method], side, facts, machine),
         *cluster_settings(machine),
@@ -55,8 +57,8 @@ def propose(request: Request) -> Recipe:
     notes = (
         f"{facts.images:,} labelled images of {facts.width} x {facts.height} pixels (median), "
         f"{len(facts.boxes):,} boxes of {len(facts.class_names)} classes, {counts.unlabeled:,} unlabelled images",
-        f"boxes: half are smaller than {median(facts):.0f} pixels (square root of the area); the class with the smallest "
-        f"is {smallest}, {small_box:.0f} pixels; at most {facts.boxes_per_image[1]} boxes in an image",
+        f"boxes: half are smaller than {median(facts):.0f} pixels (square root of the area); {smallest} are "
+        f"no larger than {small:.0f}; at most {facts.boxes_per_image[1]} boxes in an image",
         *few(facts),
         *without_val(request, counts),
     )
@@ -103,12 +105,18 @@ def threads(machine: Machine) -> str:
     return f"{machine.cpus} cores" + (f" for {machine.gpus} GPUs" if machine.gpus > 1 else "")
 
 
-def model(facts: BoxFacts, side: int, machine: Machine) -> Settings:
+def model(facts: BoxFacts, side: int, small_seen: float, machine: Machine) -> Settings:
     """Return network and anchors."""
     name = rules.backbone(machine)
-    strides = default_strides(name)
+    strides = rules.strides(name, small_seen)
     found, defaults = choose(facts.boxes * (side / facts.short_sides)[:, None], strides)
-    settings = [*network(name), *anchors(found, defaults)]
+    settings = network(name)
+    if strides != default_strides(name):
+        why = (
+            f"small boxes have {small_seen:.0f} pixels in these views: less than two cells of the usual finest level, 8"
+        )
+        settings.append(Setting("model.fpn_strides", list(strides), why))
+    settings += anchors(found, defaults)
     per_image, most = facts.boxes_per_image
     if name == EFFICIENTNET:
         before, after = rules.proposals(most)
@@ -149,11 +157,11 @@ def anchors(found: Anchors, defaults: Anchors) -> Settings:
         return f"{of.recall[0]:.3f} at IoU .5 and {of.recall[1]:.3f} at .7"
 
     why = (
-        f"{found.origin}, from the labelled boxes as these views show them: recall of the best anchor {said(found)}; the "
-        f"defaults reach {said(defaults)}"
+        f"{found.origin}, from the labelled boxes as these views show them: recall of the best anchor {said(found)}; "
+        f"the defaults reach {said(defaults)}"
         if found is not defaults
-        else f"the defaults: recall of the best anchor {said(found)} on the labelled boxes; none that was fitted reaches "
-        f"much more"
+        else f"the defaults: recall of the best anchor {said(found)} on the labelled boxes; none that was fitted "
+        f"reaches much more"
     )
     return [
         Setting("model.anchor_sizes", [list(map(int, level)) for level in found.sizes], why),
@@ -220,8 +228,8 @@ def optimiser(
         Setting(
             "optim.steps",
             steps,
-            f"every labelled image is seen {looks:.0f} times: 1,500 steps for 50 labels, more as their square root; where AP "
-            f"still rises at the end, raise it and train on with --resume",
+            f"1,500 for 50 labels and 4 images a step, more as the labels' square root: every labelled image is seen "
+            f"{looks:.0f} times; where AP still rises at the end, raise it and train on with --resume",
         ),
         Setting(
             "optim.schedule", "steps", "a constant rate, so that a run can go on; the average does what a decay would"

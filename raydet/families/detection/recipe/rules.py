@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 
-from raydet.config.backbone import EFFICIENTNET
+from raydet.config.backbone import EFFICIENTNET, default_strides
 from raydet.recipe.machine import GIB, Machine
 from raydet.recipe.rules import rounded
 
 LEAST_BOX = 16  # pixels of a view: two cells of the finest level, stride 8
 USUAL_SHORT = 240  # pixels of the short side that two cores train on; classes differ in finer detail than their boxes
 CPU_PIXELS = 110_000  # of a view, for two cores: 0.17 CPU-seconds forward and backward
+WORTH = 1.25  # images are not enlarged by less: that would only blur them
 MOST_CORES = 8  # that are counted on for larger views
 GPU_SHORT, GPU_PIXELS = 800, 800 * 1333  # the papers' views
 GPU_VIEW_BYTES = 1.6 * GIB  # of such a view in bf16, ResNet-50, activations: an estimate, not measured
@@ -39,24 +40,27 @@ def short_side(short: int, long: int, small_box: float, machine: Machine) -> tup
     needed = math.ceil(short * LEAST_BOX / small_box)
     if machine.is_cpu:
         wanted = min(max(USUAL_SHORT, needed), short)
-        limit = f"{budget(machine):,} pixels a view are what {machine.cpus} cores train on in bearable time"
+        limit = f"the {budget(machine):,} pixels a view that {machine.cpus} cores are given"
     else:
         wanted = min(GPU_SHORT, short)
-        limit = f"{budget(machine):,} pixels a view, as the papers"
-    if needed > 1.25 * short:  # less is not worth blurring the images for
+        limit = f"the papers' {budget(machine):,} pixels a view"
+    if needed > WORTH * short:
         wanted = min(needed, 2 * short)
     side = min(wanted, most)
-    if side < short or side > 1.1 * short:
-        side = max(32, math.floor(side / 16) * 16)
-    else:
-        side = short
+    side = short if short <= side < WORTH * short else max(32, math.floor(side / 16) * 16)
     seen = small_box * side / short
-    why = f"images have {short} x {long} pixels; the smallest class then has boxes of {seen:.0f} pixels (wanted: {LEAST_BOX})"
-    if side < wanted - 16:
-        why += f"; more would pass {limit}"
+    why = f"images have {short} x {long} pixels; small boxes have {seen:.0f} pixels then (wanted: {LEAST_BOX})"
+    if most < wanted:
+        why += f"; more would exceed {limit}"
     elif side == short:
         why += "; the images' own size"
-    return int(side), why
+    return side, why
+
+
+def strides(name: str, small_seen: float) -> tuple[int, ...]:
+    """Return the pyramid's levels: one finer than usual where small boxes, in pixels of the view, need it."""
+    usual = default_strides(name)
+    return (4, *usual) if usual[0] == 8 and small_seen < 0.75 * LEAST_BOX else usual
 
 
 def long_side(short: int, stretch: float) -> int:
@@ -96,7 +100,7 @@ def accumulate(views: int, pixels: float, machine: Machine) -> int:
 
 
 def steps(labels: int, batch: int) -> int:
-    """Return the optimiser steps of a run: 1,500 for 50 labels and 4 images a step, and as the square root of the labels.
+    """Return the optimiser steps of a run: 1,500 for 50 labels and 4 images a step, else as the labels' square root.
 
     That meets COCO's usual 90,000 near its 118,000 images. Larger batches need fewer, as their square root.
     """
@@ -105,7 +109,7 @@ def steps(labels: int, batch: int) -> int:
 
 
 def learning_rate(batch: int, backbone: str) -> float:
-    """Return AdamW's rate: 5e-4 for 4 images of EfficientNet-Lite0, 2e-4 for 16 of a ResNet, as the square root of them.
+    """Return AdamW's rate: 5e-4 for 4 images of EfficientNet-Lite0, 2e-4 for 16 of a ResNet, as their square root.
 
     The first was measured here; the second is what MMDetection's `resnet_strikes_back` configurations use.
     """
@@ -115,7 +119,7 @@ def learning_rate(batch: int, backbone: str) -> float:
 
 def rois(boxes_per_image: int) -> int:
     """Return how many RoIs are sampled per image: a power of two, twice the boxes of a full image, 64 to 512."""
-    return min(512, max(64, 2 ** math.ceil(math.log2(2 * max(1, boxes_per_image)))))
+    return min(512, max(64, 1 << math.ceil(math.log2(2 * max(1, boxes_per_image)))))
 
 
 def proposals(most_boxes: int) -> tuple[int, int]:
