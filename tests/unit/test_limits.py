@@ -93,7 +93,7 @@ def test_wrong_boxes_want_a_higher_threshold_where_one_helps():
     now = reading(0.3, 1000, 400)
     found = only(box_findings(figures(now, reading(0.5, 500, 260), reading(0.6, 400, 300), reading(0.2, 3000, 500))))
     assert found.sentence == (
-        "More than half of the pseudo-boxes are wrong at method.score_threshold=0.3. Raise it: at 0.5 52 % are right."
+        "More than half of the pseudo-boxes are wrong at method.score_threshold=0.3. Raise it: at 0.5, 52 % are right."
     )
     assert found.figures["precision at 0.5"] == "52.0"
     found = only(box_findings(figures(now, reading(0.5, 500, 200), reading(0.9, 10, 10))))  # 10 are an accident

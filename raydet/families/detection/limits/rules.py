@@ -50,7 +50,7 @@ def _thresholds(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
         better = [each for each in judged.at if each.score > found.score and _is_right(each)]
         said = f"More than half of the pseudo-boxes are wrong {at}. "
         if better:
-            said += f"Raise it: at {better[0].score:g} {percent(better[0].precision, 0)} % are right."
+            said += f"Raise it: at {better[0].score:g}, {percent(better[0].precision, 0)} % are right."
             figures |= _at(better[0])
         else:
             said += (
