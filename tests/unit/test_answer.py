@@ -10,10 +10,11 @@ import pytest
 
 from raydet.cli import main
 from raydet.errors import UserError
+from raydet.families.detection.data import BOXES
 from raydet.metrics import judged
 from raydet.report.answer import answer
 from raydet.report.gain import Control, control_of, gain_over, how_to_get_a_control
-from raydet.report.inputs import RunRecords
+from raydet.report.inputs import RunRecords, read_records
 from raydet.report.lineage import ALIKE, FORKED, common_start, find_control
 from raydet.train.rundir import RunFolder
 from tests.helpers import tiny_classes
@@ -110,6 +111,12 @@ def test_runs_are_alike_only_with_the_same_labelled_images(tmp_path: Path):
     assert common_start(run, write_run(tmp_path / "alike", "supervised", optim__steps=20)) == ALIKE
     assert common_start(run, write_run(tmp_path / "lr", "supervised", optim__lr=0.1)) is None
     assert common_start(run, write_run(tmp_path / "split", "supervised", data__split_seed=1)) is None
+    ids = BOXES.open(run.folder / "data").labeled.ids()
+    listed = tmp_path / "ids.txt"  # the same setting, and another content
+    for name, own in (("some", ids[:8]), ("others", ids[1:9])):
+        listed.write_text("\n".join(own))
+        write_run(tmp_path / name, data__labeled_count=None, data__labeled_ids=str(listed))
+    assert common_start(read_records(tmp_path / "some"), read_records(tmp_path / "others")) is None
     longer = write_run(tmp_path / "longer", "supervised", method__burn_in_steps=4)
     assert common_start(run, longer) is None
 
