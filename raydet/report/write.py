@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raydet.errors import UserError
 from raydet.registry import family_of
 from raydet.report.gain import control_of
 from raydet.report.inputs import RunRecords
@@ -23,7 +24,12 @@ def write_report(run_dir: Path, *, control: Path | None = None) -> Path:
 
     folder, config = RunFolder(run_dir).path, RunFolder(run_dir).load_config()
     family = family_of(config)
-    inputs, makers = family.report(folder, config)
+    try:
+        inputs, makers = family.report(folder, config)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{folder}: its figures cannot be read: {error}") from None
     found = control_of(inputs, control)
 
     def first(run: RunRecords, pictures: Pictures) -> Section:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import json
 import re
 from pathlib import Path
 
@@ -17,30 +16,9 @@ from raydet.report.answer import answer
 from raydet.report.gain import Control, control_of, gain_over, how_to_get_a_control
 from raydet.report.inputs import RunRecords, read_records
 from raydet.report.lineage import ALIKE, FORKED, common_start, find_control
-from raydet.settings import resolve
 from raydet.train.rundir import RunFolder
-from tests.helpers import TINY, tiny_classes, tiny_config
-
-METHODS = {
-    "il_net": TINY["method"],
-    "supervised": {"name": "supervised", "burn_in_steps": 3, "ema_keep_rate": 0.5},
-}
-AP = {3: ("student", 0.1), 5: ("teacher", 0.2), 8: ("teacher", 0.3)}
-
-
-def write_run(folder: Path, method: str = "il_net", figures: dict[int, tuple[str, float]] = AP, **changes: object):
-    """Write a run folder with data and evaluations, without training; `changes` by dotted key."""
-    tree = {**tiny_config(folder).model_dump(mode="json"), "method": METHODS[method]}
-    config = resolve(tree, {key.replace("__", "."): value for key, value in changes.items()})
-    run = RunFolder(folder)
-    run.prepare(config, resume=False)
-    BOXES.prepare(config.data, run.data)
-    records = [{"kind": "start", "step": 0, "time": 0.0, "judged": "teacher", "class_names": []}]
-    for step, (model, value) in figures.items():
-        record = {"kind": "eval", "split": "val", "step": step, "time": 1.0, "model": model, "AP": value, "AP50": value}
-        records.append(record | {"per_class": {"circle": {"AP": value, "AP50": value}}})
-    run.metrics.write_text("".join(json.dumps(record) + "\n" for record in records))
-    return read_records(folder)
+from tests.helpers import tiny_classes
+from tests.run_folders import write_run
 
 
 def said(run: RunRecords, control: Control | None) -> str:
@@ -133,6 +111,12 @@ def test_runs_are_alike_only_with_the_same_labelled_images(tmp_path: Path):
     assert common_start(run, write_run(tmp_path / "alike", "supervised", optim__steps=20)) == ALIKE
     assert common_start(run, write_run(tmp_path / "lr", "supervised", optim__lr=0.1)) is None
     assert common_start(run, write_run(tmp_path / "split", "supervised", data__split_seed=1)) is None
+    ids = BOXES.open(run.folder / "data").labeled.ids()
+    listed = tmp_path / "ids.txt"  # the same setting, and another content
+    for name, own in (("some", ids[:8]), ("others", ids[1:9])):
+        listed.write_text("\n".join(own))
+        write_run(tmp_path / name, data__labeled_count=None, data__labeled_ids=str(listed))
+    assert common_start(read_records(tmp_path / "some"), read_records(tmp_path / "others")) is None
     longer = write_run(tmp_path / "longer", "supervised", method__burn_in_steps=4)
     assert common_start(run, longer) is None
 

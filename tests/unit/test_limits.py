@@ -71,6 +71,7 @@ def test_an_unsure_teacher_is_told_to_lower_the_threshold_where_that_helps():
         reading(0.5, 400, 200),  # finds more, but 50 % right is more than 20 points below 95 %
         reading(0.5, 130, 120),  # only two points of recall more
         reading(0.5, 400, 340, is_complete=False),
+        reading(0.5, 1251, 1000),  # more than 1.25 boxes per object
     ],
 )
 def test_a_lower_threshold_that_does_not_help_is_not_recommended(lower: Reading):
@@ -91,13 +92,14 @@ def test_no_box_at_all_is_an_unsure_teacher():
 
 def test_wrong_boxes_want_a_higher_threshold_where_one_helps():
     now = reading(0.3, 1000, 400)
-    found = only(box_findings(figures(now, reading(0.5, 500, 260), reading(0.6, 400, 300), reading(0.2, 3000, 500))))
+    found = only(box_findings(figures(now, reading(0.5, 500, 260), reading(0.6, 500, 300), reading(0.2, 3000, 500))))
     assert found.sentence == (
-        "More than half of the pseudo-boxes are wrong at method.score_threshold=0.3. Raise it: at 0.5 52 % are right."
+        "More than half of the pseudo-boxes are wrong at method.score_threshold=0.3. Raise it: at 0.5, 52 % are right."
     )
     assert found.figures["precision at 0.5"] == "52.0"
-    found = only(box_findings(figures(now, reading(0.5, 500, 200), reading(0.9, 10, 10))))  # 10 are an accident
-    assert "No higher threshold leaves enough right ones" in found.sentence
+    # At 0.9 all are right, but one for every second object is the least that a student can learn from.
+    found = only(box_findings(figures(now, reading(0.5, 600, 200), reading(0.9, 499, 499))))
+    assert "No higher threshold mends that" in found.sentence
 
 
 def test_a_gate_that_drops_right_boxes_for_nothing_is_named():

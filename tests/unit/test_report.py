@@ -236,6 +236,12 @@ def test_a_folder_without_a_run_and_a_missing_library_are_users_mistakes(tmp_pat
         write_report(tmp_path)
 
 
+def test_damaged_figures_are_a_users_error(run):
+    run.metrics.write_text("nonsense\n")
+    with pytest.raises(UserError, match=r"its figures cannot be read: .*metrics\.jsonl, line 1"):
+        write_report(run.path)
+
+
 def test_importing_the_report_does_not_import_matplotlib():
     import subprocess
 

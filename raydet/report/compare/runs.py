@@ -116,6 +116,8 @@ def read_runs(folders: Sequence[Path]) -> Compared:
         raise UserError("raydet compare: give two run folders or more")
     runs: list[RunRecords] = []
     for folder in folders:
+        if (folder / "sweep.json").is_file():
+            raise UserError(f"{folder} holds a search; give the runs of its trials, or see raydet report {folder}")
         run = read_records(folder)
         if any(run.folder.resolve() == other.folder.resolve() for other in runs):
             raise UserError(f"{folder} is given twice; give each run once")

@@ -12,6 +12,7 @@ from raydet.text import percent
 ENOUGH = 20  # boxes; a share of fewer is an accident
 HALF = 0.5
 LOSS = 0.2  # of precision that a lower threshold may cost
+MOST, FEWEST = 1.25, 0.5  # pseudo-boxes per true box at a threshold that is recommended: neither a flood nor a trickle
 MORE = 0.05  # of the true boxes that it must find, and a quarter more than before
 GATE_DROPS = 0.2  # of the right boxes
 GATE_LIFTS = 0.1  # of precision; a gate that gives so much may drop right boxes
@@ -47,15 +48,16 @@ def _thresholds(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
         "true boxes": str(judged.truths),
     }
     if now.boxes >= ENOUGH and now.precision is not None and now.precision < HALF:
-        better = [each for each in judged.at if each.score > found.score and _is_right(each)]
+        least = max(ENOUGH, FEWEST * judged.truths)
+        better = [each for each in judged.at if each.score > found.score and _is_right(each, least)]
         said = f"More than half of the pseudo-boxes are wrong {at}. "
         if better:
-            said += f"Raise it: at {better[0].score:g} {percent(better[0].precision, 0)} % are right."
+            said += f"Raise it: at {better[0].score:g}, {percent(better[0].precision, 0)} % are right."
             figures |= _at(better[0])
         else:
             said += (
-                "No higher threshold leaves enough right ones: the teacher itself must get better. Train the burn-in "
-                "longer (method.burn_in_steps), or label more."
+                "No higher threshold mends that and leaves enough of them: the teacher itself must get better. Train "
+                "the burn-in longer (method.burn_in_steps), or label more."
             )
         yield Finding(said, figures, uses_truth=True)
     elif judged.truths >= ENOUGH and now.recall is not None and now.recall < HALF:
@@ -85,6 +87,7 @@ def _lower(found: BoxFigures, judged: Judged) -> Reading | None:
         for each in judged.at
         if each.score < found.score
         and each.is_complete
+        and each.boxes <= MOST * judged.truths
         and each.recall is not None
         and each.recall >= least
         and each.precision is not None
@@ -191,8 +194,8 @@ def _density(found: BoxFigures) -> Iterator[Finding]:
     )
 
 
-def _is_right(reading: Reading) -> bool:
-    return reading.boxes >= ENOUGH and reading.precision is not None and reading.precision >= HALF
+def _is_right(reading: Reading, least: float) -> bool:
+    return reading.boxes >= least and reading.precision is not None and reading.precision >= HALF
 
 
 def _at(reading: Reading) -> dict[str, str]:
