@@ -15,6 +15,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     start.add_argument(
         "--start-or-resume", action="store_true", help="the same command for the first and every later start: for jobs"
     )
+    parser.add_argument("--report", action="store_true", help="write RUN/report.html at the end, as `raydet report` does")
     parser.add_argument("--print-config", action="store_true", help="show the resolved config and stop")
     parser.set_defaults(run=run)
 
@@ -27,8 +28,16 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.print_config:
         print(dump_file(config), end="")
         return
+    if arguments.report:
+        from raydet.report.page import check_can_draw
+
+        check_can_draw()  # before hours of training, not after
     from raydet.train.launch import launch
     from raydet.train.rundir import RunFolder
 
     is_started = arguments.start_or_resume and RunFolder(config.run.dir).is_started
-    launch(config, resume=arguments.resume or is_started)
+    folder = launch(config, resume=arguments.resume or is_started)
+    if arguments.report:
+        from raydet.report.write import write_report  # matplotlib only where it is wanted
+
+        print(f"report: {write_report(folder.path)}")
