@@ -15,7 +15,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     start.add_argument(
         "--start-or-resume", action="store_true", help="the same command for the first and every later start: for jobs"
     )
-    parser.add_argument("--report", action="store_true", help="write RUN/report.html at the end, as `raydet report` does")
+    parser.add_argument(
+        "--report", action="store_true", help="write RUN/report.html at the end, as `raydet report` does"
+    )
     parser.add_argument("--print-config", action="store_true", help="show the resolved config and stop")
     parser.set_defaults(run=run)
 

@@ -18,12 +18,13 @@ def step_curve(metrics: Path, name: str, *, most: int = 60) -> list[tuple[float,
 
     Of a resumed run the later record of a step counts. Raises ValueError where a line that has it is damaged.
     """
-    wanted, known = json.dumps(name).encode(), {}
+    wanted, known = json.dumps(name).encode(), dict[int, float]()
     for line in metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []:
         if line.startswith(STEP_RECORD) and wanted in line:
             record = parse_record(line, str(metrics))
-            known[record["step"]] = record.get(name)
-    steps = [step for step in sorted(known) if known[step] is not None]
+            if record.get(name) is not None:
+                known[record["step"]] = float(record[name])
+    steps = sorted(known)
     size = max(1, -(-len(steps) // most))
     parts = [steps[i : i + size] for i in range(0, len(steps), size)]
     return [(statistics.fmean(part), statistics.fmean(known[step] for step in part)) for part in parts]

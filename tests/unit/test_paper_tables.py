@@ -20,10 +20,11 @@ from raydet.sweep.space import load_sweep, only_seeds
 ROOT = Path(__file__).parents[2]
 PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
 TITLE = "## The paper's tables and figures"
-# What a page must have a command for: all tables and figures of its paper with a figure that was measured, or a picture of
-# something measured. Unbiased Teacher's page goes by what was trained.
+# What a page must have a command for: all of its paper's tables and figures in which something was measured. Unbiased
+# Teacher's page goes by what was trained.
 WANTED = {
-    "il_net": [f"Table {n}" for n in range(1, 6)] + [f"Fig. {n}" for n in ("1a", "1b", "1c", "1d", "3a", "3b", "3c", "3d")],
+    "il_net": [f"Table {n}" for n in range(1, 6)]
+    + [f"Fig. {n}" for n in ("1a", "1b", "1c", "1d", "3a", "3b", "3c", "3d")],
     "r2d2": ["Fig. 2", *(f"Table {n}" for n in range(1, 5))]
     + [f"Table {n}, {row}" for n in range(5, 9) for row in ("100 %", "Mean Teacher", "R2-D2")],
     "unbiased_teacher": ["COCO-standard", "labelled images only"],

@@ -110,7 +110,7 @@ class Table:
     crowd: NDArray[np.bool_]  # [B]
     areas: NDArray[np.float64]  # [B] as annotated (of the mask, where there is one), else of the box
     annotated: NDArray[np.bool_] | None = None
-    """[N] Images with an annotation that is not crowd, those counted whose boxes were unusable; None: as `boxes` say."""
+    """[N] Images with an annotation that is not crowd, its box usable or not; None: as `boxes` and `crowd` say."""
 
     def __len__(self) -> int:
         return len(self.ids)
