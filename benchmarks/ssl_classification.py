@@ -28,6 +28,7 @@ EMA = 0.99
 METHODS: dict[str, dict[str, Any]] = {
     "r2d2": {},
     "d2": {"method.reprediction_enabled": False, "method.reduce_lr_enabled": False},
+    "repredictions": {"method.reduce_lr_enabled": False},
     "d2_lower_rate": {"method.reprediction_enabled": False},
     "pseudo_label": {"method": {"name": "pseudo_label"}},
     "pseudo_label_repeated": {"method": {"name": "pseudo_label", "reprediction_interval_steps": 60}},
@@ -47,7 +48,7 @@ TABLES: dict[int, dict[str, dict[str, Any]]] = {
     1: {
         "a D2 once": {"method.repeat_stage2": False},
         "b repeat": METHODS["d2"],
-        "c repeat + reprediction": {"method.reduce_lr_enabled": False},
+        "c repeat + reprediction": METHODS["repredictions"],
         "d repeat + lower rate": {"method.reprediction_enabled": False},
         "e both": {},
     },

@@ -27,6 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     143 stopped by SIGTERM or through RUN/stop, with a checkpoint where there was time for one, 141 the reader of the
     output is gone.
     """
+    arguments = parsed(argv)
+    return run_guarded(lambda: arguments.run(arguments))
+
+
+def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Return a command line, read; its `run` is the command. What cannot be read ends the process with exit code 2."""
     parser = argparse.ArgumentParser(prog="raydet", description="Detectors and classifiers from few labels, on Ray.")
     parser.add_argument("--version", action="version", version=f"raydet {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -38,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
         arguments.overrides += rest
-    return run_guarded(lambda: arguments.run(arguments))
+    return arguments
 
 
 def run_guarded(command: Callable[[], int | None]) -> int:

@@ -27,6 +27,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="with --resume: go back to the checkpoint of that step (0: the beginning), or to the newest one from "
         "before the run diverged; newer ones are moved to RUN/abandoned",
     )
+    parser.add_argument(
+        "--report", action="store_true", help="write RUN/report.html at the end, as `raydet report` does"
+    )
     parser.add_argument("--print-config", action="store_true", help="show the resolved config and stop")
     parser.set_defaults(run=run)
 
@@ -39,6 +42,10 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.print_config:
         print(dump_file(config), end="")
         return
+    if arguments.report:
+        from raydet.report.page import check_can_draw
+
+        check_can_draw()  # before hours of training, not after
     from raydet.train.launch import launch
     from raydet.train.rundir import RunFolder
 
@@ -51,7 +58,11 @@ def run(arguments: argparse.Namespace) -> None:
             f"--resume: there is no run at run.dir={config.run.dir}, which {arguments.config} names; where the run was "
             f"moved or copied to {beside}, add run.dir={beside}"
         )
-    launch(config, resume=arguments.resume or is_started, start=arguments.start)
+    folder = launch(config, resume=arguments.resume or is_started, start=arguments.start)
+    if arguments.report:
+        from raydet.report.write import write_report  # matplotlib only where it is wanted
+
+        print(f"report: {write_report(folder.path)}")
 
 
 def _start(text: str) -> int | str:

@@ -90,7 +90,7 @@ class Sweep:
     """What a seed sets when a search runs several seeds per point."""
     published: Published | None = None
     curves: Mapping[str, str] = field(default_factory=dict)
-    """Metric of a step, as in metrics.jsonl -> what it is: drawn over the steps of every trial in the search's report."""
+    """Metric of a step, as in metrics.jsonl -> what it is: drawn over the steps of all trials in the report."""
 
     def as_text(self) -> dict[str, str]:
         """Return swept key (or variant's name) -> what it may be: equal texts mean equal searches."""

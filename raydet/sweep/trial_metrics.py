@@ -22,9 +22,8 @@ def step_curve(metrics: Path, name: str, *, most: int = 60) -> list[tuple[float,
     for line in metrics.read_bytes().split(b"\n")[:-1] if metrics.exists() else []:
         if line.startswith(STEP_RECORD) and wanted in line:
             record = parse_record(line, str(metrics))
-            known.pop(record["step"], None)
             if record.get(name) is not None:
-                known[record["step"]] = record[name]
+                known[record["step"]] = float(record[name])
     steps = sorted(known)
     size = max(1, -(-len(steps) // most))
     parts = [steps[i : i + size] for i in range(0, len(steps), size)]

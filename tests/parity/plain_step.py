@@ -1,4 +1,4 @@
-"""One training step of IL-net, written from the papers: arithmetic, torch, torchvision's RoIAlign and resize.
+"""One training step of IL-net or Unbiased Teacher, written from the papers: arithmetic, torch, torchvision's RoIAlign and resize.
 
 Of raydet it uses the layers of a network (with their weights) and the numbers of a configuration; views, anchors,
 matching, box codes, NMS, gate, targets and losses are its own. It draws nothing, so it serves configurations in which
@@ -174,8 +174,9 @@ def propose(config: Any, grid: list[Tensor], scores: list[Tensor], moves: list[T
     return torch.cat(boxes)[order]
 
 
-def judge(model: Any, maps: list[Tensor], image: int, rois: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Class logits `[R, K + 1]`, deltas `[R, K + 1, 4]` and branch logits `[R, K + 1]` of one image's RoIs."""
+def judge(model: Any, maps: list[Tensor], image: int, rois: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Class logits `[R, K + 1]`, deltas `[R, K + 1, 4]` and branch logits `[R, K + 1]` of one image's RoIs; Unbiased
+    Teacher has no branch."""
     config, sides = model.config, (rois[:, 2:] - rois[:, :2])
     level_of = (4 + (sides.prod(dim=1).sqrt() / 224).log2() + 1e-6).floor()  # FPN, Eq. 1
     strides = [s for s in config.fpn_strides if s < 64]
@@ -185,24 +186,29 @@ def judge(model: Any, maps: list[Tensor], image: int, rois: Tensor) -> tuple[Ten
         rows = torch.where(level_of == math.log2(stride))[0]
         parts = roi_align(level[image : image + 1], [rois[rows]], 7, 1 / stride, config.roi_sampling_ratio, True)
         pooled = pooled.index_copy(0, rows, parts)
-    head, last, branch = model.roi_heads.box_head, model.roi_heads.box_predictor, model.iou_branch
+    head, last = model.roi_heads.box_head, model.roi_heads.box_predictor
     shared = F.linear(pooled.flatten(1), head.fc6.weight, head.fc6.bias).relu()
     shared = F.linear(shared, head.fc7.weight, head.fc7.bias).relu()
     logits = F.linear(shared, last.cls_score.weight, last.cls_score.bias)
     deltas = F.linear(shared, last.bbox_pred.weight, last.bbox_pred.bias).reshape(len(rois), -1, 4)
+    branch = getattr(model, "iou_branch", None)
+    if branch is None:
+        return logits, deltas, None
     hidden = F.linear(torch.cat([shared, logits], dim=1), branch.hidden.weight, branch.hidden.bias)
     hidden = torch.where(hidden > 0, hidden, hidden.exp() - 1)  # ELU
     return logits, deltas, F.linear(hidden, branch.score.weight, branch.score.bias)
 
 
 def losses(model: Any, views: list[Tensor], truth: list[Boxes], method: Any) -> dict[str, Tensor]:
-    """The five losses of a batch."""
+    """The losses of a batch: four, and IL-net's fifth."""
     config = model.config
     maps = list(model.backbone(framed(views)).values())
     objectness, moves = model.rpn.head(maps)
     grid = anchors(config, objectness)
     everywhere = torch.cat(grid)
-    sums = {name: torch.zeros(()) for name in ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg", "iou")}
+    sums = {name: torch.zeros(()) for name in ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg")}
+    if hasattr(model, "iou_branch"):
+        sums["iou"] = torch.zeros(())
     num_rois = 0
     for i, wanted in enumerate(truth):
         by_level = [flat(level[i], 1)[:, 0] for level in objectness]
@@ -237,6 +243,8 @@ def losses(model: Any, views: list[Tensor], truth: list[Boxes], method: Any) -> 
             continue
         matched, moved = wanted.boxes[owner[fg]], deltas[fg, labels[fg]]
         sums["roi_reg"] = sums["roi_reg"] + (moved - encode(matched, rois[fg], ROI_CODE)).abs().sum()
+        if branch is None:
+            continue
         placed = decode(moved.detach(), rois[fg], ROI_CODE)  # the decoded box, not the RoI, and not clipped
         good = overlaps(placed, matched).diagonal() > method.iou_target_threshold
         q = branch[fg, labels[fg]].sigmoid()
@@ -258,9 +266,12 @@ def label(model: Any, views: list[Tensor], method: Any) -> tuple[list[Boxes], in
             model.config, grid, [flat(each[i], 1)[:, 0] for each in objectness], [flat(each[i], 4) for each in moves]
         )
         logits, deltas, branch = judge(model, maps, i, rois)
-        p, q = logits.softmax(dim=1), branch.sigmoid()
+        p = logits.softmax(dim=1)
         best = p.argmax(dim=1)
-        bad = (best > 0) & (q.gather(1, best[:, None])[:, 0] <= method.iou_filter_threshold)
+        bad = torch.zeros(len(rois), dtype=torch.bool)
+        if branch is not None:
+            q = branch.sigmoid()
+            bad = (best > 0) & (q.gather(1, best[:, None])[:, 0] <= method.iou_filter_threshold)
         sure = p[:, 1:].amax(dim=1) > method.score_threshold
         dropped, kept = dropped + int((bad & sure).sum()), kept + int((~bad & sure & (best > 0)).sum())
         rows: list[tuple[float, int, Tensor]] = []
@@ -277,14 +288,19 @@ def label(model: Any, views: list[Tensor], method: Any) -> tuple[list[Boxes], in
 
 
 def one_step(student: Any, teacher: Any, labeled: list[tuple[Tensor, Boxes]], unlabeled: list[Tensor], m: Any) -> Step:
-    """The losses of a step after the burn-in, from weak views; `m` are the method's numbers (IL-net, Eq. 1)."""
+    """The losses of a step after the burn-in, from weak views; `m` are the method's numbers (IL-net, Eq. 1).
+
+    Unbiased Teacher is IL-net without the branch and with a weight of 0 on unsupervised regression.
+    """
     pictures, truth = [view for view, _ in labeled], [boxes for _, boxes in labeled]
     sup = losses(student, [*map(gray, pictures), *pictures], truth + truth, m)
     pseudo, dropped, kept = label(teacher, unlabeled, m)
     unsup = losses(student, list(map(gray, unlabeled)), pseudo, m)
-    loss = sup["rpn_cls"] + sup["rpn_reg"] + sup["roi_cls"] + sup["roi_reg"] + m.sup_iou_weight * sup["iou"]
+    loss = sup["rpn_cls"] + sup["rpn_reg"] + sup["roi_cls"] + sup["roi_reg"]
     loss = loss + m.unsup_cls_weight * (unsup["rpn_cls"] + unsup["roi_cls"])
-    loss = loss + m.unsup_reg_weight * (unsup["rpn_reg"] + unsup["roi_reg"]) + m.unsup_iou_weight * unsup["iou"]
+    if "iou" in sup:
+        loss = loss + m.sup_iou_weight * sup["iou"] + m.unsup_iou_weight * unsup["iou"]
+        loss = loss + m.unsup_reg_weight * (unsup["rpn_reg"] + unsup["roi_reg"])
     terms = {f"sup/{name}": value for name, value in sup.items()}
     terms |= {f"unsup/{name}": value for name, value in unsup.items()}
     return Step(terms, loss, pseudo, dropped, kept)

@@ -48,8 +48,13 @@ def model_of(config: Any, folder: Any, step: int, part: str, num_classes: int) -
     return model.eval()
 
 
-def test_a_step_is_the_papers_without_any_of_our_losses_views_or_nms(tmp_path: Path) -> None:
-    config = tiny_config(tmp_path / "run", **{key.replace(".", "__"): value for key, value in SETTINGS.items()})
+@pytest.mark.parametrize("name", ["il_net", "unbiased_teacher"])
+def test_a_step_is_the_papers_without_any_of_our_losses_views_or_nms(name: str, tmp_path: Path) -> None:
+    settings = dict(SETTINGS)
+    if name == "unbiased_teacher":
+        settings = {key: value for key, value in SETTINGS.items() if not key.startswith("method.")}
+        settings["method"] = {"name": name, "burn_in_steps": BURN_IN, "ema_keep_rate": 0.5, "score_threshold": 0.16}
+    config = tiny_config(tmp_path / "run", **{key.replace(".", "__"): value for key, value in settings.items()})
     folder, step = launch(config), STEP
     data = BOXES.open(folder.data)
     orders = {
@@ -66,7 +71,8 @@ def test_a_step_is_the_papers_without_any_of_our_losses_views_or_nms(tmp_path: P
     student = model_of(config, folder, step, "student", len(data.class_names))
     teacher = model_of(config, folder, step, "teacher", len(data.class_names))
     found = plain_step.one_step(student, teacher, labeled, unlabeled, config.method)
-    assert found.dropped > 0 and found.kept > 0, "the test needs a gate that drops boxes and keeps some"
+    if name == "il_net":
+        assert found.dropped > 0 and found.kept > 0, "the test needs a gate that drops boxes and keeps some"
     assert sum(len(each.boxes) for each in found.pseudo) > 0, "the test needs pseudo-boxes"
 
     lines = [json.loads(line) for line in folder.metrics.read_text().splitlines()]

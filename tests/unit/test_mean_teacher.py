@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from raydet.families.classification.batch import ClassBatch
-from raydet.families.classification.methods.mean_teacher import MeanTeacher
+from raydet.families.classification.methods.mean_teacher import MeanTeacher, consistency
 from raydet.group import Group
 from raydet.registry import build_method
 from raydet.train.step import StepModule, backward
@@ -49,6 +49,17 @@ def test_the_consistency_is_the_squared_difference_of_the_probabilities_averaged
     assert int(found["unsup/consistency"].count) == 2
     assert float(found["sup/ce"].total) == pytest.approx(math.log(4 / 3))  # -ln(3/4)
     assert int(found["sup/ce"].count) == 1
+
+
+def test_kl_is_that_of_the_teacher_from_the_student_summed_over_classes():
+    # Teacher (1/2, 1/2), student (3/4, 1/4): 1/2 ln(2/3) + 1/2 ln 2 = -.202733 + .346574 = .143841.
+    student, teacher = torch.tensor([[3.0, 1.0]]).log(), torch.zeros(1, 2)
+    assert consistency(student, teacher, "kl").tolist() == pytest.approx([0.143841], abs=1e-6)
+    # The other way round it would be 3/4 ln(3/2) + 1/4 ln(1/2) = .130812; squared: (1/16 + 1/16) / 2 = 1/16.
+    assert consistency(student, teacher, "mse").tolist() == pytest.approx([1 / 16])
+    images = batch(14, classes=[], teacher=[EVEN])
+    found = method(consistency_loss="kl").terms(torch.tensor([FIRST]), images)["unsup/consistency"]
+    assert float(found.total) == pytest.approx(float(consistency(torch.tensor([FIRST]), torch.tensor([EVEN]), "kl")))
 
 
 def test_the_consistency_has_the_weight_that_is_configured():

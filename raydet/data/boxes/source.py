@@ -127,7 +127,7 @@ class Table:
     areas: NDArray[np.float64]  # [B] as annotated (of the mask, where there is one), else of the box
     gray16_range: tuple[int, int] = FULL_RANGE  # the values of 16-bit pictures that become 0 to 255
     annotated: NDArray[np.bool_] | None = None
-    """[N] Images with an annotation that is not crowd, also where its box was unusable; None: as `boxes` say."""
+    """[N] Images with an annotation that is not crowd, its box usable or not; None: as `boxes` and `crowd` say."""
     federated: Federated | None = None  # which classes were looked for, where not all were
 
     def __len__(self) -> int:

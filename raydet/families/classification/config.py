@@ -17,6 +17,7 @@ from raydet.config.optim import OptimConfig
 from raydet.config.run import LabelsConfig, RunConfig
 
 ClassLossType = Literal["kl_pred_to_pseudo", "kl_pseudo_to_pred", "mse"]
+ConsistencyLoss = Literal["mse", "kl"]
 
 
 def _published_at_stages(run: RunConfig) -> list[str]:
@@ -46,8 +47,11 @@ class MeanTeacherConfig(TeacherSection):
     """Optimiser steps on labelled images only, before the first pseudo-labels; the paper has none, but a ramp-up."""
     ema_keep_rate: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Share of the teacher that one EMA update keeps; 1.0 would freeze the teacher forever."""
+    consistency_loss: ConsistencyLoss = "mse"
+    """What the student's and the teacher's probabilities are compared by: squared difference, mean over the classes, or
+    KL(teacher || student) (theirs on ImageNet)."""
     consistency_weight: Weight = 100.0
-    """Weight of the squared difference between the student's and the teacher's probabilities, at the ramp-up's end."""
+    """Weight of that comparison, at the ramp-up's end."""
     ramp_up_steps: NonNegativeInt = 40_000
     """Steps over which that weight grows from e^-5 of itself, along a Gaussian."""
 

@@ -1,6 +1,7 @@
 """Mean Teacher (Tarvainen and Valpola, NIPS 2017, "Mean teachers are better role models").
 
     L = CE(labelled) + w(t) * mean over classes of (softmax(student) - softmax(teacher))^2       (their J, section 2)
+        or, on ImageNet, w(t) * KL(softmax(teacher) || softmax(student))
     teacher <- keep * teacher + (1 - keep) * student
     w(t) = w * exp(-5 * (1 - t)^2) while t = (steps since the teacher appeared) / ramp_up_steps < 1, then w
 
@@ -9,10 +10,11 @@ Teacher and student see two augmentations of an image, drawn apart from each oth
 | paper | code |
 |---|---|
 | consistency cost coefficient | method.consistency_weight |
+| consistency cost function | method.consistency_loss |
 | EMA decay alpha | method.ema_keep_rate |
 
 MT-D1: the consistency is asked of unlabelled images only (theirs: of all). MT-D2: the teacher uses no dropout. MT-D3:
-its EMA rate does not change while ramping up.
+its EMA rate does not change while ramping up. MT-D4: one head gives both losses' logits (theirs: two, tied together).
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from torch import Tensor
 
 from raydet.contract import LossTerm
 from raydet.families.classification.batch import LABELED, UNLABELED, ClassBatch
-from raydet.families.classification.config import ClassificationConfig, MeanTeacherConfig
+from raydet.families.classification.config import ClassificationConfig, ConsistencyLoss, MeanTeacherConfig
 from raydet.families.classification.method import ClassificationMethod, cross_entropy, nothing
 from raydet.labels.schedule import LabelSchedule
 
@@ -32,7 +34,7 @@ from raydet.labels.schedule import LabelSchedule
 class MeanTeacher(ClassificationMethod):
     """The student agrees with an average of itself."""
 
-    unseen_by_burn_in = frozenset({"ema_keep_rate", "consistency_weight", "ramp_up_steps"})
+    unseen_by_burn_in = frozenset({"ema_keep_rate", "consistency_loss", "consistency_weight", "ramp_up_steps"})
     teacher_sees = "augmented"
 
     def __init__(self, config: ClassificationConfig) -> None:
@@ -60,9 +62,9 @@ class MeanTeacher(ClassificationMethod):
             "unsup/consistency": nothing(logits, UNLABELED),
         }
         if batch.num_unlabeled:
-            teacher = batch.pseudo_logits.to(logits.device).softmax(dim=-1)
-            squares = (unlabeled.softmax(dim=-1) - teacher).square().mean(dim=-1)
-            total = self.ramp_up(batch.step) * squares.sum()
+            teacher = batch.pseudo_logits.to(logits.device)
+            apart = consistency(unlabeled, teacher, self.config.consistency_loss)
+            total = self.ramp_up(batch.step) * apart.sum()
             terms["unsup/consistency"] = LossTerm(total, torch.tensor(batch.num_unlabeled), UNLABELED)
         return terms
 
@@ -70,3 +72,11 @@ class MeanTeacher(ClassificationMethod):
         """Return the factor of the consistency weight."""
         since, whole = step - self.config.burn_in_steps, self.config.ramp_up_steps
         return 1.0 if since >= whole else math.exp(-5.0 * (1 - since / whole) ** 2)
+
+
+def consistency(logits: Tensor, teacher: Tensor, kind: ConsistencyLoss) -> Tensor:
+    """Return how far student and teacher are apart on each image, `[B]`, from their logits `[B, N]`."""
+    if kind == "mse":
+        return (logits.softmax(dim=-1) - teacher.softmax(dim=-1)).square().mean(dim=-1)
+    log_q = teacher.log_softmax(dim=-1)
+    return (log_q.exp() * (log_q - logits.log_softmax(dim=-1))).sum(dim=-1)

@@ -23,7 +23,8 @@ labels. Labelled images have y~ = K on the true class and 0 elsewhere, for good.
 
 Eq. 7 as printed lacks 1 / B; the published code takes the mean over the batch, and so does this
 (`pseudo_grad_reduction`). The update is computed in closed form with the global B, so that no averaging of gradients
-over ranks can change it. R2D2-D1: stage 3 draws labelled and unlabelled images apart, by their numbers.
+over ranks can change it. R2D2-D1: stage 3 draws labelled and unlabelled images apart, by their numbers. All deviations:
+`docs/methods/r2d2.md`.
 """
 
 from __future__ import annotations

@@ -205,8 +205,8 @@ def test_unbiased_teacher_seed_files_count_images_with_boxes_by_id(tmp_path: Pat
 
 
 def test_boxes_that_are_dropped_still_count_for_the_numbers_of_a_seed_file(tmp_path: Path) -> None:
-    # Ids 1 to 5: image 1 has only a box without area, 3 only a crowd, 4 nothing. The numbers 0, 1 and 2 are ids 1, 2 and
-    # 5; counted after the bad box is gone, 1 would be id 5.
+    # Ids 1 to 5: image 1 has only a box without area, 3 only a crowd, 4 nothing. Numbers 0, 1 and 2 are ids 1, 2 and 5;
+    # counted after the bad box is gone, 1 would be id 5.
     sides = {1: [2, 2, 5, 0], 2: [2, 2, 5, 5], 3: [2, 2, 5, 5], 5: [2, 2, 5, 5]}
     annotations = [
         {"id": n, "image_id": n, "category_id": 3, "bbox": box, "iscrowd": int(n == 3)} for n, box in sides.items()

@@ -1,0 +1,117 @@
+"""Each method's page says which command makes which table and figure of its paper: every command is one, and means runs
+that can be started where the data lies."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from raydet.cli import parsed
+from raydet.commands.tune import split_words
+from raydet.config.run import RunConfig
+from raydet.settings import load, resolve
+from raydet.sweep.plan import trials_of
+from raydet.sweep.points import check_points, points_of
+from raydet.sweep.space import load_sweep, only_seeds
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted((ROOT / "docs" / "methods").glob("*.md"))
+TITLE = "## The paper's tables and figures"
+# What a page must have a command for: all of its paper's tables and figures in which something was measured. Unbiased
+# Teacher's page goes by what was trained.
+WANTED = {
+    "il_net": [f"Table {n}" for n in range(1, 6)]
+    + [f"Fig. {n}" for n in ("1a", "1b", "1c", "1d", "3a", "3b", "3c", "3d")],
+    "r2d2": ["Fig. 2", *(f"Table {n}" for n in range(1, 5))]
+    + [f"Table {n}, {row}" for n in range(5, 9) for row in ("100 %", "Mean Teacher", "R2-D2")],
+    "unbiased_teacher": ["COCO-standard", "labelled images only"],
+}
+
+
+def rows_of(page: Path) -> list[tuple[str, list[str]]]:
+    """The rows of a page's table: what is made, and the commands."""
+    text = page.read_text(encoding="utf-8")
+    assert TITLE in text, f"{page.name} has no section {TITLE!r}"
+    lines = text.split(TITLE)[1].split("\n## ")[0].splitlines()
+    table = [line for line in lines if line.startswith("|")][2:]  # behind the head and its rule
+    found = []
+    for line in table:
+        what, *cells = (cell.strip() for cell in line.strip("|").split("|"))
+        assert len(cells) == 2, f"{page.name}: {what} has no command in full and in small"
+        found.append((what, [command for cell in cells for command in re.findall(r"`(raydet [^`]*)`", cell)]))
+    return found
+
+
+COMMANDS = [
+    pytest.param(command, id=f"{page.stem}-{number}")
+    for page in PAGES
+    for number, command in enumerate(dict.fromkeys(c for _, commands in rows_of(page) for c in commands))
+]
+
+
+def resolved(command: str) -> list[RunConfig]:
+    """Every run that a command means, as `raydet` itself reads it."""
+    _, *words = shlex.split(command)
+    arguments = parsed(words)
+    if words[0] == "train":
+        return [load(ROOT / arguments.config, arguments.overrides)]
+    assert words[0] == "tune", command
+    space, overrides = split_words(arguments.overrides)
+    base = load(ROOT / arguments.config, overrides)
+    sweep = only_seeds() if space is None else load_sweep(ROOT / space)
+    assert space is not None or len(arguments.seeds) > 1, f"{command}: nothing varies"
+    if arguments.metric is not None:
+        assert arguments.metric in base.figures, command
+    else:
+        sweep.judged_by(base)
+    points = points_of(sweep)
+    tree = base.model_dump(mode="json")
+    check_points(tree, points, where=command)
+    trials = trials_of(points, sweep, base, arguments.seeds or [base.seed])
+    return [resolve(tree, trial.overrides, where=command) for trial in trials]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_a_papers_table_can_be_run(command: str) -> None:
+    runs = resolved(command)
+    assert len(runs) > ("tune" in command.split())
+    assert all(run.data.val is not None for run in runs), "nothing would be measured"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_every_table_and_figure_of_a_paper_has_its_row_with_a_command(page: Path) -> None:
+    rows = rows_of(page)
+    for wanted in WANTED[page.stem]:
+        mine = [commands for what, commands in rows if re.search(rf"{re.escape(wanted)}(?![0-9a-z])", said(what))]
+        assert mine, f"{page.name}: no row for {wanted}"
+        assert all(mine), f"{page.name}: {wanted} has no command"
+
+
+def said(what: str) -> str:
+    """`Fig. 1a, 1b` as `Fig. 1a, Fig. 1b`."""
+    return re.sub(r"(?<=, )(\d[a-d])", r"Fig. \1", what)
+
+
+def test_the_full_commands_say_what_the_paper_trained() -> None:
+    by_row = {what: [resolved(command) for command in commands] for what, commands in rows_of(PAGES[1])}
+    assert PAGES[1].stem == "r2d2"
+    only = {"Table 5, 10 % only": 30_000, "Table 6, 10,000 labels only": 75_000, "Table 7, 4000 labels only": 30_000}
+    for row, steps in {**only, "Table 8, 1000 labels only": 7_500}.items():
+        full = by_row[row][0]
+        assert {run.last_step for run in full} == {run.method.burn_in_steps for run in full} == {steps}, row
+    for row, runs in by_row.items():
+        if row.startswith("Table ") and "R2-D2" in row:
+            assert len({run.data.split_seed for run in runs[0]}) == len(runs[0]) >= 3, f"{row}: draws of the labels"
+            assert all(run.optim.precision == "fp32" for run in runs[0]), row
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "jobs" / "configs").glob("*.yaml")), ids=lambda file: file.stem)
+def test_every_preset_is_a_configuration_and_ends_where_its_arithmetic_does(file: Path) -> None:
+    config = load(file)
+    assert config.data.val is not None
+    text = file.read_text(encoding="utf-8")
+    if sum_of_stages := re.search(r"= ([\d,]+)\.\nrun:", text):  # "30,000 + 35,700 + 35,700 + 4,850 = 106,250."
+        assert int(sum_of_stages.group(1).replace(",", "")) == config.length
