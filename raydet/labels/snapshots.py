@@ -1,7 +1,8 @@
-"""Snapshots of a classifier's labels, for the report: one pair of Arrow files per evaluation, never read by training.
+"""Snapshots of what a run has learned, for the report: Arrow files per evaluation, never read by training.
 
     RUN/diagnostics/step_00030000.labels.arrow   what each unlabelled image is taken for, as far as it has a label
     RUN/diagnostics/step_00030000.sample.arrow   what the network says about some labelled and some unlabelled images
+    RUN/diagnostics/step_00030000.values.arrow   named lists of numbers, such as one per class
 
 `row` is the row of the image index that the set was prepared into. Files are written aside and renamed, so that no
 reader sees half of one.
@@ -10,7 +11,7 @@ reader sees half of one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +41,11 @@ SAMPLE = pa.schema(
         pa.field("feature", pa.list_(pa.float32())),  # null unless it has two numbers
     ]
 )
+VALUES = pa.schema(
+    [pa.field("name", pa.string(), nullable=False), pa.field("values", pa.list_(pa.float32()), nullable=False)]
+)
 
-_NAME = re.compile(r"step_(\d{8})\.(labels|sample)\.arrow")
+_NAME = re.compile(r"step_(\d{8})\.(labels|sample|values)\.arrow")
 _FLOATS = np.dtype(np.float32)
 
 Array = NDArray[Any] | Tensor  # tensors: on the CPU, without gradients
@@ -137,9 +141,23 @@ def read_sample(folder: Path, step: int) -> dict[str, Sample]:
     return found
 
 
+def write_values(folder: Path, step: int, values: Mapping[str, Array]) -> None:
+    """Write named lists of numbers; of a table its rows, one after the other."""
+    flat = [np.asarray(each, dtype=_FLOATS).ravel() for each in values.values()]
+    columns = [pa.array(list(values), pa.string()), pa.array(flat, VALUES.field("values").type)]
+    _write(_path(folder, step, "values"), pa.Table.from_arrays(columns, schema=VALUES))
+
+
+def read_values(folder: Path, step: int) -> dict[str, NDArray[np.float32]]:
+    """Return the named lists of a step. Raises LabelStoreError that names a damaged file."""
+    table = _read(_path(folder, step, "values"), VALUES)
+    lists = (each.values.to_numpy() for each in table["values"])
+    return dict(zip(table["name"].to_pylist(), lists, strict=True))
+
+
 def remove_after(folder: Path, step: int) -> None:
     """Delete the snapshots of steps beyond `step`, which a resumed run takes anew, perhaps at other steps."""
-    for kind in ("labels", "sample"):
+    for kind in ("labels", "sample", "values"):
         for each in steps_with(folder, kind):
             if each > step:
                 _path(folder, each, kind).unlink(missing_ok=True)

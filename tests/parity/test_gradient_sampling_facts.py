@@ -5,6 +5,8 @@ The facts put background last; here class order plays no part (fact 7), so the i
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -275,3 +277,40 @@ def test_the_first_thousand_detections_fill_the_mean_score_and_the_others_move_i
     # 700 more of .8 each: 600 fill up, .2 + .48 = .68; 100 move: .999^100 = .904792; .68 k + .8 (1 - k) = .691425
     mean, seen = update_mean_scores(mean, seen, torch.tensor([560.0, 0]), torch.tensor([700.0, 0]), 0.999)
     assert mean.tolist() == near([0.691425, 0]) and seen.tolist() == [1100, 0]
+
+
+# all, majority, minority of split 1: 60 of 80 classes are majority
+PUBLISHED = {
+    "beta .3": (26.5, 30.8, 13.4),
+    "beta .5": (26.5, 30.7, 13.9),
+    "beta 1": (25.8, 29.3, 15.4),
+    "gamma .1": (26.4, 30.7, 13.5),
+    "gamma 1": (26.3, 30.4, 14.0),
+    "random, random": (25.5, 30.9, 9.4),
+    "rfs, random": (25.8, 30.9, 10.5),
+    "rfs, rfs": (26.0, 30.8, 11.7),
+    "Unbiased Teacher": (22.3, 28.6, 5.3),
+    "+ ours": (24.7, 28.5, 13.2),
+    "logit adjustment": (24.6, 30.6, 6.5),
+    "classifier retraining": (24.5, 29.9, 8.4),
+}
+
+
+def test_published_rows_satisfy_their_identity():
+    odd = [
+        name
+        for name, (every, majority, minority) in PUBLISHED.items()
+        if abs(every - (0.75 * majority + 0.25 * minority)) > 0.1 + 1e-9  # each is rounded to .1
+    ]
+    assert odd == ["Unbiased Teacher"]  # .75 * 28.6 + .25 * 5.3 = 22.775, not 22.3
+
+
+def test_the_search_spaces_hold_the_published_figures():
+    from raydet.sweep.space import load_sweep
+
+    folder = Path(__file__).parents[2] / "tune_spaces"
+    for file in ("samplers", "hosts", "baselines"):
+        published = load_sweep(folder / f"gradient_sampling_{file}.py").published
+        assert published is not None
+        for name, value in published.values.items():
+            assert PUBLISHED.get(name, PUBLISHED["beta .5"])[0] == value, (file, name)

@@ -56,16 +56,20 @@ def pull(logits: Tensor, labels: Tensor, exponent: float) -> tuple[Tensor, Tenso
 def gradient_matrix(logits: Tensor, labels: Tensor, exponent: float, weights: Tensor | None = None) -> Tensor:
     """Return C `[n + 1, n + 1]` of RoIs with logits `[R, n + 1]` and labels `[R]`, summed over RoIs, in float32 or 64.
 
-    `weights` `[R]` multiply an RoI's loss (1, or the teacher's background probability). One product with the rows of
-    the classes that are there; no `[R, n + 1, n + 1]` is ever made.
+    `weights` `[R]` multiply an RoI's loss (1, or the teacher's background probability). One product for class 0, as
+    nearly all RoIs are background, and one with the rows of the other classes that are there: no `[R, n + 1, n + 1]`
+    is ever made, and no sum depends on the order in which threads come.
     """
     strength, p = pull(logits, labels, exponent)
     strength = strength if weights is None else strength * weights
     matrix = torch.zeros(p.shape[1], p.shape[1], dtype=p.dtype, device=p.device)
-    present, place = torch.unique(labels, return_inverse=True)
-    members = torch.zeros(len(present), len(labels), dtype=p.dtype, device=p.device)
-    members[place, torch.arange(len(labels), device=p.device)] = strength
-    rows = members @ p
+    of_first, rest = strength * (labels == 0), torch.where(labels != 0)[0]
+    matrix[0] = of_first @ p
+    matrix[0, 0] -= of_first.sum()
+    present, place = torch.unique(labels[rest], return_inverse=True)
+    members = torch.zeros(len(present), len(rest), dtype=p.dtype, device=p.device)
+    members[place, torch.arange(len(rest), device=p.device)] = strength[rest]
+    rows = members @ p[rest]
     rows[torch.arange(len(present), device=p.device), present] -= members.sum(dim=1)
     matrix[present] = rows
     return matrix

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from raydet.config.run import RunConfig
 from raydet.contract import Alarm, LossTerm, Method, Outputs
@@ -86,6 +87,10 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
     def thresholds(self) -> Thresholds | None:
         """Say which thresholds `select` applies; None where the method uses no pseudo-labels."""
         return None
+
+    def class_statistics(self, state: Any, step: int) -> dict[str, Tensor]:
+        """Return named lists of numbers about the classes that the report shows over time; nothing by default."""
+        return {}
 
     def gate(self, candidates: Candidates) -> Candidates:
         """Drop predictions before NMS at evaluation; nothing by default."""

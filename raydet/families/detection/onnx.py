@@ -37,7 +37,7 @@ from raydet.families.detection.saved import SavedDetector
 from raydet.families.detection.views import eval_view
 from raydet.files import replacing_path
 from raydet.records import Candidates
-from raydet.vision.detector import MIN_SIDE_PX
+from raydet.vision.detector import MIN_SIDE_PX, Detector
 from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, SIZE_DIVISOR, ImageBatch, collate
 from raydet.vision.roi import box_coder
 from raydet.vision.rpn import MIN_SIDE_PX as MIN_PROPOSAL_SIDE_PX
@@ -60,6 +60,11 @@ def export_onnx(saved: SavedDetector, out: Path) -> str:
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--out {out}: ONNX needs {', '.join(missing)}: pip install 'raydet[onnx]'")
+    if type(saved.model).probabilities is not Detector.probabilities:
+        raise UserError(
+            f"--out {out}: the scores of method.name={saved.config.method.name} are no softmax, and ONNX export knows "
+            f"no other; export to FILE.safetensors"
+        )
     images = _images_to_check(saved)
     with replacing_path(out) as aside:
         _write(saved, images[0], aside)

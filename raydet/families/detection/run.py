@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from raydet.contract import FamilyRun
@@ -15,6 +16,7 @@ from raydet.families.detection.evaluate import evaluate_sharded
 from raydet.families.detection.loader import StepLoader, StepViews, views_for_training
 from raydet.families.detection.method import DetectionMethod
 from raydet.group import Group
+from raydet.labels.snapshots import write_values
 from raydet.records import PseudoBoxes
 from raydet.vision.detector import Detector
 from raydet.window import Window
@@ -62,6 +64,11 @@ class DetectionRun(FamilyRun):
         assert self._data.val is not None
         most = self._method.run.eval.max_images
         return evaluate_sharded(self._method, model, self._data.val, self._group, max_images=most)
+
+    def snapshot(self, step: int, model: Detector, state: Any, folder: Path) -> None:
+        """Write the statistics of the classes, where the method has some."""
+        if values := self._method.class_statistics(state, step):
+            write_values(folder, step, {name: value.cpu().numpy() for name, value in values.items()})
 
     def figures(self, window: Window) -> dict[str, Any]:
         """Return what became of the pseudo-boxes, per image."""

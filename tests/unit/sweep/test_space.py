@@ -28,6 +28,10 @@ def test_every_shipped_space_suits_the_paper_config_and_the_small_one(file: Path
     sweep = load_sweep(file)
     points = points_of(sweep)
     bases = ["r2d2_signdigits"] if file.stem.startswith("r2d2") else ["il_net_bccd", "il_net_coco10"]
+    if file.stem.startswith("gradient_sampling"):
+        # The rows of Tables 4 and 5 are whole method sections, with the papers' lengths.
+        is_small = file.stem not in ("gradient_sampling_hosts", "gradient_sampling_baselines")
+        bases = ["gradient_sampling_coco_split1", *(["gradient_sampling_foda"] if is_small else [])]
     for name in bases:
         base = load(ROOT / "jobs" / "configs" / f"{name}.yaml")
         assert sweep.judged_by(base) == (("error", "min") if file.stem.startswith("r2d2") else ("AP", "max"))
@@ -39,6 +43,8 @@ def test_the_papers_tables_have_as_many_points_as_rows():
     without_elu = {"il_net_iou_target": 0.75, "il_net_iou_threshold": 0.5}  # one row of the paper, of another network
     r2d2 = {"strategies": 5, "class_loss_weight": 5, "entropy_weight": 5, "class_loss_type": 3}
     rows = {f"il_net_{name}": number for name, number in il_net.items()}
+    balanced = {"beta": 3, "gamma": 3, "samplers": 4, "hosts": 2, "baselines": 3}
+    rows |= {f"gradient_sampling_{name}": number for name, number in balanced.items()}
     for name, number in (rows | {f"r2d2_{name}": number for name, number in r2d2.items()}).items():
         sweep = load_sweep(ROOT / "tune_spaces" / f"{name}.py")
         points = points_of(sweep)

@@ -65,7 +65,7 @@ from raydet.group import Group
 from raydet.records import PseudoBoxes, PseudoLabel
 from raydet.vision import losses
 
-GROUPS = (LABELED, UNLABELED)
+MOST_DRAWN = 400  # classes whose whole matrix is kept for the report
 
 
 class GradientSampling(HostedMethod):
@@ -218,6 +218,21 @@ class GradientSampling(HostedMethod):
         elif (self._since(step) - config.gbr_warmup_steps) % config.gbr_solve_every_steps == 0:
             solve = direct_weights if config.gbr_solver == "direct" else stationary_weights
             state.solved = solve(state.matrix)
+
+    def class_statistics(self, state: GradientState, step: int) -> dict[str, Tensor]:
+        """Return w, theta, scores, logits, what pulls a class's logit up and down, and how often images are listed."""
+        matrix = state.matrix.cpu()
+        up = -matrix.diagonal()
+        found = {
+            "weights": self.weights_at(state, step),
+            "thresholds": self.thresholds_at(state, step),
+            "scores": state.class_scores,
+            "logits": state.own_logits,
+            "up": up,
+            "down": matrix.sum(dim=0) + up,
+            "listed": torch.bincount(state.repeats[-1].ceil().long()).float(),
+        }
+        return found | ({"matrix": matrix} if len(matrix) <= MOST_DRAWN else {})
 
     # --- which images ------------------------------------------------------------------------------------------------
 

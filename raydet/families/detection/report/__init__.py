@@ -6,11 +6,12 @@ from pathlib import Path
 
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.method import detection_method
-from raydet.families.detection.report import labels, sections
+from raydet.families.detection.report import classes, labels, sections
 from raydet.families.detection.report.history import Select
 from raydet.families.detection.report.inputs import read_inputs
 from raydet.report import common
 from raydet.report.page import Made
+from raydet.train.rundir import RunFolder
 
 MAKERS = (
     sections.summary,
@@ -20,14 +21,15 @@ MAKERS = (
     labels.localisation,
     sections.gates,
     labels.precision_and_recall,
-    common.speed,
-    labels.gallery,
 )
+LAST = (common.speed, labels.gallery)
 
 
 def made(folder: Path, config: DetectionConfig) -> Made:
     """Return what a run's report is made from, and its sections' makers in order."""
-    return read_inputs(folder, own_select(config)), MAKERS
+    select = classes.at_the_time(RunFolder(folder).diagnostics, own_select(config))
+    inputs = read_inputs(folder, select)
+    return inputs, (*MAKERS, *classes.makers(inputs), *LAST)
 
 
 def own_select(config: DetectionConfig) -> Select:

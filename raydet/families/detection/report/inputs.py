@@ -26,6 +26,7 @@ class Inputs(RunRecords):
     no_truth: str  # why `hidden` is None; empty where it is not
     history: LabelHistory
     no_labels: str  # why the history is empty; empty where it is not
+    labeled: DatasetIndex | None = None
 
     @property
     def num_unlabeled(self) -> int | None:
@@ -39,11 +40,11 @@ def read_inputs(run_dir: Path, select: Select) -> Inputs:
     config = folder.load_config()
     assert isinstance(config, DetectionConfig)
     records = read_metrics(folder.metrics)
-    unlabeled, hidden, no_truth = None, None, ""
+    labeled, unlabeled, hidden, no_truth = None, None, None, ""
     class_names: tuple[str, ...] = ()
     try:
         prepared = BOXES.open(folder.data)
-        unlabeled, class_names = prepared.unlabeled, prepared.class_names
+        labeled, unlabeled, class_names = prepared.labeled, prepared.unlabeled, prepared.class_names
         hidden = BOXES.open_hidden(folder.data)
         if hidden is None:
             no_truth = (
@@ -61,4 +62,4 @@ def read_inputs(run_dir: Path, select: Select) -> Inputs:
             no_labels = f"The stored pseudo-labels cannot be read: {error}"
         if not history.windows and not no_labels:
             no_labels = "No pseudo-labels are stored yet: the burn-in is not over, or nothing has been flushed."
-    return Inputs(folder.path, config, records, class_names, unlabeled, hidden, no_truth, history, no_labels)
+    return Inputs(folder.path, config, records, class_names, unlabeled, hidden, no_truth, history, no_labels, labeled)

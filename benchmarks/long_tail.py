@@ -1,0 +1,233 @@
+"""Gradient-based sampling and what it is compared with, on long-tailed data: which part helps rare classes, and who pays.
+
+    python benchmarks/long_tail.py --data foda --seeds 0 1 2 --out runs/long_tail
+    python benchmarks/long_tail.py --summarise runs/long_tail
+    python benchmarks/long_tail.py --cost
+
+For every (data set, seed) one burn-in with repeat factor sampling; Soft Teacher and the parts of gradient-based
+sampling start from it and see the same further labelled batches. Logit adjustment, EQLv2 and the variant without repeat factors
+have other losses or listings in the burn-in, and train their own. Every method is judged by its teacher on the test
+images; pairs are runs of the same seed. Finished runs are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from raydet.families.detection.config import DetectionConfig
+from raydet.families.detection.gradient_balance import (
+    Bounds,
+    class_thresholds,
+    direct_weights,
+    gradient_matrix,
+    jacobi_targets,
+    met,
+    softmax_weights,
+    stationary_weights,
+)
+from raydet.families.detection.repeats import class_factors, crs_image_factor
+from raydet.settings import load, resolve
+from raydet.train.launch import launch
+from raydet.train.saved import evaluate_saved
+
+CONFIG = Path(__file__).parents[1] / "jobs" / "configs" / "gradient_sampling_foda.yaml"
+FIGURES = ("AP", "APmaj", "APmin")
+OFF = {"gbr_enabled": False, "gbt_enabled": False, "unlabeled_sampling": "random"}
+CONTROL = "rfs"
+SHARING = {  # variants of one burn-in: its loss has the exponent of GbR for all of them
+    "rfs": OFF,
+    "rfs, rfs": {**OFF, "unlabeled_sampling": "rfs"},
+    "gbr": {**OFF, "gbr_enabled": True},
+    "gbt": {**OFF, "gbt_enabled": True},
+    "crs": {**OFF, "unlabeled_sampling": "crs"},
+    "gbr, gbt": {**OFF, "gbr_enabled": True, "gbt_enabled": True},
+    "all": {},
+}
+ALONE = {
+    "soft teacher": {**OFF, "labeled_sampling": "random"},
+    "logit adjustment": {"name": "logit_adjustment"},
+    "classifier retraining": {"name": "classifier_retraining"},
+    "eqlv2": {"name": "eqlv2"},
+}
+DATA: dict[str, dict[str, Any]] = {
+    "foda": {},
+    # Cuts with a long tail: two classes of three, three of six, keep their boxes in a few images.
+    "bccd": {
+        "labeled_count": 60,
+        "split": {"minority_classes": ["WBC", "Platelets"], "keep_images_per_minority": 5},
+    },
+    "cards": {"labeled_count": 100, "split": {"minority_classes": [], "keep_images_per_minority": 6}},
+}
+
+
+def config_for(data: str, seed: int, variant: str, home: Path, overrides: list[str]) -> DetectionConfig:
+    """Return the run of one variant."""
+    base = load(CONFIG, [*_data(data), *overrides])
+    folder = home / f"{data}-seed{seed}"
+    keys: dict[str, Any] = {
+        "run.dir": str(folder / variant.replace(", ", "_").replace(" ", "_")),
+        "seed": seed,
+        "data.split_seed": seed,
+    }
+    method = base.model_dump(mode="json")["method"]
+    own = SHARING.get(variant, ALONE.get(variant, {}))
+    name = own.get("name", "gradient_sampling")
+    if name != "gradient_sampling":
+        kept = set(type(resolve_method(name)).model_fields)
+        method = {key: value for key, value in method.items() if key in kept} | {"name": name}
+        if name == "classifier_retraining":
+            method |= {"retrain_from_step": base.optim.steps * 4 // 5, "labeled_sampling": "random"}
+        if name == "eqlv2":
+            method.pop("cls_focal_exponent")
+    keys["method"] = method | own | ({} if name == "eqlv2" else {"cls_focal_exponent": 1.0})
+    if variant in SHARING and variant != CONTROL:
+        keys["run.fork_from"] = str(folder / CONTROL / "checkpoints" / f"step_{base.method.burn_in_steps:08d}")
+    return resolve(base.model_dump(mode="json"), keys)  # type: ignore[return-value]
+
+
+def resolve_method(name: str) -> Any:
+    """Return the settings of a method with their defaults."""
+    from raydet.families.detection.config import METHODS
+
+    return next(each for each in METHODS if each.model_fields["name"].default == name).model_construct(name=name)
+
+
+def _data(name: str) -> list[str]:
+    if name == "foda":
+        return []
+    root = Path(os.environ.get("RAYDET_DATA", Path(__file__).parents[2] / "shared" / "data")) / name
+    given = json.loads(json.dumps(DATA[name]))
+    if name == "cards":
+        kinds = json.loads((root / "annotations" / "train.json").read_text())["categories"]
+        given["split"]["minority_classes"] = sorted(kind["name"] for kind in kinds)[3:]
+    files = [f"data.{part}={root / 'annotations' / f'{part}.json'}" for part in ("val", "test")]
+    rest = [f"data.{key}={json.dumps(value)}" for key, value in given.items()]
+    return [f"data.labeled={root / 'annotations' / 'train.json'}", *files, *rest]
+
+
+def run_one(config: DetectionConfig, variant: str) -> None:
+    """Train and judge one variant, unless that was done before."""
+    folder = Path(config.run.dir)
+    result = folder / "result.json"
+    if result.exists():
+        return
+    begun, cpu = time.time(), time.process_time()
+    launch(config, resume=(folder / "config.json").exists())
+    found = evaluate_saved(folder, data=None, split="test", role="teacher").as_json()
+    seconds = {"wall_s": time.time() - begun, "cpu_s": time.process_time() - cpu}
+    result.write_text(json.dumps({"variant": variant, "seed": config.seed, **found, **seconds}, indent=1))
+
+
+def summarise(home: Path) -> str:
+    """Return Markdown tables: means and every seed, and paired differences to the control."""
+    found: dict[str, dict[str, dict[int, dict[str, Any]]]] = {}
+    for file in sorted(home.glob("*-seed*/*/result.json")):
+        content = json.loads(file.read_text())
+        data = file.parts[-3].rsplit("-seed", 1)[0]
+        found.setdefault(data, {}).setdefault(content["variant"], {})[content["seed"]] = content
+    lines: list[str] = []
+    for data, variants in found.items():
+        names = [name for name in (*ALONE, *SHARING) if name in variants]
+        columns = [*FIGURES, *(f"{figure} - {CONTROL}, paired" for figure in FIGURES), "CPU-s"]
+        lines += [f"### {data}", "", f"| variant | seeds | {' | '.join(columns)} |", "|---" * (len(columns) + 2) + "|"]
+        for name in names:
+            runs, control = variants[name], variants.get(CONTROL, {})
+            cells = [_spread([100 * (run[figure] or 0) for run in runs.values()]) for figure in FIGURES]
+            for figure in FIGURES:
+                pairs = [100 * (runs[s][figure] - control[s][figure]) for s in runs if s in control]
+                cells.append(_spread(pairs, signed=True) if pairs and name != CONTROL else "")
+            cpu = statistics.mean(run["cpu_s"] for run in runs.values())
+            lines.append(f"| {name} | {len(runs)} | {' | '.join(cells)} | {cpu:.0f} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _spread(values: list[float], *, signed: bool = False) -> str:
+    sign = "+" if signed else ""
+    return f"{statistics.mean(values):{sign}.1f} ({', '.join(f'{value:{sign}.1f}' for value in values)})"
+
+
+def cost() -> str:
+    """Return a Markdown table of what the statistics take on this machine, per step where not said otherwise."""
+    lines = ["| classes | RoIs | what | ms |", "|---|---|---|---|"]
+    for classes, rois in ((31, 12 * 64), (80, 40 * 512), (1203, 40 * 512)):
+        logits = torch.randn(rois, classes + 1)
+        there = torch.randperm(classes)[: min(classes, 100)] + 1  # a step's images hold so many classes
+        labels = torch.where(torch.rand(rois) < 0.8, 0, there[torch.randint(len(there), (rois,))])
+        matrix = gradient_matrix(logits, torch.arange(rois) % (classes + 1), 1.0)
+        weights = torch.ones(classes + 1)
+        scores = np.random.default_rng(0).random(10_000)
+        factors = class_factors(np.full(classes, 0.01), 0.5)
+        numbers = np.arange(10_000) % classes
+        parts: dict[str, Callable[[], Any]] = {
+            "loss of the RoI classes itself, with its gradient": lambda x=logits, y=labels: _loss(x, y),
+            "gradients of the classes": lambda x=logits, y=labels: gradient_matrix(x, y, 1.0),
+            "average, Jacobi step, weights, thresholds": lambda c=matrix, w=weights: _balance(c, w),
+            "direct solution (every 100 steps)": lambda c=matrix: direct_weights(c),
+            "stationary solution (every 100 steps)": lambda c=matrix: stationary_weights(c),
+            "listing, 10,000 boxes (every rebuild)": lambda k=numbers, s=scores, f=factors: [
+                crs_image_factor(k[i : i + 1], s[i : i + 1], f) for i in range(len(k))
+            ],
+        }
+        for name, part in parts.items():
+            lines.append(f"| {classes} | {rois:,} | {name} | {1000 * _median(part):.2f} |")
+    return "\n".join(lines)
+
+
+def _loss(logits: torch.Tensor, labels: torch.Tensor) -> None:
+    logits = logits.clone().requires_grad_()
+    torch.nn.functional.cross_entropy(logits, labels).backward()
+
+
+def _balance(matrix: torch.Tensor, weights: torch.Tensor) -> None:
+    kept = 0.999 * matrix + 0.001 * matrix
+    jacobi_targets(kept, weights, Bounds())
+    class_thresholds(0.9, 0.5, softmax_weights(weights.log(), met(kept))[1:], weights[1:])
+
+
+def _median(part: Callable[[], Any], seconds: float = 2.0) -> float:
+    part()
+    times: list[float] = []
+    while sum(times) < seconds and len(times) < 50 or len(times) < 3:
+        begun = time.perf_counter()
+        part()
+        times.append(time.perf_counter() - begun)
+    return statistics.median(times)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=tuple(DATA), default="foda")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--variants", nargs="+", default=[*SHARING, *ALONE], choices=[*SHARING, *ALONE])
+    parser.add_argument("--out", type=Path, default=Path("runs/long_tail"))
+    parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="key=value")
+    parser.add_argument("--summarise", type=Path)
+    parser.add_argument("--cost", action="store_true", help="measure the statistics alone")
+    options = parser.parse_args()
+    if options.cost:
+        torch.set_num_threads(1)
+        print(cost())
+        return
+    if options.summarise:
+        print(summarise(options.summarise))
+        return
+    for seed in options.seeds:
+        wanted = [CONTROL, *(variant for variant in options.variants if variant != CONTROL)]
+        for variant in wanted:  # the control first: others start from its burn-in
+            run_one(config_for(options.data, seed, variant, options.out, options.overrides), variant)
+    print(summarise(options.out))
+
+
+if __name__ == "__main__":
+    main()

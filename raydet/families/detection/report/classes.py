@@ -1,0 +1,237 @@
+"""What a report says of groups of classes, rare ones above all, and of the statistics that a method keeps of them."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from raydet.data.boxes.federated import FREQUENCIES
+from raydet.families.detection.coco import GROUPS
+from raydet.families.detection.report.history import Select
+from raydet.families.detection.report.inputs import Inputs
+from raydet.labels.snapshots import read_values, steps_with
+from raydet.records import PseudoBoxes
+from raydet.report.common import evaluations, marks_of
+from raydet.report.figures import lines, surface
+from raydet.report.page import Pictures, Section, grid, heading, paragraph, table
+from raydet.text import percent
+
+BEST = 10  # classes of a group whose labels are looked at, by AP, as in the paper's Fig. 1
+CURVES = 4  # classes at either end of the tail that get a curve
+Floats = NDArray[np.float64]
+Maker = Callable[[Inputs, Pictures], Section]
+TITLES = {"APmaj": "majority", "APmin": "minority", "APr": "rare", "APc": "common", "APf": "frequent"}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statistics:
+    """Snapshots of a method's statistics of n classes; background, where it has a number, comes first."""
+
+    steps: list[float]
+    values: list[dict[str, Floats]]
+
+    def of(self, name: str, number: int) -> list[float | None]:
+        """Return one number of a list over the snapshots."""
+        return [float(each[name][number]) for each in self.values]
+
+    def mean(self, name: str, numbers: Sequence[int]) -> list[float | None]:
+        """Return the mean of some numbers of a list over the snapshots."""
+        return [float(each[name][list(numbers)].mean()) for each in self.values]
+
+
+def read_statistics(folder: Path) -> Statistics:
+    """Read RUN/diagnostics; empty where a method keeps no such statistics. Raises LabelStoreError for damage."""
+    steps = steps_with(folder, "values")
+    read = [{name: each.astype(np.float64) for name, each in read_values(folder, step).items()} for step in steps]
+    return Statistics([float(step) for step in steps], read)
+
+
+def at_the_time(folder: Path, select: Select) -> Select:
+    """Return what is kept of a stored label: by the thresholds of its teacher's time where they are learned, else by
+    `select`."""
+    steps = steps_with(folder, "values")
+    learned = [torch.from_numpy(read_values(folder, step)["thresholds"].copy()) for step in steps]
+
+    def kept(label: PseudoBoxes) -> PseudoBoxes:
+        number = bisect_right(steps, label.teacher.version) - 1
+        return select(label) if number < 0 else label.where(label.scores > learned[number][label.classes])
+
+    return kept
+
+
+def group_members(run: Inputs) -> dict[str, list[int]]:
+    """Return the class numbers of each group that there is: minority and majority, or LVIS's three."""
+    names, found = run.class_names, {}
+    minority = set(run.config.data.split.minority)
+    if minority & set(names):
+        found = {
+            "majority": [k for k, name in enumerate(names) if name not in minority],
+            "minority": [k for k, name in enumerate(names) if name in minority],
+        }
+    if run.labeled is not None and (federated := run.labeled.federated) is not None:
+        titles = {kind: TITLES[f"AP{kind}"] for kind in FREQUENCIES}
+        found |= {
+            title: [k for k, each in enumerate(federated.frequency) if each == kind] for kind, title in titles.items()
+        }
+    return {title: members for title, members in found.items() if members}
+
+
+def makers(run: Inputs) -> list[Maker]:
+    """Return the sections that a run has something to show in."""
+    has_statistics = run.labeled is not None and steps_with(run.folder / "diagnostics", "values")
+    return [*([groups] if group_members(run) else []), *([balance] if has_statistics else [])]
+
+
+def groups(run: Inputs, pictures: Pictures) -> Section:
+    """Show AP of groups of classes, and how right and how complete the pseudo-labels of their best classes are."""
+    title, members = "Groups of classes", group_members(run)
+    body = [paragraph("; ".join(f"{name}: {len(each)} classes" for name, each in members.items()))]
+    series = {
+        f"{TITLES[figure]}, {model}": points
+        for figure in GROUPS
+        for model, points in evaluations(run, figure).items()
+        if any(value is not None for value in points[1])
+    }
+    if series:
+        content = lines(series, y_label="AP (%)", marks=marks_of(run))
+        body.append(grid([pictures.figure("ap_groups.png", content, "AP of each group of classes.")]))
+    newest = run.kind("eval")[-1] if run.kind("eval") else None
+    quality = run.history.windows[-1].quality if run.history.windows else None
+    if newest is not None and quality is not None:
+        rows = []
+        for name, each in members.items():
+            ap = {k: newest["per_class"].get(run.class_names[k], {}).get("AP") or 0.0 for k in each}
+            best = sorted(each, key=lambda k: -ap[k])[:BEST]
+            hits, boxes, truths = (int(column[best].sum()) for column in (quality.hits, quality.boxes, quality.truths))
+            rows.append(
+                (
+                    name,
+                    str(len(best)),
+                    percent(hits / boxes if boxes else None),
+                    percent(hits / truths if truths else None),
+                )
+            )
+        body += [
+            heading(f"Pseudo-labels of the {BEST} classes of highest AP of each group, in percent"),
+            table(("group", "classes", "precision", "recall"), rows),
+        ]
+    return Section(title, body)
+
+
+def balance(run: Inputs, pictures: Pictures) -> Section:
+    """Show gradients, weights, thresholds, scores and listings of the classes (Fig. 3 to 6 of the paper)."""
+    title, found = "Balance of the classes", read_statistics(run.folder / "diagnostics")
+    assert run.labeled is not None and found.values
+    counts = run.labeled.boxes_per_class()
+    order = np.argsort(counts, kind="stable").tolist()  # rarest first
+    figures = [
+        *_over_time(run, pictures, found, order),
+        *_gradients(run, pictures, found, order),
+        *_at_the_end(pictures, found, order),
+    ]
+    lead = (
+        f"Classes by their labelled boxes: {run.class_names[order[0]]} has {counts[order[0]]}, "
+        f"{run.class_names[order[-1]]} {counts[order[-1]]}. What was averaged over steps, at every evaluation."
+    )
+    return Section(title, [paragraph(lead), grid(figures)])
+
+
+def _over_time(run: Inputs, pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
+    """Draw weights and thresholds of the rarest and the commonest classes."""
+    chosen = list(dict.fromkeys([*order[:CURVES], *order[-CURVES:]]))
+    names = run.class_names
+    weights = {names[k]: (found.steps, found.of("weights", k + 1)) for k in chosen}
+    thresholds = {names[k]: (found.steps, found.of("thresholds", k)) for k in chosen}
+    marks = marks_of(run)
+    return [
+        pictures.figure(
+            "class_weights.png",
+            lines(weights | {"background": (found.steps, found.of("weights", 0))}, y_label="weight", marks=marks),
+            "Class weights of the rarest and the commonest classes, and of background.",
+        ),
+        pictures.figure(
+            "class_thresholds.png",
+            lines(thresholds, y_label="threshold", marks=marks, top=1.0),
+            "Thresholds of their pseudo-boxes.",
+        ),
+    ]
+
+
+def _gradients(run: Inputs, pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
+    """Draw gradient norms of groups, and what pulls one rare class up and down."""
+    members = group_members(run)
+    if not members:
+        half = len(order) // 2 or 1
+        members = {"rarer half": order[:half], "commoner half": order[half:] or order}
+    series = {
+        f"{name}, {kind}": (found.steps, found.mean(kind, [k + 1 for k in each]))
+        for name, each in members.items()
+        for kind in ("up", "down")
+    }
+    met = [k for k in order if found.values[-1]["up"][k + 1] > 0] or order
+    rare = met[0]
+    one = {
+        "positive": (found.steps, found.of("up", rare + 1)),
+        "negative": (found.steps, found.of("down", rare + 1)),
+    }
+    marks = marks_of(run)
+    shown = [
+        pictures.figure(
+            "gradients.png",
+            lines(series, y_label="mean gradient", marks=marks),
+            "What pulls the logits of a class up and down, without class weights: means over groups of classes.",
+        ),
+        pictures.figure(
+            "gradients_of_one.png",
+            lines(one, y_label="gradient", marks=marks),
+            f"Positive and negative gradient of {run.class_names[rare]}, the rarest class that was met.",
+        ),
+    ]
+    if "matrix" in found.values[-1]:
+        size = len(order) + 1
+        matrix = found.values[-1]["matrix"].reshape(size, size)[np.ix_(*[[0, *(k + 1 for k in order)]] * 2)]
+        numbers = ("logit: background, then classes, rarest first", list(range(size)))
+        picture = surface(
+            np.abs(matrix),
+            x=numbers,
+            y=("RoIs of: background, then classes", list(range(size))),
+            color_label="gradient (absolute)",
+            marks={},
+            logarithmic=True,
+        )
+        caption = "The class matrix at the end: what RoIs of each class (row) pull at each logit (column)."
+        shown.append(pictures.figure("class_matrix.png", picture, caption))
+    return shown
+
+
+def _at_the_end(pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
+    """Draw scores and logits of all classes by rank, and how often images are listed."""
+    last, ranks = found.values[-1], [float(rank) for rank in range(len(order))]
+    scores = {"mean score": (ranks, [float(last["scores"][k]) for k in order])}
+    logits = {"mean own logit": (ranks, [float(last["logits"][k + 1]) for k in order])}
+    listed = last["listed"]
+    times = {"images": ([float(n) for n in range(1, len(listed))], [float(each) for each in listed[1:]])}
+    x_label = "class, rarest first"
+    return [
+        pictures.figure(
+            "class_scores.png",
+            lines(scores, y_label="score", x_label=x_label, smooth=False, top=1.0),
+            "The teacher's mean score of each class, over all detections.",
+        ),
+        pictures.figure(
+            "class_logits.png",
+            lines(logits, y_label="logit", x_label=x_label, smooth=False),
+            "The mean logit that RoIs of a class give to it.",
+        ),
+        pictures.figure(
+            "repeats.png",
+            lines(times, y_label="images", x_label="times in an epoch", smooth=False),
+            "How often unlabelled images are listed at the end.",
+        ),
+    ]

@@ -1,0 +1,86 @@
+"""What the report says of classes: groups, weights, thresholds, gradients."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from raydet.errors import UserError
+from raydet.families.detection.report import classes, made
+from raydet.labels.snapshots import read_values, remove_after, write_values
+from raydet.metrics import read_metrics
+from raydet.records import PseudoBoxes, TeacherRef
+from raydet.report.write import write_report
+from raydet.train.launch import launch
+from tests.helpers import tiny_soft
+from tests.unit.test_gradient_sampling import EARLY
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of gradient-based sampling with minority classes, evaluated three times."""
+    folder = tmp_path_factory.mktemp("report") / "run"
+    split = {"minority_classes": ["star", "hexagon", "ellipse"]}
+    config = tiny_soft(folder, method=EARLY, data__split=split, eval__every=3, model__roi_fg_iou=0.3)
+    return launch(config).path
+
+
+def test_evaluations_tell_minority_and_majority_apart(run: Path):
+    judged = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "eval"]
+    assert len(judged) == 6 and all("APmaj" in line and "APmin" in line for line in judged)
+
+
+def test_every_evaluation_leaves_statistics_of_the_classes(run: Path):
+    found = classes.read_statistics(run / "diagnostics")
+    assert found.steps == [3, 6, 8]
+    last = found.values[-1]
+    assert last["weights"].shape == (7,) and last["thresholds"].shape == (6,) and last["matrix"].shape == (49,)
+    matrix = last["matrix"].reshape(7, 7)
+    assert last["up"] == pytest.approx(-np.diag(matrix))
+    assert last["down"] == pytest.approx(matrix.sum(axis=0) + last["up"], abs=1e-3)
+    assert last["listed"].sum() == 14  # unlabelled images
+
+
+def test_the_page_shows_all_of_it(run: Path):
+    page = write_report(run)
+    text, plots = page.read_text(), {path.name for path in (run / "plots").iterdir()}
+    for name in (
+        *("class_weights.png", "class_thresholds.png", "gradients.png", "gradients_of_one.png"),
+        *("class_matrix.png", "class_scores.png", "class_logits.png", "repeats.png", "ap_groups.png"),
+    ):
+        assert name in plots, name
+    assert "minority" in text and "Balance of the classes" in text and "Pseudo-labels of the 10 classes" in text
+
+
+def test_methods_without_such_statistics_have_no_such_sections(tmp_path: Path):
+    other = launch(tiny_soft(tmp_path / "run", optim__steps=2)).path
+    inputs, makers = made(other, tiny_soft(other))
+    assert classes.makers(inputs) == [] and classes.balance not in makers
+
+
+def test_labels_are_judged_by_the_thresholds_of_their_time(tmp_path: Path):
+    def label(version: int) -> PseudoBoxes:
+        scores = torch.tensor([0.9, 0.7, 0.5])
+        boxes, numbers = torch.zeros(3, 4), torch.tensor([0, 1, 1])
+        return PseudoBoxes("a", TeacherRef(version, ""), boxes, numbers, scores, torch.ones(3), 0.05)
+
+    write_values(tmp_path, 10, {"thresholds": torch.tensor([0.8, 0.6])})
+    write_values(tmp_path, 20, {"thresholds": torch.tensor([0.95, 0.4])})
+    select = classes.at_the_time(tmp_path, lambda label: label.where(label.scores > 0.85))
+    kept = [select(label(version)).scores.tolist() for version in (9, 10, 19, 20)]
+    assert kept == [pytest.approx(each) for each in ([0.9], [0.9, 0.7], [0.9, 0.7], [0.7, 0.5])]
+
+
+def test_snapshots_of_values_are_what_was_written_and_go_with_the_steps_beyond_a_resume(tmp_path: Path):
+    write_values(tmp_path, 5, {"a": torch.tensor([1.0, 2.0]), "b": torch.eye(2), "none": torch.zeros(0)})
+    found = read_values(tmp_path, 5)
+    assert {name: each.tolist() for name, each in found.items()} == {"a": [1, 2], "b": [1, 0, 0, 1], "none": []}
+    write_values(tmp_path, 9, {"a": torch.ones(1)})
+    remove_after(tmp_path, 5)
+    assert [path.name for path in tmp_path.iterdir()] == ["step_00000005.values.arrow"]
+    (tmp_path / "step_00000005.values.arrow").write_bytes(b"x")
+    with pytest.raises(UserError, match="step_00000005.values.arrow: damaged"):
+        read_values(tmp_path, 5)
