@@ -36,6 +36,9 @@ class ModelSection(Section):
     did. Whether it may be left out, and what that means, is up to the model.
     """
 
+    weight_keys: ClassVar[tuple[str, ...]] = ("weights",)
+    """The settings that may name a local file."""
+
     weights: str | None = None
 
     @field_validator("weights")

@@ -31,7 +31,7 @@ class StepStats(Protocol):
         """Take in what the step's forward said of each view; see `Outputs.per_view`."""
 
     def add_to(self, window: Window) -> None:
-        """Add the figures to those since the last line; `images` is the number of unlabelled ones."""
+        """Add the figures to those since the last line; `images` is the number of those that have pseudo-labels."""
 
 
 class Loader(Protocol):

@@ -47,6 +47,8 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
     index: type[AnyIndex]
     most_files_searched: ClassVar[int | None] = None
     """With more image files, a run starts without opening them all to find pictures that are in two sets."""
+    hides_of: ClassVar[tuple[str, ...]] = ("unlabeled",)
+    """The sets of which training must not see all that is known; of the last of them it is kept, for diagnostics."""
 
     @abstractmethod
     def read(
@@ -88,7 +90,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
 
     @abstractmethod
     def hidden_and_bare(self, table: AnyTable) -> tuple[AnyTable | None, AnyTable]:
-        """Return what is known of unlabelled images, if anything is, and the images without it."""
+        """Return what training must not know of images, if anything is known, and the images without it."""
 
     @abstractmethod
     def write(self, path: Path, table: AnyTable) -> None:
@@ -117,9 +119,10 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         tables = _with_split(tables, self.labeled_rows(config, tables["labeled"], folder / "split.json"))
         self._report_relations(tables, config, log, most_files=self.most_files_searched)
         log.raise_errors(_TITLE)
-        if "unlabeled" in tables:
-            hidden, tables["unlabeled"] = self.hidden_and_bare(tables["unlabeled"])
-            tables |= {} if hidden is None else {"hidden": hidden}
+        for name in self.hides_of:
+            if name in tables:
+                hidden, tables[name] = self.hidden_and_bare(tables[name])
+                tables |= {} if hidden is None else {"hidden": hidden}
         write_sets(folder, self.kind, tables, self.write)
         return open_sets(folder, self.kind, self.index, log.warnings())
 
@@ -141,7 +144,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         return open_sets(Path(folder), self.kind, self.index)
 
     def open_hidden(self, folder: str | Path) -> AnyIndex | None:
-        """Return what is known of the unlabelled images, row by row as in `unlabeled`, for diagnostics only."""
+        """Return what is hidden from training, row by row as in the set that it is hidden of, for diagnostics only."""
         return open_set(Path(folder), self.kind, "hidden", self.index)
 
     def prepare_one(self, one: SetConfig, folder: Path, *, class_names: tuple[str, ...]) -> AnyIndex:

@@ -10,7 +10,7 @@ at step s (s optimiser steps done)
    into the strong views
  6 one forward, one backward; every loss normalised over all ranks; a non-finite loss is an error
  7 update what is learned beside the weights; optimiser; learning rates = f(s)
- 8 teacher <- keep * teacher + (1 - keep) * student; s += 1
+ 8 averages that a method keeps in its model; teacher <- keep * teacher + (1 - keep) * student; s += 1
  9 log, evaluate
 10 leave, where the lead rank was asked to stop
 """
@@ -130,6 +130,7 @@ class Trainer:
                 losses.check_finite(grad, batch, self.group, lr_keys=config.method.lr_keys)
                 self.method.update(state.learned, batch, losses.per_view, losses.sums, self.group)  # 7
                 self.optimizer_step(s, grad_norm)
+                self.method.after_step(state.student, s)
                 if state.ema is not None and self.teacher is not None:
                     state.ema.update(state.student, keep=self.teacher.keep_at(s))  # 8
                 state.step += 1

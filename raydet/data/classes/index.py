@@ -42,7 +42,7 @@ def write_images(path: Path, table: ImageTable) -> None:
         "root": None if table.root is None else os.fspath(table.root),
         "origins": list(table.origins),
     }
-    write_index_file(path, _KIND, _columns(table), about)
+    write_index_file(path, _KIND, columns_of(table), about)
 
 
 class ImageIndex(MappedIndex):
@@ -53,7 +53,7 @@ class ImageIndex(MappedIndex):
     def __init__(self, path: Path, batch: Any, about: dict[str, Any]) -> None:
         """Wrap a checked record batch; use `open`."""
         super().__init__(path, batch, about)
-        self._table = _table(batch, about)
+        self._table = table_of(batch, about)
 
     def label_at(self, row: int) -> int:
         """Return the 0-based class of a row, -1 where there is none."""
@@ -76,7 +76,8 @@ class ImageIndex(MappedIndex):
         return self._table.images_per_class()
 
 
-def _columns(table: ImageTable) -> list[Any]:
+def columns_of(table: ImageTable) -> list[Any]:
+    """Return the columns of an index file, in order."""
     return [
         table.ids,
         pa.array(table.labels, pa.int64()),
@@ -88,7 +89,8 @@ def _columns(table: ImageTable) -> list[Any]:
     ]
 
 
-def _table(batch: Any, about: dict[str, Any]) -> ImageTable:
+def table_of(batch: Any, about: dict[str, Any]) -> ImageTable:
+    """Return the table that an index file's columns and description hold."""
     return ImageTable(
         class_names=tuple(about["class_names"]),
         ids=batch.column("id"),
