@@ -139,10 +139,10 @@ def read_sample(folder: Path, step: int) -> dict[str, Sample]:
 
 def remove_after(folder: Path, step: int) -> None:
     """Delete the snapshots of steps beyond `step`, which a resumed run takes anew, perhaps at other steps."""
-    for kind in ("labels", "sample"):
-        for each in steps_with(folder, kind):
-            if each > step:
-                _path(folder, each, kind).unlink(missing_ok=True)
+    for path in folder.glob("step_*.arrow"):  # of whatever kind
+        number = path.name.removeprefix("step_").split(".")[0]
+        if number.isdecimal() and int(number) > step:
+            path.unlink(missing_ok=True)
 
 
 def _path(folder: Path, step: int, kind: str) -> Path:

@@ -46,6 +46,8 @@ class PseudoBoxes:
     second: Tensor  # [B, 4] of the masked image (L_m); equal to `first` where that shows nothing, or is not looked at
     masked: Tensor  # [B, 3, H, W] the image without its first region (I_m)
     is_flat: Tensor  # [B] bool: no attention at all, so that the box is the whole image
+    attention: Tensor  # [B, h, w] of the image, as the network has it
+    masked_attention: Tensor | None  # [B, h, w] of the masked image, where it was looked at
 
 
 def pseudo_boxes(
@@ -58,14 +60,17 @@ def pseudo_boxes(
     """
     size = (int(pixels.shape[-2]), int(pixels.shape[-1]))
     with torch.no_grad():
-        found = regions(attention_of(pixels), size, rule)  # steps 1 to 4
+        attention = attention_of(pixels)
+        found = regions(attention, size, rule)  # steps 1 to 4
         masked = without(pixels, found.boxes, fill)  # 5
         if not rule.mask_out:
-            return PseudoBoxes(found.boxes, found.boxes, found.boxes, masked, found.is_flat)
-        again = regions(attention_of(masked), size, rule)  # 6
+            return PseudoBoxes(found.boxes, found.boxes, found.boxes, masked, found.is_flat, attention, None)
+        masked_attention = attention_of(masked)
+        again = regions(masked_attention, size, rule)  # 6
         # A masked image that shows nothing adds nothing; the whole image would be a guess.
         second = torch.where(again.is_flat[:, None], found.boxes, again.boxes)
-        return PseudoBoxes(around(found.boxes, second), found.boxes, second, masked, found.is_flat)  # 7
+        both = around(found.boxes, second)  # 7
+        return PseudoBoxes(both, found.boxes, second, masked, found.is_flat, attention, masked_attention)
 
 
 def regions(attention: Tensor, size: Size, rule: AttentionRule) -> Regions:

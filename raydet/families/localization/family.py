@@ -12,11 +12,14 @@ from raydet.families.localization.accuracy import LocationResult
 from raydet.families.localization.config import LocalizationConfig
 from raydet.families.localization.data import LOCATED, PreparedLocated
 from raydet.families.localization.evaluate import evaluate_sharded
+from raydet.families.localization.label_files import LocalizerOnFiles
 from raydet.families.localization.method import LocalizationMethod
 from raydet.families.localization.model import LocalizationModel
 from raydet.families.localization.run import LocalizationRun
+from raydet.families.localization.saved import as_localizer
 from raydet.group import Group
 from raydet.report.page import Made
+from raydet.train.saved import SavedModel
 
 
 class Localization(Family[LocalizationConfig]):
@@ -59,6 +62,17 @@ class Localization(Family[LocalizationConfig]):
         left = len(model.state_dict()) - len(weights)
         remark = f" ({left} tensors of copies that training keeps left out)" if left else ""
         return Exported(weights, list(class_names), config.data.views.model_dump_json(), remark)
+
+    def onnx_exporter(self, saved: SavedModel) -> Callable[[Path], str]:
+        """Return what writes a localizer as ONNX."""
+        from raydet.families.localization.onnx import export_onnx
+
+        localizer = as_localizer(saved)
+        return lambda out: export_onnx(localizer, out)
+
+    def on_files(self, saved: SavedModel) -> LocalizerOnFiles:
+        """Return what labels images that belong to no run."""
+        return LocalizerOnFiles(as_localizer(saved))
 
     def report(self, folder: Path, config: LocalizationConfig) -> Made:
         """Return what a localizer's report is made from, and its sections' makers."""

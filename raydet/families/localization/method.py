@@ -11,6 +11,7 @@ from torch import Tensor
 
 from raydet.config.run import RunConfig
 from raydet.contract import DataSizes, Method, ParamGroup
+from raydet.families.localization.attention import PseudoBoxes
 from raydet.families.localization.batch import LocationBatch
 from raydet.families.localization.boxes import crops
 from raydet.families.localization.config import LocalizationConfig, LocatingSection
@@ -56,6 +57,10 @@ class LocalizationMethod(Method[LocalizationConfig, LocationBatch]):
     def pseudo_boxes_of(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> Tensor | None:
         """Return the boxes `[B, 4]` that the localizer learns from in the first stage; None: it has none, or none others
         than `locate`."""
+        return None
+
+    def attention(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> PseudoBoxes | None:
+        """Return what Algorithm 1 sees of images, for pictures; None: the method does not use it."""
         return None
 
     def confidence(self, model: LocalizationModel, pixels: Tensor, boxes: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from raydet.families.localization.evaluate import evaluate_sharded
 from raydet.families.localization.loader import LocationLoader, StepViews
 from raydet.families.localization.method import LocalizationMethod
 from raydet.families.localization.model import LocalizationModel
+from raydet.families.localization.snapshot import write_snapshot
 from raydet.group import Group
 from raydet.window import Window
 
@@ -74,6 +75,10 @@ class LocalizationRun(FamilyRun):
             for name, shown in FIGURES.items()
             if sums.get(f"count/{name}")
         }
+
+    def snapshot(self, step: int, model: LocalizationModel, state: Any, folder: Path) -> None:
+        """Write what the networks say of some images."""
+        write_snapshot(step, self._method, model, self._data, self._group.device, folder)
 
     def extras(self, step: int) -> dict[str, Any]:
         """Name the stage."""

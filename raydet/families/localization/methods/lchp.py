@@ -248,6 +248,10 @@ class Lchp(LocalizationMethod):
         """Return Algorithm 1's boxes."""
         return None if model.localizer is None else self.algorithm_1(model, pixels).boxes / pixels.shape[-1]
 
+    def attention(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> PseudoBoxes | None:
+        """Return what Algorithm 1 sees."""
+        return self.algorithm_1(model, pixels)
+
     def _stability(self, student: LocalizationModel, step: int, pixels: Tensor) -> dict[str, Tensor]:
         """Return, from time to time, the IoU of boxes of the same views before and after one step, by theta_2 and by
         theta_1. A run that is resumed between the two lacks that point."""
