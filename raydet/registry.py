@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from raydet.contract import Family, Method
     from raydet.labels.source import Annotator
 
-NAMES = ("detection", "classification")
+NAMES = ("detection", "classification", "localization")
 
 
 def run_configs() -> list[type[RunConfig]]:

@@ -9,6 +9,7 @@ import pytest
 
 from raydet.families.classification.config import ClassificationConfig
 from raydet.families.detection.config import DetectionConfig
+from raydet.families.localization.config import LocalizationConfig
 from raydet.settings import resolve
 
 
@@ -138,4 +139,38 @@ def tiny_classes(run_dir: Path, **overrides: object) -> ClassificationConfig:
     dotted = {"run.dir": str(run_dir), **{key.replace("__", "."): value for key, value in overrides.items()}}
     config = resolve(tree, dotted, where="tiny_classes")
     assert isinstance(config, ClassificationConfig)
+    return config
+
+
+# Initialisation until 4, refinement until 8.
+TINY_PLACES = {
+    "seed": 3,
+    "data": {
+        "labeled": {"path": "shapes", "shapes": {"num_images": 24, "height": 48, "width": 64, "max_objects": 1}},
+        "val": {"path": "shapes", "shapes": {"num_images": 8, "seed": 1, "height": 48, "width": 64, "max_objects": 1}},
+        "views": {"resize": 40, "size": 32},
+        "loader_threads": 0,
+    },
+    "model": {
+        "classifier_backbone": "small",
+        "localizer_backbone": "small",
+        "channels": [8, 8, 16, 16],
+        "num_attention_maps": 4,
+        "cam_channels": 8,
+        "hidden": 16,
+    },
+    "method": {"name": "lchp", "burn_in_steps": 4, "crop_confidence_threshold": 0.2, "classifier_decay_steps": 3},
+    "optim": {"lr": 0.002, "steps": 8, "labeled_batch": 6, "precision": "fp32"},
+    "checkpoint": {"every": 100},
+    "eval": {"every": 100},
+    "log": {"every": 1, "tensorboard": False},
+}
+
+
+def tiny_places(run_dir: Path, **overrides: object) -> LocalizationConfig:
+    """Return a run of a localizer that takes a second, by LCHP; `method` may be another one; see `tiny_config`."""
+    tree = {**TINY_PLACES, "method": overrides.pop("method", TINY_PLACES["method"])}
+    dotted = {"run.dir": str(run_dir), **{key.replace("__", "."): value for key, value in overrides.items()}}
+    config = resolve(tree, dotted, where="tiny_places")
+    assert isinstance(config, LocalizationConfig)
     return config

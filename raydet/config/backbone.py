@@ -62,4 +62,4 @@ def default_anchors(strides: tuple[int, ...]) -> AnchorSizes:
 
 def weights_path(weights: str | None) -> Path | None:
     """Return the local file that `model.weights` names; None where it names none."""
-    return None if weights is None or weights == IMAGENET else Path(weights)
+    return None if weights in (None, IMAGENET, NONE) else Path(str(weights))

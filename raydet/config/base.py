@@ -52,6 +52,9 @@ class ModelSection(Section):
     did. Whether it may be left out, and what that means, is up to the model.
     """
 
+    weight_keys: ClassVar[tuple[str, ...]] = ("weights",)
+    """The settings that may name a local file."""
+
     weights: PathText | None = None
 
     @field_validator("weights")

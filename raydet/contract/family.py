@@ -35,7 +35,7 @@ class StepStats(Protocol):
         """Take in what the step's forward said of each view; see `Outputs.per_view`."""
 
     def add_to(self, window: Window) -> None:
-        """Add the figures to those since the last line; `images` is the number of unlabelled ones."""
+        """Add the figures to those since the last line; `images` is the number of those that have pseudo-labels."""
 
 
 class Loader(Protocol):
@@ -166,8 +166,8 @@ class Family(ABC, Generic[Config]):
         """
         config = saved.config
         raise UserError(
-            f"ONNX export is for detectors; method.name={config.method.name} trains a {config.trains}, for which there "
-            f"are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
+            f"ONNX export is for detectors and localizers; method.name={config.method.name} trains a {config.trains}, for "
+            f"which there are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
         )
 
     def on_files(self, saved: Any) -> Any:
@@ -177,8 +177,8 @@ class Family(ABC, Generic[Config]):
         """
         config = saved.config
         raise UserError(
-            f"raydet label is for detectors; method.name={config.method.name} trains a {config.trains}, for which "
-            f"there are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
+            f"raydet label is for detectors and localizers; method.name={config.method.name} trains a {config.trains}, for "
+            f"which there are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
         )
 
     @abstractmethod

@@ -125,6 +125,12 @@ class Method(ABC, Generic[Config, AnyBatch]):
         """Return how often images are listed in an epoch, where it is not once; of unlabelled ones the last two."""
         return []
 
+    def after_step(self, student: Any, step: int) -> None:
+        """Change parts of the model that no gradient reaches, such as an average that the method keeps in it.
+
+        Called when the weights have changed, for the step that they changed in; the same on all ranks.
+        """
+
     def explain_barren(self, window: Window) -> Alarm | None:
         """Say what is wrong with the labels of a window, where something is: a method knows its own gates."""
         return None

@@ -51,6 +51,8 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
     index: type[AnyIndex]
     most_files_searched: ClassVar[int | None] = None
     """With more image files, a run starts without opening them all to find pictures that are in two sets."""
+    hides_of: ClassVar[tuple[str, ...]] = ("unlabeled",)
+    """The sets of which training must not see all that is known; of the last of them it is kept, for diagnostics."""
 
     @abstractmethod
     def read(
@@ -104,7 +106,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
 
     @abstractmethod
     def hidden_and_bare(self, table: AnyTable) -> tuple[AnyTable | None, AnyTable]:
-        """Return what is known of unlabelled images, if anything is, and the images without it."""
+        """Return what training must not know of images, if anything is known, and the images without it."""
 
     @abstractmethod
     def write(self, path: Path, table: AnyTable) -> None:
@@ -143,9 +145,10 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         tables["labeled"] = self.thinned(config, tables["labeled"])
         self._report_relations(tables, config, log, most_files=self.most_files_searched)
         log.raise_errors(_TITLE)
-        if "unlabeled" in tables:
-            hidden, tables["unlabeled"] = self.hidden_and_bare(tables["unlabeled"])
-            tables |= {} if hidden is None else {"hidden": hidden}
+        for name in self.hides_of:
+            if name in tables:
+                hidden, tables[name] = self.hidden_and_bare(tables[name])
+                tables |= {} if hidden is None else {"hidden": hidden}
         write_left_out(folder, left_out, log)
         write_sets(folder, self.kind, tables, self.write)
         write_sources(folder, {name: table for name, table in tables.items() if name != "hidden"})
@@ -212,7 +215,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         return len(found)
 
     def open_hidden(self, folder: str | Path) -> AnyIndex | None:
-        """Return what is known of the unlabelled images, row by row as in `unlabeled`, for diagnostics only."""
+        """Return what is hidden from training, row by row as in the set that it is hidden of, for diagnostics only."""
         return open_set(Path(folder), self.kind, "hidden", self.index)
 
     def prepare_one(

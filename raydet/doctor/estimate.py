@@ -85,7 +85,8 @@ def disk_of(config: RunConfig, sizes: DataSizes) -> Disk:
 
     Kept are `checkpoint.keep`, the ends of stages and the best one, and one more while it is written.
     """
-    method = build_method(config.model_copy(update={"model": config.model.model_copy(update={"weights": None})}))
+    without = dict.fromkeys(config.model.weight_keys)
+    method = build_method(config.model_copy(update={"model": config.model.model_copy(update=without)}))
     with torch.device("meta"):
         parameters = sum(p.numel() for p in method.build_model(sizes.classes).parameters())
     moments = {"sgd": 1, "adamw": 2}[config.optim.name]

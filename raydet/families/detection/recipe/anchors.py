@@ -71,7 +71,7 @@ def clustered(sizes: Floats, count: int, rounds: int = 50) -> Floats:
         if np.allclose(moved, centres):
             break
         centres = moved
-    return np.exp(np.sort(centres))
+    return np.asarray(np.exp(np.sort(centres)), dtype=np.float64)
 
 
 def box_ratios(boxes: Floats) -> tuple[float, float, float]:

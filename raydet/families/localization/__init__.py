@@ -1,0 +1,1 @@
+"""Localisation: one box per image, learned from class labels, measured by how often box and class are right."""

@@ -1,0 +1,88 @@
+"""Localisation, as the engine sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar, NoReturn
+
+from raydet.contract import Exported, Family
+from raydet.data.located.index import LocatedIndex
+from raydet.families.localization.accuracy import LocationResult
+from raydet.families.localization.config import LocalizationConfig
+from raydet.families.localization.data import LOCATED, PreparedLocated
+from raydet.families.localization.evaluate import evaluate_sharded
+from raydet.families.localization.label_files import LocalizerOnFiles
+from raydet.families.localization.method import LocalizationMethod
+from raydet.families.localization.model import LocalizationModel
+from raydet.families.localization.run import LocalizationRun
+from raydet.families.localization.saved import as_localizer
+from raydet.group import Group
+from raydet.report.page import Made
+from raydet.train.saved import SavedModel
+
+
+class Localization(Family[LocalizationConfig]):
+    """One box per image, measured by GT-Known."""
+
+    name: ClassVar[str] = "localization"
+    images = LOCATED
+
+    def describe(self, data: PreparedLocated) -> str:
+        """Count images and classes."""
+        counts = data.labeled.images_per_class()
+        spread = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
+        return f"{len(data.labeled)} images of {len(data.class_names)} classes ({spread} of each); boxes are not seen"
+
+    def bind(
+        self, config: LocalizationConfig, data: PreparedLocated, method: LocalizationMethod, group: Group
+    ) -> LocalizationRun:
+        """Return the family at work in one rank of a run."""
+        return LocalizationRun(data, method, group)
+
+    def build_annotator(self, config: LocalizationConfig, data_folder: str, device: str) -> NoReturn:
+        """There is none: no method of this family asks for labels."""
+        raise TypeError("methods of localisation have no label source")
+
+    def evaluate(
+        self,
+        method: LocalizationMethod,
+        model: LocalizationModel,
+        index: LocatedIndex,
+        group: Group,
+        *,
+        max_images: int | None,
+    ) -> LocationResult | None:
+        """Return how often boxes and classes are right."""
+        return evaluate_sharded(method, model, index, group, max_images=max_images)
+
+    def exported(self, config: LocalizationConfig, model: LocalizationModel, class_names: Sequence[str]) -> Exported:
+        """Leave out the copies that training keeps."""
+        weights = model.exported()
+        left = len(model.state_dict()) - len(weights)
+        remark = f" ({left} tensors of copies that training keeps left out)" if left else ""
+        return Exported(weights, list(class_names), config.data.views.model_dump_json(), remark)
+
+    def onnx_exporter(self, saved: SavedModel) -> Callable[[Path], str]:
+        """Return what writes a localizer as ONNX."""
+        from raydet.families.localization.onnx import export_onnx
+
+        localizer = as_localizer(saved)
+        return lambda out: export_onnx(localizer, out)
+
+    def on_files(self, saved: SavedModel) -> LocalizerOnFiles:
+        """Return what labels images that belong to no run."""
+        return LocalizerOnFiles(as_localizer(saved))
+
+    def report(self, folder: Path, config: LocalizationConfig) -> Made:
+        """Return what a localizer's report is made from, and its sections' makers."""
+        from raydet.families.localization.report import made  # not before it is wanted: it imports matplotlib
+
+        return made(folder, config)
+
+    def stage(self, method: LocalizationMethod, step: int) -> str:
+        """Name the stage."""
+        return method.stage_at(step).name
+
+
+FAMILY = Localization()

@@ -1,0 +1,85 @@
+"""Localisation, bound to one rank of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from raydet.contract import FamilyRun
+from raydet.families.localization.accuracy import LocationResult
+from raydet.families.localization.assemble import BoxStats, assemble
+from raydet.families.localization.batch import LocationBatch
+from raydet.families.localization.data import PreparedLocated
+from raydet.families.localization.evaluate import evaluate_sharded
+from raydet.families.localization.loader import LocationLoader, StepViews
+from raydet.families.localization.method import LocalizationMethod
+from raydet.families.localization.model import LocalizationModel
+from raydet.families.localization.snapshot import write_snapshot
+from raydet.group import Group
+from raydet.window import Window
+
+FIGURES = {
+    "box_area": "pseudo/box_area",
+    "is_whole": "pseudo/whole_image",
+    "is_flat": "pseudo/no_attention",
+    "confidence": "gate/confidence",
+    "kept": "gate/kept",
+    "left_view": "gate/left_view",
+    "stable": "stability/momentum",
+    "stable_without": "stability/without",
+}
+"""Of `Outputs.per_view` -> in the log, means over the images that have one."""
+
+
+class LocalizationRun(FamilyRun):
+    """One box per image."""
+
+    def __init__(self, data: PreparedLocated, method: LocalizationMethod, group: Group) -> None:
+        self._data, self._method, self._group = data, method, group
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Return the names of the classes, in label order."""
+        return self._data.class_names
+
+    def build_loader(self) -> LocationLoader:
+        """Return this rank's loader."""
+        method, group = self._method, self._group
+        return LocationLoader(
+            self._data.labeled, method.run, method.stage_at, method.strong, rank=group.rank, world=group.world
+        )
+
+    def build_annotator(self) -> NoReturn:
+        """There is none: no method of this family asks for labels."""
+        raise TypeError("methods of localisation have no label source")
+
+    def assemble(
+        self, step: int, views: StepViews, labels: Sequence[Any], state: Any
+    ) -> tuple[LocationBatch, BoxStats]:
+        """Return the batch of a step."""
+        return assemble(step, views)
+
+    def evaluate(self, model: LocalizationModel) -> LocationResult | None:
+        """Return how often boxes and classes are right."""
+        assert self._data.val is not None
+        return evaluate_sharded(
+            self._method, model, self._data.val, self._group, max_images=self._method.run.eval.max_images
+        )
+
+    def figures(self, window: Window) -> dict[str, Any]:
+        """Return what boxes and gate are like."""
+        sums = window.sums
+        return {
+            shown: sums[f"sum/{name}"] / sums[f"count/{name}"]
+            for name, shown in FIGURES.items()
+            if sums.get(f"count/{name}")
+        }
+
+    def snapshot(self, step: int, model: LocalizationModel, state: Any, folder: Path) -> None:
+        """Write what the networks say of some images."""
+        write_snapshot(step, self._method, model, self._data, self._group.device, folder)
+
+    def extras(self, step: int) -> dict[str, Any]:
+        """Name the stage."""
+        return {"stage": self._method.stage_at(step).name}
