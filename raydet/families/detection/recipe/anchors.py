@@ -71,7 +71,8 @@ def clustered(sizes: Floats, count: int, rounds: int = 50) -> Floats:
         if np.allclose(moved, centres):
             break
         centres = moved
-    return np.exp(np.sort(centres))
+    ascending: Floats = np.exp(np.sort(centres))
+    return ascending
 
 
 def box_ratios(boxes: Floats) -> tuple[float, float, float]:
