@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raydet.errors import UserError
+from raydet.text import plural
 
 if TYPE_CHECKING:
     from raydet.config.run import RunConfig
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> None:
     recipe = _recipe(kind, given, machine, out, arguments)
     config = _checked(recipe, out)
     _check_data(config, arguments.dataset)
-    time = "not measured (--no-measure)" if arguments.no_measure else _time(config)
+    time = "not measured (--no-measure)" if arguments.no_measure else _time(config, machine)
     text = _text(recipe, machine, time, out, arguments)
     _write(out, text)
     print("\n".join([*recipe.notes, f"time: {time}", "", f"written: {out}; every value in it says why", *_next(out)]))
@@ -133,7 +133,7 @@ def _check_data(config: RunConfig, dataset: str) -> None:
         )
 
 
-def _time(config: RunConfig) -> str:
+def _time(config: RunConfig, machine: Machine) -> str:
     """Return what a few steps of this very configuration say about the run's time."""
     from raydet.doctor.measure import measure
 
@@ -142,11 +142,9 @@ def _time(config: RunConfig) -> str:
         text = measure(config).text
     except UserError as error:
         return f"could not be measured: {error}"
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    busy = (
-        f". Measured while {load:.0f} programs shared {cores} cores: alone it is faster" if load > 1.5 * cores else ""
-    )
-    return text + busy
+    is_shared = machine.load > 1.5 * machine.cpus
+    busy = f". Measured while {machine.load:.0f} programs shared {plural(machine.cpus, 'core')}: alone it is faster"
+    return text + (busy if is_shared else "")
 
 
 def _text(recipe: Recipe, machine: Machine, time: str, out: Path, arguments: argparse.Namespace) -> str:

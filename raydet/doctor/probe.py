@@ -8,8 +8,8 @@ PACKAGES = ("raydet", "torch", "torchvision", "ray", "pyarrow", "numpy", "pydant
 
 
 def look() -> dict[str, Any]:
-    """Return plain facts: versions, operators, cores, memory (bytes), GPUs, shared memory (bytes), open files, home,
-    the clock (s)."""
+    """Return plain facts: versions, operators, cores, load, memory (bytes), GPUs, shared memory (bytes), open files,
+    home, the clock (s)."""
     import os
     import platform
     import resource
@@ -21,6 +21,7 @@ def look() -> dict[str, Any]:
         "versions": {name: _version(name) for name in PACKAGES},
         "operators": _operator_problem(),
         "cpus": _cpus(),
+        "load": os.getloadavg()[0],
         "memory_bytes": _memory_bytes(),
         "gpus": [f"{name}, {memory / 2**30:.0f} GiB" for name, memory in _gpus()],
         "gpu_bytes": [memory for _, memory in _gpus()],

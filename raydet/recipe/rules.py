@@ -110,10 +110,13 @@ def cluster_settings(machine: Machine) -> list[Setting]:
             Setting("cluster.cpus_per_worker", cpus, f"{machine.cpus} cores among them"),
             Setting("cluster.gpus_per_worker", 1),
         ]
-    why = "the GPU" if machine.gpus else f"all {machine.cpus} cores"
+    free = machine.free_cpus
+    busy = f"threads of PyTorch; the other cores were busy (load {machine.load:.1f}): {machine.cpus} when they are not"
     return [
-        Setting("cluster.backend", "process", f"{why}, in one process without Ray"),
-        Setting("cluster.cpus_per_worker", machine.cpus, "threads of PyTorch"),
+        Setting(
+            "cluster.backend", "process", "one process without Ray, for " + ("the GPU" if machine.gpus else "the cores")
+        ),
+        Setting("cluster.cpus_per_worker", free, "threads of PyTorch: all cores" if free == machine.cpus else busy),
     ]
 
 

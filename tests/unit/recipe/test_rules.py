@@ -106,3 +106,9 @@ def test_one_process_on_a_cpu_and_on_one_gpu_a_worker_for_each_of_several():
 def test_no_class_gives_its_last_image_away_for_evaluation():
     assert counted(request(labeled="a"), 250, 0, 7) == Counts(243, 0, 7)
     assert counted(request(labeled="a"), 250, 0, 2) == Counts(250, 0, None)  # two images measure nothing
+
+
+def test_threads_leave_busy_cores_alone():
+    assert [Machine(4, GIB, load=load).free_cpus for load in (0.0, 0.4, 1.6, 3.0, 20.0)] == [4, 4, 2, 1, 1]
+    said = cluster_settings(Machine(2, GIB, load=20.0))[1]
+    assert said.value == 1 and "(load 20.0): 2 when they are not" in said.why

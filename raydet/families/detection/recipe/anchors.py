@@ -71,7 +71,8 @@ def clustered(sizes: Floats, count: int, rounds: int = 50) -> Floats:
         if np.allclose(moved, centres):
             break
         centres = moved
-    return np.asarray(np.exp(np.sort(centres)), dtype=np.float64)
+    ascending: Floats = np.exp(np.sort(centres))
+    return ascending
 
 
 def box_ratios(boxes: Floats) -> tuple[float, float, float]:
