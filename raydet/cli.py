@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -25,6 +26,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted,
     143 stopped by SIGTERM or through RUN/stop, with a checkpoint where there was time for one.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # results must not be lost to a terminal that lacks a letter
+            stream.reconfigure(errors="backslashreplace")
     parser = argparse.ArgumentParser(prog="raydet", description="Detectors and classifiers from few labels, on Ray.")
     parser.add_argument("--version", action="version", version=f"raydet {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
