@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import select
 import signal
@@ -27,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     143 stopped by SIGTERM or through RUN/stop, with a checkpoint where there was time for one, 141 the reader of the
     output is gone.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # results must not be lost to a terminal that lacks a letter
+            stream.reconfigure(errors="backslashreplace")
     arguments = parsed(argv)
     return run_guarded(lambda: arguments.run(arguments))
 

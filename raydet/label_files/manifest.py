@@ -18,6 +18,12 @@ from raydet.train.saved import SavedModel
 from raydet.vision.weights import digest, weights_of
 
 FORMAT = 1
+_WEIGHTS = "model.weights"  # a digest of them, which says nothing to people
+
+
+def called(saved: SavedModel) -> str:
+    """Return what messages call a model: its step and where it lies."""
+    return f"{saved.role} of step {saved.checkpoint.step} ({saved.checkpoint.path})"
 
 
 def settings_of(
@@ -41,6 +47,7 @@ class Manifest:
     settings: Mapping[str, Any]
     count: int  # of images
     listing: str  # digest
+    model: str = "another model"  # what messages call it; decides nothing
 
     @property
     def digest(self) -> str:
@@ -51,7 +58,7 @@ class Manifest:
     def write(self, file: Path) -> None:
         """Write the file aside and rename it."""
         content = {"format": FORMAT, "images": self.count, "listing": self.listing, "settings": dict(self.settings)}
-        write_text(file, json.dumps(content, indent=1))
+        write_text(file, json.dumps({**content, "model": self.model}, indent=1))
 
 
 def read_manifest(file: Path) -> Manifest | None:
@@ -60,7 +67,8 @@ def read_manifest(file: Path) -> Manifest | None:
         content = json.loads(file.read_text(encoding="utf-8"))
         if content["format"] != FORMAT:
             raise DataError(f"{file}: format {content['format']!r}, this raydet reads {FORMAT}; use another --out")
-        return Manifest(dict(content["settings"]), int(content["images"]), str(content["listing"]))
+        model = str(content.get("model", "another model"))
+        return Manifest(dict(content["settings"]), int(content["images"]), str(content["listing"]), model)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -73,7 +81,9 @@ def check_same(folder: Path, before: Manifest, now: Manifest) -> None:
     """Raise ConfigError, with what differs, where a labelling was begun with other settings."""
     keys = sorted(before.settings.keys() | now.settings.keys())
     changed = [
-        f"{key}: {before.settings.get(key)!r} -> {now.settings.get(key)!r}"
+        f"the model: {before.model} -> {now.model}"
+        if key == _WEIGHTS
+        else f"{key}: {before.settings.get(key)!r} -> {now.settings.get(key)!r}"
         for key in keys
         if before.settings.get(key) != now.settings.get(key)
     ]
@@ -81,7 +91,7 @@ def check_same(folder: Path, before: Manifest, now: Manifest) -> None:
         raise ConfigError(
             f"--out {folder} holds labels made with other settings:\n  "
             + "\n  ".join(changed)
-            + "\nset these back, or choose another --out"
+            + "\nset these back (a checkpoint folder can be given in place of the run's), or choose another --out"
         )
 
 

@@ -24,7 +24,7 @@ from raydet.files import locked, remove_unfinished
 from raydet.label_files.coco import Exported, export_coco, export_skipped
 from raydet.label_files.labeller import FileModel, Job, Labeller
 from raydet.label_files.listing import Images, Listing, open_images, write_listing
-from raydet.label_files.manifest import Manifest, check_same, check_same_images, read_manifest, settings_of
+from raydet.label_files.manifest import Manifest, called, check_same, check_same_images, read_manifest, settings_of
 from raydet.label_files.mount_check import sample_files
 from raydet.label_files.progress import Progress
 from raydet.label_files.shards import Chunk, chunks, finished, shard_path, write_shard
@@ -145,10 +145,10 @@ def _begin(
         if listing.count == 0:
             what = "no path in it" if images.list_file else f"no images there (looked for {', '.join(SUFFIXES)})"
             raise DataError(f"{images.given}: {what}")
-        manifest = Manifest(settings, listing.count, listing.digest)
+        manifest = Manifest(settings, listing.count, listing.digest, called(saved))
         manifest.write(folder / "label.json")
         return listing, manifest
-    check_same(folder, before, Manifest(settings, before.count, before.listing))
+    check_same(folder, before, Manifest(settings, before.count, before.listing, called(saved)))
     aside = folder / ".listing-now.jsonl"
     check_same_images(folder, images, Listing(file, before.count, before.listing), write_listing(images.names(), aside))
     aside.unlink()

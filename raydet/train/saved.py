@@ -140,7 +140,8 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--out {storage_error(out, error) or f'{out}: {error.strerror}'}") from None
+        why = storage_error(out, error) or error.strerror
+        raise UserError(f"--out {out}: its folder cannot be created: {why}") from None
     if export_onnx is not None:
         return export_onnx(out)
     found = family_of(saved.config).exported(saved.config, saved.model, saved.class_names)

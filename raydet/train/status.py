@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -104,7 +104,7 @@ def panel(title: str, status: Status) -> Panel:
     if labels:
         rows.append(Text(labels))
     if any(name.startswith("loss/") for name in status.step):
-        rows += [Text(), _loss_table(status.step)]
+        rows += [Text(), _Losses(status.step)]
     if status.evals:
         rows += [Text(), Text("\n").join(_eval_lines(status))]
     rows += [
@@ -156,19 +156,47 @@ def _labels(step: Record) -> Iterator[str]:
             yield f"{title} {step[name]:.2f} s"
 
 
-def _loss_table(step: Record) -> Table:
-    losses = losses_of(step)
-    names = list(dict.fromkeys(name for _, name in losses))
+class _Losses:
+    """The losses as a table: a column each where there is room, else a row each."""
+
+    def __init__(self, step: Record) -> None:
+        losses = losses_of(step)
+        self._names = list(dict.fromkeys(name for _, name in losses))
+        self._rows: list[tuple[str, str, list[str]]] = []  # source, form, a cell for each name
+        for source in _sources(step):
+            for form in ("raw", "weighted"):
+                values = [step.get(f"loss/{source}/{name}/{form}") for name in self._names]
+                if any(values):  # a source has its stages, and is 0 outside them
+                    cells = ["-" if value is None else f"{value:.4f}" for value in values]
+                    self._rows.append((source, form, cells))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        wide = self._wide()
+        fits = console.measure(wide, options=options.update(max_width=10_000)).maximum <= options.max_width
+        yield wide if fits else self._tall()
+
+    def _wide(self) -> Table:
+        table = _table("loss", self._names)
+        for source, form, cells in self._rows:
+            table.add_row(f"{source} {form}", *cells, style="" if form == "weighted" else "dim")
+        return table
+
+    def _tall(self) -> Table:
+        forms = ("raw", "weighted")
+        table = _table("loss", forms)
+        for source in dict.fromkeys(source for source, _, _ in self._rows):
+            for place, name in enumerate(self._names):
+                found = {form: cells[place] for each, form, cells in self._rows if each == source}
+                if any(cell != "-" for cell in found.values()):
+                    table.add_row(f"{source} {name}", *(found.get(form, "-") for form in forms))
+        return table
+
+
+def _table(first: str, others: Sequence[str]) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("loss")
-    for name in names:
-        table.add_column(name, justify="right")
-    for source in _sources(step):
-        for form in ("raw", "weighted"):
-            values = [step.get(f"loss/{source}/{name}/{form}") for name in names]
-            if any(values):  # a source has its stages, and is 0 outside them
-                cells = ["-" if value is None else f"{value:.4f}" for value in values]
-                table.add_row(f"{source} {form}", *cells, style="" if form == "weighted" else "dim")
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right", no_wrap=True)
     return table
 
 

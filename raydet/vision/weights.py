@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -42,11 +43,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             f"where the network has them, or `none` to train from scratch"
         )
     try:
-        tensors = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what torch says of files that it then refuses
+            tensors = (
+                load_file(path)
+                if path.suffix == ".safetensors"
+                else torch.load(path, map_location="cpu", weights_only=True)
+            )
     except Exception as error:  # a damaged file makes the readers raise anything
         raise CheckpointError(f"model.weights: {path} {_why_unreadable(error)}") from None
     if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
@@ -56,7 +59,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 def _why_unreadable(error: Exception) -> str:
     """Say why a file was refused. What torch says of pickled objects is left out: it explains how to run their code."""
-    if isinstance(error, UnpicklingError) and "global" in str(error).lower():
+    said = str(error).lower()
+    if "torchscript" in said:
+        return "is a TorchScript archive, which is a program; save its tensors: torch.save(model.state_dict(), FILE)"
+    if "weights_only" in said or (isinstance(error, UnpicklingError) and "global" in said):
         return (
             "holds Python objects (a whole pickled model, say); reading those can run any code, so it was not read; "
             "where you trust it, save its tensors by themselves: torch.save(model.state_dict(), FILE)"
