@@ -72,13 +72,11 @@ def _over_control(run: RunRecords, control: Control, gain: Gain) -> list[str]:
         verdict = f"The unlabelled images gave {points} more"
     else:
         verdict = f"The unlabelled images cost {points}: it is that much lower"
-    is_beside = control.run.folder.parent == run.folder.parent
-    place = control.run.folder.name if is_beside else control.run.folder
+    other = control.run
+    place = other.folder.name if other.folder.parent == run.folder.parent else str(other.folder)
+    who = place if place == other.config.method.name else f"{other.config.method.name} in {place}"
     past = control.shared or "neither a checkpoint nor seed, labelled images and settings"
-    said = (
-        f"{verdict} than the control, {control.run.config.method.name} in {place}, at step {gain.step}. "
-        f"The two have {past} in common."
-    )
+    said = f"{verdict} than the control, {who}, at step {gain.step}. The two have {past} in common."
     body = [tiles(shown), paragraph(said, "")]
     if not gain.is_like_with_like:
         ours, theirs = gain.ours["model"], gain.theirs["model"]

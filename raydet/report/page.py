@@ -41,6 +41,7 @@ section{background:var(--card);border:1px solid var(--line);border-radius:12px;p
 font-size:20px;line-height:1.25;font-variant-numeric:tabular-nums}.tile span{color:var(--soft)}
 .plots{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px;margin:0 0 12px}
 .pairs{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,250px),1fr));gap:12px;margin:0 0 18px}
+.row{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,180px),1fr));gap:12px;margin:0 0 18px}
 .thumbs{display:grid;grid-template-columns:repeat(auto-fill,minmax(112px,1fr));gap:12px;margin:0 0 12px}
 figure{margin:0}.plots figure:only-child{max-width:516px}
 figure img{display:block;width:100%;height:auto;border-radius:6px}
@@ -161,7 +162,7 @@ def _breakable(value: str) -> str:
 
 
 def grid(figures: Iterable[str], kind: str = "plots") -> str:
-    """Return figures side by side where there is room; `kind` is plots, pairs or thumbs."""
+    """Return figures side by side where there is room; `kind` is plots, pairs, row or thumbs."""
     return f'<div class="{kind}">{"".join(figures)}</div>'
 
 

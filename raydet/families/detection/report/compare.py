@@ -169,4 +169,4 @@ def _beside_each_other(
             shown.append(pictures.figure(f"compare_{number}_{place}.jpg", picture, f"{name}: {judged.caption}"))
     except UserError as error:
         return [paragraph(f"{image_id}: {error}", "absent")]
-    return [heading(f"Image {image_id}"), grid(shown, "pairs")]
+    return [heading(f"Image {image_id}"), grid(shown, "row")]
