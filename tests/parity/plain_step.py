@@ -1,4 +1,5 @@
-"""One training step of IL-net or Unbiased Teacher, written from the papers: arithmetic, torch, torchvision's RoIAlign and resize.
+"""One training step of IL-net or Unbiased Teacher, written from the papers: arithmetic, torch, RoIAlign and resize of
+torchvision.
 
 Of raydet it uses the layers of a network (with their weights) and the numbers of a configuration; views, anchors,
 matching, box codes, NMS, gate, targets and losses are its own. It draws nothing, so it serves configurations in which
