@@ -1,4 +1,4 @@
-"""Gradient-based sampling and what it is compared with, on long-tailed data: which part helps rare classes, and who pays.
+"""Gradient-based sampling and what it is compared with, on long-tailed data: which part helps rare classes, who pays.
 
     python benchmarks/long_tail.py --data foda --seeds 0 1 2 --out runs/long_tail
     python benchmarks/long_tail.py --summarise runs/long_tail
