@@ -1,13 +1,13 @@
-"""Gradient-based sampling and what it is compared with, on long-tailed data: which part helps rare classes, and who pays.
+"""Gradient-based sampling and what it is compared with, on long-tailed data: which part helps rare classes, who pays.
 
     python benchmarks/long_tail.py --data foda --seeds 0 1 2 --out runs/long_tail
     python benchmarks/long_tail.py --summarise runs/long_tail
     python benchmarks/long_tail.py --cost
 
 For every (data set, seed) one burn-in with repeat factor sampling; Soft Teacher and the parts of gradient-based
-sampling start from it and see the same further labelled batches. Logit adjustment, EQLv2 and the variant without repeat factors
-have other losses or listings in the burn-in, and train their own. Every method is judged by its teacher on the test
-images; pairs are runs of the same seed. Finished runs are not run again.
+sampling start from it and see the same further labelled batches. Logit adjustment, EQLv2 and the variants without
+repeat factors have other losses or listings in the burn-in, and train their own. Every method is judged by its teacher
+on the test images; pairs are runs of the same seed. Finished runs are not run again.
 """
 
 from __future__ import annotations

@@ -454,6 +454,28 @@ def test_without_unlabelled_images_the_run_is_refused(tmp_path: Path):
         launch(sampled(tmp_path / "run", data__labeled_count=24))
 
 
+def test_one_class_is_trained_too_and_balanced_against_background_alone(tmp_path: Path):
+    names = ("circle", "square", "triangle", "ellipse", "hexagon", "star")
+    shapes = {"num_images": 24, "height": 64, "width": 96, "max_objects": 3}
+    one = {"path": "shapes", "class_map": dict.fromkeys(names, "thing"), "shapes": shapes}
+    run = launch(sampled(tmp_path / "run", data__labeled=one, data__val=None, optim__steps=6)).path
+    learned = saved(run)
+    assert learned["memory.matrix"].shape == (2, 2) and learned["memory.class_scores"].shape == (1,)
+    assert all(bool(torch.isfinite(value).all()) for value in learned.values())
+    up, down = learned["memory.matrix"].diagonal(), learned["memory.matrix"].sum(dim=1)
+    assert bool((up < 0).all()) and down.tolist() == pytest.approx([0, 0], abs=1e-2)
+
+
+def test_statistics_of_other_images_are_refused(tmp_path: Path):
+    launch(sampled(tmp_path / "run", optim__steps=4, run__stop_at=3))
+    data = tmp_path / "run" / "data"
+    other = launch(sampled(tmp_path / "other", optim__steps=1, data__labeled_count=12)).path / "data"
+    for file in data.glob("*.arrow"):
+        file.write_bytes((other / file.name).read_bytes())
+    with pytest.raises(CheckpointError, match="what it has learned is about other images"):
+        launch(sampled(tmp_path / "run", optim__steps=4), resume=True)
+
+
 def test_cross_entropy_is_the_focal_loss_of_exponent_zero():
     logits, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
     torch.testing.assert_close(focal_cross_entropy(logits, labels, 0.0), cross_entropy(logits, labels))
