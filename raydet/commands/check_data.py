@@ -28,7 +28,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--images", type=path_argument, help="image root of a COCO JSON")
     parser.add_argument("--subset", help="VOC list, or the part (train, val, test) of a YOLO or classification set")
     parser.add_argument(
-        "--task", choices=("detection", "classification"), help="what a data set is for; default: by what lies there"
+        "--task",
+        choices=("detection", "classification", "localization"),
+        help="what a data set is for; default: by what lies there"
     )
     parser.add_argument("--no-decode", action="store_true", help="do not decode every image (faster)")
     parser.add_argument("--fix", choices=("drop", "clip"), help="write a cleaned COCO JSON to --out")
@@ -103,7 +105,7 @@ def _fix(kind: Kind, given: dict[str, Any], arguments: argparse.Namespace) -> in
     from raydet.data.check import format_report
 
     path = given["path"]
-    if kind == "classification":
+    if kind != "detection":
         raise UserError(f"--fix is for boxes, {path} has classes: mend there what check-data lists without --fix")
     fixed = fix_dataset(resolve_section(DatasetConfig, given, where=path), arguments.fix, Path(arguments.out))
     print(format_report(fixed.report))

@@ -1,4 +1,4 @@
-"""What lies at a path, boxes or classes: for commands that are given a data set and no method."""
+"""What lies at a path, boxes or classes or both: for commands that are given a data set and no method."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from raydet.data.classes.formats.detect import detect_format as classes_format
 from raydet.data.classes.formats.folder import has_class_folders
 from raydet.data.classes.formats.idx import has_idx
 from raydet.data.classes.formats.svhn import has_svhn
+from raydet.data.located.formats.detect import layout_of
 from raydet.errors import DataError
 
-Kind = Literal["detection", "classification"]
+Kind = Literal["detection", "classification", "localization"]
 LOOKED_FOR = (
     "looked for boxes: COCO .json, YOLO data.yaml or images/ + labels/, VOC Annotations/ or *.xml; for classes: CIFAR, "
-    "SVHN .mat, IDX, .parquet, a folder of images per class; and for plain images"
+    "SVHN .mat, IDX, .parquet, a folder of images per class; for both: CUB-200-2011, ImageNet-1k, Tiny-ImageNet; and for "
+    "plain images"
 )
 
 
@@ -30,6 +32,8 @@ def kind_of(path: str, subset: str | None = None) -> Kind:
 
     Raises DataError where there is neither.
     """
+    if layout_of(Path(path).expanduser()) is not None:
+        return "localization"
     boxes = resolve_section(DatasetConfig, {"path": path}, where=path)
     classes = resolve_section(ImageSetConfig, {"path": path, "subset": subset}, where=path)
     try:
