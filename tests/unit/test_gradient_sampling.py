@@ -22,6 +22,7 @@ from raydet.records import PseudoBoxes, TeacherRef
 from raydet.registry import build_method
 from raydet.train.launch import launch
 from raydet.vision.losses import cross_entropy, focal_cross_entropy
+from raydet.window import Window
 from tests.helpers import tiny_config, tiny_soft
 from tests.integration.runs import assert_same_bits, losses, saved
 
@@ -410,6 +411,20 @@ def test_what_is_left_out_follows_the_host():
     assert given.burn_in_steps == 2
     plain = tiny_soft(Path("unused"), method={"name": "gradient_sampling", "gbr_enabled": False}).method
     assert plain.cls_focal_exponent == 0
+
+
+def test_boxes_between_floor_and_theta_are_no_alarm_where_thresholds_differ():
+    window = Window(steps=1)
+    window.increase({"images": 4, "candidates": 10})
+    window.raise_to("best_score", 0.7)
+    settings: dict[str, object] = {"pseudo_score_floor": 0.5, "cls_pseudo_threshold": 0.9, "rpn_pseudo_threshold": 0.9}
+    assert built(**settings).explain_barren(window) is None
+    alarm = built(**settings, gbt_enabled=False).explain_barren(window)
+    assert alarm is not None and "method.cls_pseudo_threshold is 0.9" in alarm.message
+    low = Window(steps=1)
+    low.increase({"images": 4, "candidates": 10})
+    low.raise_to("best_score", 0.3)
+    assert built(**settings).explain_barren(low) is not None
 
 
 @pytest.mark.parametrize(

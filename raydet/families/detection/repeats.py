@@ -8,6 +8,9 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
+
+from raydet.records import PseudoBoxes, PseudoLabel
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -51,6 +54,21 @@ def images_per_class(classes_of: Iterable[Sequence[int] | Ints], num_classes: in
     for classes in classes_of:
         counts[np.unique(np.asarray(classes, dtype=np.int64))] += 1
     return counts
+
+
+def sure_boxes(labels: Iterable[tuple[int, PseudoLabel]], theta: Tensor) -> dict[int, tuple[Ints, Floats]]:
+    """Return class and margin, score - theta_c, of the boxes of each image that reach the threshold of their class.
+
+    `labels` come with their images' rows, `theta` is `[n]`; images without such a box are left out.
+    """
+    found = {}
+    for row, label in labels:
+        assert isinstance(label, PseudoBoxes)
+        margins = label.scores - theta[label.classes]
+        sure = margins >= 0
+        if bool(sure.any()):
+            found[row] = label.classes[sure].numpy(), margins[sure].double().numpy()
+    return found
 
 
 def rounded(factors: Floats, rounding: Literal["ceil", "stochastic"]) -> Floats:

@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from raydet.contract import DataSizes, Outputs
+from raydet.contract import Alarm, DataSizes, Outputs
 from raydet.data.order import Listing, Rebuilds
 from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch
 from raydet.families.detection.config import DetectionConfig
@@ -60,10 +60,12 @@ from raydet.families.detection.repeats import (
     image_factor,
     images_per_class,
     rounded,
+    sure_boxes,
 )
 from raydet.group import Group
-from raydet.records import PseudoBoxes, PseudoLabel
+from raydet.records import PseudoLabel
 from raydet.vision import losses
+from raydet.window import Window
 
 MOST_DRAWN = 400  # classes whose whole matrix is kept for the report
 
@@ -256,14 +258,7 @@ class GradientSampling(HostedMethod):
         config, rebuilds = self.config, self.rebuilds()
         assert rebuilds is not None and sizes.sets is not None
         theta = self.thresholds_at(state, step).cpu()
-        pool: dict[int, tuple[np.ndarray, np.ndarray]] = {}
-        for row, label in labels:
-            assert isinstance(label, PseudoBoxes)
-            margins = label.scores - theta[label.classes]
-            sure = margins >= 0
-            if bool(sure.any()):
-                pool[row] = label.classes[sure].numpy(), margins[sure].double().numpy()
-        n = len(theta)
+        pool, n = sure_boxes(labels, theta), len(theta)
         counted = torch.zeros(n + 1)
         counted[:n] = torch.from_numpy(images_per_class((classes for classes, _ in pool.values()), n))
         counted[n] = len(pool)
@@ -288,6 +283,12 @@ class GradientSampling(HostedMethod):
     def listings(self, state: GradientState, sizes: DataSizes) -> list[Listing]:
         """Return the listings of labelled images (RFS) and of unlabelled ones."""
         return [*super().listings(state, sizes), *state.listings()]
+
+    def explain_barren(self, window: Window) -> Alarm | None:
+        """Say why no pseudo-box trains the RoI classes; where thresholds differ, those above the floor may."""
+        if self.config.gbt_enabled and window.highest.get("best_score", 0.0) > self.config.pseudo_score_floor:
+            return None
+        return super().explain_barren(window)
 
     def notes(self, sizes: DataSizes) -> list[str]:
         """Say what the statistics take, and when images are listed anew."""
