@@ -157,7 +157,7 @@ def result_of(parts: Sequence[Counts]) -> LocationResult:
     """Add up the parts."""
 
     def total(name: str) -> float:
-        return sum(getattr(part, name) for part in parts)
+        return float(sum(getattr(part, name) for part in parts))
 
     located = int(total("located"))
 

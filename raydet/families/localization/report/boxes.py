@@ -29,10 +29,12 @@ def gate(run: LocalizationInputs, pictures: Pictures) -> Section:
         columns = ["confidence above", "kept", "share", "GT-Known of kept"]
         body += [heading(f"At the end of {name}: {len(places.rows)} training images"), table(columns, rows)]
     lead = (
-        "Of the boxes that the localizer says of training images, those that a threshold (tau) would keep, and how many of "
-        "them are right. True boxes are used here and nowhere in training."
+        "Of the boxes that the localizer says of training images, those that a threshold (tau) would keep, and how "
+        "many of them are right. True boxes are used here and nowhere in training."
     )
-    figures = [_histogram(pictures, "confidence.png", {n: p.confidence for n, p in seen.items()}, "confidence in the crop")]
+    figures = [
+        _histogram(pictures, "confidence.png", {n: p.confidence for n, p in seen.items()}, "confidence in the crop")
+    ]
     over_time = curves(run, {"kept": "gate/kept", "confidence": "gate/confidence", "left the view": "gate/left_view"})
     if over_time:
         caption = "Share of boxes that pass the gate, mean confidence, and boxes that the strong view pushed out."
@@ -48,7 +50,11 @@ def drift(run: LocalizationInputs, pictures: Pictures) -> Section:
     if run.snapshots:
         areas = {f"end of {name}": _areas(places.boxes) for name, places in _of_training(run).items()}
         figures.append(_histogram(pictures, "areas.png", areas, "box area (share of the view)"))
-    names = {"mean area": "pseudo/box_area", "whole images": "pseudo/whole_image", "no attention": "pseudo/no_attention"}
+    names = {
+        "mean area": "pseudo/box_area",
+        "whole images": "pseudo/whole_image",
+        "no attention": "pseudo/no_attention",
+    }
     over_time = curves(run, names)
     if over_time:
         caption = "Mean area of the boxes that are learned from, share of those that cover the image, and of flat maps."
@@ -82,7 +88,8 @@ def _row(threshold: float, places: Places, ious: np.ndarray | None) -> tuple[str
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
-    return np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1)
+    sides = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
+    return np.asarray(sides[:, 0] * sides[:, 1])
 
 
 def _histogram(pictures: Pictures, name: str, values: dict[str, np.ndarray], x_label: str) -> str:

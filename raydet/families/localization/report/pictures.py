@@ -17,7 +17,7 @@ YELLOW, GREEN, BLUE, RED = (250, 204, 21), (34, 197, 94), (59, 130, 246), (239, 
 
 
 def boxes_of_each_stage(run: LocalizationInputs, pictures: Pictures) -> Section:
-    """Draw pseudo-boxes yellow, the first stage's boxes green, the second's blue, true ones red (the paper's Fig. 2)."""
+    """Draw pseudo-boxes yellow, the first stage's boxes green, the second's blue, true ones red (Figs. 2 and 3)."""
     title = "Boxes of each stage"
     stages = [each for each in (run.snapshot_of(span) for span in run.spans) if each is not None]
     if not stages or run.data is None or run.data.val is None or not len(stages[-1][VAL].rows):
@@ -30,7 +30,7 @@ def boxes_of_each_stage(run: LocalizationInputs, pictures: Pictures) -> Section:
         layers += [(each[VAL].boxes[place : place + 1], colour) for each, colour in zip(stages, colours, strict=False)]
         content = _jpeg(_drawn(_picture(run, int(row)), layers))
         shown.append(pictures.figure(f"boxes_{row:06d}.jpg", content, run.data.val.id_at(int(row))))
-    named = [f"{'yellow, green, blue'.split(', ')[i + 1]}: end of {span.name}" for i, span in enumerate(run.spans[:2])]
+    named = [f"{['yellow', 'green', 'blue'][i + 1]}: end of {span.name}" for i, span in enumerate(run.spans[:2])]
     has_pseudo = bool(np.isfinite(stages[0][VAL].pseudo).any())
     lead = "; ".join([*(["yellow: pseudo-label"] if has_pseudo else []), *named, "red: true boxes"])
     return Section(title, [paragraph(f"Validation images, as they are measured. {lead}."), grid(shown, "pairs")])
@@ -39,7 +39,9 @@ def boxes_of_each_stage(run: LocalizationInputs, pictures: Pictures) -> Section:
 def attention(run: LocalizationInputs, pictures: Pictures) -> Section:
     """Draw attention maps over their images, before and after the first region is masked (the paper's Fig. 1)."""
     title = "Attention before and after masking"
-    found = next((run.snapshots[step][VAL] for step in sorted(run.snapshots) if _has_maps(run.snapshots[step][VAL])), None)
+    found = next(
+        (run.snapshots[step][VAL] for step in sorted(run.snapshots) if _has_maps(run.snapshots[step][VAL])), None
+    )
     if found is None or run.data is None or run.data.val is None:
         reason = run.no_snapshots or "The method does not use Algorithm 1, or there are no validation images."
         return Section(title, [paragraph(reason, "absent")])

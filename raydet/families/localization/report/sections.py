@@ -80,7 +80,9 @@ def stages(run: LocalizationInputs, pictures: Pictures) -> Section:
     if found[-1].get("pseudo_label") is not None:
         rows.append(_only_gt_known("pseudo-labels by themselves", found[-1]["pseudo_label"]))
     rows += [_only_gt_known(label, found[-1].get(name)) for name, label in NAMES.items() if name in found[-1]]
-    lead = "In percent, on the validation images. What no network is needed for stands below; a box worth having beats it."
+    lead = (
+        "In percent, on the validation images. What no network is needed for stands below; a box worth having beats it."
+    )
     return Section(title, [paragraph(lead), table(["", *FIGURES.values()], rows)])
 
 
