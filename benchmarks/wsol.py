@@ -5,8 +5,8 @@
     python benchmarks/wsol.py --summarise runs/wsol
 
 For each seed LCHP is trained from the embedded ImageNet weights; LCHP-I and the paper's baseline Pseudo Label are its
-checkpoint at the first stage's end. Rows of Tables 4 and 6 are forked from that checkpoint. Everything is measured on the
-test images, which nothing was chosen by.
+checkpoint at the first stage's end. Rows of Tables 4 and 6 are forked from that checkpoint. Everything is measured on
+the test images, which nothing was chosen by.
 """
 
 from __future__ import annotations
@@ -49,7 +49,9 @@ def base_of(extra: list[str]) -> RunConfig:
     return load(CONFIG, extra)
 
 
-def config_for(seed: int, name: str, settings: dict[str, Any], home: Path, extra: list[str], *, forked: bool) -> RunConfig:
+def config_for(
+    seed: int, name: str, settings: dict[str, Any], home: Path, extra: list[str], *, forked: bool
+) -> RunConfig:
     """Return the run `HOME/seedS/NAME`."""
     base, group = base_of(extra), home / f"seed{seed}"
     keys: dict[str, Any] = {"run.dir": str(group / name), "seed": seed, **settings}

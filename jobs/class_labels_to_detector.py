@@ -55,7 +55,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", default="runs/class_labels_to_detector", help="folder of all runs")
     parser.add_argument("--lchp", nargs="*", default=[], metavar="key=value", help="settings of the localizer's run")
-    parser.add_argument("--detector", nargs="*", default=[], metavar="key=value", help="settings of both detectors' runs")
+    parser.add_argument(
+        "--detector", nargs="*", default=[], metavar="key=value", help="settings of both detectors' runs"
+    )
     given = parser.parse_args()
     home = Path(given.home).absolute()
 

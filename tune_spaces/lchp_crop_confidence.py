@@ -1,4 +1,4 @@
-"""LCHP, Table 4: how sure the classifier must be of a box's crop (tau). At 0 the paper's run fails: it has no figure."""
+"""LCHP, Table 4: how sure the classifier must be of a box's crop (tau). At 0 the paper's run fails."""
 
 from ray import tune
 

@@ -30,7 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--task",
         choices=("detection", "classification", "localization"),
-        help="what a data set is for; default: by what lies there"
+        help="what a data set is for; default: by what lies there",
     )
     parser.add_argument("--no-decode", action="store_true", help="do not decode every image (faster)")
     parser.add_argument("--fix", choices=("drop", "clip"), help="write a cleaned COCO JSON to --out")

@@ -19,7 +19,7 @@ class LocatedSetConfig(SetSection):
 
     path: PathText
     """CUB_200_2011 folder, ILSVRC folder (ImageNet-1k with its XML files), tiny-imagenet-200 folder, COCO JSON with
-    one class per image, a folder with one folder per class, a .parquet file, folder or glob of them, or `shapes`."""
+    one class per image, a folder with one folder per class, a .parquet file, a folder or glob of them, or `shapes`."""
     format: Literal["auto", "cub", "imagenet", "tiny_imagenet", "coco", "folder", "parquet", "shapes"] = "auto"
     """How to read `path`; `auto` decides from what lies there (`raydet check-data` says what it chose)."""
     subset: str | None = None
@@ -28,7 +28,7 @@ class LocatedSetConfig(SetSection):
     images: PathText | None = None
     """Image root of a COCO JSON; by default the JSON's folder, or its parent where the first image lies there."""
     read_boxes: bool = True
-    """Read the boxes, where there are any. Training never sees them; off saves reading the XML files of ImageNet."""
+    """Read the boxes, where there are any. Training never sees them; off saves reading ImageNet's XML files."""
     image_column: str = "image"
     """Parquet: the column of encoded images (bytes, or a struct with `bytes`)."""
     label_column: str = "label"

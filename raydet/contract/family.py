@@ -166,8 +166,8 @@ class Family(ABC, Generic[Config]):
         """
         config = saved.config
         raise UserError(
-            f"ONNX export is for detectors and localizers; method.name={config.method.name} trains a {config.trains}, for "
-            f"which there are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
+            f"ONNX export is for detectors and localizers; method.name={config.method.name} trains a {config.trains}, "
+            f"for which there are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
         )
 
     def on_files(self, saved: Any) -> Any:
@@ -177,8 +177,8 @@ class Family(ABC, Generic[Config]):
         """
         config = saved.config
         raise UserError(
-            f"raydet label is for detectors and localizers; method.name={config.method.name} trains a {config.trains}, for "
-            f"which there are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
+            f"raydet label is for detectors and localizers; method.name={config.method.name} trains a {config.trains}, "
+            f"for which there are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
         )
 
     @abstractmethod

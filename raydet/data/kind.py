@@ -22,8 +22,8 @@ from raydet.errors import DataError
 Kind = Literal["detection", "classification", "localization"]
 LOOKED_FOR = (
     "looked for boxes: COCO .json, YOLO data.yaml or images/ + labels/, VOC Annotations/ or *.xml; for classes: CIFAR, "
-    "SVHN .mat, IDX, .parquet, a folder of images per class; for both: CUB-200-2011, ImageNet-1k, Tiny-ImageNet; and for "
-    "plain images"
+    "SVHN .mat, IDX, .parquet, a folder of images per class; for both: CUB-200-2011, ImageNet-1k, Tiny-ImageNet; and "
+    "for plain images"
 )
 
 

@@ -55,13 +55,14 @@ def extrapolate(config: RunConfig, lines: Sequence[Mapping[str, Any]], num_unlab
     method, by_step = build_method(config), {line["step"]: line for line in lines}
     first, rest = by_step[BURN_IN], [by_step[step] for step in range(BURN_IN + 2, BURN_IN + LATER + 1)]
     seconds, labelling = (sum(float(line[key]) for line in rest) / len(rest) for key in ("step_s", "label_wait_s"))
-    num_first = config.method.burn_in_steps if config.uses_labels else 0
+    stages = first.get("stage") != rest[-1].get("stage")
+    num_first = min(config.method.burn_in_steps, config.last_step) if config.uses_labels or stages else 0
     num_rest = max(0, config.last_step - num_first)
     made = sum(labels_made(config, method.schedule(), num_unlabeled).values())
     share = min(1.0, made / max(1, num_rest * config.optim.unlabeled_batch))
     total = num_first * float(first["step_s"]) + num_rest * (seconds - (1 - share) * labelling)
     text = f"{seconds:.2f} s per {rest[-1].get('stage', 'later' if made else 'training')} step"
-    if made:
+    if made or stages:
         text = f"{float(first['step_s']):.2f} s per {first.get('stage', 'burn-in')} step, {text}"
     if made and share < 1:
         text += f" ({labelling:.2f} s of it for labels, which {share:.0%} of the images need)"

@@ -1,7 +1,7 @@
 """Weights that were trained on ImageNet: found by name, fetched once, checked before they are used.
 
-`weights: imagenet` means torchvision's IMAGENET1K_V1 for its networks, for ResNets the same that its own detectors start
-from; they lie in torch.hub's cache. EfficientNet-Lite0's come in a Python package that is installed with raydet.
+`weights: imagenet` means torchvision's IMAGENET1K_V1 for its networks, for ResNets the same that its own detectors
+start from; they lie in torch.hub's cache. EfficientNet-Lite0's come in a Python package that is installed with raydet.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The paper's training written down as one plain loop, image by image, against the engine: the same losses at every step
-of both stages, and the same weights at the end."""
+"""The paper's training written down as one plain loop, image by image, against the engine: the same losses at every
+step of both stages, and the same weights at the end."""
 
 from __future__ import annotations
 

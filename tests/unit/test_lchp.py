@@ -179,7 +179,12 @@ def test_an_irrelevant_switch_leaves_the_step_as_it_is(tmp_path: Path):
         return [term.total for term in own.losses(model_of(own), batch_of(1), None, None).losses.values()]
 
     plain = first_stage()
-    for changes in ({"crop_confidence_threshold": 0.5}, {"aug_flip": False}, {"stability_every": 1}, {"refine_lr": 1.0}):
+    for changes in (
+        {"crop_confidence_threshold": 0.5},
+        {"aug_flip": False},
+        {"stability_every": 1},
+        {"refine_lr": 1.0},
+    ):
         assert all(torch.equal(a, b) for a, b in zip(plain, first_stage(**changes), strict=True)), changes
 
 

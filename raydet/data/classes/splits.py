@@ -9,37 +9,19 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.config.class_data import ImageDataConfig
+from raydet.config.located_data import LocatedDataConfig
 from raydet.data.classes.table import ImageTable
 from raydet.data.labeled_ids import listed_rows, read_id_file
 from raydet.errors import DataError
 from raydet.randomness import derive_seed
 
 
-class Choice(Protocol):
-    """The settings that choose: at most one of the first four is given."""
-
-    @property
-    def labeled_ids(self) -> str | None: ...
-
-    @property
-    def labeled_per_class(self) -> int | None: ...
-
-    @property
-    def labeled_count(self) -> int | None: ...
-
-    @property
-    def labeled_fraction(self) -> float | None: ...
-
-    @property
-    def split_seed(self) -> int: ...
-
-
-def choose_rows(config: Choice, table: ImageTable) -> NDArray[np.int64]:
+def choose_rows(config: ImageDataConfig | LocatedDataConfig, table: ImageTable) -> NDArray[np.int64]:
     """Return the rows of `table` (all labelled) that `config` labels, ascending. Raises DataError where it cannot."""
     if config.labeled_ids is not None:
         file = Path(config.labeled_ids).expanduser()

@@ -65,8 +65,8 @@ def crops(pixels: Tensor, boxes: Tensor) -> Tensor:
 
 
 def sample(pixels: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """Read `pixels` `[B, 3, S, S]` at columns `x` and rows `y`, `[B, S]` each, in grid_sample's coordinates: -1 and 1 are
-    the outer edges; beyond them lies 0."""
+    """Read `pixels` `[B, 3, S, S]` at columns `x` and rows `y`, `[B, S]` each, in grid_sample's coordinates: -1 and 1
+    are the outer edges; beyond them lies 0."""
     count, side = x.shape
     grid = torch.stack([x[:, None, :].expand(count, side, side), y[:, :, None].expand(count, side, side)], dim=-1)
     return F.grid_sample(pixels, grid.to(pixels.dtype), align_corners=False)

@@ -32,7 +32,7 @@ class LocatingSection(MethodSection):
         found, optim = super().contradictions(run), run.optim
         if optim.decay_at or optim.schedule != "steps" or optim.lr_scaling != "none":
             found.append(
-                f"{self.name} has laws of the learning rate of its own (optim.lr, method.classifier_decay and the like): "
+                f"{self.name} has laws of the learning rate of its own (optim.lr, method.classifier_decay and so on): "
                 f"leave optim.decay_at empty, optim.schedule=steps and optim.lr_scaling=none"
             )
         return found
@@ -113,6 +113,10 @@ class LchpConfig(LocatingSection):
         """Return the optimiser steps of a run: `optim.steps`, or the first stage alone."""
         return optim.steps if self.stage == "refine" else self.burn_in_steps
 
+    def shortened(self, burn_in: int, later: int) -> dict[str, int]:
+        """Return what to change for a run of `burn_in` steps of the first stage, `later` after it, and one more."""
+        return {"burn_in_steps": burn_in if self.stage == "refine" else burn_in + later + 1}
+
     def contradictions(self, run: RunConfig) -> list[str]:
         """Return what of the run cannot be meant with this method, each with the keys and what to change."""
         found = super().contradictions(run)
@@ -122,7 +126,7 @@ class LchpConfig(LocatingSection):
 
 
 class PsolConfig(LocatingSection):
-    """Pseudo-labels in the manner of PSOL (Zhang et al., CVPR 2020): boxes of class activation maps teach a localizer."""
+    """Pseudo-labels in PSOL's manner (Zhang et al., CVPR 2020): boxes of class activation maps teach a localizer."""
 
     lr_keys: ClassVar[tuple[str, ...]] = ("optim.lr", "method.localizer_lr")
     implementation: ClassVar[str] = "raydet.families.localization.methods.psol:Psol"
@@ -130,7 +134,7 @@ class PsolConfig(LocatingSection):
     burn_in_steps: PositiveInt = 7_492
     """The classifier's stage; the rest of `optim.steps` is the localizer's, with the classifier frozen."""
     cam_threshold: Threshold = 0.2
-    """Share of the class activation map's maximum above which a pixel belongs to the object."""
+    """Share of the class activation map's range above which a pixel belongs to the object."""
     localizer_lr: PositiveFloat = 2e-3
     """Learning rate of the localizer."""
     box_encoding: Literal["xywh", "xyxy"] = "xywh"
@@ -151,7 +155,11 @@ class CamConfig(LocatingSection):
     burn_in_steps: Annotated[int, Field(ge=0, le=0)] = 0
     """Always 0: there is one stage."""
     cam_threshold: Threshold = 0.2
-    """Share of the map's maximum above which a pixel belongs to the object."""
+    """Share of the map's range above which a pixel belongs to the object."""
+
+    def shortened(self, burn_in: int, later: int) -> dict[str, int]:
+        """There is one stage, which needs no change."""
+        return {}
 
 
 METHODS: list[type[MethodSection]] = [LchpConfig, PsolConfig, CamConfig]
@@ -198,8 +206,8 @@ class LocalizationConfig(RunConfig):
         size, least = self.data.views.size, self.model.least_size
         if size < least:
             found.append(
-                f"data.views.size={size} is too small for model.classifier_backbone={self.model.classifier_backbone} and "
-                f"model.localizer_backbone={self.model.localizer_backbone}: use {least} or more, or other backbones"
+                f"data.views.size={size} is too small for model.classifier_backbone={self.model.classifier_backbone} "
+                f"and model.localizer_backbone={self.model.localizer_backbone}: use {least} or more, or other backbones"
             )
         return found
 

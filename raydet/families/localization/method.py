@@ -48,15 +48,16 @@ class LocalizationMethod(Method[LocalizationConfig, LocationBatch]):
 
     @abstractmethod
     def locate(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> Tensor:
-        """Return the boxes `[B, T, 4]` of test views `pixels` `[B, 3, S, S]` in [0, 1]; T is 1, or that of `thresholds`.
+        """Return the boxes `[B, T, 4]` of test views `pixels` `[B, 3, S, S]` in [0, 1]; T is 1, or as many as the
+        method has `thresholds`.
 
         `classes` `[B]` are the true ones where they are known, else the best ones of the classifier. In evaluation mode
         and without gradients.
         """
 
     def pseudo_boxes_of(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> Tensor | None:
-        """Return the boxes `[B, 4]` that the localizer learns from in the first stage; None: it has none, or none others
-        than `locate`."""
+        """Return the boxes `[B, 4]` that the localizer learns from in the first stage; None: it has none, or none
+        others than `locate`."""
         return None
 
     def attention(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> PseudoBoxes | None:

@@ -34,10 +34,10 @@ class BapClassifier(nn.Module):
     def __init__(self, trunk: Trunk, num_maps: int, num_classes: int, *, scale: float, kind: Norm) -> None:
         super().__init__()
         self.trunk = trunk
-        after = norm(kind, num_maps)
-        assert isinstance(after, nn.BatchNorm2d | nn.GroupNorm), f"the attention's norm is batch or group, not {kind}"
-        after.eps = NORM_EPS
-        self.attention = nn.Sequential(nn.Conv2d(trunk.width, num_maps, 1, bias=False), after, nn.ReLU())
+        behind = norm(kind, num_maps)
+        if isinstance(behind, nn.BatchNorm2d | nn.GroupNorm):
+            behind.eps = NORM_EPS
+        self.attention = nn.Sequential(nn.Conv2d(trunk.width, num_maps, 1, bias=False), behind, nn.ReLU())
         initialise(self.attention)
         self.scale = scale
         self.last = nn.Linear(num_maps * trunk.width, num_classes, bias=False)
@@ -161,7 +161,7 @@ def _copy(network: Network) -> Network:
 
 
 def bilinear_attention(maps: Tensor, features: Tensor) -> Tensor:
-    """Return B `[B, M * C]`, the mean over the image of A_m F_c, for maps `[B, M, h, w]` and features `[B, C, h, w]`."""
+    """Return the mean of A_m F_c over the image, `[B, M * C]`, for maps `[B, M, h, w]` and features `[B, C, h, w]`."""
     cells = maps.shape[-1] * maps.shape[-2]
     return (torch.einsum("bmhw,bchw->bmc", maps, features) / cells).flatten(1)
 

@@ -1,9 +1,9 @@
 """A saved localizer as one ONNX file: from the pixels of one test view to its box and its class logits.
 
-Input `image`: uint8 `[3, S, S]`, RGB, S = `data.views.size`: the image squeezed (and cut) as `data.views.test_view` says.
-Outputs: `box` float32 `[4]` xyxy in pixels of the input; `logits` float32 `[N]` in the order of the metadata's
-`class_names`. Normalisation and both networks are inside. onnxruntime runs the file on images of the run, and it gets its
-name only if it says what PyTorch says.
+Input `image`: uint8 `[3, S, S]`, RGB, S = `data.views.size`: the image squeezed (and cut) as `data.views.test_view`
+says. Outputs: `box` float32 `[4]` xyxy in pixels of the input; `logits` float32 `[N]` in the order of the metadata's
+`class_names`. Normalisation and both networks are inside. onnxruntime runs the file on images of the run, and it gets
+its name only if it says what PyTorch says.
 """
 
 from __future__ import annotations
@@ -57,8 +57,8 @@ def export_onnx(saved: SavedLocalizer, out: Path) -> str:
         raise UserError(f"--out {out}: ONNX needs {', '.join(missing)}: pip install 'raydet[onnx]'")
     if saved.model.localizer is None:
         raise UserError(
-            f"--out {out}: ONNX is for runs with a localizer; this one (method.name={saved.config.method.name}) makes its "
-            f"boxes of maps. Export FILE.safetensors, or label images with raydet label"
+            f"--out {out}: ONNX is for runs with a localizer; this one (method.name={saved.config.method.name}) makes "
+            f"its boxes of maps. Export FILE.safetensors, or label images with raydet label"
         )
     images = _images_to_check(saved)
     network = OneImage(saved).eval()
@@ -67,8 +67,8 @@ def export_onnx(saved: SavedLocalizer, out: Path) -> str:
         pixels, logits = _compare(network, aside, images)
     side = images[0].shape[-1]
     return (
-        f"{out}: {saved.role} at step {saved.checkpoint.step}, input uint8 [3, {side}, {side}] RGB; onnxruntime and PyTorch "
-        f"agree on {len(images)} images: boxes within {pixels:.1e} pixels, logits within {logits:.1e}"
+        f"{out}: {saved.role} at step {saved.checkpoint.step}, input uint8 [3, {side}, {side}] RGB; onnxruntime and "
+        f"PyTorch agree on {len(images)} images: boxes within {pixels:.1e} pixels, logits within {logits:.1e}"
     )
 
 
@@ -110,9 +110,9 @@ def _compare(network: OneImage, file: Path, images: list[Tensor]) -> tuple[float
         pixels, logits = max(pixels, float(box)), max(logits, float(said))
     if not (pixels <= TOLERANCE_PX and logits <= TOLERANCE_LOGITS):
         raise UserError(
-            f"the ONNX file does not say what PyTorch says (boxes differ by {pixels:g} pixels, logits by {logits:g}); it "
-            f"was not written. Export to FILE.safetensors, and please report this with the versions of torch, onnxscript "
-            f"and onnxruntime"
+            f"the ONNX file does not say what PyTorch says (boxes differ by {pixels:g} pixels, logits by {logits:g}); "
+            f"it was not written. Export to FILE.safetensors, and please report this with the versions of torch, "
+            f"onnxscript and onnxruntime"
         )
     return pixels, logits
 

@@ -22,7 +22,7 @@ _MOST_BOXES = 1_000  # of one image
 
 
 def read_located_parquet(one: LocatedSetConfig, log: ProblemLog) -> LocatedTable:
-    """Read files with the same columns. Raises DataError where one is damaged, or its boxes are not lists of numbers."""
+    """Read files with the same columns. Raises DataError where one is damaged, or its boxes are not numbers."""
     files = parquet_files(str(Path(one.path).expanduser()), one.subset)
     images = read_parquet(files, as_images(one, "parquet"), log)
     if not one.read_boxes:

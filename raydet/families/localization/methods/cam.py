@@ -2,8 +2,8 @@
 
     M_c(x, y) = sum_k w_k^c f_k(x, y)                                                                 (2)
 
-A 3 x 3 convolution, an average over the image and a linear layer on top of a classifier's trunk; the box is tight around
-the largest connected part of what is at least `cam_threshold` of the map's range. The map is that of the true class
+A 3 x 3 convolution, an average over the image and a linear layer on top of a trunk; the box is tight around the largest
+connected part of what is at least `cam_threshold` of the map's range. The map is that of the true class
 where it is known (GT-Known, and Top-1, which asks for the true class anyway).
 
 CAM-D1: the map is scaled between its minimum and its maximum (theirs: divided by its maximum), so that negative values

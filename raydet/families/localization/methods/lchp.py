@@ -64,7 +64,7 @@ from raydet.window import Window
 
 
 class Lchp(LocalizationMethod):
-    """Boxes of an attention map teach a localizer; then it agrees with itself where the crop convinces the classifier."""
+    """Boxes of attention maps teach a localizer; then it agrees with itself where the crop convinces the classifier."""
 
     unseen_by_burn_in = frozenset(
         {
@@ -283,9 +283,9 @@ class Lchp(LocalizationMethod):
         mean = window.sums["sum/confidence"] / looked
         return Alarm(
             "no_box_is_kept",
-            f"no box passes method.crop_confidence_threshold={self.config.crop_confidence_threshold:g}: the classifier's "
-            f"mean confidence in the crops is {mean:.2f}. Lower the threshold, or train the classifier longer "
-            f"(method.burn_in_steps)",
+            f"no box passes method.crop_confidence_threshold={self.config.crop_confidence_threshold:g}: the mean "
+            f"confidence of the classifier in the crops is {mean:.2f}. Lower the threshold, or train the classifier "
+            f"longer (method.burn_in_steps)",
             self.config.alarm_after_steps,
         )
 

@@ -29,8 +29,8 @@ def gate(run: LocalizationInputs, pictures: Pictures) -> Section:
         columns = ["confidence above", "kept", "share", "GT-Known of kept"]
         body += [heading(f"At the end of {name}: {len(places.rows)} training images"), table(columns, rows)]
     lead = (
-        "Of the boxes that the localizer says of training images, those that a threshold (tau) would keep, and how many of "
-        "them are right. True boxes are used here and nowhere in training."
+        "Of the boxes that the localizer says of training images, those that a threshold (tau) would keep, and how "
+        "many of them are right. True boxes are used here and nowhere in training."
     )
     figures = [
         _histogram(pictures, "confidence.png", {n: p.confidence for n, p in seen.items()}, "confidence in the crop")
@@ -88,7 +88,8 @@ def _row(threshold: float, places: Places, ious: np.ndarray | None) -> tuple[str
 
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
-    return np.asarray(np.prod(np.clip(boxes[:, 2:] - boxes[:, :2], 0, None), axis=1))
+    sides = np.clip(boxes[:, 2:] - boxes[:, :2], 0, None)
+    return np.asarray(sides[:, 0] * sides[:, 1])
 
 
 def _histogram(pictures: Pictures, name: str, values: dict[str, np.ndarray], x_label: str) -> str:

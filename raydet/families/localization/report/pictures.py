@@ -17,7 +17,7 @@ YELLOW, GREEN, BLUE, RED = (250, 204, 21), (34, 197, 94), (59, 130, 246), (239, 
 
 
 def boxes_of_each_stage(run: LocalizationInputs, pictures: Pictures) -> Section:
-    """Draw pseudo-boxes yellow, the first stage's boxes green, the second's blue, true ones red (the paper's Fig. 2)."""
+    """Draw pseudo-boxes yellow, the first stage's boxes green, the second's blue, true ones red (Figs. 2 and 3)."""
     title = "Boxes of each stage"
     stages = [each for each in (run.snapshot_of(span) for span in run.spans) if each is not None]
     if not stages or run.data is None or run.data.val is None or not len(stages[-1][VAL].rows):

@@ -242,7 +242,7 @@ def test_sets_that_have_no_boxes_in_any_layout_are_refused_with_what_is_read(tmp
         read(tmp_path, path=str(tmp_path))
 
 
-# --- the rules, and what becomes of it ---------------------------------------------------------------------------------
+# --- the rules, and what becomes of it --------------------------------------------------------------------------------
 
 
 def prepared(tmp_path: Path, labeled: Path, **data: Any) -> Any:
@@ -321,4 +321,7 @@ def test_check_data_knows_it(tmp_path: Path):
     text = "\n".join(map(str, report.sets))
     assert "read as cub" in text and "2 boxes in 2 images, at most 1 in one" in text
     assert report.num_errors == 0
-    assert np.array_equal(LOCATED.read("data", one, ProblemLog(), settings=None, generated=tmp_path, decode_images=True)[0].first, [0, 1, 2])
+    assert np.array_equal(
+        LOCATED.read("data", one, ProblemLog(), settings=None, generated=tmp_path, decode_images=True)[0].first,
+        [0, 1, 2],
+    )
