@@ -12,7 +12,7 @@ from raydet.train.launch import launch
 from tests.integration.runs import assert_same_bits, label_keys, losses, saved
 from tests.unit.test_gradient_sampling import run_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(280)]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
 
 RAY = {"cluster__backend": "ray", "method": {"views": {"short_side": [64, 64]}}}
 POOL = {**RAY, "labels__source": "pool", "pool__cpus_per_actor": 0.5}
