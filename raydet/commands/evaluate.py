@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> None:
     if data and arguments.data is None:
         raise UserError("--images and --subset describe the data set of --data; the run's own are chosen with --split")
     saved = load_saved(Path(arguments.run_or_checkpoint), role=arguments.model)
-    if arguments.images is not None and saved.config.trains != "detector":
+    if arguments.images is not None and saved.config.trains == "classifier":
         name, trains = saved.config.method.name, saved.config.trains
         raise UserError(f"--images is the image root of a COCO JSON, and method.name={name} trains a {trains}")
     result = evaluate_model(saved, data=data or None, split=arguments.split)

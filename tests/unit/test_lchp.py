@@ -25,6 +25,7 @@ from raydet.families.localization.model import LocalizationModel
 from raydet.families.localization.views import draw_strong
 from raydet.metrics import read_metrics
 from raydet.randomness import stream
+from raydet.sweep.burn_in import burn_in_key
 from raydet.train.checkpoint import latest_checkpoint, open_checkpoint
 from raydet.train.launch import launch
 from raydet.window import Window
@@ -286,6 +287,35 @@ def test_an_alarm_says_that_nothing_passes_and_how_sure_the_classifier_is(tmp_pa
     window.increase({"sum/kept": 1})
     assert method.explain_barren(window) is None
     assert method.explain_barren(Window(steps=3)) is None  # the first stage has no gate
+
+
+def test_an_alarm_says_that_maps_are_flat(tmp_path: Path):
+    method, window = lchp(tmp_path), Window(steps=3)
+    window.increase({"count/is_flat": 12, "sum/is_flat": 9})
+    alarm = method.explain_barren(window)
+    assert alarm is not None and alarm.name == "no_attention" and "of 75% of the images" in alarm.message
+    window.increase({"count/is_flat": 12})
+    assert method.explain_barren(window) is None
+
+
+def test_all_zero_attention_is_trained_through_and_counted(tmp_path: Path):
+    method = lchp(tmp_path)
+    model = model_of(method)
+    assert model.pseudo_classifier is not None
+    model.pseudo_classifier.attention[1].weight.data.zero_()
+    model.pseudo_classifier.attention[1].bias.data.zero_()
+    found = method.losses(model, batch_of(0), None, None)
+    assert found.per_view["is_flat"].tolist() == [1, 1, 1, 1]
+    assert found.per_view["box_area"].tolist() == [1, 1, 1, 1]  # the whole image
+    assert all(bool(term.total.isfinite()) for term in found.losses.values())
+
+
+def test_searches_share_the_first_stage_where_only_the_second_differs(tmp_path: Path):
+    plain = burn_in_key(tiny_places(tmp_path / "a"))
+    later = ({"method__crop_confidence_threshold": 0.5}, {"method__aug_flip": False}, {"method__refine_lr": 0.1})
+    assert {burn_in_key(tiny_places(tmp_path / "b", **changes)) for changes in later} == {plain}
+    sooner = ({"method__attention_threshold": 0.5}, {"method__pseudo_net_momentum": 0.5}, {"optim__lr": 0.1})
+    assert plain not in {burn_in_key(tiny_places(tmp_path / "b", **changes)) for changes in sooner}
 
 
 def test_settings_that_cannot_be_meant_are_refused(tmp_path: Path):

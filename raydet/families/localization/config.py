@@ -107,7 +107,7 @@ class LchpConfig(LocatingSection):
     stability_images: PositiveInt = 8
     """On so many images of each worker's batch."""
     alarm_after_steps: PositiveInt = 200
-    """Warn when no box passes the gate for so many steps in a row."""
+    """Warn when no box passes the gate, or most maps are flat, for so many steps in a row."""
 
     def length(self, optim: OptimConfig) -> int:
         """Return the optimiser steps of a run: `optim.steps`, or the first stage alone."""

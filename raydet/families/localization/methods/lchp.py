@@ -276,7 +276,15 @@ class Lchp(LocalizationMethod):
         return self.algorithm_1(student, views).boxes, self.algorithm_1(student, views, by=student.classifier).boxes
 
     def explain_barren(self, window: Window) -> Alarm | None:
-        """Say that no box passes the gate."""
+        """Say that no box passes the gate, or that the attention is the same everywhere in most images."""
+        seen, flat = window.sums.get("count/is_flat", 0.0), window.sums.get("sum/is_flat", 0.0)
+        if flat > seen / 2:
+            return Alarm(
+                "no_attention",
+                f"the attention map of {flat / seen:.0%} of the images is the same everywhere, so that their box is "
+                f"the whole image: the classifier has probably diverged; start again with a lower optim.lr",
+                self.config.alarm_after_steps,
+            )
         looked, kept = window.sums.get("count/kept", 0.0), window.sums.get("sum/kept", 0.0)
         if not looked or kept:
             return None
