@@ -35,7 +35,7 @@ Finished = Callable[[Chunk, pa.Table], None]
 
 
 class WorkerActor:
-    """One process that works. Two calls may be inside at once: the task speaks of one, the other's images are decoded."""
+    """One process that works. Two calls may be inside at once: one is answered, the images of the other are decoded."""
 
     def start(self, job: Job) -> str:
         """Begin the task and say where this process is. Raises DataError where the images are not seen there."""

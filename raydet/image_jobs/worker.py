@@ -26,8 +26,8 @@ Row = Mapping[str, Any]
 class Speaker(Protocol):
     """A task at work in one process."""
 
-    def see(self, pixels: Tensor) -> Any:
-        """Return what is needed of an image `[3, H, W]` uint8; called in several threads at once, after decoding."""
+    def see(self, pixels: Tensor, name: str) -> Any:
+        """Return what is needed of an image `[3, H, W]` uint8, given its name; called in several threads at once."""
 
     def say(self, seen: Sequence[Any]) -> list[Row]:
         """Return a row for each; one call at a time."""
@@ -92,7 +92,7 @@ class Worker:
         return self.finish(names, self.begin(names))
 
     def _load(self, name: str) -> Any:
-        return self._speaker.see(self._job.store.pixels(name))
+        return self._speaker.see(self._job.store.pixels(name), name)
 
     def _rows(self, names: Sequence[str], loading: Loading) -> pa.Table:
         seen: dict[int, Any] = {}

@@ -80,7 +80,7 @@ class Labeller:
         self._dtype = autocast_dtype(labelling.precision, self._device)
         self._model = labelling.of.model.to(self._device).eval().requires_grad_(False)
 
-    def see(self, pixels: Tensor) -> Any:
+    def see(self, pixels: Tensor, name: str) -> Any:
         """Return what the model sees of an image `[3, H, W]` uint8."""
         return self._of.see(pixels)
 
