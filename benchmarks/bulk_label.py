@@ -27,13 +27,14 @@ from common import Clock, machine, spread
 from processes import look
 
 from raydet.families.detection.views import eval_view
-from raydet.label_files.actors import Share, label_with_actors
-from raydet.label_files.labeller import Job
-from raydet.label_files.listing import open_images, write_listing
-from raydet.label_files.progress import Progress
+from raydet.image_jobs.actors import Share, work_with_actors
+from raydet.image_jobs.listing import open_images, write_listing
+from raydet.image_jobs.progress import Progress
+from raydet.image_jobs.shards import chunks, write_shard
+from raydet.image_jobs.work import WorkList
+from raydet.image_jobs.worker import Job
+from raydet.label_files.labeller import SCHEMA, Labelling
 from raydet.label_files.run import PIECE_IMAGES
-from raydet.label_files.shards import chunks, write_shard
-from raydet.label_files.work import WorkList
 from raydet.registry import family_of
 from raydet.train.saved import SavedModel, load_saved
 from raydet.vision.geometry import clip_boxes
@@ -85,7 +86,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     saved, images = load_saved(options.checkpoint), open_images(options.images)
-    job = Job(family_of(saved.config).on_files(saved), images.store, "cpu", "fp32", 1, 1)
+    job = Job(Labelling(family_of(saved.config).on_files(saved), "cpu", "fp32", 1), images.store, 1)
     folder = Path(tempfile.mkdtemp())
     listing = write_listing(images.names(), folder / "all.jsonl")
     names = [name for chunk in chunks(listing, 512) for name in chunk.names]
@@ -96,9 +97,9 @@ def main() -> None:
     def pool(actors: int) -> tuple[float, float]:
         some = write_listing(names[: actors * options.number], folder / "some.jsonl")
         progress = Cpu(some.count)
-        work = WorkList(chunks(some, 64), PIECE_IMAGES)
+        work = WorkList(chunks(some, 64), PIECE_IMAGES, SCHEMA)
         keep = lambda chunk, table: write_shard(folder, chunk, table, "")  # noqa: E731
-        label_with_actors(job, Share(actors, 1.0, 0.0, None), work, keep, progress)
+        work_with_actors(job, Share(actors, 1.0, 0.0, None), work, keep, progress, "labelling")
         rates = [count.rate for count in progress.actors.values() if count.images]
         return sum(rates) / len(rates), progress.cpu_per_image()
 

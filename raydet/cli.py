@@ -15,12 +15,25 @@ from contextlib import contextmanager
 from types import FrameType
 
 from raydet import __version__
-from raydet.commands import check_data, compare, doctor, evaluate, export, init, label, report, train, tune
+from raydet.commands import check_data, compare, doctor, evaluate, export, init, label, proposals, report, train, tune
 from raydet.errors import RunError, RunStopped, Terminated, UserError
 from raydet.faults import explain
 from raydet.registry import family_commands
 
-COMMANDS = (init, train, tune, evaluate, label, check_data, doctor, export, report, compare, *family_commands())
+COMMANDS = (
+    init,
+    train,
+    tune,
+    evaluate,
+    label,
+    proposals,
+    check_data,
+    doctor,
+    export,
+    report,
+    compare,
+    *family_commands(),
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -35,6 +35,8 @@ class IndexKind:
     key: str  # of its description in the file's metadata
     format: int
     columns: Mapping[str, Any]  # name -> Arrow type, no nulls; the first is "id"
+    missing: str = "prepare the data first"
+    remedy: str = "delete it and prepare the data again"
 
     @property
     def schema(self) -> Any:
@@ -197,14 +199,14 @@ def flat(column: Any) -> NDArray[Any]:
 
 def _read(file: Path, kind: IndexKind) -> tuple[Any, dict[str, Any], str]:
     """Map the file and check it: (record batch, description, digest of the batch)."""
-    remedy = "delete it and prepare the data again"
+    remedy = kind.remedy
     try:
         with pa.ipc.open_file(pa.memory_map(os.fspath(file))) as reader:
             batches = [reader.get_batch(number) for number in range(min(2, reader.num_record_batches))]
         for batch in batches:
             batch.validate(full=True)
     except FileNotFoundError:
-        raise DataError(f"{file}: no such {kind.name}; prepare the data first") from None
+        raise DataError(f"{file}: no such {kind.name}; {kind.missing}") from None
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise DataError(f"{file}: damaged or not an {kind.name} ({reason}); {remedy}") from None

@@ -1,9 +1,7 @@
-"""Shards to one COCO JSON and a list of what was skipped, shard by shard: memory does not grow with their number."""
+"""Shards to one COCO JSON, shard by shard: memory does not grow with their number."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from raydet.files import replacing
-from raydet.label_files.shards import read_shard
+from raydet.image_jobs.shards import read_shard
 
 _DIGITS = 3  # of a pixel
 
@@ -44,22 +42,6 @@ def export_coco(shards: Sequence[Path], file: Path, class_names: Sequence[str], 
         stream.write(b"]}\n")
     counts.empty += counts.images
     return counts
-
-
-def export_skipped(shards: Sequence[Path], file: Path) -> int:
-    """Write name and reason of every skipped image as CSV; returns how many there are."""
-    number = 0
-    with replacing(file) as raw:
-        text = io.TextIOWrapper(raw, encoding="utf-8", newline="")
-        table = csv.writer(text)
-        table.writerow(("image", "reason"))
-        for shard in shards:
-            for row in read_shard(shard, ("image", "error")).to_pylist():
-                if row["error"] is not None:
-                    table.writerow((row["image"], row["error"]))
-                    number += 1
-        text.detach()  # flushes; `replacing` closes
-    return number
 
 
 def _images(shards: Sequence[Path], counts: Exported) -> Iterator[dict[str, object]]:

@@ -1,10 +1,8 @@
-"""The model at work: names in, rows of a shard out. The same class serves this process and the actors."""
+"""The model at work: what it sees of images, and what it says."""
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,17 +10,21 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from raydet.cluster.capacity import threads_for
-from raydet.cluster.process import keep_freed_memory
-from raydet.errors import DataError
-from raydet.label_files.image_stores import ImageStore
-from raydet.label_files.mount_check import SampleFile
-from raydet.label_files.shards import SCHEMA
-from raydet.label_files.work import shown, skipped
+from raydet.image_jobs.worker import Row
 from raydet.precision import autocast_dtype
 
-Row = Mapping[str, Any]
-"""What is said of one image: the columns of `shards.SCHEMA`, but for its name and what went wrong."""
+SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.string(), nullable=False),  # relative to the image root, with /
+        pa.field("width", pa.int32()),  # pixels, after EXIF rotation; null where the image was skipped, as all below
+        pa.field("height", pa.int32()),
+        pa.field("boxes", pa.list_(pa.float32())),  # x1 y1 x2 y2 of box after box, pixels of the original image
+        pa.field("classes", pa.list_(pa.int32())),  # 0-based, no background
+        pa.field("scores", pa.list_(pa.float32())),  # descending
+        pa.field("quality", pa.list_(pa.float32())),  # IL-net's q of the box; 1 where the model has no IoU branch
+        pa.field("error", pa.string()),  # why the image was skipped; null where it was labelled
+    ]
+)
 
 
 class FileModel(Protocol):
@@ -51,78 +53,39 @@ class FileModel(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """All that a labeller needs to know; travels to actors."""
+class Labelling:
+    """The task (`raydet.image_jobs.worker.Task`) of a family's model."""
 
     of: FileModel
-    store: ImageStore
     device: str
     precision: str  # fp32, bf16 or fp16
     batch: int  # images per forward
-    threads: int  # torch threads, and as many that decode
-    samples: tuple[SampleFile, ...] = ()  # images that every node must see
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Return the columns of a row."""
+        return SCHEMA
 
-Loading = list["Future[Any]"]
+    def begin(self) -> Labeller:
+        """Bring the model to its device."""
+        return Labeller(self)
 
 
 class Labeller:
-    """Labels images by a family's model. Threads decode. Pieces may be begun in several threads; one forward runs at a
-    time."""
+    """The model in one process."""
 
-    def __init__(self, job: Job) -> None:
-        threads = threads_for(job.threads)
-        torch.set_num_threads(threads)
-        keep_freed_memory()
-        self._job = job
-        self._device = torch.device(job.device)
-        self._dtype = autocast_dtype(job.precision, self._device)
-        self._model = job.of.model.to(self._device).eval().requires_grad_(False)
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="raydet-decode")
-        self._forward = threading.Lock()
+    def __init__(self, labelling: Labelling) -> None:
+        self._of = labelling.of
+        self._device = torch.device(labelling.device)
+        self._dtype = autocast_dtype(labelling.precision, self._device)
+        self._model = labelling.of.model.to(self._device).eval().requires_grad_(False)
 
-    def begin(self, names: Sequence[str]) -> Loading:
-        """Start to decode images."""
-        return [self._decoders.submit(self._load, name) for name in names]
-
-    def finish(self, names: Sequence[str], loading: Loading) -> pa.Table:
-        """Return one row per image, in order; those that cannot be read have an `error`."""
-        with self._forward:
-            size = self._job.batch
-            parts = [
-                self._rows(names[start : start + size], loading[start : start + size])
-                for start in range(0, len(names), size)
-            ]
-        return pa.concat_tables(parts)
-
-    def label(self, names: Sequence[str]) -> pa.Table:
-        """Do both."""
-        return self.finish(names, self.begin(names))
-
-    def _load(self, name: str) -> Any:
-        return self._job.of.see(self._job.store.pixels(name))
-
-    def _rows(self, names: Sequence[str], loading: Loading) -> pa.Table:
-        seen: dict[int, Any] = {}
-        reasons: dict[int, str] = {}
-        for place, each in enumerate(loading):
-            try:
-                seen[place] = each.result()
-            except (DataError, MemoryError) as error:
-                reasons[place] = str(error) or "not enough memory to decode it"
-        said = dict(zip(seen, self._say(list(seen.values())) if seen else [], strict=True))
-        rows = [
-            skipped([name], [reasons[place]]) if place in reasons else _table(name, said[place])
-            for place, name in enumerate(names)
-        ]
-        return pa.concat_tables(rows)
+    def see(self, pixels: Tensor, name: str) -> Any:
+        """Return what the model sees of an image `[3, H, W]` uint8."""
+        return self._of.see(pixels)
 
     @torch.no_grad()
-    def _say(self, seen: Sequence[Any]) -> list[Row]:
+    def say(self, seen: Sequence[Any]) -> list[Row]:
+        """Return a row for each, from one forward."""
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
-            return self._job.of.say(self._model, seen, self._device)
-
-
-def _table(name: str, row: Row) -> pa.Table:
-    values = {"image": shown(name), **row, "error": None}
-    return pa.Table.from_arrays([pa.array([values[each.name]], each.type) for each in SCHEMA], schema=SCHEMA)
+            return self._of.say(self._model, seen, self._device)

@@ -24,14 +24,15 @@ from raydet.cli import main
 from raydet.cluster.nodes import alive_nodes
 from raydet.data.boxes.synthetic import materialise
 from raydet.families.detection.evaluate import predict
-from raydet.label_files import actors, labeller
-from raydet.label_files.actors import Share, label_with_actors
-from raydet.label_files.image_stores import LocalStore
-from raydet.label_files.labeller import Job, Labeller
-from raydet.label_files.listing import Images, write_listing
-from raydet.label_files.progress import Progress
-from raydet.label_files.shards import chunks
-from raydet.label_files.work import WorkList
+from raydet.image_jobs import actors
+from raydet.image_jobs.actors import Share, work_with_actors
+from raydet.image_jobs.image_stores import LocalStore
+from raydet.image_jobs.listing import Images, write_listing
+from raydet.image_jobs.progress import Progress
+from raydet.image_jobs.shards import chunks
+from raydet.image_jobs.work import WorkList
+from raydet.image_jobs.worker import Job, Worker
+from raydet.label_files.labeller import SCHEMA, Labelling
 from raydet.metrics import read_metrics
 from raydet.registry import family_of
 from raydet.train.launch import launch
@@ -141,8 +142,8 @@ def test_what_is_finished_is_not_labelled_again(
     out = tmp_path / "out"
     shutil.copytree(labelled, out)
     begun: list[str] = []
-    begin = Labeller.begin
-    monkeypatch.setattr(labeller.Labeller, "begin", lambda self, names: begun.extend(names) or begin(self, names))
+    begin = Worker.begin
+    monkeypatch.setattr(Worker, "begin", lambda self, names: begun.extend(names) or begin(self, names))
     assert label(run, photos, out) == 0
     assert begun == []
     first, second = sorted((out / "shards").iterdir())[:2]
@@ -230,7 +231,7 @@ def test_a_node_that_does_not_see_the_images_is_refused(
     run: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     elsewhere = (str(tmp_path / "not_mounted" / "image_000.png"), 1)
-    monkeypatch.setattr("raydet.label_files.run.sample_files", lambda store, listing: (elsewhere,))
+    monkeypatch.setattr("raydet.image_jobs.run.sample_files", lambda store, listing: (elsewhere,))
     assert label(run, photos, tmp_path / "late", "--cpus-per-actor", "0.5", actors=1) == 1  # seen by the actor
     assert "does not see the images that others see" in capsys.readouterr().err
     monkeypatch.setattr(actors, "alive_nodes", lambda: alive_nodes() * 2)
@@ -246,16 +247,15 @@ def test_an_image_that_kills_every_actor_is_skipped(
     run: Path, photos: Path, labelled: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     for losses in ("LOSSES_PER_PIECE", "LOSSES_ALONE"):  # fewer actors to start
-        monkeypatch.setattr(f"raydet.label_files.work.{losses}", 1)
+        monkeypatch.setattr(f"raydet.image_jobs.work.{losses}", 1)
     saved, names = load_saved(run), [f"image_{number:03d}.png" for number in range(3)]
     model, store = family_of(saved.config).on_files(saved), DeadlyStore(photos.resolve(), names[1])
-    job = Job(model, store, "cpu", "fp32", batch=1, threads=1)
+    job = Job(Labelling(model, "cpu", "fp32", batch=1), store, threads=1)
     listing = write_listing(names, tmp_path / "listing.jsonl")
     found = []
     progress, share = Progress(3, 0), Share(actors=1, cpus=0.5, gpus=0.0, address=None)
-    label_with_actors(
-        job, share, WorkList(chunks(listing, 4), 4), lambda _, table: found.extend(table.to_pylist()), progress
-    )
+    work = WorkList(chunks(listing, 4), 4, SCHEMA)
+    work_with_actors(job, share, work, lambda _, table: found.extend(table.to_pylist()), progress, "labelling")
     first, second, third = found
     expected = {row["image"]: row for row in rows(labelled)}
     assert [first, third] == [expected[names[0]], expected[names[2]]]

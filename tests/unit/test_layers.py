@@ -40,7 +40,9 @@ LAYERS = {
     "raydet.train": 4,
     "raydet.report": 5,  # reads run folders
     "raydet.families": 6,
+    "raydet.image_jobs": 4,
     "raydet.label_files": 7,
+    "raydet.proposals": 7,
     "raydet.sweep": 7,
     "raydet.doctor": 7,  # looks at everything a command may use
     "raydet.commands": 8,
@@ -52,7 +54,7 @@ KINDS = ("raydet.data.boxes", "raydet.data.classes")  # of annotations; what the
 FILES = ("config", "data", "views", "loader", "batch", "assemble", "method", "evaluate", "run", "family")
 METHODS = {run.family: methods_of(run) for run in run_configs()}
 MAY_IMPORT_RAY = (
-    "raydet.label_files.actors",
+    "raydet.image_jobs.actors",
     "raydet.cluster",
     "raydet.pool",
     "raydet.train",

@@ -8,8 +8,10 @@ import pyarrow as pa
 import pytest
 
 from raydet.errors import DataError
-from raydet.label_files.coco import export_coco, export_skipped
-from raydet.label_files.shards import SCHEMA, Chunk, finished, read_shard, shard_path, write_shard
+from raydet.image_jobs.shards import Chunk, finished, read_shard, shard_path, write_shard
+from raydet.image_jobs.skipped import export_skipped
+from raydet.label_files.coco import export_coco
+from raydet.label_files.labeller import SCHEMA
 
 CHUNK = Chunk(0, ("a.jpg", "b.jpg", "c.jpg"))
 ROWS = [

@@ -1,7 +1,7 @@
 """Shards: Parquet files of consecutive images of the listing. A shard that exists is finished; there is no half one.
 
-shards/part-00000012.parquet holds what the model said about images 12 * size ... 13 * size - 1 of listing.jsonl. Its
-metadata (`raydet`) says of which names and settings, so that no shard of another labelling is taken for ours.
+shards/part-00000012.parquet holds what was said of images 12 * size ... 13 * size - 1 of listing.jsonl. Its
+metadata (`raydet`) says of which names and settings, so that no shard of another job is taken for ours.
 """
 
 from __future__ import annotations
@@ -18,20 +18,8 @@ import pyarrow.parquet as pq
 
 from raydet.errors import DataError
 from raydet.files import replacing
-from raydet.label_files.listing import Listing
+from raydet.image_jobs.listing import Listing
 
-SCHEMA = pa.schema(
-    [
-        pa.field("image", pa.string(), nullable=False),  # relative to the image root, with /
-        pa.field("width", pa.int32()),  # pixels, after EXIF rotation; null where the image was skipped, as all below
-        pa.field("height", pa.int32()),
-        pa.field("boxes", pa.list_(pa.float32())),  # x1 y1 x2 y2 of box after box, pixels of the original image
-        pa.field("classes", pa.list_(pa.int32())),  # 0-based, no background
-        pa.field("scores", pa.list_(pa.float32())),  # descending
-        pa.field("quality", pa.list_(pa.float32())),  # IL-net's q of the box; 1 where the model has no IoU branch
-        pa.field("error", pa.string()),  # why the image was skipped; null where it was labelled
-    ]
-)
 _KEY = b"raydet"
 _FORMAT = 1
 
@@ -42,7 +30,7 @@ class ShardNote:
 
     shard: int
     names: str  # SHA-256 of the names, see `Chunk.digest`
-    settings: str  # digest of the labelling's settings
+    settings: str  # digest of the job's settings
     images: int
     skipped: int
     format: int = _FORMAT
@@ -100,7 +88,7 @@ def finished(folder: Path, chunk: Chunk, settings: str) -> ShardNote | None:
         return None
     if (note.shard, note.names, note.settings, note.format) != (chunk.shard, chunk.digest(), settings, _FORMAT):
         raise DataError(
-            f"{path}: holds other images or was made with other settings than this labelling; move it out of {folder}"
+            f"{path}: holds other images or was made with other settings than this job; move it out of {folder}"
         )
     return note
 

@@ -1,6 +1,6 @@
-"""Which images wait, which are being labelled, which shards are complete. Pure: no clock, no process, no file.
+"""Which images wait, which are being worked on, which shards are complete. Pure: no clock, no process, no file.
 
-A piece is what one call labels: consecutive images of one shard. It is the same whoever labels it, so the labels do not
+A piece is what one call answers: consecutive images of one shard. It is the same whoever answers it, so the rows do not
 depend on the number of actors. An image whose neighbours were lost with it is tried alone before it is given up.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
-from raydet.label_files.shards import SCHEMA, Chunk
+from raydet.image_jobs.shards import Chunk
 
 LOSSES_PER_PIECE = 2  # so often a piece is given to another actor before its images are tried one by one
 LOSSES_ALONE = 2  # so often an image may be lost alone before it is skipped
@@ -26,12 +26,12 @@ class Piece:
     start: int  # place of the first image in the shard
     names: tuple[str, ...]
     losses: int = 0  # how often an actor was lost with it
-    is_alone: bool = False  # one image, to be labelled while its actor does nothing else
+    is_alone: bool = False  # one image, to be worked on while its actor does nothing else
 
 
 @dataclass(slots=True)
 class _Open:
-    """A shard that is being labelled."""
+    """A shard that is being worked on."""
 
     chunk: Chunk
     parts: dict[int, pa.Table] = field(default_factory=dict)  # by place of the first image
@@ -41,8 +41,9 @@ class _Open:
 class WorkList:
     """Hands out pieces and puts the answers together; holds as many shards as are being worked on."""
 
-    def __init__(self, chunks: Iterable[Chunk], piece_images: int) -> None:
-        """Take the chunks lazily, as they are needed."""
+    def __init__(self, chunks: Iterable[Chunk], piece_images: int, schema: pa.Schema) -> None:
+        """Take the chunks lazily, as they are needed; `schema`: of the answers."""
+        self._schema = schema
         self._size = piece_images
         self._fresh = self._pieces(chunks)
         self._again: deque[Piece] = deque()
@@ -77,7 +78,7 @@ class WorkList:
         if piece.is_alone and piece.losses >= LOSSES_ALONE:
             actors = "1 actor was" if piece.losses == 1 else f"{piece.losses} actors were"
             why = f"{actors} lost while at work on this image alone; the last: {reason}"
-            return self.done(piece, skipped(piece.names, [why]))
+            return self.done(piece, skipped(piece.names, [why], self._schema))
         if piece.is_alone:
             self._suspects.append(piece)
         elif piece.losses >= LOSSES_PER_PIECE:
@@ -94,10 +95,10 @@ class WorkList:
                 yield Piece(chunk.shard, start, chunk.names[start : start + self._size])
 
 
-def skipped(names: Iterable[str], reasons: Iterable[str]) -> pa.Table:
-    """Return the rows of images that were not labelled."""
+def skipped(names: Iterable[str], reasons: Iterable[str], schema: pa.Schema) -> pa.Table:
+    """Return the rows of images of which nothing is said."""
     rows = [{"image": shown(name), "error": reason} for name, reason in zip(names, reasons, strict=True)]
-    return pa.Table.from_pylist(rows, SCHEMA)
+    return pa.Table.from_pylist(rows, schema)
 
 
 def shown(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The images to label as a sorted file of names: any number of them, in memory that does not grow with it.
+"""The images of a job as a sorted file of names: any number of them, in memory that does not grow with it.
 
 listing.jsonl holds one JSON string per line, so that every name, however odd, is one line. Sorted by that text and
 without repetitions, it is the same file whatever order a file system or a list gives.
@@ -22,7 +22,7 @@ from raydet.data.folder import SUFFIXES
 from raydet.errors import DataError
 from raydet.faults import writing
 from raydet.files import replacing
-from raydet.label_files.image_stores import ImageStore, is_uri, local_path, open_store
+from raydet.image_jobs.image_stores import ImageStore, is_uri, local_path, open_store
 
 RUN_LINES = 200_000  # names sorted in memory at once, some 40 MB
 _MAX_LINE = 8192  # characters; no file system has longer paths
@@ -41,7 +41,7 @@ class Images:
     def names(self) -> Iterator[str]:
         """Yield the names, relative to the root where they lie below it, in no particular order.
 
-        What stands in a list file is not looked for here: a missing image is noticed when it is to be labelled.
+        What stands in a list file is not looked for here: a missing image is noticed when its turn comes.
         """
         if self.list_file is not None:
             yield from _listed(self.list_file, _beginnings(self.store, self.listed_below))

@@ -14,10 +14,11 @@ from PIL import Image
 from pyarrow import fs
 
 from raydet.errors import DataError
-from raydet.label_files.image_stores import LocalStore, RemoteStore
-from raydet.label_files.listing import Listing, differences, open_images, write_listing
-from raydet.label_files.shards import chunks
-from raydet.label_files.work import WorkList
+from raydet.image_jobs.image_stores import LocalStore, RemoteStore
+from raydet.image_jobs.listing import Listing, differences, open_images, write_listing
+from raydet.image_jobs.shards import chunks
+from raydet.image_jobs.work import WorkList
+from raydet.label_files.labeller import SCHEMA
 from tests.tiny_data import write_image
 
 
@@ -118,7 +119,7 @@ def test_a_remote_folder_gives_the_names_and_pixels_of_a_local_one(tmp_path: Pat
 
 
 def test_a_remote_file_that_fails_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("raydet.label_files.image_stores._RETRY_S", 0.0)
+    monkeypatch.setattr("raydet.image_jobs.image_stores._RETRY_S", 0.0)
     write_image(tmp_path / "a.png")
     tries = []
 
@@ -132,7 +133,7 @@ def test_a_remote_file_that_fails_is_read_again(tmp_path: Path, monkeypatch: pyt
     root = RemoteStore("x://", Flaky(), str(tmp_path))
     assert root.pixels("a.png").shape == (3, 80, 100)
     tries.clear()
-    monkeypatch.setattr("raydet.label_files.image_stores.READ_TRIES", 2)
+    monkeypatch.setattr("raydet.image_jobs.image_stores.READ_TRIES", 2)
     with pytest.raises(DataError, match=r"cannot be read \(2 tries\): timeout"):
         root.pixels("a.png")
 
@@ -168,7 +169,7 @@ def test_listing_and_planning_need_bounded_memory(tmp_path: Path):
     images = open_images(str(tmp_path / "list.txt"))
     tracemalloc.start()
     listing = write_listing(images.names(), tmp_path / "listing.jsonl", run_lines=4_000)
-    work = WorkList(chunks(listing, 512), 16)
+    work = WorkList(chunks(listing, 512), 16, SCHEMA)
     while (piece := work.next()) is not None:
         work.done(piece, pa.table({"image": pa.nulls(len(piece.names))}))
     peak = tracemalloc.get_traced_memory()[1]

@@ -1,4 +1,4 @@
-"""DIR/label.json: what a labelling depends on, so that another call goes on with the same or is refused."""
+"""DIR/label.json and the like: what a job depends on, so that another call goes on with the same or is refused."""
 
 from __future__ import annotations
 
@@ -11,38 +11,16 @@ from typing import Any
 
 from raydet.errors import ConfigError, DataError
 from raydet.files import write_text
-from raydet.label_files.labeller import FileModel
-from raydet.label_files.listing import Images, Listing, differences
-from raydet.train.rundir import flat
-from raydet.train.saved import SavedModel
-from raydet.vision.weights import digest, weights_of
+from raydet.image_jobs.listing import Images, Listing, differences
+from raydet.image_jobs.words import Words
 
 FORMAT = 1
 _WEIGHTS = "model.weights"  # a digest of them, which says nothing to people
 
 
-def called(saved: SavedModel) -> str:
-    """Return what messages call a model: its step and where it lies."""
-    return f"{saved.role} of step {saved.checkpoint.step} ({saved.checkpoint.path})"
-
-
-def settings_of(
-    saved: SavedModel, model: FileModel, images: Images, *, shard_images: int, precision: str
-) -> dict[str, Any]:
-    """Return everything that the labels depend on, except the images' names; by dotted key."""
-    settings = {
-        "model": {"role": saved.role, "weights": digest(weights_of(saved.model)), "class_names": saved.class_names},
-        "config": model.settings(),
-        "images_root": str(images.store),
-        "shard_images": shard_images,
-        "precision": precision,
-    }
-    return flat(json.loads(json.dumps(settings)))
-
-
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """What DIR/label.json says."""
+    """What the file says."""
 
     settings: Mapping[str, Any]
     count: int  # of images
@@ -77,8 +55,8 @@ def read_manifest(file: Path) -> Manifest | None:
         raise DataError(f"{file}: cannot be read: {error}; use another --out") from None
 
 
-def check_same(folder: Path, before: Manifest, now: Manifest) -> None:
-    """Raise ConfigError, with what differs, where a labelling was begun with other settings."""
+def check_same(folder: Path, before: Manifest, now: Manifest, words: Words) -> None:
+    """Raise ConfigError, with what differs, where a job was begun with other settings."""
     keys = sorted(before.settings.keys() | now.settings.keys())
     changed = [
         f"the model: {before.model} -> {now.model}"
@@ -89,14 +67,14 @@ def check_same(folder: Path, before: Manifest, now: Manifest) -> None:
     ]
     if changed:
         raise ConfigError(
-            f"--out {folder} holds labels made with other settings:\n  "
+            f"--out {folder} holds {words.results} made with other settings:\n  "
             + "\n  ".join(changed)
             + "\nset these back (a checkpoint folder can be given in place of the run's), or choose another --out"
         )
 
 
-def check_same_images(folder: Path, images: Images, before: Listing, now: Listing) -> None:
-    """Raise DataError, with examples, where images have come or gone since the labelling was begun."""
+def check_same_images(folder: Path, images: Images, before: Listing, now: Listing, words: Words) -> None:
+    """Raise DataError, with examples, where images have come or gone since the job was begun."""
     if before.digest == now.digest:
         return
     added, removed, num_added, num_removed = differences(before, now)
@@ -106,6 +84,6 @@ def check_same_images(folder: Path, images: Images, before: Listing, now: Listin
         if number
     ]
     raise DataError(
-        f"{images.given} has changed since {folder} was begun: {', '.join(parts)}. Restore it, or label it into "
+        f"{images.given} has changed since {folder} was begun: {', '.join(parts)}. Restore it, or {words.verb} it into "
         f"another --out (a list file with the new names alone will do)"
     )

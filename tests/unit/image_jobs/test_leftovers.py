@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from raydet.files import replacing
-from raydet.label_files import listing
-from raydet.label_files.listing import write_listing
-from raydet.label_files.run import _remove_leftovers
+from raydet.image_jobs import listing
+from raydet.image_jobs.listing import write_listing
+from raydet.image_jobs.run import remove_leftovers
+from raydet.label_files.run import WORDS
 
 FILES = (
     "listing.jsonl",
@@ -37,6 +38,6 @@ def test_what_a_killed_call_was_writing_is_removed_and_nothing_else(tmp_path: Pa
         assert len(list((tmp_path / name).parent.glob(f".writing-????????-{Path(name).name}"))) == 1
     assert [path.name for path in sorted(tmp_path.glob(".sorting-????????/*"))] == ["0", "1"]
 
-    _remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path, WORDS)
     assert {path.name for path in tmp_path.iterdir()} == {*kept, "shards"}
     assert not list((tmp_path / "shards").iterdir())

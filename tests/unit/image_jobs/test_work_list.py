@@ -4,8 +4,9 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raydet.label_files.shards import SCHEMA, Chunk
-from raydet.label_files.work import Piece, WorkList, skipped
+from raydet.image_jobs.shards import Chunk
+from raydet.image_jobs.work import Piece, WorkList, skipped
+from raydet.label_files.labeller import SCHEMA
 
 
 def plan(*sizes: int) -> list[Chunk]:
@@ -18,7 +19,7 @@ def answer(piece: Piece) -> pa.Table:
 
 
 def test_a_shard_is_complete_when_its_last_piece_is_answered_in_whatever_order():
-    work = WorkList(plan(5, 2), 2)
+    work = WorkList(plan(5, 2), 2, SCHEMA)
     a, b, c, d = (work.next() for _ in range(4))
     assert [piece.names for piece in (a, b, c, d)] == [("0/0", "0/1"), ("0/2", "0/3"), ("0/4",), ("1/0", "1/1")]
     assert work.next() is None
@@ -31,7 +32,7 @@ def test_a_shard_is_complete_when_its_last_piece_is_answered_in_whatever_order()
 
 
 def test_an_image_that_costs_four_actors_is_skipped_and_its_neighbours_are_labelled():
-    work = WorkList(plan(3), 3)
+    work = WorkList(plan(3), 3, SCHEMA)
     for _ in range(2):
         piece = work.next()
         assert not piece.is_alone
@@ -53,7 +54,7 @@ def test_an_image_that_costs_four_actors_is_skipped_and_its_neighbours_are_label
 @settings()
 @given(st.lists(st.integers(1, 9), max_size=5), st.integers(1, 4), st.randoms())
 def test_every_image_is_answered_once_whatever_is_lost(sizes, piece_images, draw):
-    work, found, working = WorkList(plan(*sizes), piece_images), {}, []
+    work, found, working = WorkList(plan(*sizes), piece_images, SCHEMA), {}, []
     while True:
         piece = work.next(is_idle=True)
         if piece is not None:
@@ -70,4 +71,4 @@ def test_every_image_is_answered_once_whatever_is_lost(sizes, piece_images, draw
 
 
 def test_names_that_are_no_unicode_are_shown_with_escapes():
-    assert skipped(["odd\udcff.jpg"], ["why"])["image"].to_pylist() == ["odd\\udcff.jpg"]
+    assert skipped(["odd\udcff.jpg"], ["why"], SCHEMA)["image"].to_pylist() == ["odd\\udcff.jpg"]

@@ -1,6 +1,6 @@
-"""The labelling actors. The only part of labelling that knows Ray.
+"""The actors of a job. The only part of it that knows Ray.
 
-Each actor has at most two calls, so that the next images are decoded while the model is at work.
+Each actor has at most two calls, so that the next images are decoded while the task is at work on others.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from raydet.cluster.nodes import alive_nodes, ask_every_node
 from raydet.cluster.process import set_up_process
 from raydet.config.run import ClusterConfig
 from raydet.errors import ConfigError, DataError, RunError
-from raydet.label_files.labeller import Job, Labeller
-from raydet.label_files.mount_check import unseen
-from raydet.label_files.progress import Progress
-from raydet.label_files.shards import Chunk
-from raydet.label_files.work import Piece, WorkList
+from raydet.image_jobs.mount_check import unseen
+from raydet.image_jobs.progress import Progress
+from raydet.image_jobs.shards import Chunk
+from raydet.image_jobs.work import Piece, WorkList
+from raydet.image_jobs.worker import Job, Worker
 
 CALLS_IN_FLIGHT = 2
 LOSSES_IN_A_ROW = 12  # so many actors lost without one answer between them: it is not the images
@@ -34,20 +34,20 @@ _WAIT_S = 1.0
 Finished = Callable[[Chunk, pa.Table], None]
 
 
-class LabelActor:
-    """One process that labels. Two calls may be inside at once: one forward runs, the other's images are decoded."""
+class WorkerActor:
+    """One process that works. Two calls may be inside at once: one is answered, the images of the other are decoded."""
 
     def start(self, job: Job) -> str:
-        """Build the model and say where this process is. Raises DataError where the images are not seen there."""
+        """Begin the task and say where this process is. Raises DataError where the images are not seen there."""
         if problem := unseen(job.samples):  # a node that joined after all were asked
             raise DataError(f"{socket.gethostname()} does not see the images that others see: {problem}")
         set_up_process(job.threads)
-        self._labeller = Labeller(job)
+        self._worker = Worker(job)
         return f"pid {os.getpid()} on {socket.gethostname()}"
 
     def label(self, names: list[str]) -> pa.Table:
         """Return one row per image."""
-        return self._labeller.label(names)
+        return self._worker.rows(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +60,8 @@ class Share:
     address: str | None
 
 
-def label_with_actors(job: Job, share: Share, work: WorkList, finished: Finished, progress: Progress) -> None:
-    """Label everything the work list has, on the Ray there is or a local one.
+def work_with_actors(job: Job, share: Share, work: WorkList, finished: Finished, progress: Progress, noun: str) -> None:
+    """Work off the list, by `NOUN actors`, on the Ray there is or a local one.
 
     Raises ConfigError where no node can hold an actor or one does not see the images, RunError where actors cannot be
     set up or are lost in a row.
@@ -69,25 +69,27 @@ def label_with_actors(job: Job, share: Share, work: WorkList, finished: Finished
     with connected(ClusterConfig(address=share.address), cpus=share.actors * share.cpus):
         _check_fits(share)
         _check_seen(job)
-        labellers = _Labellers(job, share, work, finished, progress)
+        workers = _Workers(job, share, work, finished, progress, noun)
         try:
-            labellers.work_off()
+            workers.work_off()
         finally:
-            labellers.close()
+            workers.close()
 
 
-class _Labellers(ActorGroup[Piece]):
-    """Works off a work list. An actor that dies, or whose model fails, is replaced; its pieces are wanted again."""
+class _Workers(ActorGroup[Piece]):
+    """Works off a work list. An actor that dies, or whose task fails, is replaced; its pieces are wanted again."""
 
-    noun = "labelling"
     calls_in_flight = CALLS_IN_FLIGHT
     replaces_failing = True
 
-    def __init__(self, job: Job, share: Share, work: WorkList, finished: Finished, progress: Progress) -> None:
+    def __init__(
+        self, job: Job, share: Share, work: WorkList, finished: Finished, progress: Progress, noun: str
+    ) -> None:
+        self.noun = noun
         options: dict[str, Any] = {"num_cpus": share.cpus, "num_gpus": share.gpus, "max_restarts": 0}
         options |= {"max_concurrency": CALLS_IN_FLIGHT, "scheduling_strategy": "SPREAD"}
         self._answers = Foreground()
-        create = ray.remote(LabelActor).options(**options).remote
+        create = ray.remote(WorkerActor).options(**options).remote
         super().__init__(share.actors, self._answers.when, create, start=[ray.put(job)])
         self._work, self._finished, self._progress = work, finished, progress
         self._losses = 0
@@ -123,7 +125,7 @@ class _Labellers(ActorGroup[Piece]):
         reason = _last_line(error)
         self._losses += 1
         if self._losses >= LOSSES_IN_A_ROW:
-            raise RunError(f"{self._losses} labelling actors in a row were lost; the last: {reason}")
+            raise RunError(f"{self._losses} {self.noun} actors in a row were lost; the last: {reason}")
         self._progress.say(f"{member.name} was lost ({reason}); its images go to another one")
         for piece in member.calls.values():
             self._keep(self._work.lost(piece, reason))
@@ -146,7 +148,7 @@ def _check_fits(share: Share) -> None:
 
 
 def _check_seen(job: Job) -> None:
-    """Raise ConfigError, naming nodes, unless every node sees the images; the model travels with the actors."""
+    """Raise ConfigError, naming nodes, unless every node sees the images; the task travels with the actors."""
     if not job.samples or len(alive_nodes()) == 1:
         return
     answers = ask_every_node(unseen, job.samples)

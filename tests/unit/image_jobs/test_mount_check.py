@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from pyarrow import fs
 
-from raydet.label_files import mount_check
-from raydet.label_files.image_stores import LocalStore, RemoteStore
-from raydet.label_files.listing import Listing, write_listing
-from raydet.label_files.mount_check import sample_files, unseen
+from raydet.image_jobs import mount_check
+from raydet.image_jobs.image_stores import LocalStore, RemoteStore
+from raydet.image_jobs.listing import Listing, write_listing
+from raydet.image_jobs.mount_check import sample_files, unseen
 
 
 @pytest.fixture
@@ -38,6 +38,6 @@ def test_an_image_that_is_gone_or_another_is_unseen(tmp_path: Path, listing: Lis
     found = sample_files(LocalStore(tmp_path.resolve()), listing)
     assert unseen(found) == ""
     (tmp_path / "3.jpg").write_bytes(b"xy")
-    assert unseen(found).endswith("3.jpg: another file than where the labelling was started (2 bytes, there 3)")
+    assert unseen(found).endswith("3.jpg: another file than where this was started (2 bytes, there 3)")
     (tmp_path / "1.jpg").unlink()
     assert unseen(found).endswith("1.jpg: no such image file")

@@ -12,8 +12,8 @@ from pathlib import Path
 
 from raydet.data.paths import resolve_inside
 from raydet.errors import DataError
-from raydet.label_files.image_stores import ImageStore, LocalStore
-from raydet.label_files.listing import Listing
+from raydet.image_jobs.image_stores import ImageStore, LocalStore
+from raydet.image_jobs.listing import Listing
 
 PLACES = 64  # of the listing are looked at
 
@@ -39,7 +39,7 @@ def unseen(samples: Sequence[SampleFile]) -> str:
         except OSError as error:
             return f"{path}: {error.strerror or error}"
         if here != size:
-            return f"{path}: another file than where the labelling was started ({here:,} bytes, there {size:,})"
+            return f"{path}: another file than where this was started ({here:,} bytes, there {size:,})"
     return ""
 
 
@@ -47,7 +47,7 @@ def _sample(folder: Path, name: str) -> SampleFile | None:
     try:
         path = str(resolve_inside(folder, name))
         return path, _size(path)
-    except (DataError, OSError):  # to be skipped, with the reason, when it is to be labelled
+    except (DataError, OSError):  # to be skipped, with the reason, when its turn comes
         return None
 
 

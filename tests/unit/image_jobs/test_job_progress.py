@@ -10,8 +10,8 @@ import pyarrow as pa
 import pytest
 from rich.console import Console
 
-from raydet.label_files.progress import Progress
-from raydet.label_files.shards import SCHEMA
+from raydet.image_jobs.progress import Progress
+from raydet.label_files.labeller import SCHEMA
 
 TABLE = pa.Table.from_pylist([{"image": "a.jpg"}, {"image": "b.jpg", "error": "truncated"}, {"image": "c.jpg"}], SCHEMA)
 
@@ -67,7 +67,7 @@ def test_on_a_terminal_there_is_a_bar_with_counts_and_messages():
 
 def test_counting_goes_on_while_it_is_shown(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("raydet.display.POLL_S", 0.0)
-    monkeypatch.setattr("raydet.label_files.progress.INTERVAL_S", 0.0)
+    monkeypatch.setattr("raydet.image_jobs.progress.INTERVAL_S", 0.0)
     progress = Progress(10_000, 0, console=Console(file=io.StringIO(), force_terminal=False))
     between = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)  # the threads take turns in the middle of everything

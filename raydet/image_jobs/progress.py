@@ -1,4 +1,4 @@
-"""What `raydet label` says while it works: a line every few seconds, and the throughput of each actor at the end."""
+"""What a job says while it works: a line every few seconds, and the throughput of each actor at the end."""
 
 from __future__ import annotations
 

@@ -1,0 +1,142 @@
+"""Boxes without classes, keyed by image id: the file that `raydet proposals` writes and all runs and trials share.
+
+One memory-mapped Arrow file (see `raydet.data.mapped`): processes that open it map the same pages. An id is the
+image's name relative to the image root, with `/`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from raydet.data.mapped import IndexKind, MappedIndex, flat, write_index_file
+from raydet.errors import DataError
+
+FILE = "proposals.arrow"
+_SHOWN = 3  # images that a message names
+
+
+class Proposals(MappedIndex):
+    """Read access to a proposals file; pickles as its path."""
+
+    kind = IndexKind(
+        "proposals file",
+        "raydet_proposals",
+        1,
+        {
+            "id": pa.large_string(),
+            "width": pa.int32(),
+            "height": pa.int32(),
+            "boxes": pa.large_list(pa.field("item", pa.float32(), nullable=False)),
+            "fallback": pa.int8(),
+        },
+        missing="make it with raydet proposals IMAGES --out DIR",
+        remedy="delete it and run the same raydet proposals command again",
+    )
+
+    def __init__(self, path: Path, batch: Any, about: dict[str, Any]) -> None:
+        super().__init__(path, batch, about)
+        self.settings: dict[str, Any] = about["settings"]
+        """All that the boxes depend on, by dotted key."""
+        self._width, self._height = flat(batch.column("width")), flat(batch.column("height"))
+        self._fallback = flat(batch.column("fallback"))
+        boxes = batch.column("boxes")
+        self._offsets, self._values = flat(boxes.offsets), flat(boxes.values)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Map a proposals file, or the one in a folder of `raydet proposals`.
+
+        Raises DataError where it is missing, not finished, damaged, or of another version.
+        """
+        file = Path(path)
+        if file.is_dir():
+            if not (file / FILE).exists() and (file / "proposals.json").exists():
+                raise DataError(f"{file}: not finished; run the same raydet proposals command again, it goes on")
+            file = file / FILE
+        return super().open(file)
+
+    def size_at(self, row: int) -> tuple[int, int]:
+        """Return `(height, width)` of the image at a row, in pixels after EXIF rotation."""
+        return int(self._height[row]), int(self._width[row])
+
+    def boxes_at(self, row: int) -> NDArray[np.float32]:
+        """Return the boxes `[P, 4]` of a row, P >= 1: x1 y1 x2 y2 in pixels of the original image, read-only.
+
+        A box's id is its place counted from 1.
+        """
+        start, end = self._offsets[row : row + 2]
+        boxes: NDArray[np.float32] = self._values[start:end].reshape(-1, 4)
+        return boxes
+
+    def fallback_at(self, row: int) -> int:
+        """Return which filters the boxes have passed: 0 all, 1 to 3 less and less (docs/proposals.md)."""
+        return int(self._fallback[row])
+
+    def require(self, settings: Mapping[str, Any]) -> None:
+        """Raise DataError, with what differs, unless the proposals were made with these settings (a selection)."""
+        changed = [
+            f"{key}: {self.settings.get(key)!r} there, {value!r} wanted"
+            for key, value in settings.items()
+            if self.settings.get(key) != value
+        ]
+        if changed:
+            raise DataError(
+                f"{self.path}: proposals made with other settings:\n  "
+                + "\n  ".join(changed)
+                + "\nmake them anew with raydet proposals, into another --out"
+            )
+
+    def rows_for(self, image_ids: Sequence[str], sizes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
+        """Return the rows `[N]` of images, given their ids and `(height, width)`.
+
+        Raises DataError, naming some, where there are images without proposals, or proposals of another size.
+        """
+        rows = np.full(len(image_ids), -1, np.int64)
+        missing, other = [], []
+        for place, (image_id, size) in enumerate(zip(image_ids, sizes, strict=True)):
+            try:
+                row = rows[place] = self.position(image_id)
+            except KeyError:
+                missing.append(image_id)
+                continue
+            if self.size_at(row) != tuple(size):
+                (h, w), (height, width) = self.size_at(row), size
+                other.append(f"{image_id!r}: proposals for {w} x {h} pixels, the image is {width} x {height}")
+        if missing:
+            some = ", ".join(map(repr, missing[:_SHOWN]))
+            raise DataError(
+                f"{self.path}: no proposals of {len(missing):,} of {len(image_ids):,} images ({some}"
+                f"{', ...' if len(missing) > _SHOWN else ''}); it has {len(self):,} images of "
+                f"{self.settings.get('images_root')} such as {self.id_at(0)!r}. Those that could not be read are in "
+                f"skipped.csv beside it; for other images run raydet proposals into another --out"
+            )
+        if other:
+            raise DataError(
+                f"{self.path}: proposals of other images: {'; '.join(other[:_SHOWN])}"
+                f"{f' and {len(other) - _SHOWN:,} more' if len(other) > _SHOWN else ''}. Run raydet proposals on the "
+                f"images as they are, into another --out"
+            )
+        return rows
+
+
+def write_proposals(file: Path, tables: Iterable[pa.Table], *, settings: Mapping[str, Any], listing: str) -> None:
+    """Write a proposals file from tables with the columns image, width, height, boxes (flat lists) and fallback.
+
+    All boxes are in memory once: 16 bytes each.
+    """
+    table = pa.concat_tables(itertools.chain(tables))
+    columns = [
+        table[name].cast(type_).combine_chunks()
+        for name, type_ in zip(
+            ("image", "width", "height", "boxes", "fallback"), Proposals.kind.columns.values(), strict=True
+        )
+    ]
+    about = {"class_names": [], "settings": dict(settings), "listing": listing}
+    write_index_file(file, Proposals.kind, columns, about)

@@ -1,0 +1,148 @@
+"""One search for proposals from its beginning, or from where it was left, to proposals.arrow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from torch import Tensor
+
+from raydet.data.proposals import FILE, write_proposals
+from raydet.image_jobs.listing import open_images
+from raydet.image_jobs.run import Begun, beginning, check_options
+from raydet.image_jobs.shards import read_shard
+from raydet.image_jobs.words import Words
+from raydet.image_jobs.worker import Row
+from raydet.proposals.filters import Fallback, Filters
+from raydet.proposals.sources import Finder, SelectiveSearch, Source
+from raydet.text import plural
+from raydet.train.rundir import flat
+
+PIECE_IMAGES = 4  # searched by one call: seconds
+WORDS = Words("proposing", "proposals", "search", "searched", "proposals.json", (FILE,))
+SCHEMA = pa.schema(
+    [
+        pa.field("image", pa.string(), nullable=False),  # relative to the image root, with /
+        pa.field("width", pa.int32()),  # pixels, after EXIF rotation; null where the image was skipped, as all below
+        pa.field("height", pa.int32()),
+        pa.field("boxes", pa.list_(pa.float32())),  # x1 y1 x2 y2 of box after box, pixels of the original image
+        pa.field("fallback", pa.int8()),  # `filters.Fallback`
+        pa.field("error", pa.string()),  # why the image was skipped; null where it was searched
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ProposalOptions:
+    """What `raydet proposals` was asked to do."""
+
+    images: str  # folder, glob, image, list file or URI
+    out: Path
+    root: str | None = None  # of the paths in a list file
+    source: Source = field(default_factory=SelectiveSearch)
+    filters: Filters = field(default_factory=Filters)
+    actors: int = 1  # 0: in this process
+    cpus_per_actor: float = 1.0
+    gpus_per_actor: float = 0.0
+    address: str | None = None
+    shard_images: int = 128
+    retry_skipped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Proposing:
+    """The task (`raydet.image_jobs.worker.Task`) of a source and filters."""
+
+    source: Source
+    filters: Filters
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Return the columns of a row."""
+        return SCHEMA
+
+    @property
+    def batch(self) -> int:
+        """Return 1: each image is by itself."""
+        return 1
+
+    def begin(self) -> Proposer:
+        """Build what proposes."""
+        return Proposer(self.source.finder(), self.filters)
+
+
+class Proposer:
+    """A source in one process. All the work is in `see`, which threads do side by side."""
+
+    def __init__(self, find: Finder, filters: Filters) -> None:
+        self._find, self._filters = find, filters
+
+    def see(self, pixels: Tensor, name: str) -> Row:
+        """Return the row of an image `[3, H, W]` uint8."""
+        height, width = int(pixels.shape[1]), int(pixels.shape[2])
+        boxes, fallback = self._filters.kept(self._find(pixels, name), width, height)
+        flat_boxes = boxes.astype(np.float32).reshape(-1)
+        return {"width": width, "height": height, "boxes": flat_boxes, "fallback": int(fallback)}
+
+    def say(self, seen: Sequence[Row]) -> list[Row]:
+        """Return the rows."""
+        return list(seen)
+
+
+def propose(options: ProposalOptions) -> Path:
+    """Search what is not searched yet, then write proposals.arrow and skipped.csv; return the former's path.
+
+    Raises UserErrors for what was asked for wrongly, RunError where nothing could be searched or actors keep dying.
+    """
+    options.filters.check()
+    options.source.check()
+    check_options(options)
+    images = open_images(options.images, options.root)
+    settings = settings_of(options.source, options.filters)
+    with beginning(images, settings, options, WORDS) as job:
+        name = settings["source.name"]
+        print(f"{name}: {plural(job.listing.count, 'image')} of {images.given} -> {job.folder}", flush=True)
+        job.work_off(Proposing(options.source, options.filters), PIECE_IMAGES)
+        return _export(job)
+
+
+def settings_of(source: Source, filters: Filters) -> dict[str, Any]:
+    """Return all that the boxes depend on, but for the images, by dotted key."""
+    return flat(json.loads(json.dumps({"source": source.settings(), "filters": asdict(filters)})))
+
+
+def _export(job: Begun) -> Path:
+    skipped, shards, file = job.export_skipped(), job.shards(), job.folder / FILE
+    write_proposals(file, _tables(shards), settings=job.manifest.settings, listing=job.manifest.listing)
+    fallbacks = np.zeros(len(Fallback), np.int64)
+    boxes = 0
+    for table in _tables(shards):
+        fallbacks += np.bincount(table["fallback"].to_numpy(), minlength=len(Fallback))
+        boxes += sum(len(chunk.values) // 4 for chunk in table["boxes"].chunks)
+    images = int(fallbacks.sum())
+    print(f"{images:,} images, {boxes:,} boxes ({boxes / images:.1f} an image), {skipped:,} images skipped")
+    for fallback, what in _SAID.items():
+        if count := int(fallbacks[fallback]):
+            print(f"note: in {plural(count, 'image')} no box passed all filters: {what}")
+    print(file)
+    return file
+
+
+_SAID = {
+    Fallback.ASPECT: "those of a fit aspect ratio with sides of 32 pixels or more were kept",
+    Fallback.SIDE: "those with sides of 32 pixels or more were kept",
+    Fallback.IMAGE: "the whole image is the one box",
+}
+
+
+def _tables(shards: Sequence[Path]) -> Iterator[pa.Table]:
+    """Yield the rows of each shard that were not skipped."""
+    for shard in shards:
+        table = read_shard(shard, SCHEMA.names)
+        yield table.filter(pc.is_null(table["error"]))

@@ -1,0 +1,84 @@
+"""Which proposals are kept. Fact 1 of ADePT: on 640 x 480, sqrt(W H) = 554.26, limits 166.28 and 443.41."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raydet.errors import ConfigError
+from raydet.proposals.filters import Fallback, Filters
+
+KEPT = [(200, 150), (167, 166), (450, 150), (443, 443), (300, 100), (100, 300)]
+DROPPED = [(166, 166), (600, 150), (450, 149), (500, 400), (444, 444), (640, 480)]
+
+
+def at_origin(*sizes: tuple[float, float]) -> np.ndarray:
+    return np.array([(0, 0, w, h) for w, h in sizes], np.float64)
+
+
+@pytest.mark.parametrize("size", KEPT)
+def test_boxes_of_a_fit_shape_and_size_are_kept(size: tuple[int, int]):
+    boxes, fallback = Filters().kept(at_origin(size, (640, 480)), 640, 480)
+    assert (boxes.tolist(), fallback) == ([[0, 0, *size]], Fallback.NONE)
+
+
+@pytest.mark.parametrize("size", DROPPED)
+def test_other_boxes_are_dropped(size: tuple[int, int]):
+    boxes, _ = Filters().kept(at_origin(size, (200, 150)), 640, 480)
+    assert boxes.tolist() == [[0, 0, 200, 150]]
+
+
+def test_where_nothing_passes_filters_are_given_up_one_by_one():
+    filters = Filters()
+    # 100 * 100: too small, of a fit shape; 33 x 200: neither; 31 x 31: a side below 32
+    boxes, fallback = filters.kept(at_origin((100, 100), (33, 200), (31, 31)), 640, 480)
+    assert (boxes.tolist(), fallback) == ([[0, 0, 100, 100]], Fallback.ASPECT)
+    boxes, fallback = filters.kept(at_origin((33, 200), (31, 31)), 640, 480)
+    assert (boxes.tolist(), fallback) == ([[0, 0, 33, 200]], Fallback.SIDE)
+    boxes, fallback = filters.kept(at_origin((31, 31)), 640, 480)
+    assert (boxes.tolist(), fallback) == ([[0, 0, 640, 480]], Fallback.IMAGE)
+    boxes, fallback = filters.kept(at_origin(), 640, 480)
+    assert (boxes.tolist(), fallback) == ([[0, 0, 640, 480]], Fallback.IMAGE)
+
+
+def test_the_smallest_side_is_optional():
+    assert Filters().kept(at_origin((20, 20), (30, 30)), 64, 64)[0].tolist() == [[0, 0, 20, 20], [0, 0, 30, 30]]
+    assert Filters(min_side=30).kept(at_origin((20, 20), (30, 30)), 64, 64)[0].tolist() == [[0, 0, 30, 30]]
+
+
+def test_boxes_are_clipped_counted_once_and_sorted():
+    given = np.array([[50, 0, 90, 40], [-9, 0, 40, 40], [0, 0, 40, 40], [60, 60, 60, 90]], np.float64)
+    boxes, _ = Filters().kept(given, 80, 80)
+    assert boxes.tolist() == [[0, 0, 40, 40], [50, 0, 80, 40]]
+
+
+@given(
+    st.lists(st.tuples(*[st.integers(-20, 120)] * 4), max_size=20),
+    st.integers(1, 100),
+    st.integers(1, 100),
+    st.randoms(),
+)
+def test_there_is_always_a_box_and_never_one_outside_whatever_the_order(corners, width, height, draw):
+    boxes, fallback = Filters().kept(np.array(corners, np.float64).reshape(-1, 4), width, height)
+    assert len(boxes) and (boxes[:, :2] >= 0).all() and (boxes[:, 2:] <= (width, height)).all()
+    assert (boxes[:, 2:] > boxes[:, :2]).all()
+    draw.shuffle(corners)
+    again, fallback_again = Filters().kept(np.array(corners, np.float64).reshape(-1, 4), width, height)
+    assert np.array_equal(boxes, again) and fallback == fallback_again
+
+
+@pytest.mark.parametrize(
+    ("filters", "message"),
+    [
+        (Filters(aspect_range=(3.0, 1.0)), "--aspect-range 3 1: expected 0 <= LOW <= HIGH"),
+        (Filters(sqrt_area_range=(0.3, 1.5)), "--sqrt-area-range 0.3 1.5: expected 0 <= LOW <= HIGH <= 1"),
+        (Filters(sqrt_area_range=(float("nan"), 0.5)), "--sqrt-area-range nan 0.5"),
+        (Filters(min_side=-1.0), "--min-side -1: expected 0 pixels or more"),
+    ],
+)
+def test_bounds_that_nothing_can_pass_are_refused(filters: Filters, message: str):
+    with pytest.raises(ConfigError) as error:
+        filters.check()
+    assert message in str(error.value)
