@@ -159,8 +159,8 @@ class Family(ABC, Generic[Config]):
     def exported(self, config: Config, model: Any, class_names: Sequence[str]) -> Exported:
         """Return a model with the names that plain torchvision gives its weights, where it is one of torchvision's."""
 
-    def onnx_exporter(self, saved: Any) -> Callable[[Path], str]:
-        """Return what writes a saved model as ONNX and says what was written.
+    def onnx_exporter(self, saved: Any) -> Callable[..., str]:
+        """Return what writes a saved model as ONNX, `(file, *, size=None)`, and says what was written.
 
         Raises UserError where the family has none.
         """

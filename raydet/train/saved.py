@@ -129,12 +129,17 @@ def _scratch(data: Path) -> Path:
     return aside
 
 
-def export(path: Path, out: Path, *, role: str | None = None) -> str:
-    """Write a model file: .safetensors that plain torchvision loads, or .onnx checked against PyTorch."""
+def export(path: Path, out: Path, *, role: str | None = None, size: str | None = None) -> str:
+    """Write a model file: .safetensors that plain torchvision loads, or .onnx checked against PyTorch.
+
+    `size`, HEIGHTxWIDTH, is for an ONNX file that takes one image of that size only.
+    """
     if out.suffix not in (".safetensors", ".onnx"):
         raise UserError(f"--out {out}: expected a name that ends in .safetensors or .onnx")
     check_lasts(out, "--out")
     is_onnx = out.suffix == ".onnx"
+    if size is not None and not is_onnx:
+        raise UserError(f"--size {size}: only for FILE.onnx; the weights in {out.name} take images of any size")
     saved = load_saved(path, role=role)
     export_onnx = family_of(saved.config).onnx_exporter(saved) if is_onnx else None
     try:
@@ -143,7 +148,7 @@ def export(path: Path, out: Path, *, role: str | None = None) -> str:
         why = storage_error(out, error) or error.strerror
         raise UserError(f"--out {out}: its folder cannot be created: {why}") from None
     if export_onnx is not None:
-        return export_onnx(out)
+        return export_onnx(out, size=size)
     found = family_of(saved.config).exported(saved.config, saved.model, saved.class_names)
     notes = {
         "class_names": json.dumps(found.class_names),

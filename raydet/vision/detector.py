@@ -101,8 +101,8 @@ class Detector(nn.Module):
             nms_iou=config.rpn_nms,
         )
 
-    def score_rois(self, features: dict[str, Tensor], rois: Sequence[Tensor]) -> RoiScores:
-        """Run the RoI head on boxes `rois[i]` `[R_i, 4]` of each image."""
+    def score_rois(self, features: dict[str, Tensor], rois: Sequence[Tensor] | Tensor) -> RoiScores:
+        """Run the RoI head on boxes `rois[i]` `[R_i, 4]` of each image; see `RoiHeads.forward`."""
         scores: RoiScores = self.roi_heads(features, rois)
         return scores
 

@@ -57,8 +57,11 @@ class RoiHeads(nn.Module):
         self.matcher = Matcher(config.roi_fg_iou, config.roi_fg_iou, allow_low_quality_matches=False)
         self._init_weights()
 
-    def forward(self, features: Mapping[str, Tensor], rois: Sequence[Tensor]) -> RoiScores:
-        """Score the RoIs `rois[i]` `[R_i, 4]` of image i; rows of the result are those of image 0, then 1, ..."""
+    def forward(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor) -> RoiScores:
+        """Score the RoIs `rois[i]` `[R_i, 4]` of image i; rows of the result are those of image 0, then 1, ...
+
+        Or all RoIs as one tensor `[R, 5]`, each with the number of its image in front.
+        """
         config = self.config
         maps = list(features.values())[: len(self.strides)]
         pooled = pool_rois(
@@ -96,12 +99,12 @@ class RoiHeads(nn.Module):
 
 def by_class(box_deltas: Tensor) -> Tensor:
     """Return deltas `[R, 4 * (K + 1)]` as `[R, K + 1, 4]`."""
-    return box_deltas.reshape(len(box_deltas), box_deltas.shape[1] // 4, 4)
+    return box_deltas.reshape(box_deltas.shape[0], box_deltas.shape[1] // 4, 4)
 
 
 def pool_rois(
     features: Sequence[Tensor],
-    rois: Sequence[Tensor],
+    rois: Sequence[Tensor] | Tensor,
     *,
     strides: Sequence[int],
     side: int,
@@ -113,9 +116,12 @@ def pool_rois(
     torchvision's `MultiScaleRoIAlign` with `aligned`, the half-pixel shift that it lacks. `features[l]` is
     `[N, C, H_l, W_l]` at `strides[l]`; `rois[i]` `[R_i, 4]` xyxy in pixels of image i. Ratio 0 samples adaptively.
     """
-    boxes = torch.cat(list(rois))
-    owner = torch.cat([torch.full_like(part[:, :1], i) for i, part in enumerate(rois)])
-    rows = torch.cat([owner, boxes], dim=1)
+    if isinstance(rois, Tensor):
+        rows = rois
+    else:
+        owner = torch.cat([torch.full_like(part[:, :1], i) for i, part in enumerate(rois)])
+        rows = torch.cat([owner, torch.cat(list(rois))], dim=1)
+    boxes = rows[:, 1:]
     level_of = _levels(boxes, strides)
     parts, order = [], []
     for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):

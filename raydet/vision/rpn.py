@@ -50,12 +50,12 @@ class Rpn(nn.Module):
         by_level = self._anchors(grids, objectness[0].device)
         # [N, a, h, w] -> [N, h * w * a]: the order of the anchors
         scores = [level.permute(0, 2, 3, 1).flatten(1) for level in objectness]
-        moves = [level.permute(0, 2, 3, 1).reshape(len(level), -1, 4) for level in deltas]
+        moves = [level.permute(0, 2, 3, 1).reshape(level.shape[0], -1, 4) for level in deltas]
         return AnchorScores(
             torch.cat(scores, dim=1).float(),
             torch.cat(moves, dim=1).float(),
             torch.cat(by_level),
-            tuple(len(level) for level in by_level),
+            tuple(level.shape[0] for level in by_level),
         )
 
     def _anchors(self, grids: Sequence[tuple[int, ...]], device: torch.device) -> list[Tensor]:

@@ -4,6 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -39,8 +40,8 @@ def onnx_file(run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("onnxruntime", reason="the onnx extra is not installed (pip install 'raydet[onnx]')")
     out = tmp_path_factory.mktemp("onnx") / "teacher.onnx"
     message = export(run, out, role=None)
-    assert "teacher at step 8, input uint8 [3, 64, 96] RGB" in message
-    assert "in 4 images" in message
+    assert "teacher at step 8, input uint8 [B, 3, H, W] RGB: any number of images of any one size" in message
+    assert "in 6 images of 2 sizes" in message
     return out
 
 
@@ -203,28 +204,77 @@ def noise(seed: int = 5) -> torch.Tensor:
     return torch.randint(256, (3, 64, 96), dtype=torch.uint8, generator=rng)
 
 
+def many(number: int, height: int, width: int) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(2)
+    return torch.randint(256, (number, 3, height, width), dtype=torch.uint8, generator=rng)
+
+
 def test_onnxruntime_says_what_pytorch_says(run: Path, onnx_file: Path):
     import onnxruntime
 
     session = onnxruntime.InferenceSession(str(onnx_file))
-    assert json.loads(session.get_modelmeta().custom_metadata_map["class_names"]) == list(CLASSES)
+    about = session.get_modelmeta().custom_metadata_map
+    assert json.loads(about["class_names"]) == list(CLASSES)
+    assert json.loads(about["contract"])["input"]["images"]["shape"] == ["B", 3, "H", "W"]
     model = load_saved(run)
     index = saved.index_for(model, None, "val")
-    for image in [noise(), decode(index.file_at(4))]:  # neither was seen by the check at export
+    picture = decode(index.file_at(4))
+    # None of these was seen by the check at export: two sizes and two numbers of images, and a size that 32 divides.
+    for batch in [
+        noise()[None],
+        torch.stack([picture, noise(), picture]),
+        noise()[None, :, :50, :77],
+        many(2, 96, 128),
+    ]:
         with torch.no_grad():
-            (expected,) = model.method.detect(model.model, collate([image], "cpu"))
-        boxes, labels, scores = session.run(["boxes", "labels", "scores"], {"image": image.numpy()})
-        assert len(expected) == len(scores) > 0
-        assert scores.tolist() == pytest.approx(expected.scores.tolist(), abs=1e-5)
-        assert labels.tolist() == expected.classes.tolist()
-        assert torch.allclose(torch.from_numpy(boxes), expected.boxes, atol=1e-3)
+            expected = model.method.detect(model.model, collate(list(batch), "cpu"))
+        boxes, labels, scores, image = session.run(["boxes", "labels", "scores", "image"], {"images": batch.numpy()})
+        assert np.bincount(image, minlength=len(batch)).tolist() == [len(each) for each in expected]
+        assert (np.diff(image) >= 0).all()
+        assert scores.tolist() == pytest.approx(torch.cat([each.scores for each in expected]).tolist(), abs=1e-5)
+        assert labels.tolist() == torch.cat([each.classes for each in expected]).tolist()
+        assert torch.allclose(torch.from_numpy(boxes), torch.cat([each.boxes for each in expected]), atol=1e-3)
+
+
+def test_a_file_of_a_fixed_size_says_so(run: Path, tmp_path: Path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    out = tmp_path / "fixed.onnx"
+    message = export(run, out, size="70x90")
+    assert "input uint8 [1, 3, 70, 90] RGB: one image of 70 x 90" in message
+    session = onnxruntime.InferenceSession(str(out))
+    assert session.get_inputs()[0].shape == [1, 3, 70, 90]
+    contract = json.loads(session.get_modelmeta().custom_metadata_map["contract"])
+    assert contract["input"]["images"]["shape"] == [1, 3, 70, 90]
+
+
+def test_a_network_that_cannot_be_exported_for_any_size_is_fixed_and_says_why(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    pytest.importorskip("onnxruntime")
+    real = onnx_export._write
+
+    def refuses(model, images, file, *, fixed):
+        if fixed is None:
+            raise RuntimeError("cannot follow a size")
+        real(model, images, file, fixed=fixed)
+
+    monkeypatch.setattr(onnx_export, "_write", refuses)
+    message = export(run, tmp_path / "x.onnx")
+    assert "one image of 64 x 96 (fixed: this network cannot be exported for any size: RuntimeError: cannot" in message
+
+
+def test_sizes_that_cannot_be_meant_are_refused(run: Path, tmp_path: Path):
+    with pytest.raises(UserError, match="--size 64: expected HEIGHTxWIDTH"):
+        export(run, tmp_path / "x.onnx", size="64")
+    with pytest.raises(UserError, match=r"--size 64x64: only for FILE\.onnx"):
+        export(run, tmp_path / "x.safetensors", size="64x64")
 
 
 def test_a_file_that_says_something_else_is_not_written(
     run: Path, onnx_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     # The teacher's file in place of the student's.
-    monkeypatch.setattr(onnx_export, "_write", lambda model, image, file: shutil.copy(onnx_file, file))
+    monkeypatch.setattr(onnx_export, "_write", lambda model, images, file, fixed: shutil.copy(onnx_file, file))
     with pytest.raises(UserError, match=r"does not say what PyTorch says .* it was not written"):
         export(run, tmp_path / "student.onnx", role="student")
     assert list(tmp_path.iterdir()) == []

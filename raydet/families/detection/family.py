@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -70,12 +71,12 @@ class Detection(Family[DetectionConfig]):
         remark = f" ({len(weights) - len(plain)} tensors of {', '.join(heads)} left out)" if heads else ""
         return Exported(plain, ["__background__", *class_names], config.data.views.model_dump_json(), remark)
 
-    def onnx_exporter(self, saved: SavedModel) -> Callable[[Path], str]:
+    def onnx_exporter(self, saved: SavedModel) -> Callable[..., str]:
         """Return what writes a detector as ONNX."""
         from raydet.families.detection.onnx import export_onnx
 
         detector = as_detector(saved, "ONNX export")
-        return lambda out: export_onnx(detector, out)
+        return partial(export_onnx, detector)
 
     def on_files(self, saved: SavedModel) -> DetectorOnFiles:
         """Return what labels images that belong to no run."""
