@@ -229,13 +229,16 @@ def _work_here(job: Job, work: WorkList, keep: Finished, progress: Progress) -> 
     """Do what actors do in this process, one piece decoded ahead."""
     worker = Worker(job)
     progress.started("this process", "no Ray")
-    piece = work.next()
-    loading = worker.begin(piece.names) if piece else []
-    while piece is not None:
-        ahead = work.next()
-        coming = worker.begin(ahead.names) if ahead else []
-        table = worker.finish(piece.names, loading)
-        progress.answered("this process", table)
-        if (complete := work.done(piece, table)) is not None:
-            keep(*complete)
-        piece, loading = ahead, coming
+    try:
+        piece = work.next()
+        loading = worker.begin(piece.names) if piece else []
+        while piece is not None:
+            ahead = work.next()
+            coming = worker.begin(ahead.names) if ahead else []
+            table = worker.finish(piece.names, loading)
+            progress.answered("this process", table)
+            if (complete := work.done(piece, table)) is not None:
+                keep(*complete)
+            piece, loading = ahead, coming
+    finally:
+        worker.close()

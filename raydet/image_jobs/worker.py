@@ -91,6 +91,10 @@ class Worker:
         """Do both."""
         return self.finish(names, self.begin(names))
 
+    def close(self) -> None:
+        """Give up what has been begun but for the images that are being decoded now: an image may take seconds."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
     def _load(self, name: str) -> Any:
         return self._speaker.see(self._job.store.pixels(name), name)
 

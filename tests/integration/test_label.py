@@ -198,7 +198,7 @@ def test_a_killed_driver_is_followed_by_the_same_command(run: Path, photos: Path
 class DeadlyStore(LocalStore):
     """One image kills the process that opens it: every time, or once where there is a file to remember it by."""
 
-    deadly: str
+    deadly: str = ""
     killed: Path | None = None
 
     def pixels(self, name: str) -> torch.Tensor:
@@ -218,7 +218,7 @@ def test_actors_give_the_same_labels_bit_for_bit_though_one_is_killed(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ):
-    root = DeadlyStore(photos.resolve(), "image_020.png", tmp_path / "killed")
+    root = DeadlyStore(photos.resolve(), deadly="image_020.png", killed=tmp_path / "killed")
     monkeypatch.setattr("raydet.label_files.run.open_images", lambda given, _: Images(given, root))
     assert label(run, photos, tmp_path / "out", "--cpus-per-actor", "0.5", actors=2) == 0
     assert (tmp_path / "killed").exists()
@@ -249,7 +249,7 @@ def test_an_image_that_kills_every_actor_is_skipped(
     for losses in ("LOSSES_PER_PIECE", "LOSSES_ALONE"):  # fewer actors to start
         monkeypatch.setattr(f"raydet.image_jobs.work.{losses}", 1)
     saved, names = load_saved(run), [f"image_{number:03d}.png" for number in range(3)]
-    model, store = family_of(saved.config).on_files(saved), DeadlyStore(photos.resolve(), names[1])
+    model, store = family_of(saved.config).on_files(saved), DeadlyStore(photos.resolve(), deadly=names[1])
     job = Job(Labelling(model, "cpu", "fp32", batch=1), store, threads=1)
     listing = write_listing(names, tmp_path / "listing.jsonl")
     found = []
