@@ -85,6 +85,7 @@ def main() -> int:
             f"run.dir={home / f'il_net_{file.stem}'}",
             f"data.labeled={{path: '{file}', images: '{root}'}}",
             f"data.labeled_ids={home / 'labeled.json'}",
+            "data.labeled_fraction=null",
         ]
         rows[name] = final_ap(launch(load(CONFIGS / "il_net_foda.yaml", [*given.detector, *settings])).path)
 

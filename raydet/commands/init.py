@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raydet.config.paths import path_argument
 from raydet.errors import UserError
 from raydet.text import plural
 
@@ -38,7 +39,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("--labels", type=int, metavar="N", help="use only N labelled images; the rest is unlabelled")
     parser.add_argument("--method", help="default: one that uses the unlabelled images, where there are any")
-    parser.add_argument("--images", help="image root of a COCO JSON")
+    parser.add_argument("--images", type=path_argument, help="image root of a COCO JSON")
     parser.add_argument("--subset", help="VOC list, or the part (train) of a YOLO or classification set")
     parser.add_argument("--task", choices=("detection", "classification"), help="default: by what lies there")
     parser.add_argument("--out", metavar="FILE.yaml", help="default: the data set's name, here")

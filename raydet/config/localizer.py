@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from raydet.config.backbone import HOW_TO_CHOOSE, IMAGENET
 from raydet.config.base import ModelSection, PositiveFloat, PositiveInt
+from raydet.config.paths import PathText
 
 SMALL = "small"
 EMBEDDED = "efficientnet_lite0"
@@ -40,12 +41,12 @@ class LocalizerConfig(ModelSection):
     """Width of the localizer's hidden layer."""
     channels: tuple[PositiveInt, PositiveInt, PositiveInt, PositiveInt] = (16, 32, 64, 64)
     """`small`: channels of its four convolutions."""
-    weights: str | None = None
+    weights: PathText | None = None
     """Both networks' weights: `imagenet` (published weights, downloaded once; those of `efficientnet_lite0` are
     installed with raydet, and its default), a local file in torchvision's names, or `none`. `small` has none."""
-    classifier_weights: str | None = None
+    classifier_weights: PathText | None = None
     """Instead of `weights`, for the classifier's trunk alone."""
-    localizer_weights: str | None = None
+    localizer_weights: PathText | None = None
     """Instead of `weights`, for the localizer's trunk alone."""
 
     def weights_of(self, network: Literal["classifier", "localizer"]) -> str | None:

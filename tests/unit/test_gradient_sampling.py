@@ -485,7 +485,7 @@ def test_statistics_of_other_images_are_refused(tmp_path: Path):
     launch(sampled(tmp_path / "run", optim__steps=4, run__stop_at=3))
     data = tmp_path / "run" / "data"
     other = launch(sampled(tmp_path / "other", optim__steps=1, data__labeled_count=12)).path / "data"
-    for file in data.glob("*.arrow"):
+    for file in [*data.glob("*.arrow"), data / "sources.json"]:
         file.write_bytes((other / file.name).read_bytes())
     with pytest.raises(CheckpointError, match="what it has learned is about other images"):
         launch(sampled(tmp_path / "run", optim__steps=4), resume=True)

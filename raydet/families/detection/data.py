@@ -21,6 +21,7 @@ from raydet.data.boxes.summary import SetSummary, summarise
 from raydet.data.family import DataFamily
 from raydet.data.prepared import PreparedSets
 from raydet.data.problems import ProblemLog
+from raydet.errors import DataError
 
 
 class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
@@ -82,7 +83,14 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
     def thinned(self, config: DataSection[DatasetConfig], table: Table) -> Table:
         """Make the minority classes rare."""
         assert isinstance(config, DataConfig)
-        return thinned(config, table)
+        found = thinned(config, table)
+        if self.is_barren(found) and not self.is_barren(table):
+            kept = config.split.keep_images_per_minority
+            raise DataError(
+                f"data.split.keep_images_per_minority={kept} leaves no box in the {len(table):,} labelled images; "
+                f"raise it, or name fewer minority_classes"
+            )
+        return found
 
     def fingerprint(self, table: Table) -> str:
         """Name the images and classes."""

@@ -152,7 +152,7 @@ class HostedMethod(DetectionMethod):
     @property
     def thresholds(self) -> Thresholds:
         """Theta."""
-        return Thresholds("method.cls_pseudo_threshold")
+        return Thresholds("method.cls_pseudo_threshold", floor="method.pseudo_score_floor")
 
     def listings(self, state: Any, sizes: DataSizes) -> list[Listing]:
         """List labelled images by their rarest class, where that is asked for."""

@@ -54,6 +54,7 @@ class Thresholds:
 
     score: str  # of the class confidence
     quality: str | None = None  # of `PseudoBoxes.quality`, before NMS: each value is a selection of its own
+    floor: str = "labels.score_floor"  # the setting that the score threshold must not be below
 
 
 class DetectionMethod(Method[DetectionConfig, StudentBatch]):

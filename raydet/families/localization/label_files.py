@@ -41,6 +41,11 @@ class LocalizerOnFiles:
         """Every image gets its box, however unsure: a higher `--score-threshold` leaves images without one."""
         return 0.0
 
+    @property
+    def gray16_range(self) -> tuple[int, int]:
+        """Return the values of 16-bit pictures that become 0 to 255."""
+        return self._method.run.data.views.gray16_range
+
     def settings(self) -> dict[str, Any]:
         """Return the settings of networks, method and test view."""
         config = self._method.run

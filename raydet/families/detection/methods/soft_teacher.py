@@ -157,7 +157,7 @@ class SoftTeacher(DetectionMethod):
     @property
     def thresholds(self) -> Thresholds:
         """The class confidence of the RoI classes."""
-        return Thresholds("method.cls_pseudo_threshold")
+        return Thresholds("method.cls_pseudo_threshold", floor="method.pseudo_score_floor")
 
     def losses(self, student: Any, batch: StudentBatch, teacher: Any, state: Any) -> Outputs:
         """Return all terms."""

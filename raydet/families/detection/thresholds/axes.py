@@ -54,11 +54,12 @@ def read_axes(config: DetectionConfig, thresholds: Thresholds, words: Sequence[s
         if name in given:
             raise ConfigError(f"--grid {word}: {name} is given twice; give all its values at once")
         given[name] = _values(word, text)
-    floor = config.labels.score_floor
+    section, _, key = thresholds.floor.partition(".")
+    floor = float(config.model_dump(mode="json")[section][key])
     if min(given.get("score", (1.0,))) < floor:
         raise ConfigError(
-            f"--grid: score={min(given['score']):g} is below labels.score_floor={floor:g}: nothing is stored "
-            f"there, so nothing can be said; try values from {floor:g} on, or train with a lower labels.score_floor"
+            f"--grid: score={min(given['score']):g} is below {thresholds.floor}={floor:g}: nothing is stored "
+            f"there, so nothing can be said; try values from {floor:g} on, or train with a lower {thresholds.floor}"
         )
     own = config.model_dump()["method"]
     score = own[thresholds.score.removeprefix("method.")]

@@ -88,7 +88,7 @@ def test_unlabelled_images_keep_what_is_known_of_them(tmp_path: Path):
             "split": {"minority_classes": ["dog", "cat"], "keep_images_per_minority": 0},
         }
     )
-    with pytest.raises(DataError, match="the labeled set has no usable box"):
+    with pytest.raises(DataError, match="keep_images_per_minority=0 leaves no box in the 1 labelled images"):
         BOXES.prepare(data, tmp_path / "data")
 
 
