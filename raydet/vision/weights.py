@@ -62,11 +62,8 @@ def _why_unreadable(error: Exception) -> str:
     said = str(error).lower()
     if "torchscript" in said:
         return "is a TorchScript archive, which is a program; save its tensors: torch.save(model.state_dict(), FILE)"
-    if (
-        "unsupported operand" not in said
-        and "weights_only" in said
-        or (isinstance(error, UnpicklingError) and "global" in said)
-    ):
+    is_pickle = "unsupported operand" not in said
+    if is_pickle and ("weights_only" in said or (isinstance(error, UnpicklingError) and "global" in said)):
         return (
             "holds Python objects (a whole pickled model, say); reading those can run any code, so it was not read; "
             "where you trust it, save its tensors by themselves: torch.save(model.state_dict(), FILE)"
