@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from raydet.config.paths import path_argument
 from raydet.errors import UserError
 
 MAX_IMAGES = 100
@@ -13,8 +14,16 @@ MAX_IMAGES = 100
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("compare", help="compare runs: curves, classes, pairs over seeds, pictures")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="run folders, two or more, of one kind and one val set")
-    parser.add_argument("--out", metavar="DIR", help="where compare.html goes; default: compare/ beside the runs")
+    parser.add_argument(
+        "runs",
+        type=path_argument,
+        nargs="+",
+        metavar="RUN",
+        help="run folders, two or more, of one kind and one val set",
+    )
+    parser.add_argument(
+        "--out", type=path_argument, metavar="DIR", help="where compare.html goes; default: compare/ beside the runs"
+    )
     parser.add_argument(
         "--max-images",
         type=int,

@@ -25,7 +25,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Declare the command."""
     parser = commands.add_parser("init", help="write a commented config that suits a data set and this machine")
     parser.add_argument(
-        "dataset", help="labelled data set: COCO, VOC, YOLO, a folder per class, Parquet, ... or `shapes`"
+        "dataset",
+        type=path_argument,
+        help="labelled data set: COCO, VOC, YOLO, a folder per class, Parquet, ... or `shapes`",
     )
     parser.add_argument(
         "overrides",
@@ -33,16 +35,21 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="key=value",
         help="settings of the data set, as in check-data (label_column=...)",
     )
-    parser.add_argument("--unlabeled", metavar="DIR", help="folder, glob or data set of more images, without labels")
     parser.add_argument(
-        "--val", metavar="DATASET", help="validation set; default: what lies beside, else some are withheld"
+        "--unlabeled", type=path_argument, metavar="DIR", help="folder, glob or data set of more images, without labels"
+    )
+    parser.add_argument(
+        "--val",
+        type=path_argument,
+        metavar="DATASET",
+        help="validation set; default: what lies beside, else some are withheld",
     )
     parser.add_argument("--labels", type=int, metavar="N", help="use only N labelled images; the rest is unlabelled")
     parser.add_argument("--method", help="default: one that uses the unlabelled images, where there are any")
     parser.add_argument("--images", type=path_argument, help="image root of a COCO JSON")
     parser.add_argument("--subset", help="VOC list, or the part (train) of a YOLO or classification set")
     parser.add_argument("--task", choices=("detection", "classification"), help="default: by what lies there")
-    parser.add_argument("--out", metavar="FILE.yaml", help="default: the data set's name, here")
+    parser.add_argument("--out", type=path_argument, metavar="FILE.yaml", help="default: the data set's name, here")
     parser.add_argument("--no-measure", action="store_true", help="do not train a few steps to measure their time")
     parser.set_defaults(run=run)
 

@@ -99,7 +99,7 @@ def test_every_argument_that_is_a_path_has_the_type_of_paths():
     for command in COMMANDS:
         command.add(commands)
     of_paths = {"config", "space", "run_or_checkpoint", "checkpoint", "images", "folder", "config_or_dataset"}
-    of_paths |= {"out", "root", "data", "boxes"}
+    of_paths |= {"out", "root", "data", "boxes", "control", "dataset", "unlabeled", "val", "runs", "apply"}
     for name, command in commands.choices.items():
         for action in command._actions:
             is_path = action.type is path_argument

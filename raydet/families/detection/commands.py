@@ -38,8 +38,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--images", type=path_argument, help="image root of a COCO JSON given with --data")
     parser.add_argument("--max-images", type=int, default=1000, help="judge at most so many images (default: 1000)")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
-    parser.add_argument("--apply", metavar="CONFIG.yaml", help="write the recommended thresholds into this config file")
-    parser.add_argument("--out", metavar="NEW.yaml", help="with --apply: write a new file and leave the old one alone")
+    parser.add_argument(
+        "--apply",
+        type=path_argument,
+        metavar="CONFIG.yaml",
+        help="write the recommended thresholds into this config file",
+    )
+    parser.add_argument(
+        "--out",
+        type=path_argument,
+        metavar="NEW.yaml",
+        help="with --apply: write a new file and leave the old one alone",
+    )
     parser.set_defaults(run=run)
 
 

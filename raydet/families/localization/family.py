@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, NoReturn
 
@@ -63,12 +64,11 @@ class Localization(Family[LocalizationConfig]):
         remark = f" ({left} tensors of copies that training keeps left out)" if left else ""
         return Exported(weights, list(class_names), config.data.views.model_dump_json(), remark)
 
-    def onnx_exporter(self, saved: SavedModel) -> Callable[[Path], str]:
+    def onnx_exporter(self, saved: SavedModel) -> Callable[..., str]:
         """Return what writes a localizer as ONNX."""
         from raydet.families.localization.onnx import export_onnx
 
-        localizer = as_localizer(saved)
-        return lambda out: export_onnx(localizer, out)
+        return partial(export_onnx, as_localizer(saved))
 
     def on_files(self, saved: SavedModel) -> LocalizerOnFiles:
         """Return what labels images that belong to no run."""

@@ -46,12 +46,17 @@ class OneImage(nn.Module):
         return box * image.shape[-1], logits[0]
 
 
-def export_onnx(saved: SavedLocalizer, out: Path) -> str:
+def export_onnx(saved: SavedLocalizer, out: Path, *, size: str | None = None) -> str:
     """Write both networks to `out`; return what was written and how far it is from PyTorch.
 
     Raises UserError where the `onnx` extra is missing, where the method has no localizer, and where the file does not
     say what PyTorch says (it is then not written).
     """
+    if size is not None:
+        raise UserError(
+            f"--size {size}: a localizer's file takes the views that it was trained on, data.views.size="
+            f"{saved.config.data.views.size} square; leave it out"
+        )
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--out {out}: ONNX needs {', '.join(missing)}: pip install 'raydet[onnx]'")
