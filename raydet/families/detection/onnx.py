@@ -45,7 +45,7 @@ from raydet.vision.images import collate
 
 OPSET = 18
 CHECKED_IMAGES = 3  # of the run; noise comes on top
-LEAST_SIDE = 32
+LEAST_SIDE, MOST_SIDE, MOST_IMAGES = 32, 8192, 256  # of an input of any size
 TOLERANCE_PX, TOLERANCE_SCORE = 0.1, 1e-3
 Size = tuple[int, int]  # height, width
 
@@ -138,14 +138,12 @@ def _other_size(images: Sequence[Tensor]) -> list[Tensor]:
 
 def _write(saved: SavedDetector, images: Sequence[Tensor], file: Path, *, fixed: Size | None) -> None:
     """Write a file that takes any batch, or one image of a fixed size; `images` are what the exporter follows."""
-    auto = torch.export.Dim.DYNAMIC
     with _quiet():
         program = torch.onnx.export(
-            DetectionGraph(saved).eval(),
-            (torch.stack(list(images)),),
+            _followed(DetectionGraph(saved).eval(), torch.stack(list(images)), is_fixed=fixed is not None),
+            (),
             input_names=["images"],
             output_names=["boxes", "labels", "scores", "image"],
-            dynamic_shapes=None if fixed is not None else {"images": {0: auto, 2: auto, 3: auto}},
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -157,6 +155,22 @@ def _write(saved: SavedDetector, images: Sequence[Tensor], file: Path, *, fixed:
     about["contract"] = json.dumps(contract(saved, fixed))
     about["raydet_version"] = __version__
     program.save(file)
+
+
+def _followed(graph: DetectionGraph, images: Tensor, *, is_fixed: bool) -> torch.export.ExportedProgram:
+    """Return the program that a graph is, for images of one size or of any."""
+    number = torch.export.Dim.DYNAMIC(min=1, max=MOST_IMAGES)
+    side = torch.export.Dim.DYNAMIC(min=LEAST_SIDE, max=MOST_SIDE)
+    shapes = None if is_fixed else {"images": {0: number, 2: side, 3: side}}
+    program = torch.export.export(graph, (images,), dynamic_shapes=shapes, strict=False)
+    # What it checks of sizes while it runs: some bounds are larger than ONNX's whole numbers.
+    nodes = program.graph_module.graph
+    for node in reversed(list(nodes.nodes)):
+        if node.op == "call_function" and re.search("_assert|sym_constrain", str(node.target)):
+            nodes.erase_node(node)
+    nodes.eliminate_dead_code()
+    program.graph_module.recompile()
+    return program
 
 
 def contract(saved: SavedDetector, fixed: Size | None) -> dict[str, Any]:

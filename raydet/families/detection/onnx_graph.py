@@ -78,8 +78,9 @@ class DetectionGraph(nn.Module):
 
     def best_of_each(self, rows: _Owned, number: Any) -> _Owned:
         """Return each image's `test_detections` best rows, image by image."""
-        rows = rows.where(rows.scores.sort(descending=True, stable=True).indices)
-        rows = rows.where(rows.image.sort(stable=True).indices)
+        # Both become ONNX's TopK, which keeps equals in order.
+        rows = rows.where(rows.scores.sort(descending=True).indices)
+        rows = rows.where(rows.image.sort().indices)
         counts = (rows.image[None] == torch.arange(number)[:, None]).sum(dim=1)
         first = counts.cumsum(0) - counts
         place = torch.ones_like(rows.image).cumsum(0) - 1 - first[rows.image]
