@@ -84,8 +84,8 @@ def main() -> int:
         settings = [
             f"run.dir={home / f'il_net_{file.stem}'}",
             f"data.labeled={{path: '{file}', images: '{root}'}}",
+            "data.labeled_count=null",
             f"data.labeled_ids={home / 'labeled.json'}",
-            "data.labeled_fraction=null",
         ]
         rows[name] = final_ap(launch(load(CONFIGS / "il_net_foda.yaml", [*given.detector, *settings])).path)
 
