@@ -10,6 +10,7 @@ import pytest
 from raydet.config.class_data import ImageSetConfig
 from raydet.config.load import read_yaml, resolve_section
 from raydet.errors import ConfigError
+from raydet.registry import config_classes
 from raydet.settings import dump, parse, resolve
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
@@ -72,7 +73,9 @@ def test_a_second_law_of_the_learning_rate_is_refused(changes: dict[str, Any]):
 
 
 def test_an_unknown_method_is_answered_with_all_names():
-    every = "supervised, unbiased_teacher, il_net, supervised_classifier, mean_teacher, pseudo_label, r2d2"
+    every = ", ".join(config_classes())
+    assert every.startswith("supervised, unbiased_teacher, il_net, soft_teacher, gradient_sampling, ")
+    assert every.endswith(", supervised_classifier, mean_teacher, pseudo_label, r2d2")
     assert refused(method__name="r2d3") == (
         f"tiny_classes: method.name='r2d3': expected one of {every}; did you mean r2d2?"
     )
