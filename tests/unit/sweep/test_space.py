@@ -27,17 +27,22 @@ def space_file(folder: Path, text: str) -> Path:
 def test_every_shipped_space_suits_the_paper_config_and_the_small_one(file: Path, monkeypatch: pytest.MonkeyPatch):
     sweep = load_sweep(file)
     points = points_of(sweep)
-    bases = ["r2d2_signdigits"] if file.stem.startswith("r2d2") else ["il_net_bccd", "il_net_coco10"]
+    bases, figure = {
+        "r2d2": (["r2d2_signdigits"], ("error", "min")),
+        "lchp": (["lchp_foda", "lchp_cub"], ("gt_known", "max")),
+    }.get(file.stem[:4], (["il_net_bccd", "il_net_coco10"], ("AP", "max")))
     for name in bases:
         base = load(ROOT / "jobs" / "configs" / f"{name}.yaml")
-        assert sweep.judged_by(base) == (("error", "min") if file.stem.startswith("r2d2") else ("AP", "max"))
+        assert sweep.judged_by(base) == figure
         check_points(base.model_dump(mode="json"), points, where=name)
 
 
 def test_the_papers_tables_have_as_many_points_as_rows():
     il_net = {"beta": 4, "iou_filter": 3, "iou_target": 6, "iou_threshold": 5, "branch_inputs": 6}
     r2d2 = {"strategies": 5, "class_loss_weight": 5, "entropy_weight": 5, "class_loss_type": 3}
+    lchp = {"attention_threshold": 4, "crop_confidence": 6, "localizer_backbone": 3, "strong_views": 7}
     rows = {f"il_net_{name}": number for name, number in il_net.items()}
+    rows |= {f"lchp_{name}": number for name, number in lchp.items()}
     for name, number in (rows | {f"r2d2_{name}": number for name, number in r2d2.items()}).items():
         sweep = load_sweep(ROOT / "tune_spaces" / f"{name}.py")
         assert len(points_of(sweep)) == number == len(sweep.published.values)
