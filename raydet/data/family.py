@@ -187,7 +187,8 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         """Raise DataError unless the images of the sets `names` are where and what they were when the run began."""
         for name in names:
             if (index := getattr(sets, name)) is not None:
-                check_sources(sets.folder, name, index, key=f"data.{name if name in config.sets else 'labeled'}")
+                key = f"data.{name if name in config.sets else 'labeled'}"
+                check_sources(sets.folder, name, index, key=key, skips=config.on_bad_image == "skip")
 
     def relocate(self, config: DataSection[SetConfig], folder: Path) -> PreparedSets[AnyIndex]:
         """Take a run's data from where `config` says that it lies now. Raises DataError unless it is the same."""

@@ -30,21 +30,34 @@ class Files(Protocol):
         """Return the file of a row; None where its content is in memory."""
 
 
+class Indexed(Files, Protocol):
+    """Images of an index file."""
+
+    def at(self, row: int) -> int:
+        """Return the row whose image is seen at `row`: another one where its own is left out."""
+
+    def complaint_at(self, row: int) -> str:
+        """Return what is wrong with the image that is seen at a row, '' where nothing is."""
+
+
 def write_sources(folder: Path, tables: Mapping[str, Files]) -> None:
     """Write down the bytes of all image files; -1 for images that are no files."""
     sets = {name: list(_bytes_of(table)) for name, table in tables.items()}
     write_text(folder / _FILE, json.dumps({"format": _FORMAT, "bytes": sets}))
 
 
-def check_sources(folder: Path, name: str, index: Files, *, key: str) -> None:
+def check_sources(folder: Path, name: str, index: Indexed, *, key: str, skips: bool) -> None:
     """Raise DataError, with what differs, unless the image files of a set are where and what they were.
 
-    `key` is the setting that names them. Folders of older versions do not know bytes: there the files must exist.
+    `key` is the setting that names them; `skips`: damaged ones are left out, and so may differ. Folders of older
+    versions do not know bytes: there the files must exist.
     """
     before = _known(folder).get(name)
     found = []
     for row, now in enumerate(_bytes_of(index)):
         was = before[row] if before is not None and row < len(before) else None
+        if skips and was != now and (index.at(row) != row or index.complaint_at(row)):
+            continue
         if now is None:
             found.append(f"{index.file_at(row)} is not there")
         elif was not in (None, now):
@@ -53,7 +66,8 @@ def check_sources(folder: Path, name: str, index: Files, *, key: str) -> None:
         raise DataError(
             f"{key}: {len(found):,} of {len(index):,} images of the {name} set are not as they were when the run "
             f"began: {_some(found)}. Put them back; where the data has moved, say so once: raydet train CONFIG "
-            f"--resume {key}.path=NEW (and {key}.images=NEW, where set), which goes on where the content is the same"
+            f"--resume {key}.path=NEW (and {key}.images=NEW, where set), which goes on where the content is the same. "
+            f"Where files are damaged, go on without such pictures: --resume data.on_bad_image=skip"
         )
 
 

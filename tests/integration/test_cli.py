@@ -260,7 +260,7 @@ def test_check_data_lists_all_problems_at_once(broken: Path, capsys: pytest.Capt
         assert part in said
 
 
-@pytest.mark.parametrize(("policy", "lost"), [("drop", 3), ("clip", 2)])
+@pytest.mark.parametrize(("policy", "lost"), [("drop", 3), ("clip", 3)])
 def test_check_data_writes_a_cleaned_copy(
     policy: str, lost: int, broken: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
