@@ -13,7 +13,7 @@ _WIDTH = 110
 _BARE = re.compile(
     r"(?:\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./-]*"
 )  # no number, nothing that YAML would read as something else
-_WORDS = ("null", "true", "false")
+_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # in any case YAML 1.1 takes them for values
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _flow(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_flow(each) for each in value) + "]"
     if isinstance(value, str):
-        is_bare = _BARE.fullmatch(value) and value not in _WORDS
+        is_bare = _BARE.fullmatch(value) and value.lower() not in _WORDS
         return value if is_bare else _quoted(value)
     return json.dumps(value)
 

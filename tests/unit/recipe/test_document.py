@@ -32,7 +32,9 @@ def test_a_long_reason_is_wrapped_above_its_value():
     assert len(lines) == 5 and all(line.startswith("  # word") and len(line) <= 110 for line in lines[2:4])
 
 
-@pytest.mark.parametrize("word", ["true", "null", "no", "1e5", "-", "a: b", "${X:-y}/z", "*a", "# a", "", "~", ".5"])
+@pytest.mark.parametrize(
+    "word", ["true", "null", "NULL", "True", "no", "Off", "1e5", "-", "a: b", "${X:-y}/z", "*a", "# a", "", "~", ".5"]
+)
 def test_a_word_stays_a_word(word: str):
     assert read_yaml(render([], [Setting("a.b", word)]), "here") == {"a": {"b": word}}
 
@@ -41,7 +43,7 @@ def test_a_line_break_in_a_name_cannot_leave_its_comment():
     assert read_yaml(render(["x\nevil: 1"], [Setting("a.b", 1, "y\u2028evil: 2")]), "here") == {"a": {"b": 1}}
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(PLAIN, st.text())
 def test_whatever_is_written_is_read_back(value: Any, why: str):
     assert read_yaml(render([why], [Setting("a.b.c", value, why), Setting("a.d", 1)]), "here") == {
