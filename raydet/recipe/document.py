@@ -13,7 +13,7 @@ _WIDTH = 110
 _BARE = re.compile(
     r"(?:\.{0,2}/)?[A-Za-z_][A-Za-z0-9_./-]*"
 )  # no number, nothing that YAML would read as something else
-_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # in any case YAML 1.1 takes them for values
+_WORDS = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # values of YAML 1.1, in any case
 
 
 @dataclass(frozen=True, slots=True)
