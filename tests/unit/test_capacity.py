@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 from raydet.cli import main
@@ -80,7 +81,10 @@ def crowd() -> int:
     return 10 + free // own_bytes()
 
 
-def test_a_pool_that_memory_cannot_hold_is_refused_before_anything_starts(tmp_path: Path):
+def test_a_pool_that_memory_cannot_hold_is_refused_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)  # the session's Ray would be joined
     settings = {"cluster__backend": "ray", "labels__source": "pool", "labels__lookahead": 2}
     config = tiny_config(tmp_path / "run", **settings, pool__actors=crowd())
     with pytest.raises(ConfigError, match=r"memory: 1 workers x .* teachers x .*the system would kill some of them"):
