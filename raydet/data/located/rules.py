@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
+from raydet.data.bad_images import OnBadImage
 from raydet.data.classes.rules import usable as usable_images
 from raydet.data.decode import image_size
 from raydet.data.located.table import Floats, LocatedTable
@@ -19,14 +20,22 @@ _CHUNK = 4_096
 
 
 def usable(
-    table: LocatedTable, source: str, log: ProblemLog, *, is_measured: bool, decode_images: bool = False
+    table: LocatedTable,
+    source: str,
+    log: ProblemLog,
+    *,
+    is_measured: bool,
+    decode_images: bool = False,
+    on_bad_image: OnBadImage = "error",
 ) -> LocatedTable:
     """Check a set and return the images and boxes that are fit for use; everything left out is in `log`.
 
     Boxes that training never sees are no reason to stop: only where something `is_measured` by them are bad ones
     errors, and are image files opened for their size.
     """
-    kept = usable_images(table.images, source, log, needs_labels=True, decode_images=decode_images)
+    kept = usable_images(
+        table.images, source, log, needs_labels=True, decode_images=decode_images, on_bad_image=on_bad_image
+    )
     if len(kept) != len(table):
         table = table.take(_rows_of(kept.ids.to_pylist(), table))
     table = table.with_images(kept)

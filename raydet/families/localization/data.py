@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -51,9 +52,19 @@ class LocatedData(DataFamily[LocatedSetConfig, LocatedTable, LocatedIndex]):
         decode_images: bool,
     ) -> tuple[LocatedTable, str]:
         """Return the usable images of a set, and its format."""
-        on_several = settings.on_several_classes if isinstance(settings, LocatedDataConfig) else "error"
+        own = settings if isinstance(settings, LocatedDataConfig) else None
+        on_several = "error" if own is None else own.on_several_classes
         table, format = read_located(one, log, on_several=on_several, generated=generated)
-        table = usable(table, one.path, log, is_measured=name in MEASURED, decode_images=decode_images)
+        if own is not None:
+            table = table.with_images(replace(table.images, gray16_range=own.views.gray16_range))
+        table = usable(
+            table,
+            one.path,
+            log,
+            is_measured=name in MEASURED,
+            decode_images=decode_images,
+            on_bad_image="error" if own is None else own.on_bad_image,
+        )
         if name in ("val", "test") and len(table) and not table.has_boxes.any():
             fix = "fine for a look at the classifier"
             log.warn("no-boxes", one.path, "", f"the {name} set has no box: only classes can be measured", fix)

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from raydet.config.located_data import LocatedDataConfig, LocatedSetConfig
 from raydet.data.kind import kind_of
@@ -325,3 +326,33 @@ def test_check_data_knows_it(tmp_path: Path):
         LOCATED.read("data", one, ProblemLog(), settings=None, generated=tmp_path, decode_images=True)[0].first,
         [0, 1, 2],
     )
+
+
+def class_folders(folder: Path) -> Path:
+    """Two classes of two images each; of `cat/b.png` the second half is missing."""
+    for number, name in enumerate(("cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png")):
+        write_image(folder / name, value=10 * number)
+    damaged = folder / "cat" / "b.png"
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
+    return folder
+
+
+def test_a_damaged_picture_ends_the_preparation_or_is_left_out_as_the_setting_says(tmp_path: Path):
+    folder = str(class_folders(tmp_path / "pictures"))
+    with pytest.raises(DataError, match=r"b\.png.*data.on_bad_image: skip"):
+        LOCATED.prepare(LocatedDataConfig.model_validate({"labeled": folder}), tmp_path / "refused")
+    config = LocatedDataConfig.model_validate({"labeled": folder, "on_bad_image": "skip"})
+    found = LOCATED.prepare(config, tmp_path / "kept").labeled
+    assert sorted(found.ids()) == ["cat/a.png", "dog/c.png", "dog/d.png"]
+    (line,) = (tmp_path / "kept" / "skipped.jsonl").read_text().splitlines()
+    assert json.loads(line)["id"] == "cat/b.png"
+
+
+def test_the_range_of_16_bit_pictures_reaches_the_index(tmp_path: Path):
+    for name in ("cat/a.png", "dog/b.png"):
+        (tmp_path / "wide" / name).parent.mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), 4095, dtype=np.uint16)).save(tmp_path / "wide" / name)
+    views = {"gray16_range": [0, 4095]}
+    config = LocatedDataConfig.model_validate({"labeled": str(tmp_path / "wide"), "views": views})
+    pixels = LOCATED.prepare(config, tmp_path / "data").labeled.pixels_at(0)
+    assert pixels.unique().tolist() == [255]  # 4095 of 4095; of 65535 it would be 4095 * 255 / 65535 = 15.9
