@@ -1,4 +1,4 @@
-"""What a message says to set is set, and works; more of it stands beside what it is about: `test_places.py` and others."""
+"""What a message says to set is set, and works; more of it stands beside what it is about (`test_places.py`)."""
 
 from __future__ import annotations
 
