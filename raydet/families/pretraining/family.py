@@ -1,0 +1,77 @@
+"""Pre-training, as the engine sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, NoReturn
+
+from raydet.contract import Exported, Family
+from raydet.data.boxes.index import DatasetIndex
+from raydet.data.check import CheckReport
+from raydet.data.problems import ProblemLog
+from raydet.families.pretraining.config import PretrainingConfig, PretrainingSection
+from raydet.families.pretraining.data import PROPOSED, PreparedProposals, note_proposals
+from raydet.families.pretraining.evaluate import PretrainingResult, evaluate_sharded
+from raydet.families.pretraining.method import PretrainingMethod
+from raydet.families.pretraining.model import PretrainingModel
+from raydet.families.pretraining.proposals import content_of, proposals_of
+from raydet.families.pretraining.run import PretrainingRun
+from raydet.group import Group
+from raydet.report.page import Made
+
+
+class Pretraining(Family[PretrainingConfig]):
+    """A detector's parts, from images without labels."""
+
+    name: ClassVar[str] = "pretraining"
+    images = PROPOSED
+
+    def check(self, config: PretrainingConfig, data: PreparedProposals) -> None:
+        """Raise DataError unless there are proposals of all images, of the images' sizes, and those that a run which
+        goes on began with."""
+        proposals_of(data.labeled, config.data.proposals)
+        note_proposals(data.folder, content_of(config.data.proposals))
+
+    def describe(self, data: PreparedProposals) -> str:
+        """Count images."""
+        return f"{len(data.labeled):,} images without labels"
+
+    def bind(
+        self, config: PretrainingConfig, data: PreparedProposals, method: PretrainingMethod, group: Group
+    ) -> PretrainingRun:
+        """Return the family at work in one rank of a run."""
+        return PretrainingRun(config, data, method, group)
+
+    def build_annotator(self, config: PretrainingConfig, data_folder: str, device: str) -> NoReturn:
+        """There is none: no method of this family asks for labels."""
+        raise TypeError("methods of pre-training have no label source")
+
+    def evaluate(
+        self,
+        method: PretrainingMethod,
+        model: PretrainingModel,
+        index: DatasetIndex,
+        group: Group,
+        *,
+        max_images: int | None,
+    ) -> PretrainingResult | None:
+        """Return recall of the region proposals and similarity of views."""
+        return evaluate_sharded(method, model, index, group, max_images=max_images)
+
+    def exported(self, config: PretrainingConfig, model: PretrainingModel, class_names: Sequence[str]) -> Exported:
+        """Leave out what no detector has: projector, predictor and target."""
+        assert isinstance(config.method, PretrainingSection)
+        weights = model.exported(config.method.export_branch)
+        left = len(model.state_dict()) - len(weights)
+        remark = f" of the {config.method.export_branch} branch ({left} tensors that no detector has left out)"
+        return Exported(weights, list(class_names), config.data.views.model_dump_json(), remark)
+
+    def report(self, folder: Path, config: PretrainingConfig) -> Made:
+        """Return what a run's report is made from, and its sections' makers."""
+        from raydet.families.pretraining.report import made  # not before it is wanted: it imports matplotlib
+
+        return made(folder, config)
+
+
+FAMILY = Pretraining()
