@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn
+from tempfile import TemporaryDirectory
+from typing import ClassVar, NoReturn
 
 from raydet.contract import Exported, Family
 from raydet.data.boxes.index import DatasetIndex
 from raydet.data.check import CheckReport
 from raydet.data.problems import ProblemLog
+from raydet.errors import DataError
 from raydet.families.pretraining.config import PretrainingConfig, PretrainingSection
 from raydet.families.pretraining.data import PROPOSED, PreparedProposals, note_proposals
 from raydet.families.pretraining.evaluate import PretrainingResult, evaluate_sharded
@@ -32,6 +35,20 @@ class Pretraining(Family[PretrainingConfig]):
         goes on began with."""
         proposals_of(data.labeled, config.data.proposals)
         note_proposals(data.folder, content_of(config.data.proposals))
+
+    def check_data(self, config: PretrainingConfig, *, decode_images: bool) -> CheckReport:
+        """List all problems of the images, and what is wrong with their proposals."""
+        report = super().check_data(config, decode_images=decode_images)
+        if report.num_errors:
+            return report  # what images there are is not known for sure
+        log = ProblemLog()
+        with TemporaryDirectory(prefix="raydet-") as aside:
+            try:
+                proposals_of(self.prepare(config, Path(aside)).labeled, config.data.proposals)
+            except DataError as error:
+                fix = "run raydet proposals on data.images, and name its --out"
+                log.error("proposals", config.data.proposals, "", str(error).removeprefix("data.proposals: "), fix)
+        return replace(report, problems=(*report.problems, *log.problems), counts={**report.counts, **log.counts})
 
     def describe(self, data: PreparedProposals) -> str:
         """Count images."""
