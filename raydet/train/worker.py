@@ -89,7 +89,7 @@ def check_fork(fork: Checkpoint, config: RunConfig, data: PreparedSets[Any]) -> 
             f"{where} is at step {fork.step}, method.burn_in_steps is {burn_in}: the teacher starts at the burn-in's "
             f"end, so fork from a checkpoint at or before it, or raise method.burn_in_steps"
         )
-    optimizer = {"sgd": "SGD", "adamw": "AdamW"}[config.optim.name]
+    optimizer = {"sgd": "SGD", "adamw": "AdamW", "lars": "Lars"}[config.optim.name]
     if fork.state.get("optimizer") not in (None, optimizer):
         raise CheckpointError(
             f"{where} was trained with {fork.state['optimizer']}, optim.name is {config.optim.name}; use the same"
