@@ -213,8 +213,8 @@ def _efficientnet_fpn(config: ModelConfig) -> Pyramid:
         body.freeze(config.trainable_stages)
     channels = {stride: efficientnet_lite.LEVELS[stride][1] for stride in strides}
     normalised = {"mean": efficientnet_lite.INPUT_MEAN, "std": efficientnet_lite.INPUT_STD}
-    own = {"pools": _pools(config), "fpn_norm": norm_layer(config.fpn_norm)}
-    return Pyramid(body, channels, config.fpn_channels, **own, **normalised)
+    fpn_norm = norm_layer(config.fpn_norm)
+    return Pyramid(body, channels, config.fpn_channels, pools=_pools(config), fpn_norm=fpn_norm, **normalised)
 
 
 def _timm_fpn(config: ModelConfig) -> Pyramid:
@@ -224,5 +224,5 @@ def _timm_fpn(config: ModelConfig) -> Pyramid:
     body = TimmBody(name, strides, weights=weights, trainable_stages=config.trainable_stages)
     channels = dict(zip(strides, body.channels, strict=True))
     normalised = {"mean": body.input_mean, "std": body.input_std}
-    own = {"pools": _pools(config), "fpn_norm": norm_layer(config.fpn_norm)}
-    return Pyramid(body, channels, config.fpn_channels, **own, **normalised)
+    fpn_norm = norm_layer(config.fpn_norm)
+    return Pyramid(body, channels, config.fpn_channels, pools=_pools(config), fpn_norm=fpn_norm, **normalised)
