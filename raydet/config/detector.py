@@ -50,8 +50,13 @@ class ModelConfig(ModelSection):
     """`small_gn`: channels of the stem and of the four stages."""
     fpn_channels: PositiveInt = 256
     """Channels of the feature pyramid."""
+    fpn_norm: Literal["none", "batch", "group"] = "none"
+    """Norm layers of the pyramid's convolutions, and of those of the box head `conv4_fc1`: none (torchvision's), batch
+    norm (as SoCo and ADePT pre-train; needs several images a worker), or group norm with 32 groups."""
+    box_head: Literal["two_fc", "conv4_fc1"] = "two_fc"
+    """The box head: two fully connected layers, or four 3 x 3 convolutions and one (as SoCo and ADePT pre-train)."""
     box_head_dim: PositiveInt = 1024
-    """Width of the two fully connected layers of the box head."""
+    """Width of the fully connected layers of the box head."""
     anchor_sizes: tuple[tuple[PositiveFloat, ...], ...] = ()
     """Anchor sizes in pixels, one tuple per pyramid level, all of the same length. Default: from four levels on 8 times
     the stride, one each; fewer levels share 16, 32, ..., 512 out."""
@@ -124,9 +129,12 @@ class ModelConfig(ModelSection):
     def _levels(self) -> Self:
         if not self.fpn_strides:
             self._fill(fpn_strides=default_strides(self.backbone))
-        check_strides(self.backbone, self.fpn_strides)
         if not self.anchor_sizes:
             self._fill(anchor_sizes=default_anchors(self.fpn_strides))
+        return self._checked_levels()
+
+    def _checked_levels(self) -> Self:
+        check_strides(self.backbone, self.fpn_strides)
         levels = len(self.fpn_strides)
         if len(self.anchor_sizes) != levels:
             raise ValueError(

@@ -25,6 +25,7 @@ from raydet.vision import efficientnet_lite
 from raydet.vision.efficientnet_lite import EfficientNetLite0
 from raydet.vision.folding import fold_frozen_norms
 from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD
+from raydet.vision.norms import Norm, norm_layer
 from raydet.vision.pretrained import efficientnet_tensors, is_skipped, torchvision_tensors
 from raydet.vision.timm_body import TimmBody
 from raydet.vision.weights import COUNTER, load_tensors, read_tensors
@@ -39,7 +40,7 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     Raises CheckpointError where `config.weights` cannot be had or does not fit, or the network has no such strides.
     """
     if config.backbone == SMALL:
-        return SmallBackbone(config.small_channels, config.fpn_channels)
+        return SmallBackbone(config.small_channels, config.fpn_channels, fpn_norm=norm_layer(config.fpn_norm))
     if config.backbone == EFFICIENTNET:
         return _efficientnet_fpn(config)
     if config.backbone.startswith(TIMM):
@@ -63,12 +64,14 @@ class Pyramid(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         pools: bool,
+        fpn_norm: Norm | None = None,
     ) -> None:
         """`channels` of the body's maps by stride; `mean` and `std` of [0, 1] pixels; `pools` adds stride 64."""
         super().__init__()
         self.body = body
         self.strides = tuple(channels)
-        self.fpn = FeaturePyramidNetwork(list(channels.values()), fpn_channels, LastLevelMaxPool() if pools else None)
+        top = LastLevelMaxPool() if pools else None
+        self.fpn = FeaturePyramidNetwork(list(channels.values()), fpn_channels, top, fpn_norm)
         self.out_channels = fpn_channels
         self.mean, self.std = mean, std
         # (x - mean) / std = ((x - m) / s) * (s / std) + (m - mean) / std; no part of what is learned, so not saved
@@ -92,7 +95,7 @@ class SmallBackbone(nn.Module):
     Group norm sees one image at a time, but its padding too: an image's features depend on the size of its frame.
     """
 
-    def __init__(self, channels: tuple[int, ...], fpn_channels: int) -> None:
+    def __init__(self, channels: tuple[int, ...], fpn_channels: int, fpn_norm: Norm | None = None) -> None:
         super().__init__()
         stem, *stages = channels
         self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False), _norm(stem), nn.ReLU())
@@ -100,7 +103,7 @@ class SmallBackbone(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.fpn = FeaturePyramidNetwork(stages[1:], fpn_channels)
+        self.fpn = FeaturePyramidNetwork(stages[1:], fpn_channels, norm_layer=fpn_norm)
         self.out_channels = fpn_channels
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -152,6 +155,7 @@ def _resnet_fpn(config: ModelConfig) -> nn.Module:
         in_channels_list=[width >> (4 - stage) for stage in stages],
         out_channels=config.fpn_channels,
         extra_blocks=LastLevelMaxPool(),
+        norm_layer=norm_layer(config.fpn_norm),
     )
     if not _pools(config):
         backbone.get_submodule("fpn").register_module("extra_blocks", None)  # BackboneWithFPN always adds one
@@ -209,7 +213,8 @@ def _efficientnet_fpn(config: ModelConfig) -> Pyramid:
         body.freeze(config.trainable_stages)
     channels = {stride: efficientnet_lite.LEVELS[stride][1] for stride in strides}
     normalised = {"mean": efficientnet_lite.INPUT_MEAN, "std": efficientnet_lite.INPUT_STD}
-    return Pyramid(body, channels, config.fpn_channels, pools=_pools(config), **normalised)
+    own = {"pools": _pools(config), "fpn_norm": norm_layer(config.fpn_norm)}
+    return Pyramid(body, channels, config.fpn_channels, **own, **normalised)
 
 
 def _timm_fpn(config: ModelConfig) -> Pyramid:
@@ -219,4 +224,5 @@ def _timm_fpn(config: ModelConfig) -> Pyramid:
     body = TimmBody(name, strides, weights=weights, trainable_stages=config.trainable_stages)
     channels = dict(zip(strides, body.channels, strict=True))
     normalised = {"mean": body.input_mean, "std": body.input_std}
-    return Pyramid(body, channels, config.fpn_channels, pools=_pools(config), **normalised)
+    own = {"pools": _pools(config), "fpn_norm": norm_layer(config.fpn_norm)}
+    return Pyramid(body, channels, config.fpn_channels, **own, **normalised)
