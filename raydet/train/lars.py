@@ -44,12 +44,12 @@ class Lars(torch.optim.Optimizer):
 
     def _step(self, weights: list[Tensor], group: dict[str, Any]) -> None:
         decay = group["weight_decay"]
-        grads = [weight.grad for weight in weights]
+        grads = [weight.grad for weight in weights if weight.grad is not None]
         local = self._local(weights, grads, decay) if group["adapts"] else None
         if decay:
-            grads = torch._foreach_add(grads, weights, alpha=decay)
+            grads = list(torch._foreach_add(grads, weights, alpha=decay))
         if local is not None:
-            grads = torch._foreach_mul(grads, local)
+            grads = list(torch._foreach_mul(grads, local))
         if momentum := group["momentum"]:
             for weight in weights:
                 if "momentum_buffer" not in self.state[weight]:
@@ -59,7 +59,7 @@ class Lars(torch.optim.Optimizer):
             torch._foreach_add_(grads, moved)
         torch._foreach_add_(weights, grads, alpha=-group["lr"])
 
-    def _local(self, weights: list[Tensor], grads: list[Any], decay: float) -> tuple[Tensor, ...]:
+    def _local(self, weights: list[Tensor], grads: list[Tensor], decay: float) -> tuple[Tensor, ...]:
         """Return the factor of each layer, on the device.                                                    (6)"""
         sizes, slopes = torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(grads))
         factors = self.trust * sizes / (slopes + decay * sizes)
