@@ -34,13 +34,13 @@ class _SumOverRanks(torch.autograd.Function):
     """The sum of a tensor over all ranks. What one rank adds, all ranks' losses see: gradients are summed too."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
         found = values.clone()
         dist.all_reduce(found)
         return found
 
     @staticmethod
-    def backward(ctx: FunctionCtx, slope: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, slope: Tensor) -> Tensor:
         found = slope.contiguous().clone()
         dist.all_reduce(found)
         return found
