@@ -130,12 +130,14 @@ def _leave_out_damaged(config: RunConfig, folder: RunFolder) -> int:
 
 
 def check_model(config: RunConfig, num_classes: int) -> None:
-    """Raise UserError where the model cannot be built: a run is not begun that could not go on.
+    """Raise UserError where the model cannot be built, or has no start: a run is not begun that could not go on.
 
     Its memory is not taken, but files of weights are read, or downloaded, here first.
     """
+    method = build_method(config)
     with torch.device("meta"):
-        build_method(config).build_model(num_classes)
+        model = method.build_model(num_classes)
+    method.start(model)
 
 
 def _check_reached(config: RunConfig, folder: RunFolder) -> None:

@@ -142,6 +142,8 @@ class PretrainingModelConfig(ModelConfig):
     @model_validator(mode="after")
     def _weights_are_chosen(self) -> Self:
         """Start from scratch where nothing is said: that is what pre-training is for."""
+        if self.init_from is not None:
+            raise ValueError("init_from is for detectors; a pre-training run goes on with --resume or run.fork_from")
         if self.backbone == SMALL and self.weights is not None:
             raise ValueError(f"backbone {SMALL} trains from scratch: remove `weights`, or choose another backbone")
         return self
