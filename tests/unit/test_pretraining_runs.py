@@ -34,7 +34,11 @@ def test_a_resumed_run_ends_with_the_same_bits(run: Path, tmp_path: Path):
     assert_same_bits(run, halved)
     assert losses(run) == losses(halved)
     figures = [
-        [line["similarity/projection_spread"] for line in read_metrics(each / "metrics.jsonl") if line["kind"] == "step"]
+        [
+            line["similarity/projection_spread"]
+            for line in read_metrics(each / "metrics.jsonl")
+            if line["kind"] == "step"
+        ]
         for each in (run, halved)
     ]
     assert figures[0] == figures[1]

@@ -75,7 +75,9 @@ def test_a_crop_is_drawn_again_until_it_shows_enough_boxes():
     corners = boxes([0, 0, 20, 20], [70, 40, 90, 60])
     config = PLAIN.model_copy(update={"crop_area": (0.5, 0.95)})
     counts = [
-        sum(views(corners, seed, config.model_copy(update={"crop_tries": tries}), 2).eligible == 2 for seed in range(40))
+        sum(
+            views(corners, seed, config.model_copy(update={"crop_tries": tries}), 2).eligible == 2 for seed in range(40)
+        )
         for tries in (1, 6)
     ]
     assert counts[0] < 25 < 35 < counts[1]

@@ -26,7 +26,8 @@ EngineName = Literal["auto", "hotcoco", "pycocotools"]
 ALL, SMALL, MEDIUM, LARGE = 0, 1, 2, 3  # COCO's area ranges: all, < 32^2, 32^2..96^2, > 96^2 square pixels
 AT_50, AT_75 = 0, 5  # COCO's IoU thresholds 0.50, 0.55, ..., 0.95
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-GROUPS = ("APmaj", "APmin", "APr", "APc", "APf")
+GROUPS = ("APmaj", "APmin", "APr", "APc", "APf", "APbase", "APnovel")
+GROUPS_AT_50 = ("AP50base", "AP50novel")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,6 +68,10 @@ class EvalResult:
     APr: float | None = None  # of rare, common and frequent classes, where the data set tells them apart (LVIS)
     APc: float | None = None
     APf: float | None = None
+    APbase: float | None = None  # of the classes that are not novel, where there are such
+    APnovel: float | None = None  # of the novel classes
+    AP50base: float | None = None
+    AP50novel: float | None = None
 
     @property
     def score(self) -> float | None:
@@ -83,7 +88,8 @@ class EvalResult:
             f"{self.images} images, {self.boxes} boxes, {self.detections} detections, engine {self.engine}",
             "  ".join(f"{name} {percent(getattr(self, name)):>5}" for name in COLUMNS),
         ]
-        groups = [f"{name} {percent(getattr(self, name)):>5}" for name in GROUPS if getattr(self, name) is not None]
+        present = [name for name in (*GROUPS, *GROUPS_AT_50) if getattr(self, name) is not None]
+        groups = [f"{name} {percent(getattr(self, name)):>5}" for name in present]
         lines += ["  ".join(groups)] if groups else []
         width = max((len(name) for name in self.per_class), default=0)
         lines += [
@@ -100,10 +106,11 @@ def coco_metrics(
     engine: EngineName = "auto",
     positions: Sequence[int] | None = None,
     minority: Sequence[str] = (),
+    novel: Sequence[str] = (),
 ) -> EvalResult:
     """Return COCO's figures of `detections` on the images at `positions` (all by default).
 
-    `minority`: classes with a mean of their own. Where not every class was looked for in every image, the rules are
+    `minority`, `novel`: classes with a mean of their own. Where not every class was looked for in every image, the rules are
     those of LVIS (`lvis_precision`).
     Images without a record count as images without detections; the order of the records does not matter.
     Raises ValueError for an image that is unknown, not among `positions` or given twice, for a class out of range,
@@ -134,16 +141,23 @@ def coco_metrics(
         boxes=sum(1 for box in truth["annotations"] if not box["iscrowd"]),
         detections=len(rows),
         engine=used,
-        **_of_groups(precision, index, minority),
+        **_of_groups(precision, index, minority, novel),
     )
 
 
-def _of_groups(precision: np.ndarray, index: DatasetIndex, minority: Sequence[str]) -> dict[str, float | None]:
+def _of_groups(
+    precision: np.ndarray, index: DatasetIndex, minority: Sequence[str], novel: Sequence[str]
+) -> dict[str, float | None]:
     """Return AP of each group of classes that there is."""
-    names, found = index.class_names, {}
-    if minority:
-        is_minority = np.isin(names, minority)
+    names = index.class_names
+    is_minority, is_novel = np.isin(names, tuple(minority)), np.isin(names, tuple(novel))
+    found: dict[str, float | None] = {}
+    if is_minority.any():
         found = {"APmaj": _mean(precision[:, :, ~is_minority, ALL]), "APmin": _mean(precision[:, :, is_minority, ALL])}
+    if is_novel.any():
+        for name, each in (("base", ~is_novel), ("novel", is_novel)):
+            found[f"AP{name}"] = _mean(precision[:, :, each, ALL])
+            found[f"AP50{name}"] = _mean(precision[AT_50, :, each, ALL])
     if index.federated is not None:
         of = np.array(index.federated.frequency)
         found |= {f"AP{kind}": _mean(precision[:, :, of == kind, ALL]) for kind in FREQUENCIES}

@@ -80,7 +80,9 @@ def proposals(run: PretrainingInputs, pictures: Pictures) -> Section:
     strides = run.config.model.pooled_strides
     levels = curves(run, {f"stride {stride}": f"levels/{level}" for level, stride in enumerate(strides)})
     if levels:
-        percents = {label: (steps, [times(100, value) for value in values]) for label, (steps, values) in levels.items()}
+        percents = {
+            label: (steps, [times(100, value) for value in values]) for label, (steps, values) in levels.items()
+        }
         caption = "From which level of the pyramid boxes are pooled, all three views together."
         shown.append(plot(run, pictures, "levels.png", percents, "boxes (%)", caption))
     odd = curves(run, {"whole view instead": "boxes/fallback"})
