@@ -7,8 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from raydet.config.base import (
-    LabeledDataSection,
     Fraction,
+    LabeledDataSection,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,

@@ -110,8 +110,8 @@ def coco_metrics(
 ) -> EvalResult:
     """Return COCO's figures of `detections` on the images at `positions` (all by default).
 
-    `minority`, `novel`: classes with a mean of their own. Where not every class was looked for in every image, the rules are
-    those of LVIS (`lvis_precision`).
+    `minority`, `novel`: classes with a mean of their own. Where not every class was looked for in every image, the
+    rules are those of LVIS (`lvis_precision`).
     Images without a record count as images without detections; the order of the records does not matter.
     Raises ValueError for an image that is unknown, not among `positions` or given twice, for a class out of range,
     and for a score or box that is not finite; UserError for an engine that is not installed.
