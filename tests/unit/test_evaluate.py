@@ -138,6 +138,8 @@ def test_the_result_as_text_and_json():
     assert result.as_text().splitlines() == [
         "1 images, 1 boxes, 1 detections, engine pycocotools",
         "AP 100.0  AP50 100.0  AP75 100.0  APs     -  APm 100.0  APl     -",
+        "AP50 gained if mended (TIDE): Cls 0.0  Loc 0.0  Both 0.0  Dupe 0.0  Bkg 0.0  Miss 0.0  FalsePos 0.0  "
+        "FalseNeg 0.0",
         "  cat  AP 100.0  AP50 100.0",
         "  dog  AP     -  AP50     -",
     ]

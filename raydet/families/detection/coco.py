@@ -19,6 +19,7 @@ from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
 from raydet.families.detection.lvis import lvis_precision
 from raydet.families.detection.precision import MOST_DETECTIONS, Dataset, pycocotools_precision
+from raydet.families.detection.tide import Boxes, TideErrors, tide_errors
 from raydet.text import percent
 
 EngineName = Literal["auto", "hotcoco", "pycocotools"]
@@ -72,6 +73,7 @@ class EvalResult:
     APnovel: float | None = None  # of the novel classes
     AP50base: float | None = None
     AP50novel: float | None = None
+    tide: TideErrors | None = None  # what keeps AP50 down; None where not every class was looked for (LVIS)
 
     @property
     def score(self) -> float | None:
@@ -91,6 +93,9 @@ class EvalResult:
         present = [name for name in (*GROUPS, *GROUPS_AT_50) if getattr(self, name) is not None]
         groups = [f"{name} {percent(getattr(self, name)):>5}" for name in present]
         lines += ["  ".join(groups)] if groups else []
+        if self.tide is not None:
+            gains = "  ".join(f"{name} {percent(gain)}" for name, gain in self.tide.gains.items())
+            lines.append(f"AP50 gained if mended (TIDE): {gains}")
         width = max((len(name) for name in self.per_class), default=0)
         lines += [
             f"  {name:<{width}}  AP {percent(each.AP):>5}  AP50 {percent(each.AP50):>5}"
@@ -142,6 +147,7 @@ def coco_metrics(
         detections=len(rows),
         engine=used,
         **_of_groups(precision, index, minority, novel),
+        tide=None if index.federated is not None else _tide(truth, rows, len(names)),
     )
 
 
@@ -228,6 +234,19 @@ def _annotations(index: DatasetIndex, i: int) -> Iterator[dict[str, Any]]:
             "area": float(area),
             "iscrowd": int(crowd),
         }
+
+
+def _tide(truth: Dataset, rows: np.ndarray, num_classes: int) -> TideErrors:
+    boxes = truth["annotations"]
+    columns = [np.array([box[key] for box in boxes], dtype=np.int64) for key in ("image_id", "category_id", "iscrowd")]
+    places = np.array([box["bbox"] for box in boxes], dtype=np.float64).reshape(-1, 4)
+    true = Boxes(columns[0], _corners(places), columns[1] - 1, crowd=columns[2].astype(np.bool_))
+    images, classes = rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64) - 1
+    return tide_errors(true, Boxes(images, _corners(rows[:, 1:5]), classes, scores=rows[:, 5]), num_classes)
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def _hotcoco(truth: Dataset, rows: np.ndarray) -> np.ndarray:
