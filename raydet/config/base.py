@@ -21,6 +21,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
+    def paths(self) -> tuple[str, ...]:
+        """Return the keys that name local files which the run's processes open, and so have to find from anywhere."""
+        return ()
+
 
 class Views(Section):
     """What the augmentation of every family holds."""

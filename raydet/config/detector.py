@@ -18,7 +18,6 @@ from raydet.config.backbone import (
 )
 from raydet.config.base import (
     Fraction,
-    ModelSection,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -26,11 +25,12 @@ from raydet.config.base import (
     Weight,
 )
 from raydet.config.paths import PathText
+from raydet.config.transfer import TransferSection
 
 DetectorName = Literal["faster_rcnn", "cascade_rcnn"]
 
 
-class ModelConfig(ModelSection):
+class ModelConfig(TransferSection):
     """Faster R-CNN with FPN, and what was built on it."""
 
     detector: DetectorName = "faster_rcnn"
@@ -129,7 +129,9 @@ class ModelConfig(ModelSection):
     def _weights_are_chosen(self) -> Self:
         if self.backbone == SMALL and self.weights is not None:
             raise ValueError(f"backbone {SMALL} trains from scratch: remove `weights`, or choose another backbone")
-        if "weights" not in self.model_fields_set:
+        if "weights" not in self.model_fields_set and self.takes("backbone"):
+            self._fill(weights=None)
+        elif "weights" not in self.model_fields_set:
             if self.backbone not in (SMALL, EFFICIENTNET):
                 raise ValueError(f"backbone {self.backbone} without `weights`: {HOW_TO_CHOOSE}")
             self._fill(weights=IMAGENET if self.backbone == EFFICIENTNET else None)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import LabeledDataSection, Fraction, PositiveInt, SetSection, Views
+from raydet.config.base import Fraction, LabeledDataSection, PositiveInt, SetSection, Views
 from raydet.config.box_data import ShapesConfig
 from raydet.config.paths import PathText
 

@@ -28,7 +28,7 @@ class ProposalViewsConfig(Views):
     crop_aspect: tuple[PositiveFloat, PositiveFloat] = (0.75, 4 / 3)
     """Width / height of a crop, drawn log-uniformly."""
     crop_tries: PositiveInt = 6
-    """Draw a crop up to so many times until it shows `method.num_boxes` boxes; then boxes that it shows are repeated."""
+    """Draw a crop up to so many times until it shows `method.num_boxes` boxes; then some that it shows are repeated."""
     horizontal_flip: Fraction = 0.5
     """Probability of a left-right flip of a view, boxes included; where V3 is V2 made smaller it has V2's."""
     color_jitter: Fraction = 0.8
@@ -70,7 +70,11 @@ class ProposalDataConfig(DataSection[DatasetConfig]):
     """Images to learn from. Boxes that are annotated there are not seen by training; where `val_count` withholds
     some of the images, these are measured by theirs."""
     proposals: PathText
-    """What `raydet proposals IMAGES --out DIR` wrote: DIR, or the proposals.arrow in it. `grid`: the same boxes relative
-    to every image, for trying things out. Of `val`, too, where the file has those images."""
+    """What `raydet proposals IMAGES --out DIR` wrote: DIR, or the proposals.arrow in it. `grid`: the same boxes
+    relative to every image, for trying things out. Of `val`, too, where the file has those images."""
     views: ProposalViewsConfig = ProposalViewsConfig()
     """The three views of an image."""
+
+    def paths(self) -> tuple[str, ...]:
+        """Return the key of the proposals, where it names a file."""
+        return () if self.proposals == GRID else ("proposals",)

@@ -127,6 +127,8 @@ def _build(config: RunConfig, group: Group, data: PreparedSets[Any], make_source
         trainer = Trainer(config, family, method, data, source, group, journal)
     num_params = sum(p.numel() for p in trainer.state.student.parameters())
     journal.start(start, attempt=attempt, num_params=num_params)
+    for line in trainer.started:
+        journal.note(start, line)
     for problem in found.passed_over if found is not None else ():
         journal.note(start, f"an older checkpoint is used: {problem}")
     trainer.start_from(checkpoint, fork)

@@ -1,8 +1,9 @@
 """Feature extractors: a body, and a feature pyramid on its maps.
 
 ResNets have torchvision's parameter names, EfficientNet-Lite0 those of its published file; networks of timm come from
-there; `small_gn` trains on a CPU. With `weights` batch norms are frozen, and the top `trainable_stages` train. Without,
-there is nothing worth freezing: all stages train, with plain BatchNorm2d (whose statistics then depend on the batch).
+there; `small_gn` trains on a CPU. With `weights`, or another run's backbone (`init_from`), batch norms are frozen and
+the top `trainable_stages` train. Without, there is nothing worth freezing: all stages train, with plain BatchNorm2d
+(whose statistics then depend on the batch).
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     Raises CheckpointError where `config.weights` cannot be had or does not fit, or the network has no such strides.
     """
     if config.backbone == SMALL:
-        return SmallBackbone(config.small_channels, config.fpn_channels, fpn_norm=norm_layer(config.fpn_norm))
+        return SmallBackbone(config.small_channels, config.fpn_channels, fpn_norm=_fpn_norm(config))
     if config.backbone == EFFICIENTNET:
         return _efficientnet_fpn(config)
     if config.backbone.startswith(TIMM):
@@ -141,11 +142,12 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 def _resnet_fpn(config: ModelConfig) -> nn.Module:
-    norm = nn.BatchNorm2d if config.weights is None else FrozenBatchNorm2d
+    norm = FrozenBatchNorm2d if config.keeps_norms("backbone") else nn.BatchNorm2d
     body = RESNETS[config.backbone](weights=None, norm_layer=norm)
     width: int = body.fc.in_features  # of the last stage; each stage before it has half of the next one's
     if config.weights is not None:
         _load_resnet(body, config.weights, config.backbone)
+    if config.keeps_norms("backbone"):
         _freeze(body, config.trainable_stages)
     fold_frozen_norms(body, _resnet_pairs(body))
     stages = [stride.bit_length() - 2 for stride in config.pooled_strides]  # stride 4 is of layer1
@@ -155,7 +157,7 @@ def _resnet_fpn(config: ModelConfig) -> nn.Module:
         in_channels_list=[width >> (4 - stage) for stage in stages],
         out_channels=config.fpn_channels,
         extra_blocks=LastLevelMaxPool(),
-        norm_layer=norm_layer(config.fpn_norm),
+        norm_layer=_fpn_norm(config),
     )
     if not _pools(config):
         backbone.get_submodule("fpn").register_module("extra_blocks", None)  # BackboneWithFPN always adds one
@@ -170,6 +172,10 @@ def _resnet_pairs(body: nn.Module) -> list[tuple[str, str]]:
         (name, name.replace("conv", "bn") if shortcut not in name else name.replace(f"{shortcut}0", f"{shortcut}1"))
         for name in names
     ]
+
+
+def _fpn_norm(config: ModelConfig) -> Norm | None:
+    return norm_layer(config.fpn_norm, is_frozen=config.keeps_norms("fpn"))
 
 
 def _pools(config: ModelConfig) -> bool:
@@ -196,33 +202,30 @@ def _load_resnet(body: nn.Module, weights: str, backbone: str) -> None:
 
 
 def _efficientnet_fpn(config: ModelConfig) -> Pyramid:
-    norm = nn.BatchNorm2d if config.weights is None else FrozenBatchNorm2d
+    norm = FrozenBatchNorm2d if config.keeps_norms("backbone") else nn.BatchNorm2d
     strides = config.pooled_strides
     last_block, _ = efficientnet_lite.LEVELS[strides[-1]]
     body = EfficientNetLite0(norm, last_block=last_block)
-    if config.weights is not None:
-        if not is_skipped():
-            is_file = config.weights != IMAGENET
-            found = read_tensors(Path(config.weights)) if is_file else efficientnet_tensors()
-            tensors = {
-                name: value
-                for name, value in efficientnet_lite.up_to(last_block, found).items()
-                if not name.endswith(COUNTER)
-            }
-            load_tensors(body, tensors, f"model.weights: the tensors of {config.weights} ({config.backbone})")
+    if config.weights is not None and not is_skipped():
+        is_file = config.weights != IMAGENET
+        found = read_tensors(Path(config.weights)) if is_file else efficientnet_tensors()
+        own = efficientnet_lite.up_to(last_block, found)
+        tensors = {name: value for name, value in own.items() if not name.endswith(COUNTER)}
+        load_tensors(body, tensors, f"model.weights: the tensors of {config.weights} ({config.backbone})")
+    if config.keeps_norms("backbone"):
         body.freeze(config.trainable_stages)
     channels = {stride: efficientnet_lite.LEVELS[stride][1] for stride in strides}
     normalised = {"mean": efficientnet_lite.INPUT_MEAN, "std": efficientnet_lite.INPUT_STD}
-    own = {"pools": _pools(config), "fpn_norm": norm_layer(config.fpn_norm)}
-    return Pyramid(body, channels, config.fpn_channels, **own, **normalised)
+    pools, fpn_norm = _pools(config), _fpn_norm(config)
+    return Pyramid(body, channels, config.fpn_channels, pools=pools, fpn_norm=fpn_norm, **normalised)
 
 
 def _timm_fpn(config: ModelConfig) -> Pyramid:
     # The file is not wanted where a checkpoint brings the weights, but what it makes of norms and stages is.
-    weights = "" if config.weights is not None and is_skipped() else config.weights
+    weights = "" if config.keeps_norms("backbone") and (is_skipped() or config.weights is None) else config.weights
     strides, name = config.pooled_strides, config.backbone.removeprefix(TIMM)
     body = TimmBody(name, strides, weights=weights, trainable_stages=config.trainable_stages)
     channels = dict(zip(strides, body.channels, strict=True))
     normalised = {"mean": body.input_mean, "std": body.input_std}
-    own = {"pools": _pools(config), "fpn_norm": norm_layer(config.fpn_norm)}
-    return Pyramid(body, channels, config.fpn_channels, **own, **normalised)
+    pools, fpn_norm = _pools(config), _fpn_norm(config)
+    return Pyramid(body, channels, config.fpn_channels, pools=pools, fpn_norm=fpn_norm, **normalised)

@@ -48,6 +48,9 @@ class Detector(nn.Module):
         self.rpn = Rpn(config)
         heads = CascadeHeads if config.detector == "cascade_rcnn" else RoiHeads
         self.roi_heads: CascadeHeads | RoiHeads = heads(config, num_classes)
+        if config.finetune == "predictors":
+            for part in (self.backbone, self.rpn, *(head.box_head for head in self.heads)):
+                part.requires_grad_(False)
         self.to(memory_format=torch.channels_last)  # as the pixels come: no convolution has to turn its maps about
 
     @property

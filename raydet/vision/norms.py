@@ -11,6 +11,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn import functional as F
+from torchvision.ops import FrozenBatchNorm2d
 
 Norm = Callable[[int], nn.Module]
 """From a number of channels to a norm layer."""
@@ -18,9 +19,10 @@ Norm = Callable[[int], nn.Module]
 GROUPS = 32
 
 
-def norm_layer(kind: Literal["none", "batch", "group"]) -> Norm | None:
-    """Return the maker of a norm layer for maps `[N, C, H, W]`; None for none."""
-    makers: dict[str, Norm | None] = {"none": None, "batch": nn.BatchNorm2d, "group": _group}
+def norm_layer(kind: Literal["none", "batch", "group"], *, is_frozen: bool = False) -> Norm | None:
+    """Return the maker of a norm layer for maps `[N, C, H, W]`; None for none. Frozen batch norms stay as loaded."""
+    batch = FrozenBatchNorm2d if is_frozen else nn.BatchNorm2d
+    makers: dict[str, Norm | None] = {"none": None, "batch": batch, "group": _group}
     return makers[kind]
 
 
@@ -32,13 +34,13 @@ class _SumOverRanks(torch.autograd.Function):
     """The sum of a tensor over all ranks. What one rank adds, all ranks' losses see: gradients are summed too."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: FunctionCtx, values: Tensor) -> Tensor:
         found = values.clone()
         dist.all_reduce(found)
         return found
 
     @staticmethod
-    def backward(ctx: FunctionCtx, slope: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: FunctionCtx, slope: Tensor) -> Tensor:
         found = slope.contiguous().clone()
         dist.all_reduce(found)
         return found

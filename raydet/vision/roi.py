@@ -136,7 +136,7 @@ def build_box_head(config: ModelConfig) -> nn.Sequential | TwoMLPHead:
     channels, side = config.fpn_channels, config.roi_pool_size
     if config.box_head == "two_fc":
         return TwoMLPHead(channels * side**2, config.box_head_dim)
-    norm = norm_layer(config.fpn_norm)
+    norm = norm_layer(config.fpn_norm, is_frozen=config.keeps_norms("box_head"))
     return FastRCNNConvFCHead((channels, side, side), [channels] * 4, [config.box_head_dim], norm)
 
 

@@ -156,7 +156,12 @@ RUNS: dict[str, dict[str, Callable[[Path], RunConfig]]] = {
         "joint": pretrained(name="adept"),
         "separate": pretrained(soco=True, name="adept", mode="separate", rpn_views=[1, 2]),
         "every other switch": pretrained(
-            name="adept", backbone_loss="det+rpn", det_proposals="ss+rpn", rpn_views=[2], num_boxes=6, rpn_reg_weight=2.0
+            name="adept",
+            backbone_loss="det+rpn",
+            det_proposals="ss+rpn",
+            rpn_views=[2],
+            num_boxes=6,
+            rpn_reg_weight=2.0,
         ),
     },
 }

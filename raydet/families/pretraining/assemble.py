@@ -57,5 +57,5 @@ def _matrices(image: ThreeViews) -> Tensor:
 
 
 def _facts(image: ThreeViews) -> Tensor:
-    repeated = 0 if image.is_fallback else len(image.ids) - len(image.ids.unique())
+    repeated = 0 if image.is_fallback else len(image.ids) - len(set(image.ids.tolist()))
     return torch.tensor([float(image.is_fallback), float(repeated)])

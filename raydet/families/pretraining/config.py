@@ -71,6 +71,10 @@ class AdeptConfig(PretrainingSection):
     rpn_pre_nms: PositiveInt = 64
     """With `det_proposals: ss+rpn`: anchors per image that go into NMS; `num_boxes` come out."""
 
+    def paths(self) -> tuple[str, ...]:
+        """Return the key of SoCo's run, where there is one."""
+        return () if self.soco_checkpoint is None else ("soco_checkpoint",)
+
     @property
     def trains_all(self) -> bool:
         """Whether more than the region proposals is trained."""
@@ -108,8 +112,8 @@ class PretrainingModelConfig(ModelConfig):
     """The detector to be pre-trained, without its predictors, and the two small networks that comparing boxes takes."""
 
     backbone: str = "resnet50_fpn"
-    """`resnet18_fpn`, `resnet50_fpn`, `resnet101_fpn`, `efficientnet_lite0_fpn`, `timm/NAME`, or `small_gn` (group norm),
-    which trains on a CPU."""
+    """`resnet18_fpn`, `resnet50_fpn`, `resnet101_fpn`, `efficientnet_lite0_fpn`, `timm/NAME`, or `small_gn` (group
+    norm), which trains on a CPU."""
     weights: PathText | None = None
     """`none` (default): from scratch, as the papers do. Or as for a detector; its batch norms are then frozen."""
     fpn_strides: tuple[int, ...] = ()
@@ -138,6 +142,8 @@ class PretrainingModelConfig(ModelConfig):
     @model_validator(mode="after")
     def _weights_are_chosen(self) -> Self:
         """Start from scratch where nothing is said: that is what pre-training is for."""
+        if self.init_from is not None:
+            raise ValueError("init_from is for detectors; a pre-training run goes on with --resume or run.fork_from")
         if self.backbone == SMALL and self.weights is not None:
             raise ValueError(f"backbone {SMALL} trains from scratch: remove `weights`, or choose another backbone")
         return self
@@ -168,6 +174,8 @@ class PretrainingModelConfig(ModelConfig):
 class PretrainingOptimConfig(OptimConfig):
     """Optimiser and batch. Batch sizes are GLOBAL, whatever the number of workers. Defaults: 100 epochs of ImageNet."""
 
+    name: Literal["sgd", "adamw", "lars"] = "lars"
+    """Which optimiser. `lars`: SGD whose steps are a share of each layer's weights, for batches of thousands."""
     lr: PositiveFloat = 0.1
     """Learning rate after the warm-up."""
     weight_decay: Weight = 1e-5

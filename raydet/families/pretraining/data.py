@@ -61,7 +61,8 @@ class ProposalData(DataFamily[DatasetConfig, Table, DatasetIndex]):
             on_bad_image="error" if own is None else own.on_bad_image,
             gray16_range=(0, 65535) if own is None else own.views.gray16_range,
         )
-        return replace(table, class_names=(OBJECT,), classes=np.zeros_like(table.classes), federated=None), source.format
+        one_class = replace(table, class_names=(OBJECT,), classes=np.zeros_like(table.classes), federated=None)
+        return one_class, source.format
 
     def renumbered(self, table: Table, class_names: tuple[str, ...], name: str, path: str, log: ProblemLog) -> Table:
         """Return the set: there is one class everywhere."""

@@ -48,7 +48,7 @@ class Branch(nn.Module):
         return list(maps.values())
 
     def pooled(self, features: Sequence[Tensor], rois: Tensor, side: int) -> Tensor:
-        """Return RoIAlign `[R, C, 7, 7]` of `rois` `[R, 5]` (image, then xyxy in pixels of views of `side`), float32."""
+        """Return RoIAlign `[R, C, 7, 7]` of `rois` `[R, 5]` (image, then xyxy in pixels of views of `side`)."""
         return pool_by_size(features, rois, side, self.config)
 
     def project(self, features: Sequence[Tensor], rois: Tensor, side: int) -> Tensor:
@@ -145,7 +145,7 @@ def levels(boxes: Tensor, bounds: Sequence[float]) -> Tensor:
 
 
 def normalised(pixels: Tensor, device: torch.device) -> Tensor:
-    """Return views `[B, 3, S, S]` uint8 as a network wants them: float32, ImageNet's mean and deviation, channels last."""
+    """Return views `[B, 3, S, S]` uint8 as a network wants them: float32, normalised as ImageNet, channels last."""
     mean = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
     std = torch.tensor(IMAGENET_STD, device=device)[:, None, None]
     shown = (pixels.to(device, non_blocking=True).float() / 255 - mean) / std

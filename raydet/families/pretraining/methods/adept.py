@@ -102,9 +102,7 @@ class Adept(PretrainingMethod):
         terms, figures, moments = self.compare(student, batch, shown)
         return Outputs({**terms, **self.rpn_terms(student, batch, scores)}, figures, {MOMENTS: moments})
 
-    def rpn_terms(
-        self, student: PretrainingModel, batch: ViewBatch, scores: list[AnchorScores]
-    ) -> dict[str, LossTerm]:
+    def rpn_terms(self, student: PretrainingModel, batch: ViewBatch, scores: list[AnchorScores]) -> dict[str, LossTerm]:
         """Return both parts of L_RPN; anchors are drawn by image, view and step.                               (1)"""
         assert student.rpn is not None
         config, seed = self.run.model, self.run.seed

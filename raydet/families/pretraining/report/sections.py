@@ -80,7 +80,7 @@ def proposals(run: PretrainingInputs, pictures: Pictures) -> Section:
     strides = run.config.model.pooled_strides
     levels = curves(run, {f"stride {stride}": f"levels/{level}" for level, stride in enumerate(strides)})
     if levels:
-        percents = {label: (steps, [times(100, value) for value in values]) for label, (steps, values) in levels.items()}
+        percents = _percents(levels)
         caption = "From which level of the pyramid boxes are pooled, all three views together."
         shown.append(plot(run, pictures, "levels.png", percents, "boxes (%)", caption))
     odd = curves(run, {"whole view instead": "boxes/fallback"})
@@ -90,7 +90,7 @@ def proposals(run: PretrainingInputs, pictures: Pictures) -> Section:
         for label, (steps, values) in repeated.items()
     }
     if odd:
-        percents = {label: (steps, [times(100, value) for value in values]) for label, (steps, values) in odd.items()}
+        percents = _percents(odd)
         caption = "Images of which no proposal is in all views; boxes that repeat another one of their image."
         shown.append(plot(run, pictures, "fallback.png", percents, "share (%)", caption))
     counts, fallbacks = run.counted()
@@ -108,6 +108,10 @@ def _table(run: PretrainingInputs) -> list[str]:
     newest = (_evals(run) or [{}])[-1]
     known = [(label, percent(newest[name])) for name, label in RECALLS.items() if newest.get(name) is not None]
     return [table(["recall of true boxes", "%"], known)] if known else []
+
+
+def _percents(found: dict[str, Curve]) -> dict[str, Curve]:
+    return {label: (steps, [times(100, value) for value in values]) for label, (steps, values) in found.items()}
 
 
 def _evals(run: PretrainingInputs) -> list[Record]:
