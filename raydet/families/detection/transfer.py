@@ -6,9 +6,10 @@ part than this detector is refused: a network that silently starts afresh looks 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ _PREFIXES: dict[Part, str] = {
     "rpn": "rpn.",
     "box_head": "roi_heads.box_head.",
 }
+_STAGE = re.compile(r"roi_heads\.stages\.\d+\.box_head\.")  # of Cascade R-CNN
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +48,7 @@ def start(model: nn.Module, config: TransferSection) -> list[str]:
         return []
     source = read_source(Path(config.init_from), config.init_role)
     state = {name: value for name, value in model.state_dict().items() if not name.endswith(COUNTER)}
+    source = replace(source, tensors=_for_stages(source.tensors, state))
     taken, lines = dict[str, Tensor](), [f"model.init_from: {source.said}"]
     for part in config.init_parts or PARTS:
         wanted = {name: value for name, value in state.items() if part_of(name) == part}
@@ -91,10 +94,21 @@ def read_source(path: Path, role: str | None) -> Source:
 
 def part_of(name: str) -> Part | None:
     """Return the part that a tensor of a detector belongs to; None for predictors and what methods add."""
+    name = _STAGE.sub("roi_heads.box_head.", name)
     for part, prefix in _PREFIXES.items():  # the pyramid lies inside the backbone
         if name.startswith(prefix):
             return part
     return None
+
+
+def _for_stages(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors with one box head in every stage, where the detector has stages and the source does not."""
+    prefix, found = _PREFIXES["box_head"], dict[str, Tensor]()
+    stages = sorted({match[0] for name in state if (match := _STAGE.match(name))})
+    for name, value in tensors.items():
+        places = [name.replace(prefix, stage, 1) for stage in stages] if name.startswith(prefix) else []
+        found |= dict.fromkeys(places or [name], value)
+    return found
 
 
 def _check(part: Part, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], config: TransferSection) -> None:
