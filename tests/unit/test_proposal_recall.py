@@ -71,8 +71,8 @@ def judged(boxes: list[list[float]], index: Images, **other: Any) -> ProposalRec
 
 
 def test_proposals_are_judged_in_original_pixels_best_first():
-    # In original pixels: [0, 0, 10, 10], which is the first true box, and [20, 20, 30, 36] with 100 / 160 = 0.625 of the
-    # second, a hit at .5, .55 and .6. In the second image, without boxes, nothing is to be found.
+    # In original pixels: [0, 0, 10, 10], which is the first true box, and [20, 20, 30, 36] with 100 / 160 = 0.625 of
+    # the second, a hit at .5, .55 and .6. In the second image, without boxes, nothing is to be found.
     boxes = [[0.0, 0, 20, 20], [40.0, 40, 60, 72]]
     index = Images([([0, 0, 10, 10], False), ([20, 20, 30, 30], False), ([0, 30, 10, 40], True)], [])
     found = judged(boxes, index)
