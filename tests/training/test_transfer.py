@@ -140,7 +140,7 @@ def test_another_architecture_is_refused_part_by_part(detector_run: Path):
 
 
 def test_files_that_are_no_weights_are_one_message_each(tmp_path: Path, detector_run: Path):
-    with pytest.raises(CheckpointError, match=r"init_from=.*nowhere.safetensors: no file"):
+    with pytest.raises(CheckpointError, match=r"init_from=.*nowhere.safetensors: there is no such folder or file"):
         read_source(tmp_path / "nowhere.safetensors", None)
     pickled = tmp_path / "model.pth"
     torch.save({"a": torch.ones(1)}, pickled)
