@@ -77,7 +77,7 @@ def read_source(path: Path, role: str | None) -> Source:
         said = f"{saved.role} of {name} at step {step}, {path} (SHA-256 {short}...)"
         return Source(_counted_out(found.weights), others, said)
     if not path.exists():
-        raise CheckpointError(f"{where}: there is no such folder or file; name a run, a checkpoint, or an exported file")
+        raise CheckpointError(f"{where}: there is no such folder or file; name a run, a checkpoint or an exported file")
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{where}: expected a run folder, a checkpoint folder, or a .safetensors file (raydet export RUN --out "
