@@ -89,7 +89,7 @@ def disk_of(config: RunConfig, sizes: DataSizes) -> Disk:
     method = build_method(config.model_copy(update={"model": config.model.model_copy(update=without)}))
     with torch.device("meta"):
         parameters = sum(p.numel() for p in method.build_model(sizes.classes).parameters())
-    moments = {"sgd": 1, "adamw": 2}[config.optim.name]
+    moments = {"sgd": 1, "lars": 1, "adamw": 2}[config.optim.name]
     copies = 1 + moments + (method.teacher() is not None) + config.uses_labels
     ends = {end for end in method.stage_ends if 0 < end < config.last_step}
     kept = config.checkpoint.keep + 2 + len(ends)

@@ -10,6 +10,10 @@ from torch import nn
 from raydet.config.optim import OptimConfig
 from raydet.contract import ParamGroup
 from raydet.learning_rate import base_lr
+from raydet.train.lars import Lars
+
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "lars": Lars}
+"""What `optim.name` means; a checkpoint says with which class it was trained."""
 
 
 def build_optimizer(model: nn.Module, groups: Sequence[ParamGroup], config: OptimConfig) -> torch.optim.Optimizer:
@@ -36,6 +40,8 @@ def build_optimizer(model: nn.Module, groups: Sequence[ParamGroup], config: Opti
             foreach=not fused,
             fused=fused,
         )
+    if config.name == "lars":
+        return Lars(found, base_lr(config), momentum=config.momentum, trust=config.lars_trust)
     return torch.optim.AdamW(found, lr=base_lr(config), foreach=not fused, fused=fused)
 
 

@@ -22,6 +22,7 @@ from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, latest_checkpoint, open_checkpoint
 from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
+from raydet.train.optim import OPTIMIZERS
 from raydet.train.rundir import RunFolder
 from raydet.train.state import digest_of_labeled
 from raydet.train.stop import watching
@@ -89,7 +90,7 @@ def check_fork(fork: Checkpoint, config: RunConfig, data: PreparedSets[Any]) -> 
             f"{where} is at step {fork.step}, method.burn_in_steps is {burn_in}: the teacher starts at the burn-in's "
             f"end, so fork from a checkpoint at or before it, or raise method.burn_in_steps"
         )
-    optimizer = {"sgd": "SGD", "adamw": "AdamW"}[config.optim.name]
+    optimizer = OPTIMIZERS[config.optim.name].__name__
     if fork.state.get("optimizer") not in (None, optimizer):
         raise CheckpointError(
             f"{where} was trained with {fork.state['optimizer']}, optim.name is {config.optim.name}; use the same"
