@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raydet.config.base import (
-    DataSection,
     Fraction,
+    LabeledDataSection,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -121,7 +121,7 @@ class ViewsConfig(Views):
     """Boxes with a side below this in the view are dropped and counted."""
 
 
-class DataConfig(DataSection[DatasetConfig]):
+class DataConfig(LabeledDataSection[DatasetConfig]):
     """Labelled, unlabelled and validation images with boxes."""
 
     labeled_ids: PathText | None = None

@@ -18,7 +18,6 @@ from raydet.config.backbone import (
 )
 from raydet.config.base import (
     Fraction,
-    ModelSection,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -26,9 +25,10 @@ from raydet.config.base import (
     Weight,
 )
 from raydet.config.paths import PathText
+from raydet.config.transfer import TransferSection
 
 
-class ModelConfig(ModelSection):
+class ModelConfig(TransferSection):
     """Faster R-CNN with FPN."""
 
     backbone: str = EFFICIENTNET
@@ -50,8 +50,13 @@ class ModelConfig(ModelSection):
     """`small_gn`: channels of the stem and of the four stages."""
     fpn_channels: PositiveInt = 256
     """Channels of the feature pyramid."""
+    fpn_norm: Literal["none", "batch", "group"] = "none"
+    """Norm layers of the pyramid's convolutions, and of those of the box head `conv4_fc1`: none (torchvision's), batch
+    norm (as SoCo and ADePT pre-train; needs several images a worker), or group norm with 32 groups."""
+    box_head: Literal["two_fc", "conv4_fc1"] = "two_fc"
+    """The box head: two fully connected layers, or four 3 x 3 convolutions and one (as SoCo and ADePT pre-train)."""
     box_head_dim: PositiveInt = 1024
-    """Width of the two fully connected layers of the box head."""
+    """Width of the fully connected layers of the box head."""
     anchor_sizes: tuple[tuple[PositiveFloat, ...], ...] = ()
     """Anchor sizes in pixels, one tuple per pyramid level, all of the same length. Default: from four levels on 8 times
     the stride, one each; fewer levels share 16, 32, ..., 512 out."""
@@ -114,7 +119,9 @@ class ModelConfig(ModelSection):
     def _weights_are_chosen(self) -> Self:
         if self.backbone == SMALL and self.weights is not None:
             raise ValueError(f"backbone {SMALL} trains from scratch: remove `weights`, or choose another backbone")
-        if "weights" not in self.model_fields_set:
+        if "weights" not in self.model_fields_set and self.takes("backbone"):
+            self._fill(weights=None)
+        elif "weights" not in self.model_fields_set:
             if self.backbone not in (SMALL, EFFICIENTNET):
                 raise ValueError(f"backbone {self.backbone} without `weights`: {HOW_TO_CHOOSE}")
             self._fill(weights=IMAGENET if self.backbone == EFFICIENTNET else None)
@@ -124,9 +131,12 @@ class ModelConfig(ModelSection):
     def _levels(self) -> Self:
         if not self.fpn_strides:
             self._fill(fpn_strides=default_strides(self.backbone))
-        check_strides(self.backbone, self.fpn_strides)
         if not self.anchor_sizes:
             self._fill(anchor_sizes=default_anchors(self.fpn_strides))
+        return self._checked_levels()
+
+    def _checked_levels(self) -> Self:
+        check_strides(self.backbone, self.fpn_strides)
         levels = len(self.fpn_strides)
         if len(self.anchor_sizes) != levels:
             raise ValueError(

@@ -9,15 +9,11 @@ from pydantic import Field, model_validator
 from raydet.config.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section, Weight
 
 
-LARS_TRUST = 0.001
-
-
 class OptimConfig(Section):
     """Optimiser and batch. Batch sizes are GLOBAL, whatever the number of workers."""
 
     name: Literal["sgd", "adamw", "lars"] = "sgd"
-    """Which optimiser. `lars` scales the step of each weight by that weight's norm, for large batches and pre-training;
-    its `lr` is another quantity than SGD's: as a rule some hundred times larger."""
+    """Which optimiser. `lars`: SGD whose steps are a share of each layer's weights, for batches of thousands."""
     lr: PositiveFloat = 0.0075
     """Learning rate for `reference_batch` images; see `lr_scaling`."""
     lr_scaling: Literal["none", "linear"] = "none"
@@ -28,8 +24,8 @@ class OptimConfig(Section):
     """Momentum of SGD and LARS."""
     nesterov: bool = False
     """SGD with Nesterov's momentum."""
-    lars_trust: PositiveFloat = LARS_TRUST
-    """LARS: the share of a weight's norm that one step of rate 1 moves it by. Biases and norm layers take plain steps."""
+    lars_trust: PositiveFloat = 0.001
+    """With `name: lars`: the share (trust coefficient)."""
     weight_decay: Weight = 1e-4
     """Weight decay; biases and norm layers are exempt."""
     steps: PositiveInt = 180_000
@@ -60,6 +56,4 @@ class OptimConfig(Section):
             raise ValueError("schedule=cosine and decay_at are two laws of the learning rate; keep one of them")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise ValueError("nesterov is SGD's: set name=sgd and a momentum above 0, or nesterov=false")
-        if self.lars_trust != LARS_TRUST and self.name != "lars":
-            raise ValueError(f"lars_trust is LARS's, name={self.name}: set name=lars, or leave lars_trust out")
         return self

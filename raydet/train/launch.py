@@ -14,6 +14,7 @@ from raydet.cluster.address import check_answers
 from raydet.cluster.capacity import check_holds, this_machine
 from raydet.cluster.needs import Claim
 from raydet.config.backbone import weights_path
+from raydet.config.base import Section
 from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
 from raydet.contract import sizes_of
@@ -59,10 +60,10 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
                 f"labelled; leave some of them unlabelled ({ways}), or set data.unlabeled"
             )
         family.check(config, data)
-        if not resume:
-            check_model(config, len(data.class_names))
+        started = [] if resume else check_model(config, len(data.class_names))
         said = [
             describe(config, data),
+            *(f"  {line}" for line in started),
             *(f"  warning: {text}" for text in _crowded(config)),
             *(f"  changed: {line}" for line in folder.changes(config)),
         ]
@@ -128,13 +129,16 @@ def _leave_out_damaged(config: RunConfig, folder: RunFolder) -> int:
     return family_of(config).images.leave_out_damaged(folder.data)
 
 
-def check_model(config: RunConfig, num_classes: int) -> None:
-    """Raise UserError where the model cannot be built: a run is not begun that could not go on.
+def check_model(config: RunConfig, num_classes: int) -> list[str]:
+    """Return what the model starts from (`Method.start`). Raises UserError where it cannot be built: a run is not begun
+    that could not go on.
 
     Its memory is not taken, but files of weights are read, or downloaded, here first.
     """
+    method = build_method(config)
     with torch.device("meta"):
-        build_method(config).build_model(num_classes)
+        model = method.build_model(num_classes)
+    return method.start(model)
 
 
 def _check_reached(config: RunConfig, folder: RunFolder) -> None:
@@ -163,8 +167,18 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     paths = {"dir": absolute(config.run.dir), "fork_from": absolute(config.run.fork_from)}
     files = {key: weights_path(getattr(config.model, key)) for key in config.model.weight_keys}
     own = {key: str(file.absolute()) for key, file in files.items() if file is not None}
-    model = config.model.model_copy(update=own) if own else config.model
-    return config.model_copy(update={"run": config.run.model_copy(update=paths), "model": model})
+    update: dict[str, Section] = {"run": config.run.model_copy(update=paths)}
+    update["model"] = config.model.model_copy(update=own) if own else config.model
+    for name in ("data", "method"):
+        section = getattr(config, name)
+        if keys := section.paths():
+            update[name] = section.model_copy(update={key: absolute(getattr(section, key)) for key in keys})
+    return config.model_copy(update=update)
+
+
+def kind_of_images(config: RunConfig) -> str:
+    """Return what the images that a run goes through are called."""
+    return "labelled" if config.data.main_key == "labeled" else config.data.main_key
 
 
 def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
@@ -177,7 +191,7 @@ def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
         f"raydet: {config.method.name} in {RunFolder(config.run.dir).path}",
         f"  data: {family_of(config).describe(data)}{unlabeled}{val}",
         f"  steps: {config.last_step}, of which burn-in {config.method.burn_in_steps}; "
-        f"batch {optim.labeled_batch} labelled"
+        f"batch {optim.labeled_batch} {kind_of_images(config)}"
         + (f" + {optim.unlabeled_batch} unlabelled" if config.uses_labels else ""),
         f"  learning rate: {base_lr(optim):g}"
         + (

@@ -12,9 +12,6 @@ from raydet.contract import ParamGroup
 from raydet.learning_rate import base_lr
 from raydet.train.lars import Lars
 
-OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "lars": Lars}
-"""What `optim.name` means; a checkpoint says with which class it was trained."""
-
 
 def build_optimizer(model: nn.Module, groups: Sequence[ParamGroup], config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimiser over the trainable parameters; norm layers and all biases are not decayed.
@@ -30,6 +27,9 @@ def build_optimizer(model: nn.Module, groups: Sequence[ParamGroup], config: Opti
     for name, (decayed, exempt) in own.items():
         found.append({"params": decayed, "weight_decay": config.weight_decay, "name": name})
         found.append({"params": exempt, "weight_decay": 0.0, "name": name})
+    if config.name == "lars":
+        found = [{**each, "adapts": place % 2 == 0} for place, each in enumerate(found)]  # the decayed ones
+        return Lars(found, lr=base_lr(config), momentum=config.momentum, trust=config.lars_trust)
     fused = all(p.is_cuda for each in own.values() for kind in each for p in kind)
     if config.name == "sgd":
         return torch.optim.SGD(
@@ -40,8 +40,6 @@ def build_optimizer(model: nn.Module, groups: Sequence[ParamGroup], config: Opti
             foreach=not fused,
             fused=fused,
         )
-    if config.name == "lars":
-        return Lars(found, base_lr(config), momentum=config.momentum, trust=config.lars_trust)
     return torch.optim.AdamW(found, lr=base_lr(config), foreach=not fused, fused=fused)
 
 

@@ -45,6 +45,9 @@ class Detector(nn.Module):
         self.backbone = build_backbone(config)
         self.rpn = Rpn(config)
         self.roi_heads = RoiHeads(config, num_classes)
+        if config.finetune == "predictors":
+            for part in (self.backbone, self.rpn, self.roi_heads.box_head):
+                part.requires_grad_(False)
         self.to(memory_format=torch.channels_last)  # as the pixels come: no convolution has to turn its maps about
 
     @torch.no_grad()

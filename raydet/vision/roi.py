@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import roi_align
 
 from raydet.config.detector import ModelConfig
 from raydet.vision.geometry import box_areas
 from raydet.vision.matching import match, sample
+from raydet.vision.norms import norm_layer
 
 box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
 CANONICAL_SIDE_PX, CANONICAL_LEVEL = 224, 4  # an RoI of ImageNet's crop size is pooled from stride 2^4 (FPN, Eq. 1)
@@ -52,7 +53,7 @@ class RoiHeads(nn.Module):
         super().__init__()
         self.config = config
         self.strides = config.pooled_strides
-        self.box_head = TwoMLPHead(config.fpn_channels * config.roi_pool_size**2, config.box_head_dim)
+        self.box_head = build_box_head(config)
         self.box_predictor = FastRCNNPredictor(config.box_head_dim, num_classes + 1)
         self.matcher = Matcher(config.roi_fg_iou, config.roi_fg_iou, allow_low_quality_matches=False)
         self._init_weights()
@@ -89,12 +90,22 @@ class RoiHeads(nn.Module):
 
     def _init_weights(self) -> None:
         """Initialise as detectron2 does: torchvision's defaults start with ten times larger scores."""
-        for layer in (self.box_head.fc6, self.box_head.fc7):
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
+        for layer in self.box_head.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_uniform_(layer.weight, a=1)
+                nn.init.zeros_(layer.bias)
         for layer, std in ((self.box_predictor.cls_score, 0.01), (self.box_predictor.bbox_pred, 0.001)):
             nn.init.normal_(layer.weight, std=std)
             nn.init.zeros_(layer.bias)
+
+
+def build_box_head(config: ModelConfig) -> nn.Sequential | TwoMLPHead:
+    """Return a module from pooled maps `[R, fpn_channels, side, side]` to `[R, box_head_dim]`, torchvision's."""
+    channels, side = config.fpn_channels, config.roi_pool_size
+    if config.box_head == "two_fc":
+        return TwoMLPHead(channels * side**2, config.box_head_dim)
+    norm = norm_layer(config.fpn_norm, is_frozen=config.keeps_norms("box_head"))
+    return FastRCNNConvFCHead((channels, side, side), [channels] * 4, [config.box_head_dim], norm)
 
 
 def by_class(box_deltas: Tensor) -> Tensor:

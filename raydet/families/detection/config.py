@@ -160,11 +160,16 @@ class DetectionConfig(RunConfig):
         """Return what cannot be meant, each with the keys and what to change."""
         found = super().contradictions()
         model, workers = self.model, self.cluster.workers
-        if model.backbone != SMALL and model.weights is None and workers > 1:
+        if model.backbone != SMALL and not model.keeps_norms("backbone") and workers > 1:
             found.append(
-                f"model.backbone={model.backbone} with model.weights=none trains its batch norm, whose statistics "
-                f"would differ between the {workers} workers; set model.weights, use model.backbone=small_gn, or "
-                f"one worker"
+                f"model.backbone={model.backbone} trains its batch norm, whose statistics would differ between the "
+                f"{workers} workers; set model.weights, or with model.init_from model.init_norms=frozen, use "
+                f"model.backbone=small_gn, or one worker"
+            )
+        if model.init_from is not None and self.run.fork_from is not None:
+            found.append(
+                f"run.fork_from={self.run.fork_from} brings all weights of a run with the same classes, "
+                f"model.init_from={model.init_from} parts of any: keep one of them"
             )
         return found
 

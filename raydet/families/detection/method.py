@@ -18,6 +18,7 @@ from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms
 from raydet.families.detection.passes import TrainPass, train_pass
 from raydet.families.detection.recipes import Recipe, SharedGeometry
+from raydet.families.detection.transfer import start
 from raydet.labels.schedule import LabelSchedule
 from raydet.randomness import stream
 from raydet.records import Candidates, PseudoBoxes
@@ -68,6 +69,10 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
     def build_model(self, num_classes: int) -> Detector:
         """Return a freshly initialised detector; student and teacher are both made by this."""
         return Detector(self.run.model, num_classes)
+
+    def start(self, model: Detector) -> list[str]:
+        """Take parts over from another run (`model.init_from`). Raises CheckpointError where that cannot be."""
+        return start(model, self.run.model)
 
     def annotate(self, teacher: Any, images: ImageBatch, rngs: Sequence[torch.Generator]) -> list[Candidates]:
         """Return what the teacher says about each image, in view pixels; runs in the teacher pool.

@@ -22,7 +22,7 @@ from raydet.metrics import read_metrics
 from raydet.registry import build_method, config_classes, method_class
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
-from tests.helpers import tiny_classes, tiny_config, tiny_places, tiny_soft
+from tests.helpers import tiny_classes, tiny_config, tiny_places, tiny_soft, tiny_views
 
 
 def detector(**method: Any) -> Callable[[Path], RunConfig]:
@@ -52,6 +52,18 @@ def classifier(steps: int = 5, **method: Any) -> Callable[[Path], RunConfig]:
 def localizer(**method: Any) -> Callable[[Path], RunConfig]:
     """Two steps of the first stage and three of the second, unless the method has one alone."""
     return lambda run_dir: tiny_places(run_dir, optim__steps=5, method={"burn_in_steps": 2, **method})
+
+
+def pretrained(soco: bool = False, **method: Any) -> Callable[[Path], RunConfig]:
+    """Four steps; with `soco` on the network of a SoCo run of two."""
+
+    def config(run_dir: Path) -> RunConfig:
+        if soco:
+            path = launch(tiny_views(run_dir.parent / "soco", optim__steps=2, method={"name": "soco"})).path
+            method["soco_checkpoint"] = str(path)
+        return tiny_views(run_dir, optim__steps=4, method=method)
+
+    return config
 
 
 # A model of two steps is sure of nothing: a low threshold lets pseudo-boxes through all the same.
@@ -130,6 +142,19 @@ RUNS: dict[str, dict[str, Callable[[Path], RunConfig]]] = {
     },
     "psol": {"plain": localizer(name="psol")},
     "cam": {"plain": localizer(name="cam", burn_in_steps=0)},
+    "soco": {"plain": pretrained(name="soco")},
+    "adept": {
+        "joint": pretrained(name="adept"),
+        "separate": pretrained(soco=True, name="adept", mode="separate", rpn_views=[1, 2]),
+        "every other switch": pretrained(
+            name="adept",
+            backbone_loss="det+rpn",
+            det_proposals="ss+rpn",
+            rpn_views=[2],
+            num_boxes=6,
+            rpn_reg_weight=2.0,
+        ),
+    },
 }
 """Method -> runs that together reach every branch of its losses."""
 
