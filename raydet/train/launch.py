@@ -30,7 +30,7 @@ from raydet.train.going_back import Start, check_start, go_back
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
 from raydet.train.stop import sigterm_asks
-from raydet.train.worker import local_source, train_rank
+from raydet.train.worker import check_start_of_fork, local_source, train_rank
 
 
 def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> RunFolder:
@@ -138,6 +138,9 @@ def check_model(config: RunConfig, num_classes: int) -> list[str]:
     method = build_method(config)
     with torch.device("meta"):
         model = method.build_model(num_classes)
+    if config.run.fork_from is not None:  # whose weights have had that start already
+        check_start_of_fork(config)
+        return []
     return method.start(model)
 
 
