@@ -119,7 +119,9 @@ def generated(folder: Path, classes: int) -> Path:
             number, (x, y) = len(boxes), draw.integers(0, [WIDTH - 200, HEIGHT - 200])
             box = [int(x), int(y), 150, 120]
             kind = number % classes + 1
-            boxes.append({"id": number + 1, "image_id": i, "category_id": kind, "bbox": box, "area": 18000, "iscrowd": 0})
+            boxes.append(
+                {"id": number + 1, "image_id": i, "category_id": kind, "bbox": box, "area": 18000, "iscrowd": 0}
+            )
     kinds = [{"id": i + 1, "name": f"class {i:04d}"} for i in range(classes)]
     file.write_text(json.dumps({"images": images, "annotations": boxes, "categories": kinds}))
     return file
@@ -154,7 +156,12 @@ def real_steps(backbone: str, classes: int, steps: int, out: Path) -> str:
     step.end()
     names = [*dict.fromkeys(name for *_, name in PARTS), "everything else"]
     total = statistics.mean(whole)
-    lines = [f"{backbone}, {classes} classes, {len(whole)} steps", "", "| what | CPU ms per step | share |", "|---|---|---|"]
+    lines = [
+        f"{backbone}, {classes} classes, {len(whole)} steps",
+        "",
+        "| what | CPU ms per step | share |",
+        "|---|---|---|",
+    ]
     for name in names:
         mean = statistics.mean(sections.steps[name])
         lines.append(f"| {name} | {1e3 * mean:.1f} | {100 * mean / total:.2f} % |")

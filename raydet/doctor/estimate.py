@@ -130,7 +130,7 @@ def judge_disk(disk: Disk, run_dir: Path) -> Finding:
     place = next(folder for folder in [run_dir, *run_dir.parents] if folder.is_dir())
     free = shutil.disk_usage(place).free
     need = disk.checkpoints + disk.labels
-    tables = f" ({size(disk.learned)} of it label tables)" if disk.learned else ""
+    tables = f" ({size(disk.learned)} of it the state of the method)" if disk.learned else ""
     text = (
         f"{disk.parameters / 1e6:.1f} M parameters: {size(disk.checkpoints)} of checkpoints{tables} + "
         f"{size(disk.labels)} of labels at most; {place} has {size(free)} free"
@@ -144,9 +144,9 @@ def judge_disk(disk: Disk, run_dir: Path) -> Finding:
 
 
 def judge_memory(each: int, ranks: int, have: int | None) -> Finding:
-    """Judge main memory for a label table of `each` bytes in every rank; `have`: of the machine that all share, or None
+    """Judge main memory for what a method learns beside weights, `each` bytes in every rank; `have`: of the machine that all share, or None
     where they may be on several."""
-    text = f"the label table takes {size(each)} in every rank (here {ranks}), beside network and images"
+    text = f"what the method learns beside weights takes {size(each)} in every rank (here {ranks}), beside network and images"
     if have is None:
         return ok("memory", text)
     text = f"{text}; this machine has {size(have)}"

@@ -60,10 +60,10 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
                 f"labelled; leave some of them unlabelled ({ways}), or set data.unlabeled"
             )
         family.check(config, data)
-        started = [] if resume else check_model(config, len(data.class_names))
+        if not resume:
+            check_model(config, len(data.class_names))
         said = [
             describe(config, data),
-            *(f"  {line}" for line in started),
             *(f"  warning: {text}" for text in _crowded(config)),
             *(f"  changed: {line}" for line in folder.changes(config)),
         ]
@@ -129,19 +129,18 @@ def _leave_out_damaged(config: RunConfig, folder: RunFolder) -> int:
     return family_of(config).images.leave_out_damaged(folder.data)
 
 
-def check_model(config: RunConfig, num_classes: int) -> list[str]:
-    """Return what the model starts from (`Method.start`). Raises UserError where it cannot be built: a run is not begun
-    that could not go on.
+def check_model(config: RunConfig, num_classes: int) -> None:
+    """Raise UserError where the model cannot be built, or has no start: a run is not begun that could not go on.
 
     Its memory is not taken, but files of weights are read, or downloaded, here first.
     """
     method = build_method(config)
     with torch.device("meta"):
         model = method.build_model(num_classes)
-    if config.run.fork_from is not None:  # whose weights have had that start already
+    if config.run.fork_from is None:
+        method.start(model)
+    else:  # its weights have had that start already
         check_start_of_fork(config)
-        return []
-    return method.start(model)
 
 
 def _check_reached(config: RunConfig, folder: RunFolder) -> None:

@@ -19,7 +19,7 @@ from raydet.families.pretraining.config import PretrainingConfig, PretrainingMod
 from raydet.families.pretraining.loader import StepViews
 from raydet.families.pretraining.method import pretraining_method
 from raydet.families.pretraining.methods.adept import Adept
-from raydet.families.pretraining.model import PretrainingModel, levels
+from raydet.families.pretraining.model import PretrainingModel, levels, pool_by_size
 from raydet.families.pretraining.similarity import disagreement, keep_rate, swapped
 from raydet.families.pretraining.views import three_views
 from raydet.learning_rate import lr_at
@@ -232,3 +232,44 @@ def test_separate_training_changes_nothing_but_the_region_proposals(tmp_path: Pa
 
 def weights(run: Path) -> dict[str, Tensor]:
     return {name.removeprefix("student."): value for name, value in saved(run).items() if name.startswith("student.")}
+
+
+def test_boxes_are_scaled_by_the_size_of_the_map_and_not_by_the_stride():
+    # a view of 112 pixels has a coarsest map of 4 x 4 (3.5 by the stride): its right edge is the map's right edge
+    own = PretrainingModelConfig(fpn_channels=1, roi_pool_size=4, roi_sampling_ratio=1)
+    maps = [torch.zeros(1, 1, side, side) for side in (28, 14, 7)] + [torch.arange(4.0).expand(1, 1, 4, 4).clone()]
+    own = own.model_copy(update={"level_bounds": (1.0, 2.0, 3.0)})  # so that the coarsest level has the box
+    pooled = pool_by_size(maps, boxes([0, 0, 0, 112, 112]), 112, own)
+    assert pooled[0, 0, 0].tolist() == pytest.approx([0, 1, 2, 3], abs=1e-5)  # by the stride: 0, 0.8, 1.7, 2.6
+
+
+def test_region_losses_of_two_views_are_divided_by_the_anchors_of_both():
+    for views, number in (([1], 3 * 32), ([2], 3 * 32), ([1, 2], 2 * 3 * 32)):
+        run = config(rpn_views=views)
+        method = pretraining_method(run)
+        torch.manual_seed(0)
+        said = method.losses(method.build_model(0).train(), batch_of(run), None, None).losses
+        assert (int(said["rpn/cls"].count), int(said["rpn/reg"].count)) == (number, number)
+
+
+def test_the_networks_own_proposals_are_compared_too_and_teach_it_nothing_about_regions():
+    run = config(det_proposals="ss+rpn")
+    model, found = terms(run)
+    said = pretraining_method(run).losses(model, batch_of(run), None, None).losses["det/sim"]
+    assert 3 * 4 < int(said.count) <= 2 * 3 * 4  # up to four more of each image, where all views show them
+    slopes = gradients(model, found["det/sim"] + found["det/swapped"])
+    assert all(slope is None for name, slope in slopes.items() if name.startswith("rpn."))
+
+
+def test_either_branch_can_be_exported_and_region_proposals_are_the_online_ones():
+    model = pretraining_method(config()).build_model(0)
+    with torch.no_grad():
+        for name, p in model.target.named_parameters():
+            p.fill_(7.0 if "backbone" in name else 8.0)
+    online, target = model.exported("online"), model.exported("target")
+    assert online.keys() == target.keys()
+    assert not any(name.startswith(("projector.", "predictor.", "target.")) for name in online)
+    weight, head, rpn = "backbone.stem.0.weight", "roi_heads.box_head.0.0.weight", "rpn.head.cls_logits.weight"
+    assert torch.equal(online[weight], model.backbone.stem[0].weight)
+    assert bool((target[weight] == 7).all()) and bool((target[head] == 8).all())
+    assert torch.equal(target[rpn], model.state_dict()[rpn])

@@ -149,6 +149,7 @@ class DetectionConfig(RunConfig):
     figures: ClassVar[tuple[str, ...]] = (
         *("AP", "AP50", "AP75", "APs", "APm", "APl"),
         *("APmaj", "APmin", "APr", "APc", "APf"),  # of groups of classes, where there are such
+        *("APbase", "APnovel", "AP50base", "AP50novel"),
     )
 
     data: DataConfig
