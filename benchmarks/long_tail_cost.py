@@ -4,9 +4,9 @@
     python benchmarks/long_tail_cost.py --step --backbone resnet50_fpn --classes 1203
     python benchmarks/long_tail_cost.py --step --backbone efficientnet_lite0_fpn --classes 80
 
-A real step is raydet's own, 1 labelled and 4 unlabelled images as each of the paper's GPUs has them, on generated images
-of COCO's size and with the views of Soft Teacher; weights are random, which takes the same time. CPU seconds, one
-thread, no threads beside it. The batch is an eighth of the paper's: what does not grow with it weighs more here.
+A real step is raydet's own, 1 labelled and 4 unlabelled images as each of the paper's GPUs has them, on generated
+images of COCO's size and with the views of Soft Teacher; weights are random, which takes the same time. CPU seconds,
+one thread, no threads beside it. The batch is an eighth of the paper's: what does not grow with it weighs more here.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
     python benchmarks/pretraining.py --data foda_lt --seeds 0 1 2
     python benchmarks/pretraining.py --summarise runs/pretraining
 
-For each seed three networks are pre-trained on the training images without their labels. Then one detector is trained on
-few labelled ones from each of them and from scratch, in the same order of images: what differs between two rows of a
+For each seed three networks are pre-trained on the training images without their labels. Then one detector is trained
+on few labelled ones from each of them and from scratch, in the same order of images: what differs between two rows of a
 seed is the start alone. "joint, fresh RPN" takes all but the region proposals, so that the row above it shows what
 these bring. Before a label is used, recall of the region proposals is measured beside that of untrained ones. All
 figures are of the test images, which nothing was chosen by.

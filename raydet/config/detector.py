@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raydet.config.backbone import (
     EFFICIENTNET,
@@ -27,10 +27,15 @@ from raydet.config.base import (
 from raydet.config.paths import PathText
 from raydet.config.transfer import TransferSection
 
+DetectorName = Literal["faster_rcnn", "cascade_rcnn"]
+
 
 class ModelConfig(TransferSection):
-    """Faster R-CNN with FPN."""
+    """Faster R-CNN with FPN, and what was built on it."""
 
+    detector: DetectorName = "faster_rcnn"
+    """`faster_rcnn`, or `cascade_rcnn` (Cai and Vasconcelos, CVPR 2018: several box heads, each on the boxes of the one
+    before). Which of them a method allows: docs/detectors.md."""
     backbone: str = EFFICIENTNET
     """`efficientnet_lite0_fpn` (comes with ImageNet weights), `resnet18_fpn`, `resnet50_fpn`, `resnet101_fpn`
     (torchvision's), `timm/NAME` (a network of timm that gives a pyramid; wants the extra `timm`), or `small_gn` (group
@@ -86,6 +91,11 @@ class ModelConfig(TransferSection):
     """Most foreground among the sampled RoIs."""
     roi_fg_iou: Threshold = 0.5
     """A proposal is foreground from this IoU on (u)."""
+    cascade_ious: Annotated[tuple[Threshold, ...], Field(min_length=2)] = (0.5, 0.6, 0.7)
+    """`cascade_rcnn`: from which IoU on a box is foreground, a number for each stage; takes the place of `roi_fg_iou`.
+    Stage k encodes boxes with k times the weights (10, 10, 5, 5)."""
+    cascade_loss_weights: tuple[Weight, ...] = (1.0, 1.0, 1.0)
+    """`cascade_rcnn`: weight of each stage's losses; the paper's equation has none, mmdetection [1, 0.5, 0.25]."""
     roi_pool_size: PositiveInt = 7
     """RoIAlign's output side."""
     roi_align_aligned: bool = True
@@ -151,6 +161,23 @@ class ModelConfig(TransferSection):
     def _numbers_fit(self) -> Self:
         if len(self.small_channels) != 5:
             raise ValueError("small_channels wants five numbers: the stem and four stages")
+        self._check_cascade()
         if self.rpn_bg_iou > self.rpn_fg_iou:
             raise ValueError(f"rpn_bg_iou {self.rpn_bg_iou} must not exceed rpn_fg_iou {self.rpn_fg_iou}")
         return self
+
+    def _check_cascade(self) -> None:
+        """Raise ValueError for settings of the stages that do not fit each other, or the detector."""
+        fields = type(self).model_fields
+        of_others = ("roi_fg_iou",) if self.detector == "cascade_rcnn" else ("cascade_ious", "cascade_loss_weights")
+        for key in of_others:
+            if getattr(self, key) != fields[key].default:
+                instead = "set cascade_ious" if key == "roi_fg_iou" else "remove it, or set detector: cascade_rcnn"
+                raise ValueError(f"{key} does nothing with detector={self.detector}: {instead}")
+        if len(self.cascade_loss_weights) != len(self.cascade_ious):
+            raise ValueError(
+                f"cascade_loss_weights has {len(self.cascade_loss_weights)} numbers, cascade_ious "
+                f"{len(self.cascade_ious)}: give one of each per stage"
+            )
+        if list(self.cascade_ious) != sorted(self.cascade_ious):
+            raise ValueError(f"cascade_ious={list(self.cascade_ious)}: no stage may ask for less than the one before")

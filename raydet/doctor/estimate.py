@@ -144,9 +144,10 @@ def judge_disk(disk: Disk, run_dir: Path) -> Finding:
 
 
 def judge_memory(each: int, ranks: int, have: int | None) -> Finding:
-    """Judge main memory for what a method learns beside weights, `each` bytes in every rank; `have`: of the machine that all share, or None
-    where they may be on several."""
-    text = f"what the method learns beside weights takes {size(each)} in every rank (here {ranks}), beside network and images"
+    """Judge main memory for what a method learns beside weights, `each` bytes in every rank; `have`: of the machine
+    that all share, or None where they may be on several."""
+    what = f"what the method learns beside weights takes {size(each)} in every rank (here {ranks})"
+    text = f"{what}, beside network and images"
     if have is None:
         return ok("memory", text)
     text = f"{text}; this machine has {size(have)}"

@@ -1,4 +1,4 @@
-"""Faster R-CNN with its stages opened, and candidates before NMS. Training puts the stages together in
+"""Faster or Cascade R-CNN with its stages opened, and candidates before NMS. Training puts the stages together in
 `families/detection/passes.py`; a method may add heads in a subclass.
 
 The standard parts carry torchvision's parameter names (`backbone.*`, `rpn.*`, `roi_heads.*`), so that their weights
@@ -17,13 +17,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from raydet.config.detector import ModelConfig
 from raydet.records import Candidates
 from raydet.vision.backbones import build_backbone
+from raydet.vision.cascade import CascadeHeads, refined
 from raydet.vision.images import ImageBatch
-from raydet.vision.roi import RoiHeads, RoiScores, box_coder, by_class
+from raydet.vision.roi import RoiHeads, RoiScores, by_class
 from raydet.vision.rpn import AnchorScores, Rpn, proposals
 
 MIN_SIDE_PX = 1e-2  # torchvision's, for detections
@@ -32,7 +34,7 @@ Proposals = Literal["train", "test"]
 
 
 class Detector(nn.Module):
-    """Faster R-CNN with FPN."""
+    """Faster R-CNN with FPN, or Cascade R-CNN."""
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         """Build a detector for `num_classes` classes without background.
@@ -44,11 +46,17 @@ class Detector(nn.Module):
         self.num_classes = num_classes
         self.backbone = build_backbone(config)
         self.rpn = Rpn(config)
-        self.roi_heads = RoiHeads(config, num_classes)
+        heads = CascadeHeads if config.detector == "cascade_rcnn" else RoiHeads
+        self.roi_heads: CascadeHeads | RoiHeads = heads(config, num_classes)
         if config.finetune == "predictors":
-            for part in (self.backbone, self.rpn, self.roi_heads.box_head):
+            for part in (self.backbone, self.rpn, *(head.box_head for head in self.heads)):
                 part.requires_grad_(False)
         self.to(memory_format=torch.channels_last)  # as the pixels come: no convolution has to turn its maps about
+
+    @property
+    def heads(self) -> tuple[RoiHeads, ...]:
+        """Return the RoI heads, each of which works on the boxes of the one before: one in Faster R-CNN."""
+        return self.roi_heads.heads
 
     @torch.no_grad()
     def candidates(
@@ -72,13 +80,13 @@ class Detector(nn.Module):
         self, features: dict[str, Tensor], images: ImageBatch, *, proposals: Proposals, score_floor: float, top_k: int
     ) -> list[Candidates]:
         """Return the candidates of images of one frame whose features are known; see `candidates`."""
-        boxes = self.propose(self.score_anchors(features), images, proposals)
+        boxes = self.refine(features, self.propose(self.score_anchors(features), images, proposals), images.sizes)
         said = self.score_rois(features, boxes)
         counts = [len(each) for each in boxes]
-        rows = (self.probabilities(said.class_logits), said.box_deltas, self.quality(said))
+        rows = (self.probabilities(said.decided), said.box_deltas, self.quality(said))
         split = [torch.split(each, counts) for each in rows]
         return [
-            _candidates(*part, size=size, score_floor=score_floor, top_k=top_k)
+            _candidates(*part, coder=self.heads[-1].coder, size=size, score_floor=score_floor, top_k=top_k)
             for size, *part in zip(images.sizes, boxes, *split, strict=True)
         ]
 
@@ -104,8 +112,15 @@ class Detector(nn.Module):
             nms_iou=config.rpn_nms,
         )
 
+    @torch.no_grad()
+    def refine(self, features: dict[str, Tensor], rois: list[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Return each image's RoIs `[R_i, 4]` as the heads before the last one move them; of one head, the same."""
+        for head in self.heads[:-1]:
+            rois = refined(head, head(features, rois), rois, sizes)
+        return rois
+
     def score_rois(self, features: dict[str, Tensor], rois: Sequence[Tensor] | Tensor) -> RoiScores:
-        """Run the RoI head on boxes `rois[i]` `[R_i, 4]` of each image; see `RoiHeads.forward`."""
+        """Run the RoI head, or all of them, on boxes `rois[i]` `[R_i, 4]` of each image; see `RoiHeads.forward`."""
         scores: RoiScores = self.roi_heads(features, rois)
         return scores
 
@@ -124,6 +139,7 @@ def _candidates(
     box_deltas: Tensor,
     quality: Tensor,
     *,
+    coder: BoxCoder,
     size: tuple[int, int],
     score_floor: float,
     top_k: int,
@@ -132,7 +148,7 @@ def _candidates(
     scores = probabilities[:, 1:]
     roi, klass = torch.where(scores > score_floor)
     deltas = by_class(box_deltas)[roi, klass + 1]
-    boxes = clip_boxes_to_image(box_coder.decode_single(deltas, rois[roi]), size)
+    boxes = clip_boxes_to_image(coder.decode_single(deltas, rois[roi]), size)
     real = remove_small_boxes(boxes, MIN_SIDE_PX)
     ranked, order = scores[roi, klass][real].sort(descending=True, stable=True)
     rows = real[order[:top_k]]

@@ -30,6 +30,12 @@ class RoiScores:
     shared: Tensor  # [R, D], feature after the box head; lower precision under autocast
     class_logits: Tensor  # [R, K + 1] float32
     box_deltas: Tensor  # [R, 4 * (K + 1)] float32
+    ensemble: Tensor | None = None  # [R, K + 1] float32, logits of several heads together, where there are several
+
+    @property
+    def decided(self) -> Tensor:
+        """Return the logits `[R, K + 1]` that detections are scored by."""
+        return self.class_logits if self.ensemble is None else self.ensemble
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -49,23 +55,44 @@ class SampledRois:
 class RoiHeads(nn.Module):
     """Classifies RoIs and moves their boxes."""
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_classes: int,
+        *,
+        fg_iou: float | None = None,
+        coder: BoxCoder = box_coder,
+        one_box: bool = False,
+    ) -> None:
+        """`fg_iou`: in place of `roi_fg_iou`. With `one_box` the head moves an RoI to one place, whatever its class."""
         super().__init__()
-        self.config = config
+        self.config, self.coder = config, coder
         self.strides = config.pooled_strides
         self.box_head = build_box_head(config)
         self.box_predictor = FastRCNNPredictor(config.box_head_dim, num_classes + 1)
-        self.matcher = Matcher(config.roi_fg_iou, config.roi_fg_iou, allow_low_quality_matches=False)
+        if one_box:
+            self.box_predictor.bbox_pred = nn.Linear(config.box_head_dim, 4)
+        threshold = config.roi_fg_iou if fg_iou is None else fg_iou
+        self.matcher = Matcher(threshold, threshold, allow_low_quality_matches=False)
         self._init_weights()
+
+    @property
+    def heads(self) -> tuple[RoiHeads, ...]:
+        """Return the heads that follow each other: this one alone."""
+        return (self,)
 
     def forward(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor) -> RoiScores:
         """Score the RoIs `rois[i]` `[R_i, 4]` of image i; rows of the result are those of image 0, then 1, ...
 
         Or all RoIs as one tensor `[R, 5]`, each with the number of its image in front.
         """
+        return self.judge(self.pool(features, rois))
+
+    def pool(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor) -> Tensor:
+        """Return what of the pyramid lies within each RoI, `[R, C, side, side]`."""
         config = self.config
         maps = list(features.values())[: len(self.strides)]
-        pooled = pool_rois(
+        return pool_rois(
             maps,
             rois,
             strides=self.strides,
@@ -73,8 +100,13 @@ class RoiHeads(nn.Module):
             sampling_ratio=config.roi_sampling_ratio,
             aligned=config.roi_align_aligned,
         )
+
+    def judge(self, pooled: Tensor) -> RoiScores:
+        """Score RoIs `[R, C, side, side]`."""
         shared = self.box_head(pooled)
         logits, deltas = self.box_predictor(shared)
+        if deltas.shape[1] == 4:  # one place for all classes
+            deltas = deltas.repeat(1, logits.shape[1])
         return RoiScores(shared, logits.float(), deltas.float())
 
     def sample(self, proposals: Tensor, boxes: Tensor, labels: Tensor, rng: torch.Generator) -> SampledRois:

@@ -1,4 +1,4 @@
-"""LCHP on Ray: two workers see the views and make the boxes of one, in both stages and across a change of their number."""
+"""LCHP on Ray: two workers see the views and make the boxes of one, in both stages; one may go on where two stopped."""
 
 from __future__ import annotations
 

@@ -212,7 +212,8 @@ def test_flipping_changes_no_level_and_the_third_view_has_halves_of_the_second_o
             assert torch.equal(levels(plain.boxes[view], BOUNDS), levels(mirrored.boxes[view], BOUNDS))
         side = torch.tensor([[224.0, 224, 112]]).T
         assert torch.allclose(mirrored.boxes[..., 0], side - plain.boxes[..., 2], atol=1e-3)
-        for each in (plain, mirrored):
+        maybe = three_views(pixels, proposals, views, 4, stream(seed, "views"))  # V3 is flipped where V2 is
+        for each in (plain, mirrored, maybe):
             assert torch.equal(2 * each.boxes[2], each.boxes[1])
 
 

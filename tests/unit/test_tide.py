@@ -27,7 +27,7 @@ def said_of(found: TideErrors) -> tuple[dict[str, float], dict[str, int]]:
     return gains, {name: number for name, number in found.counts.items() if number}
 
 
-# IoU of A with (0, 0, 100, h) is h / 100. One class unless said: AP50 of "hit, then wrong" is 1, of "wrong, then hit" 1/2.
+# IoU of A with (0, 0, 100, h) is h / 100. One class unless said: AP50 of "right, wrong" is 1, of "wrong, right" 1/2.
 CASES = {
     "perfect": ([(0, A, 0, False)], [(0, A, 0, 0.9)], {}, {}),
     # Class 0: nothing right, AP 0. Class 1: wrong at .9, right at .8: AP 1/2. Mean 1/4. Mended, A is a cat: both 1.
@@ -146,7 +146,7 @@ def test_only_a_hundred_detections_of_a_class_in_an_image_count():
 
 @pytest.mark.parametrize("seed", range(40))
 def test_errors_are_those_of_hotcoco_where_every_class_is_said_and_there_is_no_crowd(seed: int):
-    # A class without detections stays in hotcoco's mean when its boxes are taken off, and it judges places by crowds too.
+    # A class without detections stays in hotcoco's mean when its boxes are taken off; it judges places by crowds too.
     hotcoco = pytest.importorskip("hotcoco")
     rng = np.random.default_rng(seed)
     truth: list[TRUTH] = []

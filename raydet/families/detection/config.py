@@ -12,7 +12,7 @@ from pydantic import Field
 from raydet.config.backbone import SMALL
 from raydet.config.base import Fraction, PositiveInt, Section, Threshold, Weight
 from raydet.config.box_data import DataConfig
-from raydet.config.detector import ModelConfig
+from raydet.config.detector import DetectorName, ModelConfig
 from raydet.config.method import MethodSection, TeacherSection
 from raydet.config.run import EvalConfig, LabelsConfig, RunConfig
 from raydet.families.detection.long_tail_config import (
@@ -62,9 +62,16 @@ class IoUBranchConfig(Section):
     """IoU target against the RoI's matched box (published code) or the best box of the image (Eq. 3 as written)."""
 
 
+def detectors_of(method: type[MethodSection]) -> tuple[DetectorName, ...]:
+    """Return the detectors that a method's paper allows: its `detectors`, or Faster R-CNN where it says nothing."""
+    found: tuple[DetectorName, ...] = getattr(method, "detectors", ("faster_rcnn",))
+    return found
+
+
 class SupervisedConfig(TeacherSection):
     """Labelled images only. After `burn_in_steps` an EMA of the student is kept, so that it compares like with like."""
 
+    detectors: ClassVar[tuple[DetectorName, ...]] = ("faster_rcnn", "cascade_rcnn")
     uses_labels: ClassVar[bool] = False
     implementation: ClassVar[str] = "raydet.families.detection.methods.supervised:Supervised"
     name: Literal["supervised"] = "supervised"
@@ -77,6 +84,7 @@ class SupervisedConfig(TeacherSection):
 
 
 class _MutualConfig(TeacherSection):
+    detectors: ClassVar[tuple[DetectorName, ...]] = ("faster_rcnn", "cascade_rcnn")
     score_threshold: Fraction = 0.7
     """Class confidence a pseudo-box must exceed, strictly."""
     unsup_cls_weight: Weight = 4.0
@@ -166,6 +174,14 @@ class DetectionConfig(RunConfig):
                 f"model.backbone={model.backbone} trains its batch norm, whose statistics would differ between the "
                 f"{workers} workers; set model.weights, or with model.init_from model.init_norms=frozen, use "
                 f"model.backbone=small_gn, or one worker"
+            )
+        allowed = detectors_of(type(self.method))
+        if model.detector not in allowed:
+            able = [each.model_fields["name"].default for each in METHODS if model.detector in detectors_of(each)]
+            found.append(
+                f"model.detector={model.detector}: method.name={self.method.name} is published, and defined, for "
+                f"{' and '.join(allowed)} alone; set model.detector={allowed[0]}, or method.name to one of "
+                f"{', '.join(able)}"
             )
         return found
 

@@ -57,9 +57,9 @@ def pull(logits: Tensor, labels: Tensor, exponent: float) -> tuple[Tensor, Tenso
 def gradient_matrix(logits: Tensor, labels: Tensor, exponent: float, weights: Tensor | None = None) -> Tensor:
     """Return C `[n + 1, n + 1]` of RoIs with logits `[R, n + 1]` and labels `[R]`, summed over RoIs, in float32 or 64.
 
-    `weights` `[R]` multiply an RoI's loss (1, or the teacher's background probability). Every RoI is a row that is added
-    to its class's: R * (n + 1) additions, one product for class 0, as nearly all RoIs are background. Some RoIs at a
-    time, whose probabilities stay in the cache. No sum depends on the order in which threads come.
+    `weights` `[R]` multiply an RoI's loss (1, or the teacher's background probability). Every RoI is a row that is
+    added to its class's: R * (n + 1) additions, one product for class 0, as nearly all RoIs are background. Some RoIs
+    at a time, whose probabilities stay in the cache. No sum depends on the order in which threads come.
     """
     matrix = torch.zeros(logits.shape[1], logits.shape[1], dtype=logits.dtype, device=logits.device)
     for first in range(0, len(labels), AT_A_TIME):

@@ -24,7 +24,7 @@ from raydet.families.detection.passes import RoiPass
 from raydet.vision import losses
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import paired_iou
-from raydet.vision.roi import RoiScores, box_coder
+from raydet.vision.roi import RoiScores
 
 BACKGROUND = 1.0
 """The quality of an RoI whose most probable class is background."""
@@ -104,7 +104,7 @@ class IoUDetector(Detector):
 
     def quality(self, said: RoiScores) -> Tensor:
         """Return q of each RoI's most probable class, `[R]`; `BACKGROUND` where that is none."""
-        return gate_quality(said.class_logits, self.iou_branch(said.shared, said.class_logits, said.box_deltas))
+        return gate_quality(said.decided, self.iou_branch(said.shared, said.class_logits, said.box_deltas))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,7 +126,7 @@ def iou_pass(detector: IoUDetector, roi: RoiPass, boxes: Sequence[Tensor]) -> Io
     branch, said = detector.iou_branch, roi.scores
     logits = branch(said.shared[roi.fg_rows], said.class_logits[roi.fg_rows], said.box_deltas[roi.fg_rows])
     own = logits.gather(1, roi.labels[roi.fg_rows][:, None])[:, 0]
-    decoded = torch.split(box_coder.decode_single(roi.deltas.detach(), roi.fg_boxes), roi.fg_counts)
+    decoded = torch.split(roi.coder.decode_single(roi.deltas.detach(), roi.fg_boxes), roi.fg_counts)
     best = branch.config.target_gt == "max"
     iou = torch.cat(
         [

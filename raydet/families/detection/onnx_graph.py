@@ -16,9 +16,9 @@ from torchvision.ops import batched_nms
 
 from raydet.families.detection.saved import SavedDetector
 from raydet.records import Candidates
+from raydet.vision.cascade import moved
 from raydet.vision.detector import MIN_SIDE_PX
 from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, SIZE_DIVISOR, ImageBatch
-from raydet.vision.roi import box_coder
 from raydet.vision.rpn import MIN_SIDE_PX as MIN_PROPOSAL_SIDE_PX
 from raydet.vision.rpn import AnchorScores
 
@@ -56,10 +56,13 @@ class DetectionGraph(nn.Module):
         rois, exists = self.propose(model.score_anchors(features), height, width)
         owner = torch.arange(images.shape[0])[:, None].expand(rois.shape[0], rois.shape[1]).reshape(-1)
         rois, exists = rois.reshape(-1, 4), exists.reshape(-1)
+        for head in model.heads[:-1]:
+            said = head(features, torch.cat([owner[:, None].float(), rois], dim=1))
+            rois = _clip(moved(head, said, rois), height, width)
         said = model.score_rois(features, torch.cat([owner[:, None].float(), rois], dim=1))
-        scores = said.class_logits.softmax(dim=1)[:, 1:]  # [R, K]
+        scores = said.decided.softmax(dim=1)[:, 1:]  # [R, K]
         each = scores.shape[1]
-        decoded = box_coder.decode_single(said.box_deltas, rois).reshape(-1, each + 1, 4)[:, 1:]
+        decoded = model.heads[-1].coder.decode_single(said.box_deltas, rois).reshape(-1, each + 1, 4)[:, 1:]
         boxes = _clip(decoded, height, width).reshape(-1, 4)
 
         def per_class(values: Tensor) -> Tensor:

@@ -7,22 +7,25 @@ counts.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
 
 from raydet.config.detector import ModelConfig
 from raydet.contract import LossTerm
 from raydet.families.detection.batch import StudentBatch
 from raydet.records import Target
 from raydet.vision import losses
+from raydet.vision.cascade import refined
 from raydet.vision.detector import Detector
 from raydet.vision.images import ImageBatch
-from raydet.vision.roi import RoiScores, SampledRois, box_coder, by_class
+from raydet.vision.roi import RoiHeads, RoiScores, SampledRois, box_coder, by_class
 from raydet.vision.rpn import AnchorScores, rpn_losses
 
+ROI_TERMS = ("roi_cls", "roi_reg")
 ABSENT = -1e4  # a logit that stands for no class: its probability is 0, and no gradient reaches it
 
 
@@ -51,6 +54,7 @@ class RoiPass:
     logits: Tensor  # [R, K + 1]: the class logits that the loss looks at, see `looked_for`
     cls_rows: Tensor  # [R] classification losses
     reg_rows: Tensor  # [F] box distances
+    coder: BoxCoder  # of `deltas` and `wanted`
 
     @property
     def num_rois(self) -> Tensor:
@@ -81,8 +85,9 @@ class TrainPass:
     proposals: list[Tensor]  # of each image, [P, 4]
     boxes: list[Tensor]  # true boxes of each image, [G, 4], on the device
     rpn: RpnPass
-    roi: RoiPass
-    sums: dict[str, Tensor]  # the four standard losses of each image, [N]
+    roi: RoiPass  # of the last RoI head
+    sums: dict[str, Tensor]  # the losses of each image, [N], by the names of their terms
+    counts: dict[str, Tensor]  # the papers' normalisers of each image, [N]: sampled anchors, all sampled RoIs
 
 
 def train_pass(
@@ -99,9 +104,14 @@ def train_pass(
     scores = detector.score_anchors(features)
     rpn = rpn_pass(detector, scores, boxes, rngs)
     proposals = detector.propose(scores, images, "train")
-    roi = roi_pass(detector, features, proposals, boxes, labels, rngs, [target.verified for target in targets])
-    sums = {"rpn_cls": rpn.cls, "rpn_reg": rpn.reg, "roi_cls": roi.cls(), "roi_reg": roi.reg()}
-    return TrainPass(features, proposals, boxes, rpn, roi, sums)
+    verified = [target.verified for target in targets]
+    rois = roi_passes(detector, features, proposals, boxes, labels, rngs, verified, images.sizes)
+    sums = {"rpn_cls": rpn.cls, "rpn_reg": rpn.reg}
+    counts = dict.fromkeys(sums, rpn.anchors)
+    for names, each in zip(_of_heads(detector.config), rois, strict=True):
+        sums |= dict(zip(names, (each.cls(), each.reg()), strict=True))
+        counts |= dict.fromkeys(names, each.num_rois)
+    return TrainPass(features, proposals, boxes, rpn, rois[-1], sums, counts)
 
 
 def rpn_pass(
@@ -112,6 +122,29 @@ def rpn_pass(
     return RpnPass(cls, reg, torch.full((len(boxes),), detector.config.rpn_batch, device=cls.device))
 
 
+def roi_passes(
+    detector: Detector,
+    features: dict[str, Tensor],
+    proposals: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    rngs: Sequence[torch.Generator],
+    verified: Sequence[Tensor | None],
+    sizes: Sequence[tuple[int, int]],
+) -> list[RoiPass]:
+    """Run a pass for each RoI head; see `roi_pass`. `sizes`: (height, width) of each image.
+
+    The proposals of a head are the RoIs that the one before was trained on, as it moves them (no gradient); the true
+    boxes are added, and RoIs sampled, anew.
+    """
+    found = list[RoiPass]()
+    for head in detector.heads:
+        found.append(roi_pass(detector, features, proposals, boxes, labels, rngs, verified, head=head))
+        if head is not detector.heads[-1]:
+            proposals = refined(head, found[-1].scores, [each.boxes for each in found[-1].rois], sizes)
+    return found
+
+
 def roi_pass(
     detector: Detector,
     features: dict[str, Tensor],
@@ -120,13 +153,17 @@ def roi_pass(
     labels: Sequence[Tensor],
     rngs: Sequence[torch.Generator],
     verified: Sequence[Tensor | None] | None = None,
+    *,
+    head: RoiHeads | None = None,
 ) -> RoiPass:
     """Sample RoIs of each image from its proposals `[P, 4]` and true boxes `[G, 4]`, labels `[G]` from 1; compare.
 
-    `verified`: `Target.verified` of each image.
+    `verified`: `Target.verified` of each image; `head`: one of `Detector.heads`, by default the first.
     """
-    rois = tuple(detector.roi_heads.sample(*each) for each in zip(proposals, boxes, labels, rngs, strict=True))
-    return compared(detector.config, rois, detector.score_rois(features, [each.boxes for each in rois]), verified)
+    head = detector.heads[0] if head is None else head
+    rois = tuple(head.sample(*each) for each in zip(proposals, boxes, labels, rngs, strict=True))
+    said = head(features, [each.boxes for each in rois])
+    return compared(detector.config, rois, said, verified, coder=head.coder)
 
 
 def compared(
@@ -134,6 +171,8 @@ def compared(
     rois: tuple[SampledRois, ...],
     said: RoiScores,
     verified: Sequence[Tensor | None] | None = None,
+    *,
+    coder: BoxCoder = box_coder,
 ) -> RoiPass:
     """Compare what the head says of sampled RoIs, image by image, with what it should say."""
     drawn, wanted_labels = torch.cat([each.boxes for each in rois]), torch.cat([each.labels for each in rois])
@@ -143,7 +182,7 @@ def compared(
     else:
         cls_rows = losses.cross_entropy(logits, wanted_labels)
     fg = torch.where(wanted_labels > 0)[0]
-    wanted = box_coder.encode_single(torch.cat([each.matched for each in rois]), drawn[fg])
+    wanted = coder.encode_single(torch.cat([each.matched for each in rois]), drawn[fg])
     deltas = by_class(said.box_deltas)[fg, wanted_labels[fg]]
     return RoiPass(
         rois,
@@ -158,6 +197,7 @@ def compared(
         logits=logits,
         cls_rows=cls_rows,
         reg_rows=losses.box_regression(deltas, wanted, config.box_loss),
+        coder=coder,
     )
 
 
@@ -186,11 +226,31 @@ def loss_terms(found: TrainPass, batch: StudentBatch, group: str, prefix: str) -
     The counts are the papers' normalisers: sampled anchors for the RPN, all sampled RoIs for the RoI head.
     """
     part = batch.rows(group)
-    anchors, rois = found.rpn.anchors[part].sum(), found.roi.num_rois[part].sum()
     return {
-        f"{prefix}/{name}": LossTerm(rows[part].sum(), anchors if name.startswith("rpn") else rois, group)
+        f"{prefix}/{name}": LossTerm(rows[part].sum(), found.counts[name][part].sum(), group)
         for name, rows in found.sums.items()
     }
+
+
+def for_all_heads(weights: Mapping[str, float], model: ModelConfig) -> dict[str, float]:
+    """Return the weights of a method's loss terms with those of every RoI head: of the second they end in `_2`."""
+    if model.detector != "cascade_rcnn":
+        return dict(weights)
+    found = {}
+    for name, weight in weights.items():
+        prefix, _, kind = name.rpartition("/")
+        if kind not in ROI_TERMS:
+            found[name] = weight
+            continue
+        for names, share in zip(_of_heads(model), model.cascade_loss_weights, strict=True):
+            found[f"{prefix}/{names[ROI_TERMS.index(kind)]}"] = weight * share
+    return found
+
+
+def _of_heads(model: ModelConfig) -> list[tuple[str, ...]]:
+    """Return the names of the loss terms of each RoI head."""
+    heads = len(model.cascade_ious) if model.detector == "cascade_rcnn" else 1
+    return [ROI_TERMS, *(tuple(f"{name}_{k}" for name in ROI_TERMS) for k in range(2, heads + 1))]
 
 
 def check_boxes(targets: Sequence[Target]) -> None:

@@ -6,6 +6,7 @@ part than this detector is refused: a network that silently starts afresh looks 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,12 +23,13 @@ from raydet.vision.detector import Detector
 from raydet.vision.weights import COUNTER, digest, read_tensors, weights_of
 
 Sizes = tuple[tuple[float, ...], ...]
-_PREFIXES: dict[Part, str] = {
-    "fpn": "backbone.fpn.",
-    "backbone": "backbone.",
-    "rpn": "rpn.",
-    "box_head": "roi_heads.box_head.",
+_STARTS: dict[Part, re.Pattern[str]] = {
+    "fpn": re.compile(r"backbone\.fpn\."),
+    "backbone": re.compile(r"backbone\."),
+    "rpn": re.compile(r"rpn\."),
+    "box_head": re.compile(r"roi_heads\.(stages\.\d+\.)?box_head\."),
 }
+_STAGE = re.compile(r"stages\.\d+\.")  # of a cascade, which has several box heads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -53,7 +55,7 @@ def start(model: Detector, config: TransferSection) -> list[str]:
     own_sizes = model.config.anchor_sizes
     for part in config.init_parts or PARTS:
         wanted = {name: value for name, value in state.items() if part_of(name) == part}
-        found = {name: value for name, value in source.tensors.items() if part_of(name) == part}
+        found = _for_stages(wanted, {n: value for n, value in source.tensors.items() if part_of(n) == part})
         if not found and part not in config.init_parts:
             lines.append(f"  {part}: fresh, there is none in it ({len(wanted)} tensors)")
             continue
@@ -98,10 +100,20 @@ def read_source(path: Path, role: str | None) -> Source:
 
 def part_of(name: str) -> Part | None:
     """Return the part that a tensor of a detector belongs to; None for predictors and what methods add."""
-    for part, prefix in _PREFIXES.items():  # the pyramid lies inside the backbone
-        if name.startswith(prefix):
+    for part, start_of in _STARTS.items():  # the pyramid lies inside the backbone
+        if start_of.match(name):
             return part
     return None
+
+
+def _for_stages(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return what is found; where it is one box head and a cascade's stages are wanted, one for each of these."""
+    if not found or any(_STAGE.search(name) for name in found):
+        return found
+    each = {name: _STAGE.sub("", name) for name in wanted}
+    return {name: found[plain] for name, plain in each.items() if plain in found} | {
+        name: value for name, value in found.items() if name not in each.values()
+    }
 
 
 def _check(part: Part, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], config: TransferSection) -> None:
@@ -174,7 +186,8 @@ def _overwrite(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> No
 def _rest(state: Mapping[str, Tensor], taken: Mapping[str, Tensor], source: Source) -> list[str]:
     """Say what of the detector starts afresh, and what of the source is not used."""
     fresh = Counter(_group(name) for name in state if name not in taken and part_of(name) is None)
-    left = Counter(_group(name) for name in source.tensors if name not in taken) + source.others
+    used = {_STAGE.sub("", name) for name in taken} | set(taken)
+    left = Counter(_group(name) for name in source.tensors if name not in used) + source.others
     return [
         f"  fresh: {_listed(fresh)}" if fresh else "  fresh: nothing",
         f"  not used: {_listed(left)}" if left else "  not used: nothing",

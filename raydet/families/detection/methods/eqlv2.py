@@ -88,7 +88,7 @@ class EqlV2(HostedMethod):
     def build_model(self, num_classes: int) -> Detector:
         """Return a detector whose classes start improbable."""
         model = SigmoidDetector(self.run.model, num_classes)
-        nn.init.constant_(model.roi_heads.box_predictor.cls_score.bias[1:].detach(), math.log(PRIOR / (1 - PRIOR)))
+        nn.init.constant_(model.heads[0].box_predictor.cls_score.bias[1:].detach(), math.log(PRIOR / (1 - PRIOR)))
         return model
 
     def build_state(self, sizes: DataSizes) -> GradientRatios:

@@ -37,7 +37,7 @@ from raydet.families.detection.config import DetectionConfig, IlNetConfig
 from raydet.families.detection.gates import after_nms, by_quality, by_score
 from raydet.families.detection.iou_branch import BACKGROUND, IoUDetector, iou_pass, iou_terms
 from raydet.families.detection.method import MUTUAL_STAGE, OnePass, Selection, Thresholds, no_survivors
-from raydet.families.detection.passes import TrainPass, loss_terms
+from raydet.families.detection.passes import TrainPass, for_all_heads, loss_terms
 from raydet.labels.schedule import LabelSchedule
 from raydet.records import Candidates, PseudoBoxes
 from raydet.vision.detector import Detector
@@ -78,7 +78,7 @@ class IlNet(OnePass):
         if config.iou_branch_enabled:
             weights |= {"sup/iou": config.sup_iou_weight, "unsup/iou": gamma}
             weights |= {"sup/iou_positive": 0.0, "unsup/iou_positive": 0.0}
-        return weights
+        return for_all_heads(weights, self.run.model)
 
     def build_model(self, num_classes: int) -> Detector:
         """Return a Faster R-CNN with the IoU branch (unless it is switched off)."""

@@ -15,7 +15,7 @@ from raydet.families.detection.batch import LABELED, StudentBatch
 from raydet.families.detection.config import DetectionConfig, SupervisedConfig
 from raydet.families.detection.iou_branch import IoUDetector, iou_pass, iou_terms
 from raydet.families.detection.method import OnePass
-from raydet.families.detection.passes import TrainPass, loss_terms
+from raydet.families.detection.passes import TrainPass, for_all_heads, loss_terms
 from raydet.labels.schedule import LabelSchedule
 from raydet.vision.detector import Detector
 
@@ -36,7 +36,7 @@ class Supervised(OnePass):
         weights = {f"sup/{name}": 1.0 for name in ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg")}
         if self.config.iou_branch is not None:
             weights |= {"sup/iou": self.config.sup_iou_weight, "sup/iou_positive": 0.0}
-        return weights
+        return for_all_heads(weights, self.run.model)
 
     def build_model(self, num_classes: int) -> Detector:
         """Return a detector, with IL-net's branch where the config asks for it."""

@@ -106,7 +106,7 @@ def method_settings(name: str, why: str, counts: Counts, each: int, machine: Mac
         about = "the published 0.2; where boxes are too large, raise it"
         rest = [Setting("method.localizer_lr", 2e-3, "as the classifier's first")] if name == "psol" else []
         return [*settings, Setting("method.cam_threshold", 0.2, about), *rest]
-    shown = "where boxes are too large raise it, where they are parts lower it: see the report; the paper has 0.7 on CUB"
+    shown = "boxes too large: raise it; parts of objects: lower it (see the report); the paper has 0.7 on CUB"
     return [
         *settings,
         Setting("method.attention_threshold", 0.5, shown),
