@@ -87,17 +87,6 @@ def test_a_detector_of_other_classes_starts_from_all_but_the_predictors(detector
     ]
 
 
-def test_every_stage_of_a_cascade_starts_from_the_one_box_head(detector_run: Path):
-    config = ModelConfig(**TINY["model"], init_from=str(detector_run), detector="cascade_rcnn")
-    model = fresh(config)
-    lines = start(model, config)
-    theirs = load_saved(detector_run).model.state_dict()["roi_heads.box_head.fc6.weight"]
-    for stage in range(3):
-        assert torch.equal(model.state_dict()[f"roi_heads.stages.{stage}.box_head.fc6.weight"], theirs)
-    assert "  box_head: 12 tensors taken" in lines  # three times 4
-    assert lines[-1] == "  not used: roi_heads.box_predictor (4 tensors)"
-
-
 def test_parts_and_role_can_be_chosen(detector_run: Path):
     config = ModelConfig(**TINY["model"], init_from=str(detector_run), init_role="student", init_parts=["rpn"])
     model = fresh(config)
@@ -238,3 +227,15 @@ def test_a_fork_brings_all_weights_already(detector_run: Path, tmp_path: Path):
             model__init_from=str(detector_run),
             run__fork_from=str(detector_run / "checkpoints" / "step_00000001"),
         )
+
+
+def test_every_stage_of_a_cascade_starts_from_the_one_box_head(detector_run: Path):
+    config = ModelConfig(**TINY["model"], detector="cascade_rcnn", init_from=str(detector_run))
+    model = fresh(config)
+    lines = start(model, config)
+    theirs = load_saved(detector_run).model.state_dict()
+    for head in model.heads:
+        assert torch.equal(head.box_head.fc6.weight, theirs["roi_heads.box_head.fc6.weight"])
+    assert "  box_head: 12 tensors taken" in lines  # three heads of two layers with weight and bias
+    assert lines[-2] == "  fresh: roi_heads.stages (12 tensors)"  # their predictors
+    assert lines[-1] == "  not used: roi_heads.box_predictor (4 tensors)"
