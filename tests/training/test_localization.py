@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from raydet.doctor.estimate import disk_of
 from raydet.doctor.measure import measure
 from raydet.errors import CheckpointError
 from raydet.families.localization.accuracy import Counts, best_ious, class_ranks, result_of
-from raydet.families.localization.boxes import crops, decode, in_pixels
+from raydet.families.localization.boxes import crops, decode, in_pixels, is_visible
 from raydet.families.localization.data import LOCATED
 from raydet.families.localization.model import bap_classifier, build_localizer
 from raydet.families.localization.snapshot import read_snapshot, snapshot_steps
@@ -103,6 +104,12 @@ def test_a_box_that_is_said_beyond_the_view_ends_at_its_border():
     # x from .75 to 1.25, y from .5 to .75; x from -.25 to .25, y from 0 to 1.5
     assert decode(said, "xywh").tolist() == [[0.75, 0.5, 1.0, 0.75], [0.0, 0.0, 0.25, 1.0]]
     assert decode(said, "xyxy").tolist() == [[0.75, 0.5, 0.5, 0.25], [0.0, 0.0, 0.5, 1.0]]
+
+
+def test_a_box_is_visible_from_one_pixel_on_and_never_without_numbers():
+    pixel = 1 / 16
+    boxes = [[0, 0, pixel, pixel], [0, 0, pixel, 0.06], [0, 0, math.inf, 1], [0, math.nan, 1, 1]]
+    assert is_visible(torch.tensor(boxes), 16).tolist() == [True, False, False, False]
 
 
 def test_a_crop_has_at_least_a_pixel_and_stays_inside():

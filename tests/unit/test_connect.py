@@ -23,9 +23,9 @@ def test_a_ray_that_does_not_come_up_in_time_is_one_message(monkeypatch: pytest.
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", fails("The current node timed out during startup. This could happen because ..."))
-    with pytest.raises(RunError, match=r"^no Ray came up on this machine in time: \d+ programs want its \d+ cores"):
-        with connected(ClusterConfig(), cpus=1):
-            pass
+    said = r"^no Ray came up on this machine in time: \d+ programs want its \d+ cores"
+    with pytest.raises(RunError, match=said), connected(ClusterConfig(), cpus=1):
+        pass
 
 
 def test_what_nobody_expects_stays_what_it_is(monkeypatch: pytest.MonkeyPatch):
