@@ -22,15 +22,46 @@ from raydet.config.base import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Section,
     Threshold,
     Weight,
 )
 from raydet.config.paths import PathText
 
+DetectorName = Literal["faster_rcnn", "cascade_rcnn"]
+_FourWeights = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
+
+
+class CascadeConfig(Section):
+    """The stages of Cascade R-CNN (Cai & Vasconcelos, CVPR 2018)."""
+
+    ious: tuple[Threshold, ...] = (0.5, 0.6, 0.7)
+    """Each stage's IoU from which on a box is foreground (u), one number per stage; takes the place of
+    `model.roi_fg_iou`."""
+    box_weights: tuple[_FourWeights, ...] = (
+        (10.0, 10.0, 5.0, 5.0),
+        (20.0, 20.0, 10.0, 10.0),
+        (30.0, 30.0, 15.0, 15.0),
+    )
+    """What each stage's box deltas (x, y, width, height) are multiplied by: later stages move boxes less."""
+    loss_weights: tuple[Weight, ...] = (1.0, 1.0, 1.0)
+    """Weight of each stage's losses: 1 in the paper and in detectron2, 1, 0.5, 0.25 in mmdetection."""
+
+    @model_validator(mode="after")
+    def _one_each(self) -> Self:
+        numbers = {key: len(getattr(self, key)) for key in ("ious", "box_weights", "loss_weights")}
+        if len(set(numbers.values())) > 1 or not self.ious:
+            said = ", ".join(f"{key} {number}" for key, number in numbers.items())
+            raise ValueError(f"cascade wants one entry per stage in each list, at least one; there are: {said}")
+        return self
+
 
 class ModelConfig(ModelSection):
-    """Faster R-CNN with FPN."""
+    """A two-stage detector with FPN."""
 
+    detector: DetectorName = "faster_rcnn"
+    """`faster_rcnn`, or `cascade_rcnn`: three box heads in a row, each more demanding than the one before (see
+    `cascade`). Which methods take which: docs/detectors.md."""
     backbone: str = EFFICIENTNET
     """`efficientnet_lite0_fpn` (comes with ImageNet weights), `resnet18_fpn`, `resnet50_fpn`, `resnet101_fpn`
     (torchvision's), `timm/NAME` (a network of timm that gives a pyramid; wants the extra `timm`), or `small_gn` (group
@@ -81,6 +112,8 @@ class ModelConfig(ModelSection):
     """Most foreground among the sampled RoIs."""
     roi_fg_iou: Threshold = 0.5
     """A proposal is foreground from this IoU on (u)."""
+    cascade: CascadeConfig = CascadeConfig()
+    """The stages, with `detector: cascade_rcnn`."""
     roi_pool_size: PositiveInt = 7
     """RoIAlign's output side."""
     roi_align_aligned: bool = True
@@ -135,6 +168,16 @@ class ModelConfig(ModelSection):
             )
         if len({len(sizes) for sizes in self.anchor_sizes}) != 1 or not self.anchor_sizes[0]:
             raise ValueError("anchor_sizes: every level needs equally many sizes, at least one")
+        return self
+
+    @model_validator(mode="after")
+    def _settings_are_of_this_detector(self) -> Self:
+        if self.detector == "cascade_rcnn" and self.roi_fg_iou != type(self).model_fields["roi_fg_iou"].default:
+            raise ValueError(
+                "roi_fg_iou is for one box head; with detector: cascade_rcnn set cascade.ious, and remove it"
+            )
+        if self.detector != "cascade_rcnn" and self.cascade != CascadeConfig():
+            raise ValueError(f"cascade is for detector: cascade_rcnn, and detector is {self.detector}; remove it")
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Faster R-CNN with its stages opened, and candidates before NMS. Training puts the stages together in
+"""A two-stage detector with its stages opened, and candidates before NMS. Training puts the stages together in
 `families/detection/passes.py`; a method may add heads in a subclass.
 
 The standard parts carry torchvision's parameter names (`backbone.*`, `rpn.*`, `roi_heads.*`), so that their weights
@@ -17,13 +17,15 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from raydet.config.detector import ModelConfig
 from raydet.records import Candidates
 from raydet.vision.backbones import build_backbone
+from raydet.vision.cascade import CascadeHeads, moved
 from raydet.vision.images import ImageBatch
-from raydet.vision.roi import RoiHeads, RoiScores, box_coder, by_class
+from raydet.vision.roi import RoiHeads, RoiScores, own_deltas
 from raydet.vision.rpn import AnchorScores, Rpn, proposals
 
 MIN_SIDE_PX = 1e-2  # torchvision's, for detections
@@ -32,7 +34,7 @@ Proposals = Literal["train", "test"]
 
 
 class Detector(nn.Module):
-    """Faster R-CNN with FPN."""
+    """Faster R-CNN with FPN, or what `config.detector` makes of it."""
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         """Build a detector for `num_classes` classes without background.
@@ -44,7 +46,7 @@ class Detector(nn.Module):
         self.num_classes = num_classes
         self.backbone = build_backbone(config)
         self.rpn = Rpn(config)
-        self.roi_heads = RoiHeads(config, num_classes)
+        self.roi_heads = build_roi_heads(config, num_classes)
         self.to(memory_format=torch.channels_last)  # as the pixels come: no convolution has to turn its maps about
 
     @torch.no_grad()
@@ -70,12 +72,18 @@ class Detector(nn.Module):
     ) -> list[Candidates]:
         """Return the candidates of images of one frame whose features are known; see `candidates`."""
         boxes = self.propose(self.score_anchors(features), images, proposals)
+        coders, scores = self.roi_heads.coders, []
         said = self.score_rois(features, boxes)
-        counts = [len(each) for each in boxes]
-        rows = (self.probabilities(said.class_logits), said.box_deltas, self.quality(said))
-        split = [torch.split(each, counts) for each in rows]
+        for stage in range(1, len(coders)):
+            scores.append(self.probabilities(said.class_logits))
+            boxes = moved(coders[stage - 1], said.box_deltas, boxes, images.sizes)
+            said = self.score_rois(features, boxes, stage)
+        scores.append(self.probabilities(said.class_logits))
+        mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
+        quality = self.quality(said, said.class_logits if len(scores) == 1 else mean)
+        split = [torch.split(each, [len(each) for each in boxes]) for each in (mean, said.box_deltas, quality)]
         return [
-            _candidates(*part, size=size, score_floor=score_floor, top_k=top_k)
+            _candidates(*part, coder=coders[-1], size=size, score_floor=score_floor, top_k=top_k)
             for size, *part in zip(images.sizes, boxes, *split, strict=True)
         ]
 
@@ -101,18 +109,26 @@ class Detector(nn.Module):
             nms_iou=config.rpn_nms,
         )
 
-    def score_rois(self, features: dict[str, Tensor], rois: Sequence[Tensor] | Tensor) -> RoiScores:
-        """Run the RoI head on boxes `rois[i]` `[R_i, 4]` of each image; see `RoiHeads.forward`."""
-        scores: RoiScores = self.roi_heads(features, rois)
+    def score_rois(self, features: dict[str, Tensor], rois: Sequence[Tensor] | Tensor, stage: int = 0) -> RoiScores:
+        """Run the RoI head of a stage on boxes `rois[i]` `[R_i, 4]` of each image; see `RoiHeads.forward`."""
+        scores: RoiScores = self.roi_heads(features, rois, stage)
         return scores
 
     def probabilities(self, class_logits: Tensor) -> Tensor:
         """Return what logits `[R, K + 1]` mean as scores in [0, 1], `[R, K + 1]`: those of background, then classes."""
         return class_logits.softmax(dim=1)
 
-    def quality(self, said: RoiScores) -> Tensor:
-        """Return how well placed the box of each RoI is, `[R]` in [0, 1]; 1 where the model does not judge it."""
+    def quality(self, said: RoiScores, guesses: Tensor) -> Tensor:
+        """Return how well placed the box of each RoI is, `[R]` in [0, 1]; 1 where the model does not judge it.
+
+        `said` is of the last stage; the best of `guesses` `[R, K + 1]` says what the RoI is taken for.
+        """
         return torch.ones_like(said.class_logits[:, 0])
+
+
+def build_roi_heads(config: ModelConfig, num_classes: int) -> RoiHeads | CascadeHeads:
+    """Return the heads of `config.detector`."""
+    return CascadeHeads(config, num_classes) if config.detector == "cascade_rcnn" else RoiHeads(config, num_classes)
 
 
 def _candidates(
@@ -121,6 +137,7 @@ def _candidates(
     box_deltas: Tensor,
     quality: Tensor,
     *,
+    coder: BoxCoder,
     size: tuple[int, int],
     score_floor: float,
     top_k: int,
@@ -128,8 +145,8 @@ def _candidates(
     """Turn one image's RoI scores into candidates, see `Detector.candidates`."""
     scores = probabilities[:, 1:]
     roi, klass = torch.where(scores > score_floor)
-    deltas = by_class(box_deltas)[roi, klass + 1]
-    boxes = clip_boxes_to_image(box_coder.decode_single(deltas, rois[roi]), size)
+    deltas = own_deltas(box_deltas, roi, klass + 1)
+    boxes = clip_boxes_to_image(coder.decode_single(deltas, rois[roi]), size)
     real = remove_small_boxes(boxes, MIN_SIDE_PX)
     ranked, order = scores[roi, klass][real].sort(descending=True, stable=True)
     rows = real[order[:top_k]]

@@ -28,53 +28,47 @@ class RoiScores:
 
     shared: Tensor  # [R, D], feature after the box head; lower precision under autocast
     class_logits: Tensor  # [R, K + 1] float32
-    box_deltas: Tensor  # [R, 4 * (K + 1)] float32
+    box_deltas: Tensor  # [R, 4 * (K + 1)] float32, or [R, 4]: for all classes the same
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampledRois:
-    """The RoIs one image is trained on, foreground first."""
+    """The RoIs one image is trained on, as they are drawn foreground first."""
 
     boxes: Tensor  # [S, 4] float32 xyxy
     labels: Tensor  # [S] int64, 0 is background
     matched: Tensor  # [F, 4] float32 xyxy: the true boxes of the foreground
+    matched_rows: Tensor | None = None  # [F] int64: which of the image's boxes these are
 
     @property
     def num_foreground(self) -> int:
-        """How many of the RoIs, from the first on, are foreground."""
+        """How many of the RoIs are foreground."""
         return len(self.matched)
 
 
-class RoiHeads(nn.Module):
-    """Classifies RoIs and moves their boxes."""
+class PooledHeads(nn.Module):
+    """What heads on pooled RoIs share: pooling, and sampling for training."""
 
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+    coders: tuple[BoxCoder, ...] = (box_coder,)
+    """How the box deltas of each stage are meant; as many as there are stages."""
+
+    def __init__(self, config: ModelConfig, fg_iou: float) -> None:
+        """`fg_iou`: a proposal is foreground from this IoU on."""
         super().__init__()
         self.config = config
         self.strides = config.pooled_strides
-        self.box_head = TwoMLPHead(config.fpn_channels * config.roi_pool_size**2, config.box_head_dim)
-        self.box_predictor = FastRCNNPredictor(config.box_head_dim, num_classes + 1)
-        self.matcher = Matcher(config.roi_fg_iou, config.roi_fg_iou, allow_low_quality_matches=False)
-        self._init_weights()
+        self.matcher = Matcher(fg_iou, fg_iou, allow_low_quality_matches=False)
 
-    def forward(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor) -> RoiScores:
-        """Score the RoIs `rois[i]` `[R_i, 4]` of image i; rows of the result are those of image 0, then 1, ...
-
-        Or all RoIs as one tensor `[R, 5]`, each with the number of its image in front.
-        """
-        config = self.config
-        maps = list(features.values())[: len(self.strides)]
-        pooled = pool_rois(
-            maps,
+    def pool(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor, side: int) -> Tensor:
+        """Return what lies under the RoIs, `[R, C, side, side]`; see `pool_rois`."""
+        return pool_rois(
+            list(features.values())[: len(self.strides)],
             rois,
             strides=self.strides,
-            side=config.roi_pool_size,
-            sampling_ratio=config.roi_sampling_ratio,
-            aligned=config.roi_align_aligned,
+            side=side,
+            sampling_ratio=self.config.roi_sampling_ratio,
+            aligned=self.config.roi_align_aligned,
         )
-        shared = self.box_head(pooled)
-        logits, deltas = self.box_predictor(shared)
-        return RoiScores(shared, logits.float(), deltas.float())
 
     def sample(self, proposals: Tensor, boxes: Tensor, labels: Tensor, rng: torch.Generator) -> SampledRois:
         """Draw one image's RoIs from its proposals `[P, 4]` and its true boxes `[G, 4]`, labels `[G]` from 1 on.
@@ -85,21 +79,51 @@ class RoiHeads(nn.Module):
         matched = match(candidates, boxes, self.matcher)
         fg, bg = sample(matched, self.config.roi_batch, self.config.roi_positive_fraction, rng)
         chosen = torch.cat([labels[matched[fg]], torch.zeros_like(bg)])
-        return SampledRois(candidates[torch.cat([fg, bg])], chosen, boxes[matched[fg]])
+        return SampledRois(candidates[torch.cat([fg, bg])], chosen, boxes[matched[fg]], matched[fg])
 
-    def _init_weights(self) -> None:
-        """Initialise as detectron2 does: torchvision's defaults start with ten times larger scores."""
-        for layer in (self.box_head.fc6, self.box_head.fc7):
-            nn.init.kaiming_uniform_(layer.weight, a=1)
-            nn.init.zeros_(layer.bias)
-        for layer, std in ((self.box_predictor.cls_score, 0.01), (self.box_predictor.bbox_pred, 0.001)):
-            nn.init.normal_(layer.weight, std=std)
-            nn.init.zeros_(layer.bias)
+
+class RoiHeads(PooledHeads):
+    """Classifies RoIs and moves their boxes."""
+
+    def __init__(self, config: ModelConfig, num_classes: int) -> None:
+        super().__init__(config, config.roi_fg_iou)
+        self.box_head = TwoMLPHead(config.fpn_channels * config.roi_pool_size**2, config.box_head_dim)
+        self.box_predictor = FastRCNNPredictor(config.box_head_dim, num_classes + 1)
+        init_as_detectron2(self.box_head, self.box_predictor)
+
+    def forward(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor, stage: int = 0) -> RoiScores:
+        """Score the RoIs `rois[i]` `[R_i, 4]` of image i; rows of the result are those of image 0, then 1, ...
+
+        Or all RoIs as one tensor `[R, 5]`, each with the number of its image in front. There is one stage.
+        """
+        shared = self.box_head(self.pool(features, rois, self.config.roi_pool_size))
+        logits, deltas = self.box_predictor(shared)
+        return RoiScores(shared, logits.float(), deltas.float())
+
+
+def init_as_detectron2(box_head: TwoMLPHead, box_predictor: FastRCNNPredictor) -> None:
+    """Initialise as detectron2 does: torchvision's defaults start with ten times larger scores."""
+    for layer in (box_head.fc6, box_head.fc7):
+        nn.init.kaiming_uniform_(layer.weight, a=1)
+        nn.init.zeros_(layer.bias)
+    for layer, std in ((box_predictor.cls_score, 0.01), (box_predictor.bbox_pred, 0.001)):
+        nn.init.normal_(layer.weight, std=std)
+        nn.init.zeros_(layer.bias)
 
 
 def by_class(box_deltas: Tensor) -> Tensor:
     """Return deltas `[R, 4 * (K + 1)]` as `[R, K + 1, 4]`."""
     return box_deltas.reshape(box_deltas.shape[0], box_deltas.shape[1] // 4, 4)
+
+
+def for_all_classes(box_deltas: Tensor) -> bool:
+    """Return whether deltas are `[R, 4]`, the same whatever class the RoI is of (Cascade R-CNN)."""
+    return box_deltas.shape[1] == 4
+
+
+def own_deltas(box_deltas: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
+    """Return the deltas `[N, 4]` of RoIs `rows` `[N]` as being of classes `labels` `[N]`, background 0."""
+    return box_deltas[rows] if for_all_classes(box_deltas) else by_class(box_deltas)[rows, labels]
 
 
 def pool_rois(

@@ -25,9 +25,9 @@ from raydet.train.rundir import RunFolder
 from tests.helpers import tiny_classes, tiny_config, tiny_places, tiny_soft
 
 
-def detector(**method: Any) -> Callable[[Path], RunConfig]:
+def detector(network: str = "faster_rcnn", **method: Any) -> Callable[[Path], RunConfig]:
     """Two steps of burn-in and three after it; what a method sets replaces `TINY`'s method."""
-    changes = {"optim__steps": 5, "data__labeled_count": 10, "eval__max_images": 2}
+    changes = {"optim__steps": 5, "data__labeled_count": 10, "eval__max_images": 2, "model__detector": network}
     return lambda run_dir: tiny_config(run_dir, **changes, method={"burn_in_steps": 2, "ema_keep_rate": 0.5, **method})
 
 
@@ -56,6 +56,7 @@ def localizer(**method: Any) -> Callable[[Path], RunConfig]:
 
 # A model of two steps is sure of nothing: a low threshold lets pseudo-boxes through all the same.
 SURE_ENOUGH = {"score_threshold": 0.16}
+SURE_CASCADE = {"score_threshold": 0.147}  # and a mean of three even less
 SURE_SOFT = {"pseudo_score_floor": 0.15, "cls_pseudo_threshold": 0.15, "rpn_pseudo_threshold": 0.15}
 # Every part of gradient-based sampling within three steps.
 EARLY = {"gbr_warmup_steps": 0, "gbt_warmup_steps": 0, "crs_warmup_steps": 0, "crs_rebuild_steps": 1}
@@ -75,11 +76,18 @@ RUNS: dict[str, dict[str, Callable[[Path], RunConfig]]] = {
     "supervised": {
         "plain": detector(name="supervised"),
         "with a branch": detector(name="supervised", iou_branch={"hidden": 16}),
+        "cascade": detector("cascade_rcnn", name="supervised"),
     },
-    "unbiased_teacher": {"plain": detector(name="unbiased_teacher", **SURE_ENOUGH)},
+    "unbiased_teacher": {
+        "plain": detector(name="unbiased_teacher", **SURE_ENOUGH),
+        "cascade": detector("cascade_rcnn", name="unbiased_teacher", **SURE_CASCADE),
+    },
     "il_net": {
         "plain": detector(name="il_net", **SURE_ENOUGH, iou_filter_threshold=0.2, iou_branch={"hidden": 16}),
         "without a branch": detector(name="il_net", **SURE_ENOUGH, iou_branch_enabled=False),
+        "cascade": detector(
+            "cascade_rcnn", name="il_net", **SURE_CASCADE, iou_filter_threshold=0.2, iou_branch={"hidden": 16}
+        ),
     },
     "soft_teacher": {"plain": soft(), "focal": soft(cls_focal_exponent=1.0)},
     "gradient_sampling": {

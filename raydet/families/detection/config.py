@@ -66,6 +66,7 @@ class SupervisedConfig(TeacherSection):
     """Labelled images only. After `burn_in_steps` an EMA of the student is kept, so that it compares like with like."""
 
     uses_labels: ClassVar[bool] = False
+    detectors: ClassVar[tuple[str, ...]] = ("faster_rcnn", "cascade_rcnn")
     implementation: ClassVar[str] = "raydet.families.detection.methods.supervised:Supervised"
     name: Literal["supervised"] = "supervised"
     iou_branch: IoUBranchConfig | None = None
@@ -77,6 +78,8 @@ class SupervisedConfig(TeacherSection):
 
 
 class _MutualConfig(TeacherSection):
+    detectors: ClassVar[tuple[str, ...]] = ("faster_rcnn", "cascade_rcnn")
+    detectors_why: ClassVar[str] = "its pseudo-labels are boxes, and have no masks"
     score_threshold: Fraction = 0.7
     """Class confidence a pseudo-box must exceed, strictly."""
     unsup_cls_weight: Weight = 4.0
@@ -159,7 +162,13 @@ class DetectionConfig(RunConfig):
     def contradictions(self) -> list[str]:
         """Return what cannot be meant, each with the keys and what to change."""
         found = super().contradictions()
-        model, workers = self.model, self.cluster.workers
+        model, method, workers = self.model, self.method, self.cluster.workers
+        if model.detector not in method.detectors:
+            others = [each.model_fields["name"].default for each in METHODS if model.detector in each.detectors]
+            found.append(
+                f"method.name={method.name} trains model.detector={' or '.join(method.detectors)}, not "
+                f"{model.detector}: {method.detectors_why}; methods for {model.detector}: {', '.join(others)}"
+            )
         if model.backbone != SMALL and model.weights is None and workers > 1:
             found.append(
                 f"model.backbone={model.backbone} with model.weights=none trains its batch norm, whose statistics "

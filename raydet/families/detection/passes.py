@@ -1,8 +1,8 @@
 """How the stages of a detector are put together in training: what each pass samples, and the losses of its rows.
 
 A method names the passes it wants and the boxes that each is about; with the same boxes for all of them, `train_pass`
-is torchvision's Faster R-CNN. Losses are kept per image, so that any group of images can be normalised by its own
-counts.
+is torchvision's Faster R-CNN, or Cascade R-CNN. Losses are kept per image, so that any group of images can be
+normalised by its own counts.
 """
 
 from __future__ import annotations
@@ -12,15 +12,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torchvision.models.detection._utils import BoxCoder
 
 from raydet.config.detector import ModelConfig
 from raydet.contract import LossTerm
 from raydet.families.detection.batch import StudentBatch
 from raydet.records import Target
 from raydet.vision import losses
+from raydet.vision.cascade import CascadeHeads, moved
 from raydet.vision.detector import Detector
 from raydet.vision.images import ImageBatch
-from raydet.vision.roi import RoiScores, SampledRois, box_coder, by_class
+from raydet.vision.roi import RoiScores, SampledRois, box_coder, own_deltas
 from raydet.vision.rpn import AnchorScores, rpn_losses
 
 ABSENT = -1e4  # a logit that stands for no class: its probability is 0, and no gradient reaches it
@@ -51,6 +53,7 @@ class RoiPass:
     logits: Tensor  # [R, K + 1]: the class logits that the loss looks at, see `looked_for`
     cls_rows: Tensor  # [R] classification losses
     reg_rows: Tensor  # [F] box distances
+    coder: BoxCoder = box_coder  # how `deltas` are meant
 
     @property
     def num_rois(self) -> Tensor:
@@ -81,16 +84,23 @@ class TrainPass:
     proposals: list[Tensor]  # of each image, [P, 4]
     boxes: list[Tensor]  # true boxes of each image, [G, 4], on the device
     rpn: RpnPass
-    roi: RoiPass
-    sums: dict[str, Tensor]  # the four standard losses of each image, [N]
+    stages: tuple[RoiPass, ...]  # of the RoI heads: one, or those of a cascade
+    sums: dict[str, Tensor]  # the standard losses of each image, [N], and
+    counts: dict[str, Tensor]  # their normalisers of each image, [N]
+
+    @property
+    def roi(self) -> RoiPass:
+        """Return the last stage."""
+        return self.stages[-1]
 
 
 def train_pass(
     detector: Detector, images: ImageBatch, targets: Sequence[Target], rngs: Sequence[torch.Generator]
 ) -> TrainPass:
-    """Run every stage once; `rngs[i]` draws the anchors, then the RoIs, of image i.
+    """Run everything once; `rngs[i]` draws the anchors, then the RoIs, of image i.
 
-    Raises ValueError for boxes without an inside: they have no finite encoding.
+    Losses of a cascade's later stages are named `roi_cls_2`, `roi_reg_2` and so on. Raises ValueError for boxes without
+    an inside: they have no finite encoding.
     """
     check_boxes(targets)
     boxes = [target.boxes.to(images.pixels.device) for target in targets]
@@ -99,9 +109,24 @@ def train_pass(
     scores = detector.score_anchors(features)
     rpn = rpn_pass(detector, scores, boxes, rngs)
     proposals = detector.propose(scores, images, "train")
-    roi = roi_pass(detector, features, proposals, boxes, labels, rngs, [target.verified for target in targets])
-    sums = {"rpn_cls": rpn.cls, "rpn_reg": rpn.reg, "roi_cls": roi.cls(), "roi_reg": roi.reg()}
-    return TrainPass(features, proposals, boxes, rpn, roi, sums)
+    verified = [target.verified for target in targets]
+    stages = [roi_pass(detector, features, proposals, boxes, labels, rngs, verified)]
+    if isinstance(heads := detector.roi_heads, CascadeHeads):
+        for stage in range(1, len(heads.coders)):
+            stages.append(next_pass(detector, heads, features, stages[-1], images, boxes, labels, verified, stage))
+    sums = {"rpn_cls": rpn.cls, "rpn_reg": rpn.reg}
+    counts = {"rpn_cls": rpn.anchors, "rpn_reg": rpn.anchors}
+    for number, roi in enumerate(stages):
+        cls, reg = stage_names(number)
+        sums |= {cls: roi.cls(), reg: roi.reg()}
+        counts |= {cls: roi.num_rois, reg: roi.num_rois}
+    return TrainPass(features, proposals, boxes, rpn, tuple(stages), sums, counts)
+
+
+def stage_names(stage: int) -> tuple[str, str]:
+    """Return what the two losses of a RoI stage, counted from 0 on, are called."""
+    end = "" if stage == 0 else f"_{stage + 1}"
+    return f"roi_cls{end}", f"roi_reg{end}"
 
 
 def rpn_pass(
@@ -123,10 +148,30 @@ def roi_pass(
 ) -> RoiPass:
     """Sample RoIs of each image from its proposals `[P, 4]` and true boxes `[G, 4]`, labels `[G]` from 1; compare.
 
-    `verified`: `Target.verified` of each image.
+    `verified`: `Target.verified` of each image. Of a cascade this is the first stage.
     """
-    rois = tuple(detector.roi_heads.sample(*each) for each in zip(proposals, boxes, labels, rngs, strict=True))
-    return compared(detector.config, rois, detector.score_rois(features, [each.boxes for each in rois]), verified)
+    heads = detector.roi_heads
+    rois = tuple(heads.sample(*each) for each in zip(proposals, boxes, labels, rngs, strict=True))
+    said = detector.score_rois(features, [each.boxes for each in rois])
+    return compared(detector.config, rois, said, verified, heads.coders[0])
+
+
+def next_pass(
+    detector: Detector,
+    heads: CascadeHeads,
+    features: dict[str, Tensor],
+    before: RoiPass,
+    images: ImageBatch,
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    verified: Sequence[Tensor | None],
+    stage: int,
+) -> RoiPass:
+    """Compare what a later stage of a cascade says of the boxes that the stage `before` has moved."""
+    drawn = moved(before.coder, before.scores.box_deltas, [each.boxes for each in before.rois], images.sizes)
+    rois = tuple(heads.relabelled(stage, *each) for each in zip(drawn, boxes, labels, strict=True))
+    said = detector.score_rois(features, [each.boxes for each in rois], stage)
+    return compared(detector.config, rois, said, verified, heads.coders[stage])
 
 
 def compared(
@@ -134,6 +179,7 @@ def compared(
     rois: tuple[SampledRois, ...],
     said: RoiScores,
     verified: Sequence[Tensor | None] | None = None,
+    coder: BoxCoder = box_coder,
 ) -> RoiPass:
     """Compare what the head says of sampled RoIs, image by image, with what it should say."""
     drawn, wanted_labels = torch.cat([each.boxes for each in rois]), torch.cat([each.labels for each in rois])
@@ -143,8 +189,8 @@ def compared(
     else:
         cls_rows = losses.cross_entropy(logits, wanted_labels)
     fg = torch.where(wanted_labels > 0)[0]
-    wanted = box_coder.encode_single(torch.cat([each.matched for each in rois]), drawn[fg])
-    deltas = by_class(said.box_deltas)[fg, wanted_labels[fg]]
+    wanted = coder.encode_single(torch.cat([each.matched for each in rois]), drawn[fg])
+    deltas = own_deltas(said.box_deltas, fg, wanted_labels[fg])
     return RoiPass(
         rois,
         said,
@@ -158,6 +204,7 @@ def compared(
         logits=logits,
         cls_rows=cls_rows,
         reg_rows=losses.box_regression(deltas, wanted, config.box_loss),
+        coder=coder,
     )
 
 
@@ -186,9 +233,8 @@ def loss_terms(found: TrainPass, batch: StudentBatch, group: str, prefix: str) -
     The counts are the papers' normalisers: sampled anchors for the RPN, all sampled RoIs for the RoI head.
     """
     part = batch.rows(group)
-    anchors, rois = found.rpn.anchors[part].sum(), found.roi.num_rois[part].sum()
     return {
-        f"{prefix}/{name}": LossTerm(rows[part].sum(), anchors if name.startswith("rpn") else rois, group)
+        f"{prefix}/{name}": LossTerm(rows[part].sum(), found.counts[name][part].sum(), group)
         for name, rows in found.sums.items()
     }
 

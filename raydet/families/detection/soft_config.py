@@ -75,6 +75,7 @@ UNUSED_MODEL = ("roi_cls_loss", "cls_focal_exponent")
 class SoftSettings(TeacherSection):
     """Settings of Soft Teacher, and of the methods that stand on it."""
 
+    detectors_why: ClassVar[str] = "its box spread and its weights of background are read from one box head"
     burn_in_steps: NonNegativeInt = 0
     """Optimiser steps on labelled images only, before the first pseudo-labels; the paper has none."""
     ema_keep_rate: Annotated[float, Field(ge=0, lt=1)] = 0.999

@@ -1,4 +1,4 @@
-"""Supervised Faster R-CNN: the baseline, and the burn-in that every teacher-student method starts with.
+"""Supervised training of any detector: the baseline, and the burn-in that every teacher-student method starts with.
 
     L = L_rpn_cls + L_rpn_reg + L_roi_cls + L_roi_reg (+ L_iou)
 
@@ -33,7 +33,7 @@ class Supervised(OnePass):
     @property
     def loss_weights(self) -> dict[str, float]:
         """All 1, except that the IoU branch, where there is one, has its own weight."""
-        weights = {f"sup/{name}": 1.0 for name in ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg")}
+        weights = self.per_stage({f"sup/{name}": 1.0 for name in ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg")})
         if self.config.iou_branch is not None:
             weights |= {"sup/iou": self.config.sup_iou_weight, "sup/iou_positive": 0.0}
         return weights

@@ -59,7 +59,7 @@ class UnbiasedTeacher(OnePass):
     def loss_weights(self) -> dict[str, float]:
         """Supervised terms 1; unsupervised classification alpha, unsupervised regression 0."""
         alpha = self.config.unsup_cls_weight
-        return {
+        weights = {
             "sup/rpn_cls": 1.0,
             "sup/rpn_reg": 1.0,
             "sup/roi_cls": 1.0,
@@ -69,6 +69,7 @@ class UnbiasedTeacher(OnePass):
             "unsup/roi_cls": alpha,
             "unsup/roi_reg": 0.0,
         }
+        return self.per_stage(weights)
 
     def schedule(self) -> LabelSchedule:
         """The newest teacher from the end of the burn-in on."""
