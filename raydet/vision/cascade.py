@@ -1,4 +1,4 @@
-"""Cascade R-CNN's RoI heads (Cai & Vasconcelos, "Cascade R-CNN: Delving into High Quality Object Detection", CVPR 2018).
+"""The RoI heads of Cascade R-CNN (Cai & Vasconcelos, CVPR 2018: "Delving into High Quality Object Detection").
 
     f(x, b) = f_T o f_{T-1} o ... o f_1 (x, b)                                             (section 4.1)
     L = sum over t of w_t * (L_cls(h_t(x_t), y_t) + [y_t >= 1] L_loc(f_t(x_t, b_t), g))                 (section 4.2)
