@@ -28,7 +28,7 @@ from raydet.config.base import (
 )
 from raydet.config.paths import PathText
 
-DetectorName = Literal["faster_rcnn", "cascade_rcnn"]
+DetectorName = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn"]
 _FourWeights = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
 
 
@@ -56,12 +56,24 @@ class CascadeConfig(Section):
         return self
 
 
+class MaskConfig(Section):
+    """The mask head of Mask R-CNN (He et al., ICCV 2017)."""
+
+    pool_size: PositiveInt = 14
+    """RoIAlign's output side for masks; the masks have twice that side."""
+    convs: PositiveInt = 4
+    """Convolutions of the head."""
+    channels: PositiveInt = 256
+    """Their channels."""
+
+
 class ModelConfig(ModelSection):
     """A two-stage detector with FPN."""
 
     detector: DetectorName = "faster_rcnn"
-    """`faster_rcnn`, or `cascade_rcnn`: three box heads in a row, each more demanding than the one before (see
-    `cascade`). Which methods take which: docs/detectors.md."""
+    """`faster_rcnn`; `mask_rcnn`: the same with a mask head (see `mask`), for labelled images with masks; or
+    `cascade_rcnn`: three box heads in a row, each more demanding than the one before (see `cascade`). Which methods
+    take which: docs/detectors.md."""
     backbone: str = EFFICIENTNET
     """`efficientnet_lite0_fpn` (comes with ImageNet weights), `resnet18_fpn`, `resnet50_fpn`, `resnet101_fpn`
     (torchvision's), `timm/NAME` (a network of timm that gives a pyramid; wants the extra `timm`), or `small_gn` (group
@@ -114,6 +126,8 @@ class ModelConfig(ModelSection):
     """A proposal is foreground from this IoU on (u)."""
     cascade: CascadeConfig = CascadeConfig()
     """The stages, with `detector: cascade_rcnn`."""
+    mask: MaskConfig = MaskConfig()
+    """The mask head, with `detector: mask_rcnn`."""
     roi_pool_size: PositiveInt = 7
     """RoIAlign's output side."""
     roi_align_aligned: bool = True
@@ -176,8 +190,9 @@ class ModelConfig(ModelSection):
             raise ValueError(
                 "roi_fg_iou is for one box head; with detector: cascade_rcnn set cascade.ious, and remove it"
             )
-        if self.detector != "cascade_rcnn" and self.cascade != CascadeConfig():
-            raise ValueError(f"cascade is for detector: cascade_rcnn, and detector is {self.detector}; remove it")
+        for key, own, default in (("cascade", "cascade_rcnn", CascadeConfig()), ("mask", "mask_rcnn", MaskConfig())):
+            if self.detector != own and getattr(self, key) != default:
+                raise ValueError(f"{key} is for detector: {own}, and detector is {self.detector}; remove it")
         return self
 
     @model_validator(mode="after")

@@ -25,6 +25,7 @@ from raydet.records import Candidates
 from raydet.vision.backbones import build_backbone
 from raydet.vision.cascade import CascadeHeads, moved
 from raydet.vision.images import ImageBatch
+from raydet.vision.mask_head import MaskHeads
 from raydet.vision.roi import RoiHeads, RoiScores, own_deltas
 from raydet.vision.rpn import AnchorScores, Rpn, proposals
 
@@ -128,7 +129,9 @@ class Detector(nn.Module):
 
 def build_roi_heads(config: ModelConfig, num_classes: int) -> RoiHeads | CascadeHeads:
     """Return the heads of `config.detector`."""
-    return CascadeHeads(config, num_classes) if config.detector == "cascade_rcnn" else RoiHeads(config, num_classes)
+    if config.detector == "cascade_rcnn":
+        return CascadeHeads(config, num_classes)
+    return (MaskHeads if config.detector == "mask_rcnn" else RoiHeads)(config, num_classes)
 
 
 def _candidates(

@@ -18,6 +18,7 @@ from raydet.data.boxes.federated import FREQUENCIES
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
 from raydet.families.detection.lvis import lvis_precision
+from raydet.families.detection.mask_truth import with_true_masks
 from raydet.families.detection.precision import MOST_DETECTIONS, Dataset, pycocotools_precision
 from raydet.text import percent
 
@@ -27,6 +28,7 @@ ALL, SMALL, MEDIUM, LARGE = 0, 1, 2, 3  # COCO's area ranges: all, < 32^2, 32^2.
 AT_50, AT_75 = 0, 5  # COCO's IoU thresholds 0.50, 0.55, ..., 0.95
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 GROUPS = ("APmaj", "APmin", "APr", "APc", "APf")
+MASKS = tuple(f"{name}_mk" for name in COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,6 +39,7 @@ class Detections:
     boxes: Tensor  # [N, 4] float32 xyxy, pixels of the ORIGINAL image
     classes: Tensor  # [N] int64, 0-based, no background
     scores: Tensor  # [N] float32, finite
+    masks: Sequence[bytes] | None = None  # [N] COCO's compressed RLE of the original image; None: a model of boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,7 @@ class ClassAP:
 
     AP: float | None
     AP50: float | None
+    AP_mk: float | None = None  # of masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,12 @@ class EvalResult:
     APr: float | None = None  # of rare, common and frequent classes, where the data set tells them apart (LVIS)
     APc: float | None = None
     APf: float | None = None
+    AP_mk: float | None = None  # the same of masks instead of boxes, where the model makes them
+    AP50_mk: float | None = None
+    AP75_mk: float | None = None
+    APs_mk: float | None = None
+    APm_mk: float | None = None
+    APl_mk: float | None = None
 
     @property
     def score(self) -> float | None:
@@ -85,6 +95,8 @@ class EvalResult:
         ]
         groups = [f"{name} {percent(getattr(self, name)):>5}" for name in GROUPS if getattr(self, name) is not None]
         lines += ["  ".join(groups)] if groups else []
+        if self.AP_mk is not None:
+            lines.append("  ".join(f"{name} {percent(getattr(self, name)):>5}" for name in MASKS))
         width = max((len(name) for name in self.per_class), default=0)
         lines += [
             f"  {name:<{width}}  AP {percent(each.AP):>5}  AP50 {percent(each.AP50):>5}"
@@ -118,17 +130,18 @@ def coco_metrics(
         precision = lvis_precision(truth, rows, federated, used)
     else:
         precision = _hotcoco(truth, rows) if used == "hotcoco" else pycocotools_precision(truth, rows)
-    names = index.class_names
+    found, masks = _figures(precision), _mask_precision(index, detections, positions, truth, rows)
+    of_masks = {} if masks is None else {f"{name}_mk": value for name, value in _figures(masks).items()}
     return EvalResult(
-        AP=_mean(precision[:, :, :, ALL]),
-        AP50=_mean(precision[AT_50, :, :, ALL]),
-        AP75=_mean(precision[AT_75, :, :, ALL]),
-        APs=_mean(precision[:, :, :, SMALL]),
-        APm=_mean(precision[:, :, :, MEDIUM]),
-        APl=_mean(precision[:, :, :, LARGE]),
+        **found,
+        **of_masks,
         per_class={
-            name: ClassAP(_mean(precision[:, :, k, ALL]), _mean(precision[AT_50, :, k, ALL]))
-            for k, name in enumerate(names)
+            name: ClassAP(
+                _mean(precision[:, :, k, ALL]),
+                _mean(precision[AT_50, :, k, ALL]),
+                None if masks is None else _mean(masks[:, :, k, ALL]),
+            )
+            for k, name in enumerate(index.class_names)
         },
         images=len(positions),
         boxes=sum(1 for box in truth["annotations"] if not box["iscrowd"]),
@@ -136,6 +149,36 @@ def coco_metrics(
         engine=used,
         **_of_groups(precision, index, minority),
     )
+
+
+def _figures(precision: np.ndarray) -> dict[str, float | None]:
+    """Return the figures of `COLUMNS`."""
+    parts = (
+        precision[:, :, :, ALL],
+        precision[AT_50, :, :, ALL],
+        precision[AT_75, :, :, ALL],
+        precision[:, :, :, SMALL],
+        precision[:, :, :, MEDIUM],
+        precision[:, :, :, LARGE],
+    )
+    return dict(zip(COLUMNS, map(_mean, parts), strict=True))
+
+
+def _mask_precision(
+    index: DatasetIndex, detections: Sequence[Detections], positions: Sequence[int], truth: Dataset, rows: np.ndarray
+) -> np.ndarray | None:
+    """Return the precision of masks, by pycocotools; None where the model makes none, or the set has none."""
+    if not any(each.masks is not None for each in detections) or not index.has_masks:
+        return None
+    of_image = {each.image_id: each.masks or () for each in detections}
+    masks = [mask for i in positions for mask in of_image.get(index.id_at(i), ())]
+    if len(masks) != len(rows):
+        raise ValueError(f"{len(rows)} detections with {len(masks)} masks: every detection wants one")
+    with_masks = {**truth, "annotations": with_true_masks(index, positions, truth["annotations"])}
+    if index.federated is None:
+        return pycocotools_precision(with_masks, rows, masks=masks)
+    federated = index.federated.take(np.array(positions, dtype=np.int64))
+    return lvis_precision(with_masks, rows, federated, "pycocotools", masks=masks)
 
 
 def _of_groups(precision: np.ndarray, index: DatasetIndex, minority: Sequence[str]) -> dict[str, float | None]:

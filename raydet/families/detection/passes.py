@@ -17,11 +17,13 @@ from torchvision.models.detection._utils import BoxCoder
 from raydet.config.detector import ModelConfig
 from raydet.contract import LossTerm
 from raydet.families.detection.batch import StudentBatch
+from raydet.families.detection.mask_pass import mask_pass
 from raydet.records import Target
 from raydet.vision import losses
 from raydet.vision.cascade import CascadeHeads, moved
 from raydet.vision.detector import Detector
 from raydet.vision.images import ImageBatch
+from raydet.vision.mask_head import MaskHeads
 from raydet.vision.roi import RoiScores, SampledRois, box_coder, own_deltas
 from raydet.vision.rpn import AnchorScores, rpn_losses
 
@@ -99,8 +101,8 @@ def train_pass(
 ) -> TrainPass:
     """Run everything once; `rngs[i]` draws the anchors, then the RoIs, of image i.
 
-    Losses of a cascade's later stages are named `roi_cls_2`, `roi_reg_2` and so on. Raises ValueError for boxes without
-    an inside: they have no finite encoding.
+    There is a loss `mask` where the detector has a mask head. Losses of a cascade's later stages are named `roi_cls_2`,
+    `roi_reg_2` and so on. Raises ValueError for boxes without an inside: they have no finite encoding.
     """
     check_boxes(targets)
     boxes = [target.boxes.to(images.pixels.device) for target in targets]
@@ -120,6 +122,9 @@ def train_pass(
         cls, reg = stage_names(number)
         sums |= {cls: roi.cls(), reg: roi.reg()}
         counts |= {cls: roi.num_rois, reg: roi.num_rois}
+    if isinstance(heads, MaskHeads):
+        masks = mask_pass(heads, features, stages[0], targets)
+        sums["mask"], counts["mask"] = masks.loss, masks.count
     return TrainPass(features, proposals, boxes, rpn, tuple(stages), sums, counts)
 
 
