@@ -2,7 +2,6 @@
 
     python benchmarks/long_tail.py --data foda --seeds 0 1 2 --out runs/long_tail
     python benchmarks/long_tail.py --summarise runs/long_tail
-    python benchmarks/long_tail.py --cost
 
 For every (data set, seed) one burn-in with repeat factor sampling; Soft Teacher and the parts of gradient-based
 sampling start from it and see the same further labelled batches. Logit adjustment, EQLv2 and the variants without
@@ -17,25 +16,10 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from raydet.families.detection.config import DetectionConfig
-from raydet.families.detection.gradient_balance import (
-    Bounds,
-    class_thresholds,
-    direct_weights,
-    gradient_matrix,
-    jacobi_targets,
-    met,
-    softmax_weights,
-    stationary_weights,
-)
-from raydet.families.detection.repeats import class_factors, crs_image_factor
 from raydet.settings import load, resolve
 from raydet.train.launch import launch
 from raydet.train.saved import evaluate_saved
@@ -157,54 +141,6 @@ def _spread(values: list[float], *, signed: bool = False) -> str:
     return f"{statistics.mean(values):{sign}.1f} ({', '.join(f'{value:{sign}.1f}' for value in values)})"
 
 
-def cost() -> str:
-    """Return a Markdown table of what the statistics take on this machine, per step where not said otherwise."""
-    lines = ["| classes | RoIs | what | ms |", "|---|---|---|---|"]
-    for classes, rois in ((31, 12 * 64), (80, 40 * 512), (1203, 40 * 512)):
-        logits = torch.randn(rois, classes + 1)
-        there = torch.randperm(classes)[: min(classes, 100)] + 1  # a step's images hold so many classes
-        labels = torch.where(torch.rand(rois) < 0.8, 0, there[torch.randint(len(there), (rois,))])
-        matrix = gradient_matrix(logits, torch.arange(rois) % (classes + 1), 1.0)
-        weights = torch.ones(classes + 1)
-        scores = np.random.default_rng(0).random(10_000)
-        factors = class_factors(np.full(classes, 0.01), 0.5)
-        numbers = np.arange(10_000) % classes
-        parts: dict[str, Callable[[], Any]] = {
-            "loss of the RoI classes itself, with its gradient": lambda x=logits, y=labels: _loss(x, y),
-            "gradients of the classes": lambda x=logits, y=labels: gradient_matrix(x, y, 1.0),
-            "average, Jacobi step, weights, thresholds": lambda c=matrix, w=weights: _balance(c, w),
-            "direct solution (every 100 steps)": lambda c=matrix: direct_weights(c),
-            "stationary solution (every 100 steps)": lambda c=matrix: stationary_weights(c),
-            "listing, 10,000 boxes (every rebuild)": lambda k=numbers, s=scores, f=factors: [
-                crs_image_factor(k[i : i + 1], s[i : i + 1], f) for i in range(len(k))
-            ],
-        }
-        for name, part in parts.items():
-            lines.append(f"| {classes} | {rois:,} | {name} | {1000 * _median(part):.2f} |")
-    return "\n".join(lines)
-
-
-def _loss(logits: torch.Tensor, labels: torch.Tensor) -> None:
-    logits = logits.clone().requires_grad_()
-    torch.nn.functional.cross_entropy(logits, labels).backward()
-
-
-def _balance(matrix: torch.Tensor, weights: torch.Tensor) -> None:
-    kept = 0.999 * matrix + 0.001 * matrix
-    jacobi_targets(kept, weights, Bounds())
-    class_thresholds(0.9, 0.5, softmax_weights(weights.log(), met(kept))[1:], weights[1:])
-
-
-def _median(part: Callable[[], Any], seconds: float = 2.0) -> float:
-    part()
-    times: list[float] = []
-    while sum(times) < seconds and len(times) < 50 or len(times) < 3:
-        begun = time.perf_counter()
-        part()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=tuple(DATA), default="foda")
@@ -213,12 +149,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/long_tail"))
     parser.add_argument("--set", nargs="*", default=[], dest="overrides", metavar="key=value")
     parser.add_argument("--summarise", type=Path)
-    parser.add_argument("--cost", action="store_true", help="measure the statistics alone")
     options = parser.parse_args()
-    if options.cost:
-        torch.set_num_threads(1)
-        print(cost())
-        return
     if options.summarise:
         print(summarise(options.summarise))
         return

@@ -68,10 +68,12 @@ class Sections:
     def __init__(self) -> None:
         self.steps: dict[str, list[float]] = defaultdict(list)
         self._now: dict[str, float] = defaultdict(float)
+        self._names = {"everything else"}
         self._inner = [0.0]  # seconds spent in nested sections, per open section
 
     def watch(self, owner: Any, name: str, section: str) -> None:
         function = getattr(owner, name)
+        self._names.add(section)
 
         @functools.wraps(function)
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -89,7 +91,7 @@ class Sections:
 
     def end_step(self, whole: float) -> None:
         self._now["everything else"] = whole - sum(self._now.values())
-        for name in {section for _, _, section in PLACES} | {"everything else"}:
+        for name in self._names:
             self.steps[name].append(self._now[name])
         self._now.clear()
         self._inner[:] = [0.0]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from raydet.contract import Family, Method
     from raydet.labels.source import Annotator
 
-NAMES = ("detection", "classification", "localization")
+NAMES = ("detection", "classification", "localization", "pretraining")
 
 
 def run_configs() -> list[type[RunConfig]]:

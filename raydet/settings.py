@@ -132,7 +132,7 @@ def _set(tree: dict[str, Any], key: str, value: Any) -> None:
     node = tree
     for parent in parents:
         child = node.setdefault(parent, {})
-        if isinstance(child, str) and parent in ("labeled", "unlabeled", "val", "test"):
+        if isinstance(child, str) and parent in ("labeled", "unlabeled", "images", "val", "test"):
             child = node[parent] = {"path": child}  # the short form of a data set
         if child is None:
             child = node[parent] = {}

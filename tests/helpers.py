@@ -10,6 +10,7 @@ import pytest
 from raydet.families.classification.config import ClassificationConfig
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.localization.config import LocalizationConfig
+from raydet.families.pretraining.config import PretrainingConfig
 from raydet.settings import resolve
 
 
@@ -173,4 +174,42 @@ def tiny_places(run_dir: Path, **overrides: object) -> LocalizationConfig:
     dotted = {"run.dir": str(run_dir), **{key.replace("__", "."): value for key, value in overrides.items()}}
     config = resolve(tree, dotted, where="tiny_places")
     assert isinstance(config, LocalizationConfig)
+    return config
+
+
+TINY_VIEWS = {
+    "seed": 3,
+    "data": {
+        "images": {"path": "shapes", "shapes": {"num_images": 12, "height": 64, "width": 80, "max_objects": 3}},
+        "val": {"path": "shapes", "shapes": {"num_images": 4, "seed": 1, "height": 64, "width": 80, "max_objects": 3}},
+        "proposals": "grid",
+        "views": {"size": 64, "small_size": 32},
+        "loader_threads": 0,
+    },
+    "model": {
+        "backbone": "small_gn",
+        "small_channels": [8, 8, 16, 16, 16],
+        "fpn_channels": 16,
+        "box_head_dim": 32,
+        "anchor_sizes": [[12], [24], [48]],
+        "level_bounds": [16, 32],
+        "rpn_batch": 32,
+        "roi_pool_size": 3,
+        "projector_hidden": 32,
+        "projector_dim": 16,
+    },
+    "method": {"name": "adept"},
+    "optim": {"name": "sgd", "lr": 0.05, "steps": 6, "warmup_steps": 0, "labeled_batch": 4, "precision": "fp32"},
+    "checkpoint": {"every": 100},
+    "eval": {"every": 100},
+    "log": {"every": 1, "tensorboard": False},
+}
+
+
+def tiny_views(run_dir: Path, **overrides: object) -> PretrainingConfig:
+    """Return a pre-training run that takes a second, by ADePT; `method` may be another one; see `tiny_config`."""
+    tree = {**TINY_VIEWS, "method": overrides.pop("method", TINY_VIEWS["method"])}
+    dotted = {"run.dir": str(run_dir), **{key.replace("__", "."): value for key, value in overrides.items()}}
+    config = resolve(tree, dotted, where="tiny_views")
+    assert isinstance(config, PretrainingConfig)
     return config

@@ -48,7 +48,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--method", help="default: one that uses the unlabelled images, where there are any")
     parser.add_argument("--images", type=path_argument, help="image root of a COCO JSON")
     parser.add_argument("--subset", help="VOC list, or the part (train) of a YOLO or classification set")
-    parser.add_argument("--task", choices=("detection", "classification"), help="default: by what lies there")
+    parser.add_argument(
+        "--task", choices=("detection", "classification", "localization"), help="default: by what lies there"
+    )
     parser.add_argument("--out", type=path_argument, metavar="FILE.yaml", help="default: the data set's name, here")
     parser.add_argument("--no-measure", action="store_true", help="do not train a few steps to measure their time")
     parser.set_defaults(run=run)
@@ -159,9 +161,8 @@ def _text(recipe: Recipe, machine: Machine, time: str, out: Path, arguments: arg
     from raydet import __version__
     from raydet.recipe.document import render
 
-    options = [
-        f"--{name} {value}" for name in ("unlabeled", "val", "labels", "method") if (value := getattr(arguments, name))
-    ]
+    named = ("unlabeled", "val", "labels", "method", "task")
+    options = [f"--{name} {value}" for name in named if (value := getattr(arguments, name))]
     head = [
         f"Written by raydet {__version__}: raydet init {' '.join([arguments.dataset, *options])}",
         f"For {machine}. Recipes and what was measured with them: docs/recipes.md",

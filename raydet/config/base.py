@@ -21,6 +21,10 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, protected_namespaces=())
 
+    def paths(self) -> tuple[str, ...]:
+        """Return the keys that name local files which the run's processes open, and so have to find from anywhere."""
+        return ()
+
 
 class Views(Section):
     """What the augmentation of every family holds."""
@@ -71,28 +75,18 @@ class ModelSection(Section):
 
 
 class DataSection(Section, Generic[SetConfig]):
-    """Labelled, unlabelled and validation images."""
+    """Images to train on and to evaluate on, whatever is known of them."""
 
-    labeled: SetConfig
-    """Labelled images."""
-    unlabeled: SetConfig | None = None
-    """More images; what is annotated there is hidden from training and used for diagnostics only. Default: what the
-    choice of labelled images (`labeled_count` and the like) leaves over of `labeled`."""
+    main_key: ClassVar[str] = "labeled"
+    """The key of the set that a run goes through, which all code calls the labelled one."""
+    drawn_by: ClassVar[tuple[str, ...]] = ()
+    """The keys that draw the labelled images with `split_seed`."""
+
     val: SetConfig | None = None
     """Images for evaluation during training."""
     val_count: PositiveInt | None = None
     """Instead of `val`: withhold so many images of `labeled` from training, drawn with `split_seed`, and evaluate on
     them. No class loses its last image."""
-    test: SetConfig | None = None
-    """Images for `raydet evaluate --split test`; checked with the others, never trained or evaluated on before."""
-
-    labeled_count: PositiveInt | None = None
-    """Use only so many labelled images, some of every class where possible; the rest becomes unlabelled unless
-    `unlabeled` is given."""
-    labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
-    """Use only this fraction of the labelled images (see `labeled_count`)."""
-    labeled_ids: PathText | None = None
-    """File that lists the labelled image ids: a JSON list, or one id a line."""
     split_seed: int = 0
     """Seed of the labelled split, apart from `seed`, so that runs with several seeds can share one split."""
 
@@ -105,23 +99,17 @@ class DataSection(Section, Generic[SetConfig]):
     prefetch_steps: PositiveInt = 2
     """How many steps of images are prepared ahead."""
 
-    drawn_by: ClassVar[tuple[str, ...]] = ("labeled_count", "labeled_fraction")
-    """The keys that draw the labelled images with `split_seed`; `labeled_ids` lists them."""
-
-    @model_validator(mode="after")
-    def _one_way_to_choose(self) -> Self:
-        given = [key for key in (*self.drawn_by, "labeled_ids") if getattr(self, key) is not None]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} both choose the labelled images; keep one of them")
-        return self
-
     @model_validator(mode="after")
     def _one_way_to_evaluate(self) -> Self:
         if self.val_count is not None and self.val is not None:
             raise ValueError("val and val_count both say what to evaluate on; keep one of them")
-        if self.val_count is not None and self.labeled_ids is not None:
-            raise ValueError("val_count could withhold images that labeled_ids lists: give `val`, or another choice")
         return self
+
+    @property
+    def main(self) -> SetConfig:
+        """The set that a run goes through."""
+        found: SetConfig = getattr(self, self.main_key)
+        return found
 
     @property
     def has_val(self) -> bool:
@@ -130,17 +118,57 @@ class DataSection(Section, Generic[SetConfig]):
 
     @property
     def sets(self) -> dict[str, SetConfig]:
-        """The sets that are given, by name."""
-        named = {"labeled": self.labeled, "unlabeled": self.unlabeled, "val": self.val, "test": self.test}
+        """The sets that are given, by name; the main one, which comes first, is called `labeled`."""
+        named = {"labeled": self.main, **{name: getattr(self, name, None) for name in ("unlabeled", "val", "test")}}
         return {name: one for name, one in named.items() if one is not None}
 
     @property
     def split_rule(self) -> dict[str, Any]:
         """The settings that decide which images keep their labels; the seed counts only where something is drawn."""
-        if self.labeled_ids is not None:
-            return {"labeled_ids": self.labeled_ids}
         drawn = {key: value for key in (*self.drawn_by, "val_count") if (value := getattr(self, key)) is not None}
         return {**drawn, "split_seed": self.split_seed} if drawn else {}
+
+    @property
+    def leaves_some_unlabeled(self) -> bool:
+        """Whether the run has unlabelled images beside its main set, as far as the settings say."""
+        return False
+
+
+class LabeledDataSection(DataSection[SetConfig]):
+    """Labelled, unlabelled and validation images."""
+
+    labeled: SetConfig
+    """Labelled images."""
+    unlabeled: SetConfig | None = None
+    """More images; what is annotated there is hidden from training and used for diagnostics only. Default: what the
+    choice of labelled images (`labeled_count` and the like) leaves over of `labeled`."""
+    test: SetConfig | None = None
+    """Images for `raydet evaluate --split test`; checked with the others, never trained or evaluated on before."""
+
+    labeled_count: PositiveInt | None = None
+    """Use only so many labelled images, some of every class where possible; the rest becomes unlabelled unless
+    `unlabeled` is given."""
+    labeled_fraction: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Use only this fraction of the labelled images (see `labeled_count`)."""
+    labeled_ids: PathText | None = None
+    """File that lists the labelled image ids: a JSON list, or one id a line."""
+
+    drawn_by: ClassVar[tuple[str, ...]] = ("labeled_count", "labeled_fraction")
+    """The keys that draw the labelled images with `split_seed`; `labeled_ids` lists them."""
+
+    @model_validator(mode="after")
+    def _one_way_to_choose(self) -> Self:
+        given = [key for key in (*self.drawn_by, "labeled_ids") if getattr(self, key) is not None]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} both choose the labelled images; keep one of them")
+        if self.val_count is not None and self.labeled_ids is not None:
+            raise ValueError("val_count could withhold images that labeled_ids lists: give `val`, or another choice")
+        return self
+
+    @property
+    def split_rule(self) -> dict[str, Any]:
+        """The settings that decide which images keep their labels; the seed counts only where something is drawn."""
+        return super().split_rule if self.labeled_ids is None else {"labeled_ids": self.labeled_ids}
 
     @property
     def leaves_some_unlabeled(self) -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from raydet.config.base import (
-    DataSection,
     Fraction,
+    LabeledDataSection,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -17,6 +17,7 @@ from raydet.config.base import (
     Views,
 )
 from raydet.config.minority import MINORITY_CLASSES
+from raydet.config.novel import NOVEL_CLASSES
 from raydet.config.paths import PathText
 
 
@@ -71,7 +72,7 @@ class DatasetConfig(SetSection):
 
 
 class SplitConfig(Section):
-    """Classes that are made rare among the labelled images: the minority classes of a benchmark."""
+    """Classes that a benchmark tells apart from the others: minority classes, which can be made rare, or novel ones."""
 
     minority_classes: tuple[str, ...] | Literal["coco_split1", "coco_split2"] = ()
     """Names of classes that keep their boxes in a few labelled images only; in all others they become background, as in
@@ -80,6 +81,10 @@ class SplitConfig(Section):
     keep_images_per_minority: NonNegativeInt | None = None
     """How many images of each minority class keep all of their boxes, where there are so many. Default: all do, and the
     classes are only told apart at evaluation."""
+    novel_classes: tuple[str, ...] | Literal["voc_split1", "voc_split2", "voc_split3"] = ()
+    """Few-shot: names of the novel classes, or one of the published lists of VOC: `voc_split1` (bird, bus, cow,
+    motorbike, sofa), `voc_split2` (aeroplane, bottle, cow, horse, sofa), `voc_split3` (boat, cat, motorbike, sheep,
+    sofa). Evaluation gives AP and AP50 of novel and of base classes: APnovel, APbase, AP50novel, AP50base."""
 
     @property
     def minority(self) -> tuple[str, ...]:
@@ -87,10 +92,18 @@ class SplitConfig(Section):
         given = self.minority_classes
         return MINORITY_CLASSES[given] if isinstance(given, str) else given
 
+    @property
+    def novel(self) -> tuple[str, ...]:
+        """Return the names of the novel classes."""
+        given = self.novel_classes
+        return NOVEL_CLASSES[given] if isinstance(given, str) else given
+
     @model_validator(mode="after")
     def _go_together(self) -> SplitConfig:
         if self.keep_images_per_minority is not None and not self.minority_classes:
             raise ValueError("keep_images_per_minority needs minority_classes: the names of the classes to make rare")
+        if self.minority_classes and self.novel_classes:
+            raise ValueError("minority_classes and novel_classes both divide the classes in two; keep one of them")
         return self
 
 
@@ -121,9 +134,13 @@ class ViewsConfig(Views):
     """Boxes with a side below this in the view are dropped and counted."""
 
 
-class DataConfig(DataSection[DatasetConfig]):
+class DataConfig(LabeledDataSection[DatasetConfig]):
     """Labelled, unlabelled and validation images with boxes."""
 
+    shots_per_class: PositiveInt | None = None
+    """Few-shot: label exactly so many boxes of every class, drawn with `split_seed`, and use the images that hold them.
+    Other objects in these images count as background, as in the benchmark (docs/few_shot.md); images without a chosen
+    box become unlabelled unless `unlabeled` is given."""
     labeled_ids: PathText | None = None
     """File that lists the labelled image ids: a JSON list, one id a line, or Unbiased Teacher's seed file with percent
     and seed behind it, as in `COCO_supervision.txt#10/1`."""
@@ -137,3 +154,13 @@ class DataConfig(DataSection[DatasetConfig]):
     """What to do with boxes that are degenerate or leave their image: stop, drop them, or clip what can be clipped."""
     views: ViewsConfig = ViewsConfig()
     """Augmentation."""
+
+    drawn_by: ClassVar[tuple[str, ...]] = ("shots_per_class", "labeled_count", "labeled_fraction")
+
+    @model_validator(mode="after")
+    def _one_way_to_choose_boxes(self) -> DataConfig:
+        if self.shots_per_class is not None and self.split.keep_images_per_minority is not None:
+            raise ValueError(
+                "shots_per_class and split.keep_images_per_minority both choose the boxes that stay; keep one of them"
+            )
+        return self

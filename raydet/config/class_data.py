@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import DataSection, Fraction, NonNegativeInt, PositiveInt, Section, SetSection, Views
+from raydet.config.base import Fraction, LabeledDataSection, NonNegativeInt, PositiveInt, Section, SetSection, Views
 from raydet.config.paths import PathText
 
 
@@ -83,7 +83,7 @@ class ImageViewsConfig(Views):
         return self
 
 
-class ImageDataConfig(DataSection[ImageSetConfig]):
+class ImageDataConfig(LabeledDataSection[ImageSetConfig]):
     """Labelled, unlabelled and validation images of a classifier."""
 
     labeled_per_class: PositiveInt | None = None

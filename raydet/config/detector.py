@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raydet.config.backbone import (
     EFFICIENTNET,
@@ -18,62 +18,25 @@ from raydet.config.backbone import (
 )
 from raydet.config.base import (
     Fraction,
-    ModelSection,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Section,
     Threshold,
     Weight,
 )
 from raydet.config.paths import PathText
+from raydet.config.transfer import TransferSection
 
 DetectorName = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn"]
-_FourWeights = tuple[PositiveFloat, PositiveFloat, PositiveFloat, PositiveFloat]
 
 
-class CascadeConfig(Section):
-    """The stages of Cascade R-CNN (Cai & Vasconcelos, CVPR 2018)."""
-
-    ious: tuple[Threshold, ...] = (0.5, 0.6, 0.7)
-    """Each stage's IoU from which on a box is foreground (u), one number per stage; takes the place of
-    `model.roi_fg_iou`."""
-    box_weights: tuple[_FourWeights, ...] = (
-        (10.0, 10.0, 5.0, 5.0),
-        (20.0, 20.0, 10.0, 10.0),
-        (30.0, 30.0, 15.0, 15.0),
-    )
-    """What each stage's box deltas (x, y, width, height) are multiplied by: later stages move boxes less."""
-    loss_weights: tuple[Weight, ...] = (1.0, 1.0, 1.0)
-    """Weight of each stage's losses: 1 in the paper and in detectron2, 1, 0.5, 0.25 in mmdetection."""
-
-    @model_validator(mode="after")
-    def _one_each(self) -> Self:
-        numbers = {key: len(getattr(self, key)) for key in ("ious", "box_weights", "loss_weights")}
-        if len(set(numbers.values())) > 1 or not self.ious:
-            said = ", ".join(f"{key} {number}" for key, number in numbers.items())
-            raise ValueError(f"cascade wants one entry per stage in each list, at least one; there are: {said}")
-        return self
-
-
-class MaskConfig(Section):
-    """The mask head of Mask R-CNN (He et al., ICCV 2017)."""
-
-    pool_size: PositiveInt = 14
-    """RoIAlign's output side for masks; the masks have twice that side."""
-    convs: PositiveInt = 4
-    """Convolutions of the head."""
-    channels: PositiveInt = 256
-    """Their channels."""
-
-
-class ModelConfig(ModelSection):
-    """A two-stage detector with FPN."""
+class ModelConfig(TransferSection):
+    """Faster R-CNN with FPN, and what was built on it."""
 
     detector: DetectorName = "faster_rcnn"
-    """`faster_rcnn`; `mask_rcnn`: the same with a mask head (see `mask`), for labelled images with masks; or
-    `cascade_rcnn`: three box heads in a row, each more demanding than the one before (see `cascade`). Which methods
-    take which: docs/detectors.md."""
+    """`faster_rcnn`, `mask_rcnn` (He et al., ICCV 2017: masks too, learned from labelled images that have them), or
+    `cascade_rcnn` (Cai and Vasconcelos, CVPR 2018: several box heads, each on the boxes of the one before). Which of
+    them a method allows: docs/detectors.md."""
     backbone: str = EFFICIENTNET
     """`efficientnet_lite0_fpn` (comes with ImageNet weights), `resnet18_fpn`, `resnet50_fpn`, `resnet101_fpn`
     (torchvision's), `timm/NAME` (a network of timm that gives a pyramid; wants the extra `timm`), or `small_gn` (group
@@ -93,8 +56,13 @@ class ModelConfig(ModelSection):
     """`small_gn`: channels of the stem and of the four stages."""
     fpn_channels: PositiveInt = 256
     """Channels of the feature pyramid."""
+    fpn_norm: Literal["none", "batch", "group"] = "none"
+    """Norm layers of the pyramid's convolutions, and of those of the box head `conv4_fc1`: none (torchvision's), batch
+    norm (as SoCo and ADePT pre-train; needs several images a worker), or group norm with 32 groups."""
+    box_head: Literal["two_fc", "conv4_fc1"] = "two_fc"
+    """The box head: two fully connected layers, or four 3 x 3 convolutions and one (as SoCo and ADePT pre-train)."""
     box_head_dim: PositiveInt = 1024
-    """Width of the two fully connected layers of the box head."""
+    """Width of the fully connected layers of the box head."""
     anchor_sizes: tuple[tuple[PositiveFloat, ...], ...] = ()
     """Anchor sizes in pixels, one tuple per pyramid level, all of the same length. Default: from four levels on 8 times
     the stride, one each; fewer levels share 16, 32, ..., 512 out."""
@@ -124,10 +92,17 @@ class ModelConfig(ModelSection):
     """Most foreground among the sampled RoIs."""
     roi_fg_iou: Threshold = 0.5
     """A proposal is foreground from this IoU on (u)."""
-    cascade: CascadeConfig = CascadeConfig()
-    """The stages, with `detector: cascade_rcnn`."""
-    mask: MaskConfig = MaskConfig()
-    """The mask head, with `detector: mask_rcnn`."""
+    cascade_ious: Annotated[tuple[Threshold, ...], Field(min_length=2)] = (0.5, 0.6, 0.7)
+    """`cascade_rcnn`: from which IoU on a box is foreground, a number for each stage; takes the place of `roi_fg_iou`.
+    Stage k encodes boxes with k times the weights (10, 10, 5, 5)."""
+    cascade_loss_weights: tuple[Weight, ...] = (1.0, 1.0, 1.0)
+    """`cascade_rcnn`: weight of each stage's losses; the paper's equation has none, mmdetection [1, 0.5, 0.25]."""
+    mask_pool_size: PositiveInt = 14
+    """`mask_rcnn`: RoIAlign's output side for the mask head; a mask has twice that side."""
+    mask_head_convs: PositiveInt = 4
+    """`mask_rcnn`: convolutions of the mask head."""
+    mask_head_channels: PositiveInt = 256
+    """`mask_rcnn`: their channels."""
     roi_pool_size: PositiveInt = 7
     """RoIAlign's output side."""
     roi_align_aligned: bool = True
@@ -161,7 +136,9 @@ class ModelConfig(ModelSection):
     def _weights_are_chosen(self) -> Self:
         if self.backbone == SMALL and self.weights is not None:
             raise ValueError(f"backbone {SMALL} trains from scratch: remove `weights`, or choose another backbone")
-        if "weights" not in self.model_fields_set:
+        if "weights" not in self.model_fields_set and self.takes("backbone"):
+            self._fill(weights=None)
+        elif "weights" not in self.model_fields_set:
             if self.backbone not in (SMALL, EFFICIENTNET):
                 raise ValueError(f"backbone {self.backbone} without `weights`: {HOW_TO_CHOOSE}")
             self._fill(weights=IMAGENET if self.backbone == EFFICIENTNET else None)
@@ -171,9 +148,12 @@ class ModelConfig(ModelSection):
     def _levels(self) -> Self:
         if not self.fpn_strides:
             self._fill(fpn_strides=default_strides(self.backbone))
-        check_strides(self.backbone, self.fpn_strides)
         if not self.anchor_sizes:
             self._fill(anchor_sizes=default_anchors(self.fpn_strides))
+        return self._checked_levels()
+
+    def _checked_levels(self) -> Self:
+        check_strides(self.backbone, self.fpn_strides)
         levels = len(self.fpn_strides)
         if len(self.anchor_sizes) != levels:
             raise ValueError(
@@ -185,20 +165,32 @@ class ModelConfig(ModelSection):
         return self
 
     @model_validator(mode="after")
-    def _settings_are_of_this_detector(self) -> Self:
-        if self.detector == "cascade_rcnn" and self.roi_fg_iou != type(self).model_fields["roi_fg_iou"].default:
-            raise ValueError(
-                "roi_fg_iou is for one box head; with detector: cascade_rcnn set cascade.ious, and remove it"
-            )
-        for key, own, default in (("cascade", "cascade_rcnn", CascadeConfig()), ("mask", "mask_rcnn", MaskConfig())):
-            if self.detector != own and getattr(self, key) != default:
-                raise ValueError(f"{key} is for detector: {own}, and detector is {self.detector}; remove it")
-        return self
-
-    @model_validator(mode="after")
     def _numbers_fit(self) -> Self:
         if len(self.small_channels) != 5:
             raise ValueError("small_channels wants five numbers: the stem and four stages")
+        self._check_heads()
         if self.rpn_bg_iou > self.rpn_fg_iou:
             raise ValueError(f"rpn_bg_iou {self.rpn_bg_iou} must not exceed rpn_fg_iou {self.rpn_fg_iou}")
         return self
+
+    def _check_heads(self) -> None:
+        """Raise ValueError for settings of the heads that do not fit each other, or the detector."""
+        fields = type(self).model_fields
+        of_others = ("roi_fg_iou",) if self.detector == "cascade_rcnn" else ("cascade_ious", "cascade_loss_weights")
+        of_masks = ("mask_pool_size", "mask_head_convs", "mask_head_channels")
+        for key in of_masks if self.detector != "mask_rcnn" else ():
+            if getattr(self, key) != fields[key].default:
+                raise ValueError(
+                    f"{key} does nothing with detector={self.detector}: remove it, or set detector: mask_rcnn"
+                )
+        for key in of_others:
+            if getattr(self, key) != fields[key].default:
+                instead = "set cascade_ious" if key == "roi_fg_iou" else "remove it, or set detector: cascade_rcnn"
+                raise ValueError(f"{key} does nothing with detector={self.detector}: {instead}")
+        if len(self.cascade_loss_weights) != len(self.cascade_ious):
+            raise ValueError(
+                f"cascade_loss_weights has {len(self.cascade_loss_weights)} numbers, cascade_ious "
+                f"{len(self.cascade_ious)}: give one of each per stage"
+            )
+        if list(self.cascade_ious) != sorted(self.cascade_ious):
+            raise ValueError(f"cascade_ious={list(self.cascade_ious)}: no stage may ask for less than the one before")

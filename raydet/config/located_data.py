@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from raydet.config.base import DataSection, Fraction, PositiveInt, SetSection, Views
+from raydet.config.base import Fraction, LabeledDataSection, PositiveInt, SetSection, Views
 from raydet.config.box_data import ShapesConfig
 from raydet.config.paths import PathText
 
@@ -78,7 +78,7 @@ class LocatedViewsConfig(Views):
         return self
 
 
-class LocatedDataConfig(DataSection[LocatedSetConfig]):
+class LocatedDataConfig(LabeledDataSection[LocatedSetConfig]):
     """Images with one class each. Training sees classes alone; boxes are for evaluation and diagnostics."""
 
     labeled_per_class: PositiveInt | None = None

@@ -22,10 +22,6 @@ class MethodSection(Section):
     """Whether the end of the run is a stage of its own, so that a run once begun cannot be made longer."""
     lr_keys: ClassVar[tuple[str, ...]] = ("optim.lr",)
     """Where its learning rates are set: what a run that diverged is mended with, and may change when it is resumed."""
-    detectors: ClassVar[tuple[str, ...]] = ("faster_rcnn",)
-    """Of methods that train a detector: which `model.detector` its paper, or what it learns from, allows."""
-    detectors_why: ClassVar[str] = "its losses read the rows of one box head"
-    """Why no other."""
     implementation: ClassVar[str]
     """Where the method's code is, `module:Class`: settings are read without it, and without PyTorch."""
     name: str

@@ -12,8 +12,8 @@ from raydet.config.base import Fraction, NonNegativeInt, PositiveFloat, Positive
 class OptimConfig(Section):
     """Optimiser and batch. Batch sizes are GLOBAL, whatever the number of workers."""
 
-    name: Literal["sgd", "adamw"] = "sgd"
-    """Which optimiser."""
+    name: Literal["sgd", "adamw", "lars"] = "sgd"
+    """Which optimiser. `lars`: SGD whose steps are a share of each layer's weights, for batches of thousands."""
     lr: PositiveFloat = 0.0075
     """Learning rate for `reference_batch` images; see `lr_scaling`."""
     lr_scaling: Literal["none", "linear"] = "none"
@@ -21,9 +21,11 @@ class OptimConfig(Section):
     reference_batch: PositiveInt = 24
     """Images per step that `lr` was chosen for (labelled + unlabelled)."""
     momentum: Fraction = 0.9
-    """SGD momentum."""
+    """Momentum of SGD and LARS."""
     nesterov: bool = False
     """SGD with Nesterov's momentum."""
+    lars_trust: PositiveFloat = 0.001
+    """With `name: lars`: the share (trust coefficient)."""
     weight_decay: Weight = 1e-4
     """Weight decay; biases and norm layers are exempt."""
     steps: PositiveInt = 180_000

@@ -44,6 +44,14 @@ class Method(ABC, Generic[Config, AnyBatch]):
     def build_model(self, num_classes: int) -> nn.Module:
         """Return a freshly initialised model; student and teacher are both made by this."""
 
+    def start(self, model: Any) -> list[str]:
+        """Overwrite parts of a fresh model by what the configuration names, such as weights of another run; return
+        what was done, a line each.
+
+        Called for the student of a run that starts from nothing else, on every rank; the same on all.
+        """
+        return []
+
     @abstractmethod
     def schedule(self) -> LabelSchedule:
         """Say which teacher version labels which step, or that no step needs labels."""

@@ -134,7 +134,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             left_out[name] = log.left_out[so_far:]
         log.raise_errors(_TITLE)
         if self.is_barren(tables["labeled"]):  # before its classes are compared with those of others
-            self.report_classes(tables["labeled"], "labeled", config.labeled.path, log)
+            self.report_classes(tables["labeled"], "labeled", config.main.path, log)
         log.raise_errors(_TITLE)
         tables = self._with_common_classes(tables, config, log)
         log.raise_errors(_TITLE)
@@ -187,7 +187,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
         """Raise DataError unless the images of the sets `names` are where and what they were when the run began."""
         for name in names:
             if (index := getattr(sets, name)) is not None:
-                key = f"data.{name if name in config.sets else 'labeled'}"
+                key = f"data.{name if name != 'labeled' and name in config.sets else config.main_key}"
                 check_sources(sets.folder, name, index, key=key, skips=config.on_bad_image == "skip")
 
     def relocate(self, config: DataSection[SetConfig], folder: Path) -> PreparedSets[AnyIndex]:
@@ -261,7 +261,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
                     tables[name], summary = found
                     summaries.append(summary)
             if "labeled" in tables and self.is_barren(tables["labeled"]):
-                self.report_classes(tables["labeled"], "labeled", config.labeled.path, log)
+                self.report_classes(tables["labeled"], "labeled", config.main.path, log)
             elif "labeled" in tables:
                 tables = self._with_common_classes(tables, config, log)
                 try:
@@ -318,7 +318,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
             message = (
                 f"nothing is known of the {len(table):,} images that data.{next(iter(config.split_rule), '')} chooses"
             )
-            log.error("split-barren", config.labeled.path, "", message, "choose images that show objects")
+            log.error("split-barren", config.main.path, "", message, "choose images that show objects")
 
     def _with_val(self, tables: Mapping[str, AnyTable], config: DataSection[SetConfig]) -> dict[str, AnyTable]:
         """Withhold `val_count` of the labelled images as the validation set. Raises DataError where it is too many."""
@@ -339,7 +339,7 @@ class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
     ) -> None:
         for name, table in tables.items():
             if name != "unlabeled" and not (name == "labeled" and self.is_barren(table)):
-                self.report_classes(table, name, config.sets.get(name, config.labeled).path, log)
+                self.report_classes(table, name, config.sets.get(name, config.main).path, log)
         report_shared_images(tables, log, most_files=most_files)
 
 

@@ -126,6 +126,29 @@ class Proposals(MappedIndex):
         return rows
 
 
+def grid_boxes(
+    width: int,
+    height: int,
+    sizes: Sequence[float] = (0.3, 0.5, 0.75),
+    ratios: Sequence[float] = (0.5, 1.0, 2.0),
+    step: float = 0.5,
+) -> NDArray[np.float64]:
+    """Return the same boxes `[P, 4]` relative to every image: a grid of places at some sizes and shapes.
+
+    `sizes` are sqrt(w h) / sqrt(W H), `ratios` w / h, `step` is from box to box in sides of the box.
+    """
+    found = []
+    for size in sizes:
+        for ratio in ratios:
+            side = size * (width * height) ** 0.5
+            w, h = min(side * ratio**0.5, width), min(side / ratio**0.5, height)
+            lefts = np.linspace(0.0, width - w, 1 + int((width - w) / (step * w)))
+            tops = np.linspace(0.0, height - h, 1 + int((height - h) / (step * h)))
+            x, y = (axis.ravel() for axis in np.meshgrid(lefts, tops))
+            found.append(np.stack([x, y, x + w, y + h], axis=1))
+    return np.concatenate(found)
+
+
 def write_proposals(file: Path, tables: Iterable[pa.Table], *, settings: Mapping[str, Any], listing: str) -> None:
     """Write a proposals file from tables with the columns image, width, height, boxes (flat lists) and fallback.
 

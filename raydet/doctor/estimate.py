@@ -89,7 +89,7 @@ def disk_of(config: RunConfig, sizes: DataSizes) -> Disk:
     method = build_method(config.model_copy(update={"model": config.model.model_copy(update=without)}))
     with torch.device("meta"):
         parameters = sum(p.numel() for p in method.build_model(sizes.classes).parameters())
-    moments = {"sgd": 1, "adamw": 2}[config.optim.name]
+    moments = {"sgd": 1, "lars": 1, "adamw": 2}[config.optim.name]
     copies = 1 + moments + (method.teacher() is not None) + config.uses_labels
     ends = {end for end in method.stage_ends if 0 < end < config.last_step}
     kept = config.checkpoint.keep + 2 + len(ends)
@@ -130,7 +130,7 @@ def judge_disk(disk: Disk, run_dir: Path) -> Finding:
     place = next(folder for folder in [run_dir, *run_dir.parents] if folder.is_dir())
     free = shutil.disk_usage(place).free
     need = disk.checkpoints + disk.labels
-    tables = f" ({size(disk.learned)} of it label tables)" if disk.learned else ""
+    tables = f" ({size(disk.learned)} of it the state of the method)" if disk.learned else ""
     text = (
         f"{disk.parameters / 1e6:.1f} M parameters: {size(disk.checkpoints)} of checkpoints{tables} + "
         f"{size(disk.labels)} of labels at most; {place} has {size(free)} free"
@@ -144,9 +144,10 @@ def judge_disk(disk: Disk, run_dir: Path) -> Finding:
 
 
 def judge_memory(each: int, ranks: int, have: int | None) -> Finding:
-    """Judge main memory for a label table of `each` bytes in every rank; `have`: of the machine that all share, or None
-    where they may be on several."""
-    text = f"the label table takes {size(each)} in every rank (here {ranks}), beside network and images"
+    """Judge main memory for what a method learns beside weights, `each` bytes in every rank; `have`: of the machine
+    that all share, or None where they may be on several."""
+    what = f"what the method learns beside weights takes {size(each)} in every rank (here {ranks})"
+    text = f"{what}, beside network and images"
     if have is None:
         return ok("memory", text)
     text = f"{text}; this machine has {size(have)}"

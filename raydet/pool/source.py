@@ -3,13 +3,14 @@
 It keeps what a restarted broker has lost: the weights of every version that is not retired, on every rank (rank 0 may
 be waiting for another rank in a reduction while that rank waits for labels), and which labels were asked for and not
 taken. Requests are sent without waiting for an answer; whatever became of them is settled in `take` and `flush`, which
-say again what they need.
+say again what they need. When the labels of a step are there, those of the next request are called for at once, so that
+with a lookahead the answer travels while the step trains.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 
 import ray
@@ -28,6 +29,8 @@ _POLL_S = 5.0  # a call waits so long at the broker before it says what is still
 _RETRY_S = 0.2  # between calls to a broker that is restarting
 _GONE_S = 30.0  # a broker that Ray calls dead for so long does not come back
 
+_Batch = tuple[int, list[str]]  # a teacher's version, and images without repetition
+
 
 class PoolSource:
     """A `LabelSource` that lets the pool label. One per training process."""
@@ -44,6 +47,8 @@ class PoolSource:
         self._incarnation = ""
         self._published: dict[int, tuple[TeacherRef, Weights]] = {}
         self._outstanding: Counter[Key] = Counter()  # asked for more often than taken
+        self._coming: deque[_Batch] = deque()  # asked for and not taken, in order
+        self._called: tuple[_Batch, ObjectRef] | None = None  # a `take` of the broker that nobody has looked at yet
         self._sent: list[ObjectRef] = []
         self._stats: dict[str, float] = {}
         self._wait_s = 0.0
@@ -55,7 +60,7 @@ class PoolSource:
         reply = self._ask(lambda _: self._broker.rewind.remote(self._attempt, version), deadline, "to rewind")
         self._incarnation = reply.incarnation
         self._published = {v: known for v, known in self._published.items() if v <= version}
-        self._outstanding.clear()
+        self._forget()
 
     def publish(self, ref: TeacherRef, weights: Weights) -> None:
         """Keep the weights until the version is retired; rank 0 sends them."""
@@ -65,7 +70,10 @@ class PoolSource:
 
     def request(self, image_ids: Sequence[str], version: int) -> None:
         """Ask for labels; returns at once."""
-        self._outstanding.update((version, image_id) for image_id in dict.fromkeys(image_ids))
+        unique = list(dict.fromkeys(image_ids))
+        self._outstanding.update((version, image_id) for image_id in unique)
+        if unique:
+            self._coming.append((version, unique))
         self._broker.request.remote(self._attempt, version, list(image_ids))
 
     def take(self, image_ids: Sequence[str], version: int) -> list[PseudoLabel]:
@@ -73,10 +81,12 @@ class PoolSource:
         if not image_ids:
             return []
         unique = list(dict.fromkeys(image_ids))
-        reply = self._settle(
-            lambda wait_s: self._broker.take.remote(self._attempt, self._incarnation, version, unique, wait_s),
-            is_done=lambda reply: reply.table is not None,
-        )
+        batch = (version, unique)
+        reply = self._settle(lambda wait_s: self._call(batch, wait_s), is_done=lambda reply: reply.table is not None)
+        if batch in self._coming:
+            self._coming.remove(batch)
+        if self._coming:
+            self._called = (self._coming[0], self._call(self._coming[0], self._poll_s))
         labels = from_table(reply.table)
         known = self._published.get(version)
         check_labels(labels, unique, version, known[0].digest if known else None)
@@ -89,6 +99,7 @@ class PoolSource:
         """Forget older weights here and at the broker."""
         self._published = {v: known for v, known in self._published.items() if v >= version}
         self._outstanding = Counter({key: n for key, n in self._outstanding.items() if key[0] >= version})
+        self._coming = deque(batch for batch in self._coming if batch[0] >= version)
         if self._rank == 0:
             self._broker.retire.remote(self._attempt, version)
 
@@ -106,7 +117,20 @@ class PoolSource:
     def close(self) -> None:
         """Let go of the weights; the broker goes on until the driver ends it."""
         self._published.clear()
+        self._forget()
+
+    def _forget(self) -> None:
         self._outstanding.clear()
+        self._coming.clear()
+        self._called = None
+
+    def _call(self, batch: _Batch, wait_s: float) -> ObjectRef:
+        """Return the broker's answer to come: that of the call that was made ahead, or of a new one."""
+        called, self._called = self._called, None
+        if called is not None and called[0] == batch:
+            return called[1]
+        version, image_ids = batch
+        return self._broker.take.remote(self._attempt, self._incarnation, version, image_ids, wait_s)
 
     def _settle(self, call: Callable[[float], ObjectRef], is_done: Callable[[Reply], bool]) -> Reply:
         """Wait until the broker has what we need; help it to what it lacks."""

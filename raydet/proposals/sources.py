@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydet.data.proposals import grid_boxes
 from raydet.errors import ConfigError, DataError
 from raydet.proposals.filters import Boxes
 
@@ -108,19 +109,9 @@ class Grid:
 
     def finder(self) -> Finder:
         """Return what lays the grid over an image."""
-        return lambda pixels, name: self._lay(int(pixels.shape[2]), int(pixels.shape[1]))
-
-    def _lay(self, width: int, height: int) -> Boxes:
-        found = []
-        for size in self.sizes:
-            for ratio in self.ratios:
-                side = size * (width * height) ** 0.5
-                w, h = min(side * ratio**0.5, width), min(side / ratio**0.5, height)
-                lefts = np.linspace(0.0, width - w, 1 + int((width - w) / (self.step * w)))
-                tops = np.linspace(0.0, height - h, 1 + int((height - h) / (self.step * h)))
-                x, y = (axis.ravel() for axis in np.meshgrid(lefts, tops))
-                found.append(np.stack([x, y, x + w, y + h], axis=1))
-        return np.concatenate(found)
+        return lambda pixels, name: grid_boxes(
+            int(pixels.shape[2]), int(pixels.shape[1]), self.sizes, self.ratios, self.step
+        )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -181,8 +181,9 @@ def _settings(run: RunRecords, own: Sequence[tuple[str, str]]) -> list[tuple[str
     if run.num_unlabeled is not None:
         rows += [("unlabelled images", str(run.num_unlabeled))]
     optim, labels = config.optim, config.labels
+    kind = "labelled" if config.data.main_key == "labeled" else config.data.main_key
     rows += [
-        ("batch", f"{optim.labeled_batch} labelled" + f" + {optim.unlabeled_batch} unlabelled" * config.uses_labels),
+        ("batch", f"{optim.labeled_batch} {kind}" + f" + {optim.unlabeled_batch} unlabelled" * config.uses_labels),
         ("learning rate", f"{optim.lr:g} ({optim.name})"),
         ("seed", str(config.seed)),
     ]

@@ -104,6 +104,21 @@ def stacked(
     return png(figure)
 
 
+def bars(groups: Mapping[str, Sequence[float | None]], labels: Sequence[str], *, y_label: str) -> bytes:
+    """Draw a bar of each group beside the others' over each of `labels`; None leaves a gap."""
+    figure, axes = new_axes("", y_label)
+    width = 0.8 / max(len(groups), 1)
+    places = np.arange(len(labels), dtype=np.float64)
+    for number, (color, (name, values)) in enumerate(zip(_colors(len(groups)), groups.items(), strict=True)):
+        x, height = _arrays(places, values)
+        axes.bar(x + (number + 0.5) * width - 0.4, np.nan_to_num(height), width, color=color, label=name)
+    axes.set_xticks(places, labels)
+    axes.tick_params(axis="x", labelsize=8)
+    longest = max(map(len, groups), default=0)
+    legend(axes, len(groups) * (len(groups) > 1), columns=max(1, ROW // (longest + 5)))
+    return png(figure)
+
+
 def heatmap(x: Sequence[float], columns: Sequence[np.ndarray], *, y_label: str, color_label: str) -> bytes:
     """Draw one column of 10 IoU bins per entry of `x`; each column is shown as shares of its sum."""
     figure, axes = new_axes("step", y_label)

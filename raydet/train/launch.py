@@ -14,6 +14,7 @@ from raydet.cluster.address import check_answers
 from raydet.cluster.capacity import check_holds, this_machine
 from raydet.cluster.needs import Claim
 from raydet.config.backbone import weights_path
+from raydet.config.base import Section
 from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
 from raydet.contract import sizes_of
@@ -129,12 +130,14 @@ def _leave_out_damaged(config: RunConfig, folder: RunFolder) -> int:
 
 
 def check_model(config: RunConfig, num_classes: int) -> None:
-    """Raise UserError where the model cannot be built: a run is not begun that could not go on.
+    """Raise UserError where the model cannot be built, or has no start: a run is not begun that could not go on.
 
     Its memory is not taken, but files of weights are read, or downloaded, here first.
     """
+    method = build_method(config)
     with torch.device("meta"):
-        build_method(config).build_model(num_classes)
+        model = method.build_model(num_classes)
+    method.start(model)
 
 
 def _check_reached(config: RunConfig, folder: RunFolder) -> None:
@@ -163,8 +166,18 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     paths = {"dir": absolute(config.run.dir), "fork_from": absolute(config.run.fork_from)}
     files = {key: weights_path(getattr(config.model, key)) for key in config.model.weight_keys}
     own = {key: str(file.absolute()) for key, file in files.items() if file is not None}
-    model = config.model.model_copy(update=own) if own else config.model
-    return config.model_copy(update={"run": config.run.model_copy(update=paths), "model": model})
+    update: dict[str, Section] = {"run": config.run.model_copy(update=paths)}
+    update["model"] = config.model.model_copy(update=own) if own else config.model
+    for name in ("data", "method"):
+        section = getattr(config, name)
+        if keys := section.paths():
+            update[name] = section.model_copy(update={key: absolute(getattr(section, key)) for key in keys})
+    return config.model_copy(update=update)
+
+
+def kind_of_images(config: RunConfig) -> str:
+    """Return what the images that a run goes through are called."""
+    return "labelled" if config.data.main_key == "labeled" else config.data.main_key
 
 
 def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
@@ -177,7 +190,7 @@ def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
         f"raydet: {config.method.name} in {RunFolder(config.run.dir).path}",
         f"  data: {family_of(config).describe(data)}{unlabeled}{val}",
         f"  steps: {config.last_step}, of which burn-in {config.method.burn_in_steps}; "
-        f"batch {optim.labeled_batch} labelled"
+        f"batch {optim.labeled_batch} {kind_of_images(config)}"
         + (f" + {optim.unlabeled_batch} unlabelled" if config.uses_labels else ""),
         f"  learning rate: {base_lr(optim):g}"
         + (

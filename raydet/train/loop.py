@@ -46,6 +46,7 @@ from raydet.train.state import TrainState, digest_of_images, digest_of_labeled
 from raydet.train.step import StepModule, backward, share_statistics, statistics_of, wrap
 from raydet.train.watch import Watch
 from raydet.vision.ema import EmaTeacher, digest, weights_of
+from raydet.vision.pretrained import is_skipped
 
 
 class Trainer:
@@ -67,6 +68,7 @@ class Trainer:
         self.schedule, self.teacher, self.param_groups = method.schedule(), method.teacher(), method.param_groups()
         torch.manual_seed(config.seed)  # the one global seed: the student's initial weights
         student = method.build_model(len(data.class_names)).to(group.device).train()
+        self.started = [] if is_skipped() else method.start(student)
         self.trainable = frozenset(name for name, p in student.named_parameters() if p.requires_grad)
         dtype = autocast_dtype(config.optim.precision, group.device)
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=dtype == torch.float16)

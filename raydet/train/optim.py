@@ -10,6 +10,7 @@ from torch import nn
 from raydet.config.optim import OptimConfig
 from raydet.contract import ParamGroup
 from raydet.learning_rate import base_lr
+from raydet.train.lars import Lars
 
 
 def build_optimizer(model: nn.Module, groups: Sequence[ParamGroup], config: OptimConfig) -> torch.optim.Optimizer:
@@ -26,6 +27,9 @@ def build_optimizer(model: nn.Module, groups: Sequence[ParamGroup], config: Opti
     for name, (decayed, exempt) in own.items():
         found.append({"params": decayed, "weight_decay": config.weight_decay, "name": name})
         found.append({"params": exempt, "weight_decay": 0.0, "name": name})
+    if config.name == "lars":
+        found = [{**each, "adapts": place % 2 == 0} for place, each in enumerate(found)]  # the decayed ones
+        return Lars(found, lr=base_lr(config), momentum=config.momentum, trust=config.lars_trust)
     fused = all(p.is_cuda for each in own.values() for kind in each for p in kind)
     if config.name == "sgd":
         return torch.optim.SGD(

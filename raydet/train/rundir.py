@@ -52,7 +52,7 @@ FREE_TO_CHANGE = (
 
 
 # Where a data set lies: may change as long as the content is the same, which `Family.relocate` makes sure of.
-_PLACE = re.compile(r"data\.(labeled_ids|(labeled|unlabeled|val|test)\.(path|images|class_names))")
+_PLACE = re.compile(r"data\.(labeled_ids|proposals|(labeled|unlabeled|images|val|test)\.(path|images|class_names))")
 
 
 class RunFolder:

@@ -89,7 +89,7 @@ def check_fork(fork: Checkpoint, config: RunConfig, data: PreparedSets[Any]) -> 
             f"{where} is at step {fork.step}, method.burn_in_steps is {burn_in}: the teacher starts at the burn-in's "
             f"end, so fork from a checkpoint at or before it, or raise method.burn_in_steps"
         )
-    optimizer = {"sgd": "SGD", "adamw": "AdamW"}[config.optim.name]
+    optimizer = {"sgd": "SGD", "adamw": "AdamW", "lars": "Lars"}[config.optim.name]
     if fork.state.get("optimizer") not in (None, optimizer):
         raise CheckpointError(
             f"{where} was trained with {fork.state['optimizer']}, optim.name is {config.optim.name}; use the same"
@@ -127,6 +127,8 @@ def _build(config: RunConfig, group: Group, data: PreparedSets[Any], make_source
         trainer = Trainer(config, family, method, data, source, group, journal)
     num_params = sum(p.numel() for p in trainer.state.student.parameters())
     journal.start(start, attempt=attempt, num_params=num_params)
+    for line in trainer.started:
+        journal.note(start, line)
     for problem in found.passed_over if found is not None else ():
         journal.note(start, f"an older checkpoint is used: {problem}")
     trainer.start_from(checkpoint, fork)

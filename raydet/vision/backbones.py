@@ -1,8 +1,9 @@
 """Feature extractors: a body, and a feature pyramid on its maps.
 
 ResNets have torchvision's parameter names, EfficientNet-Lite0 those of its published file; networks of timm come from
-there; `small_gn` trains on a CPU. With `weights` batch norms are frozen, and the top `trainable_stages` train. Without,
-there is nothing worth freezing: all stages train, with plain BatchNorm2d (whose statistics then depend on the batch).
+there; `small_gn` trains on a CPU. With `weights`, or another run's backbone (`init_from`), batch norms are frozen and
+the top `trainable_stages` train. Without, there is nothing worth freezing: all stages train, with plain BatchNorm2d
+(whose statistics then depend on the batch).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from raydet.vision import efficientnet_lite
 from raydet.vision.efficientnet_lite import EfficientNetLite0
 from raydet.vision.folding import fold_frozen_norms
 from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD
+from raydet.vision.norms import Norm, norm_layer
 from raydet.vision.pretrained import efficientnet_tensors, is_skipped, torchvision_tensors
 from raydet.vision.timm_body import TimmBody
 from raydet.vision.weights import COUNTER, load_tensors, read_tensors
@@ -39,7 +41,7 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     Raises CheckpointError where `config.weights` cannot be had or does not fit, or the network has no such strides.
     """
     if config.backbone == SMALL:
-        return SmallBackbone(config.small_channels, config.fpn_channels)
+        return SmallBackbone(config.small_channels, config.fpn_channels, fpn_norm=_fpn_norm(config))
     if config.backbone == EFFICIENTNET:
         return _efficientnet_fpn(config)
     if config.backbone.startswith(TIMM):
@@ -63,12 +65,14 @@ class Pyramid(nn.Module):
         mean: tuple[float, ...],
         std: tuple[float, ...],
         pools: bool,
+        fpn_norm: Norm | None = None,
     ) -> None:
         """`channels` of the body's maps by stride; `mean` and `std` of [0, 1] pixels; `pools` adds stride 64."""
         super().__init__()
         self.body = body
         self.strides = tuple(channels)
-        self.fpn = FeaturePyramidNetwork(list(channels.values()), fpn_channels, LastLevelMaxPool() if pools else None)
+        top = LastLevelMaxPool() if pools else None
+        self.fpn = FeaturePyramidNetwork(list(channels.values()), fpn_channels, top, fpn_norm)
         self.out_channels = fpn_channels
         self.mean, self.std = mean, std
         # (x - mean) / std = ((x - m) / s) * (s / std) + (m - mean) / std; no part of what is learned, so not saved
@@ -92,7 +96,7 @@ class SmallBackbone(nn.Module):
     Group norm sees one image at a time, but its padding too: an image's features depend on the size of its frame.
     """
 
-    def __init__(self, channels: tuple[int, ...], fpn_channels: int) -> None:
+    def __init__(self, channels: tuple[int, ...], fpn_channels: int, fpn_norm: Norm | None = None) -> None:
         super().__init__()
         stem, *stages = channels
         self.stem = nn.Sequential(nn.Conv2d(3, stem, 3, stride=2, padding=1, bias=False), _norm(stem), nn.ReLU())
@@ -100,7 +104,7 @@ class SmallBackbone(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        self.fpn = FeaturePyramidNetwork(stages[1:], fpn_channels)
+        self.fpn = FeaturePyramidNetwork(stages[1:], fpn_channels, norm_layer=fpn_norm)
         self.out_channels = fpn_channels
 
     def forward(self, pixels: Tensor) -> dict[str, Tensor]:
@@ -138,11 +142,12 @@ def _norm(channels: int) -> nn.GroupNorm:
 
 
 def _resnet_fpn(config: ModelConfig) -> nn.Module:
-    norm = nn.BatchNorm2d if config.weights is None else FrozenBatchNorm2d
+    norm = FrozenBatchNorm2d if config.keeps_norms("backbone") else nn.BatchNorm2d
     body = RESNETS[config.backbone](weights=None, norm_layer=norm)
     width: int = body.fc.in_features  # of the last stage; each stage before it has half of the next one's
     if config.weights is not None:
         _load_resnet(body, config.weights, config.backbone)
+    if config.keeps_norms("backbone"):
         _freeze(body, config.trainable_stages)
     fold_frozen_norms(body, _resnet_pairs(body))
     stages = [stride.bit_length() - 2 for stride in config.pooled_strides]  # stride 4 is of layer1
@@ -152,6 +157,7 @@ def _resnet_fpn(config: ModelConfig) -> nn.Module:
         in_channels_list=[width >> (4 - stage) for stage in stages],
         out_channels=config.fpn_channels,
         extra_blocks=LastLevelMaxPool(),
+        norm_layer=_fpn_norm(config),
     )
     if not _pools(config):
         backbone.get_submodule("fpn").register_module("extra_blocks", None)  # BackboneWithFPN always adds one
@@ -166,6 +172,10 @@ def _resnet_pairs(body: nn.Module) -> list[tuple[str, str]]:
         (name, name.replace("conv", "bn") if shortcut not in name else name.replace(f"{shortcut}0", f"{shortcut}1"))
         for name in names
     ]
+
+
+def _fpn_norm(config: ModelConfig) -> Norm | None:
+    return norm_layer(config.fpn_norm, is_frozen=config.keeps_norms("fpn"))
 
 
 def _pools(config: ModelConfig) -> bool:
@@ -192,31 +202,30 @@ def _load_resnet(body: nn.Module, weights: str, backbone: str) -> None:
 
 
 def _efficientnet_fpn(config: ModelConfig) -> Pyramid:
-    norm = nn.BatchNorm2d if config.weights is None else FrozenBatchNorm2d
+    norm = FrozenBatchNorm2d if config.keeps_norms("backbone") else nn.BatchNorm2d
     strides = config.pooled_strides
     last_block, _ = efficientnet_lite.LEVELS[strides[-1]]
     body = EfficientNetLite0(norm, last_block=last_block)
-    if config.weights is not None:
-        if not is_skipped():
-            is_file = config.weights != IMAGENET
-            found = read_tensors(Path(config.weights)) if is_file else efficientnet_tensors()
-            tensors = {
-                name: value
-                for name, value in efficientnet_lite.up_to(last_block, found).items()
-                if not name.endswith(COUNTER)
-            }
-            load_tensors(body, tensors, f"model.weights: the tensors of {config.weights} ({config.backbone})")
+    if config.weights is not None and not is_skipped():
+        is_file = config.weights != IMAGENET
+        found = read_tensors(Path(config.weights)) if is_file else efficientnet_tensors()
+        own = efficientnet_lite.up_to(last_block, found)
+        tensors = {name: value for name, value in own.items() if not name.endswith(COUNTER)}
+        load_tensors(body, tensors, f"model.weights: the tensors of {config.weights} ({config.backbone})")
+    if config.keeps_norms("backbone"):
         body.freeze(config.trainable_stages)
     channels = {stride: efficientnet_lite.LEVELS[stride][1] for stride in strides}
     normalised = {"mean": efficientnet_lite.INPUT_MEAN, "std": efficientnet_lite.INPUT_STD}
-    return Pyramid(body, channels, config.fpn_channels, pools=_pools(config), **normalised)
+    pools, fpn_norm = _pools(config), _fpn_norm(config)
+    return Pyramid(body, channels, config.fpn_channels, pools=pools, fpn_norm=fpn_norm, **normalised)
 
 
 def _timm_fpn(config: ModelConfig) -> Pyramid:
     # The file is not wanted where a checkpoint brings the weights, but what it makes of norms and stages is.
-    weights = "" if config.weights is not None and is_skipped() else config.weights
+    weights = "" if config.keeps_norms("backbone") and (is_skipped() or config.weights is None) else config.weights
     strides, name = config.pooled_strides, config.backbone.removeprefix(TIMM)
     body = TimmBody(name, strides, weights=weights, trainable_stages=config.trainable_stages)
     channels = dict(zip(strides, body.channels, strict=True))
     normalised = {"mean": body.input_mean, "std": body.input_std}
-    return Pyramid(body, channels, config.fpn_channels, pools=_pools(config), **normalised)
+    pools, fpn_norm = _pools(config), _fpn_norm(config)
+    return Pyramid(body, channels, config.fpn_channels, pools=pools, fpn_norm=fpn_norm, **normalised)

@@ -1,9 +1,9 @@
-"""A two-stage detector with its stages opened, and candidates before NMS. Training puts the stages together in
+"""Faster, Mask or Cascade R-CNN with its stages opened, and candidates before NMS. Training puts the stages together in
 `families/detection/passes.py`; a method may add heads in a subclass.
 
 The standard parts carry torchvision's parameter names (`backbone.*`, `rpn.*`, `roi_heads.*`), so that their weights
-load into a plain torchvision `FasterRCNN`. Outside, classes are 0-based without background; inside, class 0 is
-background.
+load into a plain torchvision `FasterRCNN` or `MaskRCNN`. Outside, classes are 0-based without background; inside,
+class 0 is background.
 
 Deviations from torchvision: those of `config/detector.py`, which can be switched, and always: the objectness loss is to
 be divided by `rpn_batch` where torchvision divides by the anchors it found; predictor and box head start from
@@ -23,10 +23,10 @@ from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 from raydet.config.detector import ModelConfig
 from raydet.records import Candidates
 from raydet.vision.backbones import build_backbone
-from raydet.vision.cascade import CascadeHeads, moved
+from raydet.vision.cascade import CascadeHeads, refined
 from raydet.vision.images import ImageBatch
 from raydet.vision.mask_head import MaskHeads
-from raydet.vision.roi import RoiHeads, RoiScores, own_deltas
+from raydet.vision.roi import RoiHeads, RoiScores, by_class
 from raydet.vision.rpn import AnchorScores, Rpn, proposals
 
 MIN_SIDE_PX = 1e-2  # torchvision's, for detections
@@ -35,7 +35,7 @@ Proposals = Literal["train", "test"]
 
 
 class Detector(nn.Module):
-    """Faster R-CNN with FPN, or what `config.detector` makes of it."""
+    """Faster R-CNN with FPN, Mask R-CNN or Cascade R-CNN."""
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         """Build a detector for `num_classes` classes without background.
@@ -47,8 +47,17 @@ class Detector(nn.Module):
         self.num_classes = num_classes
         self.backbone = build_backbone(config)
         self.rpn = Rpn(config)
-        self.roi_heads = build_roi_heads(config, num_classes)
+        heads = {"faster_rcnn": RoiHeads, "mask_rcnn": MaskHeads, "cascade_rcnn": CascadeHeads}[config.detector]
+        self.roi_heads: CascadeHeads | RoiHeads = heads(config, num_classes)
+        if config.finetune == "predictors":
+            for part in (self.backbone, self.rpn, *(head.box_head for head in self.heads)):
+                part.requires_grad_(False)
         self.to(memory_format=torch.channels_last)  # as the pixels come: no convolution has to turn its maps about
+
+    @property
+    def heads(self) -> tuple[RoiHeads, ...]:
+        """Return the RoI heads, each of which works on the boxes of the one before: one in Faster R-CNN."""
+        return self.roi_heads.heads
 
     @torch.no_grad()
     def candidates(
@@ -72,19 +81,13 @@ class Detector(nn.Module):
         self, features: dict[str, Tensor], images: ImageBatch, *, proposals: Proposals, score_floor: float, top_k: int
     ) -> list[Candidates]:
         """Return the candidates of images of one frame whose features are known; see `candidates`."""
-        boxes = self.propose(self.score_anchors(features), images, proposals)
-        coders, scores = self.roi_heads.coders, []
+        boxes = self.refine(features, self.propose(self.score_anchors(features), images, proposals), images.sizes)
         said = self.score_rois(features, boxes)
-        for stage in range(1, len(coders)):
-            scores.append(self.probabilities(said.class_logits))
-            boxes = moved(coders[stage - 1], said.box_deltas, boxes, images.sizes)
-            said = self.score_rois(features, boxes, stage)
-        scores.append(self.probabilities(said.class_logits))
-        mean = scores[0] if len(scores) == 1 else torch.stack(scores).mean(dim=0)
-        quality = self.quality(said, said.class_logits if len(scores) == 1 else mean)
-        split = [torch.split(each, [len(each) for each in boxes]) for each in (mean, said.box_deltas, quality)]
+        counts = [len(each) for each in boxes]
+        rows = (self.probabilities(said.decided), said.box_deltas, self.quality(said))
+        split = [torch.split(each, counts) for each in rows]
         return [
-            _candidates(*part, coder=coders[-1], size=size, score_floor=score_floor, top_k=top_k)
+            _candidates(*part, coder=self.heads[-1].coder, size=size, score_floor=score_floor, top_k=top_k)
             for size, *part in zip(images.sizes, boxes, *split, strict=True)
         ]
 
@@ -110,28 +113,25 @@ class Detector(nn.Module):
             nms_iou=config.rpn_nms,
         )
 
-    def score_rois(self, features: dict[str, Tensor], rois: Sequence[Tensor] | Tensor, stage: int = 0) -> RoiScores:
-        """Run the RoI head of a stage on boxes `rois[i]` `[R_i, 4]` of each image; see `RoiHeads.forward`."""
-        scores: RoiScores = self.roi_heads(features, rois, stage)
+    @torch.no_grad()
+    def refine(self, features: dict[str, Tensor], rois: list[Tensor], sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Return each image's RoIs `[R_i, 4]` as the heads before the last one move them; of one head, the same."""
+        for head in self.heads[:-1]:
+            rois = refined(head, head(features, rois), rois, sizes)
+        return rois
+
+    def score_rois(self, features: dict[str, Tensor], rois: Sequence[Tensor] | Tensor) -> RoiScores:
+        """Run the RoI head, or all of them, on boxes `rois[i]` `[R_i, 4]` of each image; see `RoiHeads.forward`."""
+        scores: RoiScores = self.roi_heads(features, rois)
         return scores
 
     def probabilities(self, class_logits: Tensor) -> Tensor:
         """Return what logits `[R, K + 1]` mean as scores in [0, 1], `[R, K + 1]`: those of background, then classes."""
         return class_logits.softmax(dim=1)
 
-    def quality(self, said: RoiScores, guesses: Tensor) -> Tensor:
-        """Return how well placed the box of each RoI is, `[R]` in [0, 1]; 1 where the model does not judge it.
-
-        `said` is of the last stage; the best of `guesses` `[R, K + 1]` says what the RoI is taken for.
-        """
+    def quality(self, said: RoiScores) -> Tensor:
+        """Return how well placed the box of each RoI is, `[R]` in [0, 1]; 1 where the model does not judge it."""
         return torch.ones_like(said.class_logits[:, 0])
-
-
-def build_roi_heads(config: ModelConfig, num_classes: int) -> RoiHeads | CascadeHeads:
-    """Return the heads of `config.detector`."""
-    if config.detector == "cascade_rcnn":
-        return CascadeHeads(config, num_classes)
-    return (MaskHeads if config.detector == "mask_rcnn" else RoiHeads)(config, num_classes)
 
 
 def _candidates(
@@ -148,7 +148,7 @@ def _candidates(
     """Turn one image's RoI scores into candidates, see `Detector.candidates`."""
     scores = probabilities[:, 1:]
     roi, klass = torch.where(scores > score_floor)
-    deltas = own_deltas(box_deltas, roi, klass + 1)
+    deltas = by_class(box_deltas)[roi, klass + 1]
     boxes = clip_boxes_to_image(coder.decode_single(deltas, rois[roi]), size)
     real = remove_small_boxes(boxes, MIN_SIDE_PX)
     ranked, order = scores[roi, klass][real].sort(descending=True, stable=True)

@@ -22,17 +22,17 @@ class MaskHeads(RoiHeads):
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         super().__init__(config, num_classes)
-        channels = config.mask.channels
-        self.mask_head = MaskRCNNHeads(config.fpn_channels, (channels,) * config.mask.convs, 1)
+        channels = config.mask_head_channels
+        self.mask_head = MaskRCNNHeads(config.fpn_channels, (channels,) * config.mask_head_convs, 1)
         self.mask_predictor = MaskRCNNPredictor(channels, channels, num_classes + 1)
         nn.init.normal_(self.mask_predictor.mask_fcn_logits.weight, std=0.001)  # detectron2's: begins undecided
 
     def mask_logits(self, features: Mapping[str, Tensor], rois: Sequence[Tensor]) -> Tensor:
         """Return `[R, K + 1, M, M]` float32 for the RoIs `rois[i]` `[R_i, 4]` of image i, those of image 0 first.
 
-        M is twice `model.mask.pool_size`. Class 0 is background: its masks are never trained and never read.
+        M is twice `model.mask_pool_size`. Class 0 is background: its masks are never trained and never read.
         """
-        logits: Tensor = self.mask_predictor(self.mask_head(self.pool(features, rois, self.config.mask.pool_size)))
+        logits: Tensor = self.mask_predictor(self.mask_head(self.pool(features, rois, self.config.mask_pool_size)))
         return logits.float()
 
     @torch.no_grad()

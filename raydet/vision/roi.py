@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
-from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.ops import roi_align
 
 from raydet.config.detector import ModelConfig
 from raydet.vision.geometry import box_areas
 from raydet.vision.matching import match, sample
+from raydet.vision.norms import norm_layer
 
 box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
 CANONICAL_SIDE_PX, CANONICAL_LEVEL = 224, 4  # an RoI of ImageNet's crop size is pooled from stride 2^4 (FPN, Eq. 1)
@@ -28,12 +29,18 @@ class RoiScores:
 
     shared: Tensor  # [R, D], feature after the box head; lower precision under autocast
     class_logits: Tensor  # [R, K + 1] float32
-    box_deltas: Tensor  # [R, 4 * (K + 1)] float32, or [R, 4]: for all classes the same
+    box_deltas: Tensor  # [R, 4 * (K + 1)] float32
+    ensemble: Tensor | None = None  # [R, K + 1] float32, logits of several heads together, where there are several
+
+    @property
+    def decided(self) -> Tensor:
+        """Return the logits `[R, K + 1]` that detections are scored by."""
+        return self.class_logits if self.ensemble is None else self.ensemble
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SampledRois:
-    """The RoIs one image is trained on, as they are drawn foreground first."""
+    """The RoIs one image is trained on, foreground first."""
 
     boxes: Tensor  # [S, 4] float32 xyxy
     labels: Tensor  # [S] int64, 0 is background
@@ -42,33 +49,66 @@ class SampledRois:
 
     @property
     def num_foreground(self) -> int:
-        """How many of the RoIs are foreground."""
+        """How many of the RoIs, from the first on, are foreground."""
         return len(self.matched)
 
 
-class PooledHeads(nn.Module):
-    """What heads on pooled RoIs share: pooling, and sampling for training."""
+class RoiHeads(nn.Module):
+    """Classifies RoIs and moves their boxes."""
 
-    coders: tuple[BoxCoder, ...] = (box_coder,)
-    """How the box deltas of each stage are meant; as many as there are stages."""
-
-    def __init__(self, config: ModelConfig, fg_iou: float) -> None:
-        """`fg_iou`: a proposal is foreground from this IoU on."""
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_classes: int,
+        *,
+        fg_iou: float | None = None,
+        coder: BoxCoder = box_coder,
+        one_box: bool = False,
+    ) -> None:
+        """`fg_iou`: in place of `roi_fg_iou`. With `one_box` the head moves an RoI to one place, whatever its class."""
         super().__init__()
-        self.config = config
+        self.config, self.coder = config, coder
         self.strides = config.pooled_strides
-        self.matcher = Matcher(fg_iou, fg_iou, allow_low_quality_matches=False)
+        self.box_head = build_box_head(config)
+        self.box_predictor = FastRCNNPredictor(config.box_head_dim, num_classes + 1)
+        if one_box:
+            self.box_predictor.bbox_pred = nn.Linear(config.box_head_dim, 4)
+        threshold = config.roi_fg_iou if fg_iou is None else fg_iou
+        self.matcher = Matcher(threshold, threshold, allow_low_quality_matches=False)
+        self._init_weights()
 
-    def pool(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor, side: int) -> Tensor:
-        """Return what lies under the RoIs, `[R, C, side, side]`; see `pool_rois`."""
+    @property
+    def heads(self) -> tuple[RoiHeads, ...]:
+        """Return the heads that follow each other: this one alone."""
+        return (self,)
+
+    def forward(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor) -> RoiScores:
+        """Score the RoIs `rois[i]` `[R_i, 4]` of image i; rows of the result are those of image 0, then 1, ...
+
+        Or all RoIs as one tensor `[R, 5]`, each with the number of its image in front.
+        """
+        return self.judge(self.pool(features, rois))
+
+    def pool(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor, side: int | None = None) -> Tensor:
+        """Return what of the pyramid lies within each RoI, `[R, C, side, side]`; by default `roi_pool_size`."""
+        config = self.config
+        maps = list(features.values())[: len(self.strides)]
         return pool_rois(
-            list(features.values())[: len(self.strides)],
+            maps,
             rois,
             strides=self.strides,
-            side=side,
-            sampling_ratio=self.config.roi_sampling_ratio,
-            aligned=self.config.roi_align_aligned,
+            side=config.roi_pool_size if side is None else side,
+            sampling_ratio=config.roi_sampling_ratio,
+            aligned=config.roi_align_aligned,
         )
+
+    def judge(self, pooled: Tensor) -> RoiScores:
+        """Score RoIs `[R, C, side, side]`."""
+        shared = self.box_head(pooled)
+        logits, deltas = self.box_predictor(shared)
+        if deltas.shape[1] == 4:  # one place for all classes
+            deltas = deltas.repeat(1, logits.shape[1])
+        return RoiScores(shared, logits.float(), deltas.float())
 
     def sample(self, proposals: Tensor, boxes: Tensor, labels: Tensor, rng: torch.Generator) -> SampledRois:
         """Draw one image's RoIs from its proposals `[P, 4]` and its true boxes `[G, 4]`, labels `[G]` from 1 on.
@@ -81,49 +121,29 @@ class PooledHeads(nn.Module):
         chosen = torch.cat([labels[matched[fg]], torch.zeros_like(bg)])
         return SampledRois(candidates[torch.cat([fg, bg])], chosen, boxes[matched[fg]], matched[fg])
 
-
-class RoiHeads(PooledHeads):
-    """Classifies RoIs and moves their boxes."""
-
-    def __init__(self, config: ModelConfig, num_classes: int) -> None:
-        super().__init__(config, config.roi_fg_iou)
-        self.box_head = TwoMLPHead(config.fpn_channels * config.roi_pool_size**2, config.box_head_dim)
-        self.box_predictor = FastRCNNPredictor(config.box_head_dim, num_classes + 1)
-        init_as_detectron2(self.box_head, self.box_predictor)
-
-    def forward(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor, stage: int = 0) -> RoiScores:
-        """Score the RoIs `rois[i]` `[R_i, 4]` of image i; rows of the result are those of image 0, then 1, ...
-
-        Or all RoIs as one tensor `[R, 5]`, each with the number of its image in front. There is one stage.
-        """
-        shared = self.box_head(self.pool(features, rois, self.config.roi_pool_size))
-        logits, deltas = self.box_predictor(shared)
-        return RoiScores(shared, logits.float(), deltas.float())
+    def _init_weights(self) -> None:
+        """Initialise as detectron2 does: torchvision's defaults start with ten times larger scores."""
+        for layer in self.box_head.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_uniform_(layer.weight, a=1)
+                nn.init.zeros_(layer.bias)
+        for layer, std in ((self.box_predictor.cls_score, 0.01), (self.box_predictor.bbox_pred, 0.001)):
+            nn.init.normal_(layer.weight, std=std)
+            nn.init.zeros_(layer.bias)
 
 
-def init_as_detectron2(box_head: TwoMLPHead, box_predictor: FastRCNNPredictor) -> None:
-    """Initialise as detectron2 does: torchvision's defaults start with ten times larger scores."""
-    for layer in (box_head.fc6, box_head.fc7):
-        nn.init.kaiming_uniform_(layer.weight, a=1)
-        nn.init.zeros_(layer.bias)
-    for layer, std in ((box_predictor.cls_score, 0.01), (box_predictor.bbox_pred, 0.001)):
-        nn.init.normal_(layer.weight, std=std)
-        nn.init.zeros_(layer.bias)
+def build_box_head(config: ModelConfig) -> nn.Sequential | TwoMLPHead:
+    """Return a module from pooled maps `[R, fpn_channels, side, side]` to `[R, box_head_dim]`, torchvision's."""
+    channels, side = config.fpn_channels, config.roi_pool_size
+    if config.box_head == "two_fc":
+        return TwoMLPHead(channels * side**2, config.box_head_dim)
+    norm = norm_layer(config.fpn_norm, is_frozen=config.keeps_norms("box_head"))
+    return FastRCNNConvFCHead((channels, side, side), [channels] * 4, [config.box_head_dim], norm)
 
 
 def by_class(box_deltas: Tensor) -> Tensor:
     """Return deltas `[R, 4 * (K + 1)]` as `[R, K + 1, 4]`."""
     return box_deltas.reshape(box_deltas.shape[0], box_deltas.shape[1] // 4, 4)
-
-
-def for_all_classes(box_deltas: Tensor) -> bool:
-    """Return whether deltas are `[R, 4]`, the same whatever class the RoI is of (Cascade R-CNN)."""
-    return box_deltas.shape[1] == 4
-
-
-def own_deltas(box_deltas: Tensor, rows: Tensor, labels: Tensor) -> Tensor:
-    """Return the deltas `[N, 4]` of RoIs `rows` `[N]` as being of classes `labels` `[N]`, background 0."""
-    return box_deltas[rows] if for_all_classes(box_deltas) else by_class(box_deltas)[rows, labels]
 
 
 def pool_rois(

@@ -99,6 +99,37 @@ def train(source, schedule, last, *, first=0, images=4):
 SCHEDULE = LabelSchedule.moving(3, publish_every=2, lookahead=4)
 
 
+class Overheard:
+    """A broker whose calls of `take` are noted, with the images."""
+
+    def __init__(self, broker) -> None:
+        self.broker, self.taken, self.take = broker, [], self
+
+    def remote(self, attempt, incarnation, version, image_ids, wait_s):
+        self.taken.append(list(image_ids))
+        return self.broker.take.remote(attempt, incarnation, version, image_ids, wait_s)
+
+    def __getattr__(self, name):
+        return getattr(self.broker, name)
+
+
+def test_the_next_labels_are_called_for_while_the_step_trains(tmp_path):
+    with pool(tmp_path, Factory(tmp_path / "log")) as broker:
+        heard = Overheard(broker)
+        source = PoolSource(heard, rank=0, attempt=1, timeout_s=100, poll_s=50)  # no call runs out
+        source.rewind(0)
+        publish(source, 0)
+        for prefix in ("a", "b"):
+            source.request(names(2, prefix), 0)
+        assert_right(source.take(names(2, "a"), 0), names(2, "a"), 0)
+        assert heard.taken[-1] == ["b0", "b1"]  # before anybody took them
+        calls = len(heard.taken)
+        assert_right(source.take(names(2, "c"), 0), names(2, "c"), 0)  # others than those that come next
+        assert heard.taken[calls:] == [["c0", "c1"], ["b0", "b1"]]
+        assert_right(source.take(names(2, "b"), 0), names(2, "b"), 0)
+        assert len(heard.taken) == calls + 2  # that call was used
+
+
 @pytest.mark.parametrize("actors", [1, 2, 3])
 def test_the_pool_gives_the_labels_that_the_inline_source_gives(tmp_path, actors):
     inline = train(InlineSource(FakeAnnotator(), PseudoLabelStore(tmp_path / "inline", "rank0")), SCHEDULE, 25)

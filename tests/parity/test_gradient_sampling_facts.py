@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from raydet.families.detection.gradient_balance import (
+    AT_A_TIME,
     Bounds,
     class_thresholds,
     direct_weights,
@@ -97,6 +98,18 @@ def test_the_gradients_are_those_of_the_loss_that_is_trained():
         (slope,) = torch.autograd.grad((focal_cross_entropy(logits, labels, exponent) * weights).sum(), logits)
         for label in range(5):
             torch.testing.assert_close(found[label], slope[labels == label].sum(dim=0), rtol=1e-4, atol=1e-6)
+
+
+def test_rois_are_taken_some_at_a_time_and_none_is_lost_or_counted_twice():
+    draw = torch.Generator().manual_seed(0)
+    count = 2 * AT_A_TIME + 300
+    logits = torch.randn(count, 6, dtype=F64, generator=draw).requires_grad_()
+    labels, weights = torch.randint(5, (count,), generator=draw), torch.rand(count, dtype=F64, generator=draw)
+    found = gradient_matrix(logits.detach(), labels, 1.5, weights)
+    (slope,) = torch.autograd.grad((exact_loss(logits, labels, 1.5) * weights).sum(), logits)
+    for label in range(6):  # nothing is of class 5: its row is empty
+        torch.testing.assert_close(found[label], slope[labels == label].sum(dim=0), rtol=0, atol=1e-9)
+    assert not found[5].any() and torch.equal(met(found), torch.tensor([True] * 5 + [False]))
 
 
 THREE = [[-3.0, 1, 2], [0.5, -1, 0.5], [0.2, 0.3, -0.5]]

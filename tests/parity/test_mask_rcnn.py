@@ -41,7 +41,8 @@ def config(**changes: object) -> ModelConfig:
         "weights": None,
         "fpn_channels": 32,
         "box_head_dim": 64,
-        "mask": {"channels": 16, "convs": 2},
+        "mask_head_channels": 16,
+        "mask_head_convs": 2,
         "anchor_sizes": ((16.0,), (32.0,), (64.0,)),
         "rpn_batch": 64,
         "roi_batch": 64,
@@ -51,7 +52,7 @@ def config(**changes: object) -> ModelConfig:
 
 def torchvision_detector(config: ModelConfig) -> MaskRCNN:
     """Return torchvision's MaskRCNN of the same shape; images of HEIGHT x WIDTH are not resized."""
-    levels, channels = ["0", "1", "2"], config.mask.channels
+    levels, channels = ["0", "1", "2"], config.mask_head_channels
     return MaskRCNN(
         build_backbone(config),
         min_size=HEIGHT,
@@ -64,7 +65,7 @@ def torchvision_detector(config: ModelConfig) -> MaskRCNN:
         box_head=TwoMLPHead(config.fpn_channels * 49, config.box_head_dim),
         box_predictor=FastRCNNPredictor(config.box_head_dim, CLASSES + 1),
         mask_roi_pool=MultiScaleRoIAlign(levels, 14, 2),
-        mask_head=MaskRCNNHeads(config.fpn_channels, (channels,) * config.mask.convs, 1),
+        mask_head=MaskRCNNHeads(config.fpn_channels, (channels,) * config.mask_head_convs, 1),
         mask_predictor=MaskRCNNPredictor(channels, channels, CLASSES + 1),
         _skip_resize=True,
     )

@@ -1,4 +1,4 @@
-"""Which detectors there are, and which method trains which."""
+"""What asking for a Mask R-CNN means, and who may ask for one."""
 
 from __future__ import annotations
 
@@ -7,69 +7,56 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from raydet.config.detector import CascadeConfig, ModelConfig
+from raydet.config.detector import ModelConfig
 from raydet.errors import ConfigError
-from raydet.families.detection.config import METHODS
+from raydet.families.detection.config import METHODS, detectors_of
 from raydet.registry import build_method
-from tests.helpers import tiny_config, tiny_soft
+from raydet.settings import dump, load
+from tests.helpers import tiny_config
+
+SUPERVISED = {"name": "supervised", "burn_in_steps": 2}
 
 
-def test_a_detector_is_a_faster_rcnn_unless_another_is_asked_for():
-    assert ModelConfig().detector == "faster_rcnn"
+def test_supervised_training_alone_takes_a_mask_rcnn():
+    takes = {each.model_fields["name"].default for each in METHODS if "mask_rcnn" in detectors_of(each)}
+    assert takes == {"supervised"}
 
 
-def test_the_defaults_of_a_cascade_are_the_papers():
-    cascade = CascadeConfig()
-    assert cascade.ious == (0.5, 0.6, 0.7)
-    assert cascade.box_weights == ((10, 10, 5, 5), (20, 20, 10, 10), (30, 30, 15, 15))
-    assert cascade.loss_weights == (1, 1, 1)
-
-
-def test_each_detector_is_trained_by_the_methods_that_say_so():
-    takes = {each.model_fields["name"].default: each.detectors for each in METHODS}
-    assert {name for name, detectors in takes.items() if "cascade_rcnn" in detectors} == {
-        "supervised",
-        "unbiased_teacher",
-        "il_net",
-    }
-    assert all("faster_rcnn" in detectors for detectors in takes.values())
-
-
-def test_a_method_refuses_a_detector_that_its_paper_does_not_allow(tmp_path: Path):
+def test_a_method_whose_pseudo_labels_have_no_masks_refuses_a_mask_rcnn(tmp_path: Path):
     with pytest.raises(ConfigError) as error:
-        tiny_soft(tmp_path / "run", model__detector="cascade_rcnn")
+        tiny_config(tmp_path / "run", model__detector="mask_rcnn")
     text = str(error.value)
-    assert "method.name=soft_teacher trains model.detector=faster_rcnn, not cascade_rcnn" in text
-    assert "its box spread and its weights of background are read from one box head" in text
-    assert "methods for cascade_rcnn: supervised, unbiased_teacher, il_net" in text
+    assert "model.detector=mask_rcnn: method.name=il_net is published, and defined, for faster_rcnn and" in text
+    assert "method.name to one of supervised" in text
 
 
-def test_settings_of_another_detector_are_refused():
-    with pytest.raises(ValidationError, match="roi_fg_iou is for one box head; .* set cascade.ious"):
-        ModelConfig(detector="cascade_rcnn", roi_fg_iou=0.6)
-    with pytest.raises(ValidationError, match="cascade is for detector: cascade_rcnn, and detector is faster_rcnn"):
-        ModelConfig(cascade=CascadeConfig(ious=(0.4, 0.5, 0.6)))
-    with pytest.raises(ValidationError, match="there are: ious 2, box_weights 3, loss_weights 3"):
-        CascadeConfig(ious=(0.5, 0.6))
-    with pytest.raises(ValidationError, match="faster_rcnn.*cascade_rcnn"):
-        ModelConfig(detector="retinanet")
+def test_a_mask_rcnn_reads_masks_and_its_configuration_says_so(tmp_path: Path):
+    config = tiny_config(tmp_path / "run", model__detector="mask_rcnn", method=SUPERVISED)
+    assert config.data.masks
+    file = tmp_path / "run.yaml"
+    file.write_text(dump(config))
+    assert load(file) == config
+    assert not tiny_config(tmp_path / "run", method=SUPERVISED).data.masks
 
 
-def test_a_resolved_configuration_can_be_read_again():
-    for detector in ("faster_rcnn", "cascade_rcnn"):
-        config = ModelConfig(detector=detector)
-        assert ModelConfig.model_validate_json(config.model_dump_json()) == config
+@pytest.mark.parametrize(("detector", "masks"), [("mask_rcnn", False), ("faster_rcnn", True)])
+def test_masks_are_read_by_a_mask_rcnn_and_by_no_other(tmp_path: Path, detector: str, masks: bool):
+    with pytest.raises(ConfigError, match=f"data.masks={str(masks).lower()} with model.detector={detector}"):
+        tiny_config(tmp_path / "run", model__detector=detector, data__masks=masks, method=SUPERVISED)
 
 
-def test_the_weights_of_the_stages_multiply_those_of_the_method(tmp_path: Path):
-    config = tiny_config(
-        tmp_path / "run",
-        model__detector="cascade_rcnn",
-        model__cascade__loss_weights=[1.0, 0.5, 0.25],
-        method={"name": "unbiased_teacher", "burn_in_steps": 3, "unsup_cls_weight": 4.0},
-    )
-    weights = build_method(config).loss_weights
-    assert [weights[f"sup/roi_cls{end}"] for end in ("", "_2", "_3")] == [1.0, 0.5, 0.25]
-    assert [weights[f"unsup/roi_cls{end}"] for end in ("", "_2", "_3")] == [4.0, 2.0, 1.0]
-    assert [weights[f"unsup/roi_reg{end}"] for end in ("", "_2", "_3")] == [0.0, 0.0, 0.0]
-    assert weights["unsup/rpn_cls"] == 4.0 and "unsup/rpn_cls_2" not in weights
+def test_settings_of_the_mask_head_are_refused_without_one():
+    with pytest.raises(ValidationError, match="mask_head_convs does nothing with detector=faster_rcnn"):
+        ModelConfig(mask_head_convs=2)
+    assert ModelConfig(detector="mask_rcnn", mask_head_convs=2).mask_head_convs == 2
+
+
+def test_the_mask_loss_has_the_weight_of_the_others(tmp_path: Path):
+    config = tiny_config(tmp_path / "run", model__detector="mask_rcnn", method=SUPERVISED)
+    assert build_method(config).loss_weights == {
+        "sup/rpn_cls": 1.0,
+        "sup/rpn_reg": 1.0,
+        "sup/roi_cls": 1.0,
+        "sup/roi_reg": 1.0,
+        "sup/mask": 1.0,
+    }

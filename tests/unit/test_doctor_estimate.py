@@ -98,11 +98,13 @@ def test_the_disk_of_imagenet_is_a_few_labels_per_image_and_a_table_per_checkpoi
     assert disk.labels == 4 * 1_153_167 * 4_100
     # tables of 1,153,167 x 4,008 bytes = 4.6 GB in 2 newest, best, being written, ends of stages at 120,090 and 390,360
     assert disk.learned == 6 * 1_153_167 * 4_008
-    assert "(27.7 GB of it label tables) + 18.9 GB of labels at most" in judge_disk(disk, Path("/")).text
+    assert "(27.7 GB of it the state of the method) + 18.9 GB of labels at most" in judge_disk(disk, Path("/")).text
 
 
 def test_main_memory_must_hold_a_label_table_per_rank():
-    assert judge_memory(2_208_000, 1, None).text.startswith("the label table takes 2.2 MB in every rank (here 1)")
+    assert judge_memory(2_208_000, 1, None).text.startswith(
+        "what the method learns beside weights takes 2.2 MB in every rank (here 1)"
+    )
     assert judge_memory(5_000_000_000, 4, 30_000_000_000).level == "ok"  # 4 x 5 = 20 <= 0.8 x 30 GB
     assert judge_memory(5_000_000_000, 5, 30_000_000_000).level == "warn"  # 25
     assert judge_memory(5_000_000_000, 7, 30_000_000_000).level == "fail"  # 35

@@ -138,10 +138,25 @@ def test_the_result_as_text_and_json():
     assert result.as_text().splitlines() == [
         "1 images, 1 boxes, 1 detections, engine pycocotools",
         "AP 100.0  AP50 100.0  AP75 100.0  APs     -  APm 100.0  APl     -",
+        "AP50 gained if mended (TIDE): Cls 0.0  Loc 0.0  Both 0.0  Dupe 0.0  Bkg 0.0  Miss 0.0  FalsePos 0.0  "
+        "FalseNeg 0.0",
         "  cat  AP 100.0  AP50 100.0",
         "  dog  AP     -  AP50     -",
     ]
     assert result.as_json()["per_class"]["dog"] == {"AP": None, "AP50": None}
+
+
+@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+def test_novel_and_base_classes_have_means_of_their_own(engine):
+    # The dog is found with IoU 1; of the cat 50*50 / (50*80) = 0.625 is a hit at 3 of 10 thresholds.
+    index = FakeIndex([(MEDIUM, 0, False), (SMALL, 1, False)])
+    rows = (([50, 50, 100, 130], 0, 0.9), (SMALL, 1, 0.8))
+    result = coco_metrics(index, [found(0, *rows)], engine=engine, novel=("cat", "unicorn"))
+    assert (result.APnovel, result.APbase, result.AP) == pytest.approx((0.3, 1.0, 0.65))
+    assert (result.AP50novel, result.AP50base, result.AP50) == pytest.approx((1.0, 1.0, 1.0))
+    assert result.APmin is None and "APnovel  30.0" in result.as_text() and "AP50base 100.0" in result.as_text()
+    plain = coco_metrics(index, [found(0, *rows)], engine=engine, novel=("unicorn",))
+    assert plain.APnovel is None and "novel" not in plain.as_text()
 
 
 def pair(boxes, classes, truth_boxes, truth_classes):

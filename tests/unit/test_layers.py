@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 from raydet.registry import NAMES, methods_of, run_configs
@@ -63,7 +64,12 @@ MAY_IMPORT_RAY = (
 )
 
 
-def modules() -> Iterator[tuple[str, set[str]]]:
+@cache
+def modules() -> list[tuple[str, set[str]]]:
+    return list(_modules())
+
+
+def _modules() -> Iterator[tuple[str, set[str]]]:
     for file in sorted(PACKAGE.rglob("*.py")):
         parts = ["raydet", *file.relative_to(PACKAGE).with_suffix("").parts]
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)

@@ -32,6 +32,10 @@ WANTED = {
     "r2d2": ["Fig. 2", *(f"Table {n}" for n in range(1, 5))]
     + [f"Table {n}, {row}" for n in range(5, 9) for row in ("100 %", "Mean Teacher", "R2-D2")],
     "unbiased_teacher": ["COCO-standard", "labelled images only"],
+    "gradient_sampling": [*(f"Table {n}" for n in range(1, 6)), *(f"Fig. {n}" for n in range(1, 8))],
+    "lchp": [*(f"Table {n}" for n in range(1, 7)), *(f"Table {n}, LCHP-I and LCHP-R" for n in (2,)), "Table 1, CAM"],
+    "soft_teacher": ["COCO, 10 %", "labelled images only"],
+    "long_tail_baselines": ["logit adjustment", "classifier retraining", "EQLv2", "repeat factor sampling"],
 }
 
 

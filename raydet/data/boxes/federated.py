@@ -97,8 +97,12 @@ class FederatedColumns:
 
     def _classes(self, where: str, key: str, found: Any, class_of: Mapping[int, int]) -> Classes:
         found = [] if found is None else found
-        if not isinstance(found, list) or any(not isinstance(each, int) or each not in class_of for each in found):
+        if not isinstance(found, list) or any(not isinstance(each, int) for each in found):
             message = f"{key} must be a list of category ids, got {found!r:.60}"
             self._log.error("lvis-category-ids", self._file, where, message, "correct it")
+            return np.zeros(0, dtype=np.int64)
+        if unknown := [each for each in found if each not in class_of]:
+            message = f"{key} names the category {unknown[0]}, which the file does not have"
+            self._log.error("lvis-category-ids", self._file, where, message, "correct it, or add the category")
             return np.zeros(0, dtype=np.int64)
         return np.unique(np.array([class_of[each] for each in found], dtype=np.int64))

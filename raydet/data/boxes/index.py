@@ -96,6 +96,10 @@ class DatasetIndex(MappedIndex):
         """Return the image file of a row. Raises DataError where it would lie outside the image root."""
         return resolve_inside(self.root, self._files[self.at(row)].as_py())
 
+    def name_below_root(self, row: int) -> str:
+        """Return the name of a row's own image file below the image root, with `/`."""
+        return str(self._files[row].as_py())
+
     def pixels_at(self, row: int) -> Tensor:
         """Decode an image: uint8 `[3, H, W]` RGB. Raises DataError that says what to do where it cannot."""
         with explaining_damage():
@@ -104,6 +108,10 @@ class DatasetIndex(MappedIndex):
     def size_at(self, row: int) -> tuple[int, int]:
         """Return `(height, width)` in pixels after EXIF rotation."""
         row = self.at(row)
+        return int(self._sizes[row, 0]), int(self._sizes[row, 1])
+
+    def size_of(self, row: int) -> tuple[int, int]:
+        """Return the same of a row's own image, whether it is seen or not."""
         return int(self._sizes[row, 0]), int(self._sizes[row, 1])
 
     def complaint_at(self, row: int) -> str:

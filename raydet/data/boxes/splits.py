@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from raydet.config.box_data import DataConfig
 from raydet.data.boxes.seed_file import read_labeled_rows
+from raydet.data.boxes.shots import chosen_boxes
 from raydet.data.boxes.source import Table
 from raydet.errors import DataError
 from raydet.randomness import derive_seed
@@ -53,6 +54,8 @@ def choose_rows(config: DataConfig, table: Table) -> NDArray[np.int64]:
     """Return the rows of `table` that `config` makes labelled, ascending. Raises DataError where it cannot."""
     if config.labeled_ids is not None:
         return read_labeled_rows(config.labeled_ids, table)
+    if config.shots_per_class is not None:
+        return np.unique(table.box_rows()[chosen_boxes(table, config.shots_per_class, config.split_seed)])
     count = len(table)
     if config.labeled_count is not None:
         count = config.labeled_count
@@ -67,18 +70,22 @@ def choose_rows(config: DataConfig, table: Table) -> NDArray[np.int64]:
 
 
 def thinned(config: DataConfig, table: Table) -> Table:
-    """Return the labelled images with minority classes made rare, as the published long-tailed splits are.
+    """Return the labelled images with K boxes of every class (few-shot), or with minority classes made rare, as the
+    published long-tailed splits are; by default with all of their boxes.
 
     Of every minority class, the rarest first, so many images keep all of their boxes, drawn with `split_seed`; images
     that were chosen for another class count. Everywhere else objects of minority classes become background. Raises
     DataError for classes that do not exist.
     """
     split = config.split
-    if unknown := [name for name in split.minority if name not in table.class_names]:
-        raise DataError(
-            f"data.split.minority_classes: {unknown[0]!r} is no class of the labelled set; "
-            f"{suggestion(unknown[0], table.class_names)}correct or remove it"
-        )
+    for key, names in (("minority_classes", split.minority), ("novel_classes", split.novel)):
+        if unknown := [name for name in names if name not in table.class_names]:
+            raise DataError(
+                f"data.split.{key}: {unknown[0]!r} is no class of the labelled set; "
+                f"{suggestion(unknown[0], table.class_names)}correct or remove it"
+            )
+    if config.shots_per_class is not None:
+        return table.with_boxes(chosen_boxes(table, config.shots_per_class, config.split_seed))
     if split.keep_images_per_minority is None:
         return table
     rows, numbers = table.box_rows(), [table.class_names.index(name) for name in split.minority]

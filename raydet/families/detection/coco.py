@@ -20,6 +20,7 @@ from raydet.errors import UserError
 from raydet.families.detection.lvis import lvis_precision
 from raydet.families.detection.mask_truth import with_true_masks
 from raydet.families.detection.precision import MOST_DETECTIONS, Dataset, pycocotools_precision
+from raydet.families.detection.tide import Boxes, TideErrors, tide_errors
 from raydet.text import percent
 
 EngineName = Literal["auto", "hotcoco", "pycocotools"]
@@ -27,7 +28,8 @@ EngineName = Literal["auto", "hotcoco", "pycocotools"]
 ALL, SMALL, MEDIUM, LARGE = 0, 1, 2, 3  # COCO's area ranges: all, < 32^2, 32^2..96^2, > 96^2 square pixels
 AT_50, AT_75 = 0, 5  # COCO's IoU thresholds 0.50, 0.55, ..., 0.95
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-GROUPS = ("APmaj", "APmin", "APr", "APc", "APf")
+GROUPS = ("APmaj", "APmin", "APr", "APc", "APf", "APbase", "APnovel")
+GROUPS_AT_50 = ("AP50base", "AP50novel")
 MASKS = tuple(f"{name}_mk" for name in COLUMNS)
 
 
@@ -71,12 +73,17 @@ class EvalResult:
     APr: float | None = None  # of rare, common and frequent classes, where the data set tells them apart (LVIS)
     APc: float | None = None
     APf: float | None = None
+    APbase: float | None = None  # of the classes that are not novel, where there are such
+    APnovel: float | None = None  # of the novel classes
+    AP50base: float | None = None
+    AP50novel: float | None = None
     AP_mk: float | None = None  # the same of masks instead of boxes, where the model makes them
     AP50_mk: float | None = None
     AP75_mk: float | None = None
     APs_mk: float | None = None
     APm_mk: float | None = None
     APl_mk: float | None = None
+    tide: TideErrors | None = None  # what keeps AP50 down; None where not every class was looked for (LVIS)
 
     @property
     def score(self) -> float | None:
@@ -84,8 +91,12 @@ class EvalResult:
         return self.AP
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON; nothing of masks where the model makes none."""
+        found = asdict(self)
+        if all(found[name] is None for name in MASKS):
+            found = {name: value for name, value in found.items() if name not in MASKS}
+            found["per_class"] = {name: {"AP": each.AP, "AP50": each.AP50} for name, each in self.per_class.items()}
+        return found
 
     def as_text(self) -> str:
         """Return a table for people, figures in percent."""
@@ -93,10 +104,14 @@ class EvalResult:
             f"{self.images} images, {self.boxes} boxes, {self.detections} detections, engine {self.engine}",
             "  ".join(f"{name} {percent(getattr(self, name)):>5}" for name in COLUMNS),
         ]
-        groups = [f"{name} {percent(getattr(self, name)):>5}" for name in GROUPS if getattr(self, name) is not None]
+        present = [name for name in (*GROUPS, *GROUPS_AT_50) if getattr(self, name) is not None]
+        groups = [f"{name} {percent(getattr(self, name)):>5}" for name in present]
         lines += ["  ".join(groups)] if groups else []
         if self.AP_mk is not None:
             lines.append("  ".join(f"{name} {percent(getattr(self, name)):>5}" for name in MASKS))
+        if self.tide is not None:
+            gains = "  ".join(f"{name} {percent(gain)}" for name, gain in self.tide.gains.items())
+            lines.append(f"AP50 gained if mended (TIDE): {gains}")
         width = max((len(name) for name in self.per_class), default=0)
         lines += [
             f"  {name:<{width}}  AP {percent(each.AP):>5}  AP50 {percent(each.AP50):>5}"
@@ -112,11 +127,12 @@ def coco_metrics(
     engine: EngineName = "auto",
     positions: Sequence[int] | None = None,
     minority: Sequence[str] = (),
+    novel: Sequence[str] = (),
 ) -> EvalResult:
     """Return COCO's figures of `detections` on the images at `positions` (all by default).
 
-    `minority`: classes with a mean of their own. Where not every class was looked for in every image, the rules are
-    those of LVIS (`lvis_precision`).
+    `minority`, `novel`: classes with a mean of their own. Where not every class was looked for in every image, the
+    rules are those of LVIS (`lvis_precision`).
     Images without a record count as images without detections; the order of the records does not matter.
     Raises ValueError for an image that is unknown, not among `positions` or given twice, for a class out of range,
     and for a score or box that is not finite; UserError for an engine that is not installed.
@@ -147,7 +163,8 @@ def coco_metrics(
         boxes=sum(1 for box in truth["annotations"] if not box["iscrowd"]),
         detections=len(rows),
         engine=used,
-        **_of_groups(precision, index, minority),
+        **_of_groups(precision, index, minority, novel),
+        tide=None if index.federated is not None else _tide(truth, rows, len(index.class_names)),
     )
 
 
@@ -181,12 +198,19 @@ def _mask_precision(
     return lvis_precision(with_masks, rows, federated, "pycocotools", masks=masks)
 
 
-def _of_groups(precision: np.ndarray, index: DatasetIndex, minority: Sequence[str]) -> dict[str, float | None]:
+def _of_groups(
+    precision: np.ndarray, index: DatasetIndex, minority: Sequence[str], novel: Sequence[str]
+) -> dict[str, float | None]:
     """Return AP of each group of classes that there is."""
-    names, found = index.class_names, {}
-    if minority:
-        is_minority = np.isin(names, minority)
+    names = index.class_names
+    is_minority, is_novel = np.isin(names, tuple(minority)), np.isin(names, tuple(novel))
+    found: dict[str, float | None] = {}
+    if is_minority.any():
         found = {"APmaj": _mean(precision[:, :, ~is_minority, ALL]), "APmin": _mean(precision[:, :, is_minority, ALL])}
+    if is_novel.any():
+        for name, each in (("base", ~is_novel), ("novel", is_novel)):
+            found[f"AP{name}"] = _mean(precision[:, :, each, ALL])
+            found[f"AP50{name}"] = _mean(precision[AT_50, :, each, ALL])
     if index.federated is not None:
         of = np.array(index.federated.frequency)
         found |= {f"AP{kind}": _mean(precision[:, :, of == kind, ALL]) for kind in FREQUENCIES}
@@ -257,6 +281,19 @@ def _annotations(index: DatasetIndex, i: int) -> Iterator[dict[str, Any]]:
             "area": float(area),
             "iscrowd": int(crowd),
         }
+
+
+def _tide(truth: Dataset, rows: np.ndarray, num_classes: int) -> TideErrors:
+    boxes = truth["annotations"]
+    columns = [np.array([box[key] for box in boxes], dtype=np.int64) for key in ("image_id", "category_id", "iscrowd")]
+    places = np.array([box["bbox"] for box in boxes], dtype=np.float64).reshape(-1, 4)
+    true = Boxes(columns[0], _corners(places), columns[1] - 1, crowd=columns[2].astype(np.bool_))
+    images, classes = rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64) - 1
+    return tide_errors(true, Boxes(images, _corners(rows[:, 1:5]), classes, scores=rows[:, 5]), num_classes)
+
+
+def _corners(boxes: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def _hotcoco(truth: Dataset, rows: np.ndarray) -> np.ndarray:

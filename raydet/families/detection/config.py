@@ -12,7 +12,7 @@ from pydantic import Field
 from raydet.config.backbone import SMALL
 from raydet.config.base import Fraction, PositiveInt, Section, Threshold, Weight
 from raydet.config.box_data import DataConfig
-from raydet.config.detector import ModelConfig
+from raydet.config.detector import DetectorName, ModelConfig
 from raydet.config.method import MethodSection, TeacherSection
 from raydet.config.run import EvalConfig, LabelsConfig, RunConfig
 from raydet.families.detection.long_tail_config import (
@@ -62,11 +62,17 @@ class IoUBranchConfig(Section):
     """IoU target against the RoI's matched box (published code) or the best box of the image (Eq. 3 as written)."""
 
 
+def detectors_of(method: type[MethodSection]) -> tuple[DetectorName, ...]:
+    """Return the detectors that a method's paper allows: its `detectors`, or Faster R-CNN where it says nothing."""
+    found: tuple[DetectorName, ...] = getattr(method, "detectors", ("faster_rcnn",))
+    return found
+
+
 class SupervisedConfig(TeacherSection):
     """Labelled images only. After `burn_in_steps` an EMA of the student is kept, so that it compares like with like."""
 
+    detectors: ClassVar[tuple[DetectorName, ...]] = ("faster_rcnn", "mask_rcnn", "cascade_rcnn")
     uses_labels: ClassVar[bool] = False
-    detectors: ClassVar[tuple[str, ...]] = ("faster_rcnn", "mask_rcnn", "cascade_rcnn")
     implementation: ClassVar[str] = "raydet.families.detection.methods.supervised:Supervised"
     name: Literal["supervised"] = "supervised"
     iou_branch: IoUBranchConfig | None = None
@@ -78,8 +84,7 @@ class SupervisedConfig(TeacherSection):
 
 
 class _MutualConfig(TeacherSection):
-    detectors: ClassVar[tuple[str, ...]] = ("faster_rcnn", "cascade_rcnn")
-    detectors_why: ClassVar[str] = "its pseudo-labels are boxes, and have no masks"
+    detectors: ClassVar[tuple[DetectorName, ...]] = ("faster_rcnn", "cascade_rcnn")
     score_threshold: Fraction = 0.7
     """Class confidence a pseudo-box must exceed, strictly."""
     unsup_cls_weight: Weight = 4.0
@@ -152,9 +157,9 @@ class DetectionConfig(RunConfig):
     figures: ClassVar[tuple[str, ...]] = (
         *("AP", "AP50", "AP75", "APs", "APm", "APl"),
         *("APmaj", "APmin", "APr", "APc", "APf"),  # of groups of classes, where there are such
+        *("APbase", "APnovel", "AP50base", "AP50novel"),
         *("AP_mk", "AP50_mk", "AP75_mk", "APs_mk", "APm_mk", "APl_mk"),  # of masks, where the model makes them
     )
-
     told_besides: ClassVar[tuple[str, ...]] = ("AP_mk",)
 
     data: DataConfig
@@ -170,23 +175,30 @@ class DetectionConfig(RunConfig):
     def contradictions(self) -> list[str]:
         """Return what cannot be meant, each with the keys and what to change."""
         found = super().contradictions()
-        model, method, workers = self.model, self.method, self.cluster.workers
+        model, workers = self.model, self.cluster.workers
         has_masks = model.detector == "mask_rcnn"
         if self.data.masks != has_masks:
             wants = "a mask_rcnn learns from masks" if has_masks else "it would learn nothing from masks"
             given = f"data.masks={str(self.data.masks).lower()} with model.detector={model.detector}"
             found.append(f"{given}: {wants}; remove data.masks")
-        if model.detector not in method.detectors:
-            others = [each.model_fields["name"].default for each in METHODS if model.detector in each.detectors]
+        if model.backbone != SMALL and not model.keeps_norms("backbone") and workers > 1:
             found.append(
-                f"method.name={method.name} trains model.detector={' or '.join(method.detectors)}, not "
-                f"{model.detector}: {method.detectors_why}; methods for {model.detector}: {', '.join(others)}"
+                f"model.backbone={model.backbone} trains its batch norm, whose statistics would differ between the "
+                f"{workers} workers; set model.weights, or with model.init_from model.init_norms=frozen, use "
+                f"model.backbone=small_gn, or one worker"
             )
-        if model.backbone != SMALL and model.weights is None and workers > 1:
+        if model.init_from is not None and self.run.fork_from is not None:
             found.append(
-                f"model.backbone={model.backbone} with model.weights=none trains its batch norm, whose statistics "
-                f"would differ between the {workers} workers; set model.weights, use model.backbone=small_gn, or "
-                f"one worker"
+                f"run.fork_from={self.run.fork_from} brings all weights of a run with the same classes, "
+                f"model.init_from={model.init_from} parts of any: keep one of them"
+            )
+        allowed = detectors_of(type(self.method))
+        if model.detector not in allowed:
+            able = [each.model_fields["name"].default for each in METHODS if model.detector in detectors_of(each)]
+            found.append(
+                f"model.detector={model.detector}: method.name={self.method.name} is published, and defined, for "
+                f"{' and '.join(allowed)} alone; set model.detector={allowed[0]}, or method.name to one of "
+                f"{', '.join(able)}"
             )
         return found
 

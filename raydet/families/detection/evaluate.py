@@ -48,5 +48,5 @@ def evaluate_sharded(
     if not group.is_lead:
         return None
     found = [detections for part in parts for detections in part]
-    minority = [name for name in method.run.data.split.minority if name in index.class_names]
-    return coco_metrics(index, found, engine=method.run.eval.engine, positions=rows, minority=minority)
+    split, engine = method.run.data.split, method.run.eval.engine
+    return coco_metrics(index, found, engine=engine, positions=rows, minority=split.minority, novel=split.novel)

@@ -24,7 +24,7 @@ from raydet.families.detection.passes import RoiPass
 from raydet.vision import losses
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import paired_iou
-from raydet.vision.roi import RoiScores, for_all_classes
+from raydet.vision.roi import RoiScores
 
 BACKGROUND = 1.0
 """The quality of an RoI whose most probable class is background."""
@@ -34,19 +34,8 @@ _BELOW_ONE = 1 - 2**-24  # the largest float32 below 1: above a logit of 17 a si
 class IoUBranch(nn.Module):
     """The two layers of f, and the loss that they are trained with."""
 
-    def __init__(
-        self,
-        config: IoUBranchConfig,
-        *,
-        feature_dim: int,
-        num_classes: int,
-        target_threshold: float,
-        delta_dim: int | None = None,
-    ) -> None:
-        """Build the branch for `num_classes` classes without background. Raises ConfigError without `roi_features`.
-
-        `delta_dim`: how many box deltas an RoI has beside those of background; default: four of each class.
-        """
+    def __init__(self, config: IoUBranchConfig, *, feature_dim: int, num_classes: int, target_threshold: float) -> None:
+        """Build the branch for `num_classes` classes without background. Raises ConfigError without `roi_features`."""
         super().__init__()
         if "roi_features" not in config.inputs:
             raise ConfigError(
@@ -54,11 +43,7 @@ class IoUBranch(nn.Module):
             )
         self.config = config
         self.target_threshold = target_threshold
-        widths = {
-            "roi_features": feature_dim,
-            "class_logits": num_classes + 1,
-            "box_deltas": delta_dim or 4 * num_classes,
-        }
+        widths = {"roi_features": feature_dim, "class_logits": num_classes + 1, "box_deltas": 4 * num_classes}
         self.hidden = nn.Linear(sum(widths[name] for name in set(config.inputs)), config.hidden)
         self.activation = nn.ELU() if config.activation == "elu" else nn.Identity()
         self.score = nn.Linear(config.hidden, num_classes + 1)
@@ -71,8 +56,7 @@ class IoUBranch(nn.Module):
 
         The four deltas of the background class are left out: they are never trained, hence noise.
         """
-        deltas = box_deltas if for_all_classes(box_deltas) else box_deltas[:, 4:]
-        available = {"roi_features": shared, "class_logits": class_logits, "box_deltas": deltas}
+        available = {"roi_features": shared, "class_logits": class_logits, "box_deltas": box_deltas[:, 4:]}
         used = [value.float() for name, value in available.items() if name in self.config.inputs]
         joined = torch.cat(used, dim=1)
         if self.config.detach_inputs:
@@ -94,7 +78,6 @@ class IoUBranch(nn.Module):
 
 def gate_quality(class_logits: Tensor, branch_logits: Tensor) -> Tensor:
     """Return the quality `[R]` that the gate reads: q of the most probable class, or `BACKGROUND` where that is none.
-    `class_logits` `[R, K + 1]` may be probabilities too.
 
     An RoI whose best guess is background always passes. No q equals 1, so that these RoIs can be
     told from the others in a stored label too.
@@ -105,10 +88,7 @@ def gate_quality(class_logits: Tensor, branch_logits: Tensor) -> Tensor:
 
 
 class IoUDetector(Detector):
-    """A detector with the branch, whose weights are `iou_branch.*`.
-
-    Of a cascade (ILNET-D20) the branch reads and judges the last stage alone, whose boxes are the detections.
-    """
+    """A detector with the branch, whose weights are `iou_branch.*`."""
 
     def __init__(
         self, config: ModelConfig, num_classes: int, *, branch: IoUBranchConfig, target_threshold: float
@@ -119,16 +99,12 @@ class IoUDetector(Detector):
         """
         super().__init__(config, num_classes)
         self.iou_branch = IoUBranch(
-            branch,
-            feature_dim=config.box_head_dim,
-            num_classes=num_classes,
-            target_threshold=target_threshold,
-            delta_dim=4 if config.detector == "cascade_rcnn" else None,
+            branch, feature_dim=config.box_head_dim, num_classes=num_classes, target_threshold=target_threshold
         )
 
-    def quality(self, said: RoiScores, guesses: Tensor) -> Tensor:
+    def quality(self, said: RoiScores) -> Tensor:
         """Return q of each RoI's most probable class, `[R]`; `BACKGROUND` where that is none."""
-        return gate_quality(guesses, self.iou_branch(said.shared, said.class_logits, said.box_deltas))
+        return gate_quality(said.decided, self.iou_branch(said.shared, said.class_logits, said.box_deltas))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -38,7 +38,7 @@ def mask_pass(heads: MaskHeads, features: dict[str, Tensor], roi: RoiPass, targe
 
     Raises ValueError for a target that was made without masks.
     """
-    side = 2 * heads.config.mask.pool_size
+    side = 2 * heads.config.mask_pool_size
     own_classes = torch.split(roi.labels[roi.fg_rows], roi.fg_counts)
     drawn, classes, wanted = [], [], []
     for boxes, labels, rois, target in zip(

@@ -16,8 +16,9 @@ from raydet.errors import UserError
 from raydet.families.detection.batch import StudentBatch
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms
-from raydet.families.detection.passes import TrainPass, stage_names, train_pass
+from raydet.families.detection.passes import TrainPass, train_pass
 from raydet.families.detection.recipes import Recipe, SharedGeometry
+from raydet.families.detection.transfer import start
 from raydet.labels.schedule import LabelSchedule
 from raydet.randomness import stream
 from raydet.records import Candidates, PseudoBoxes
@@ -70,21 +71,9 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
         """Return a freshly initialised detector; student and teacher are both made by this."""
         return Detector(self.run.model, num_classes)
 
-    def per_stage(self, weights: dict[str, float]) -> dict[str, float]:
-        """Return weights of loss terms with those of the RoI head given once for every stage of a cascade."""
-        model = self.run.model
-        if model.detector != "cascade_rcnn":
-            return weights
-        found = {}
-        for name, weight in weights.items():
-            prefix, _, term = name.rpartition("/")
-            for stage, factor in enumerate(model.cascade.loss_weights):
-                own = dict(zip(stage_names(0), stage_names(stage), strict=True))
-                if term in own:
-                    found[f"{prefix}/{own[term]}"] = factor * weight
-                elif stage == 0:
-                    found[name] = weight
-        return found
+    def start(self, model: Detector) -> list[str]:
+        """Take parts over from another run (`model.init_from`). Raises CheckpointError where that cannot be."""
+        return start(model, self.run.model)
 
     def annotate(self, teacher: Any, images: ImageBatch, rngs: Sequence[torch.Generator]) -> list[Candidates]:
         """Return what the teacher says about each image, in view pixels; runs in the teacher pool.

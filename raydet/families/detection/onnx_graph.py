@@ -16,9 +16,9 @@ from torchvision.ops import batched_nms
 
 from raydet.families.detection.saved import SavedDetector
 from raydet.records import Candidates
+from raydet.vision.cascade import moved
 from raydet.vision.detector import MIN_SIDE_PX
 from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, SIZE_DIVISOR, ImageBatch
-from raydet.vision.roi import for_all_classes
 from raydet.vision.rpn import MIN_SIDE_PX as MIN_PROPOSAL_SIDE_PX
 from raydet.vision.rpn import AnchorScores
 
@@ -56,28 +56,20 @@ class DetectionGraph(nn.Module):
         rois, exists = self.propose(model.score_anchors(features), height, width)
         owner = torch.arange(images.shape[0])[:, None].expand(rois.shape[0], rois.shape[1]).reshape(-1)
         rois, exists = rois.reshape(-1, 4), exists.reshape(-1)
-        coders = model.roi_heads.coders
+        for head in model.heads[:-1]:
+            said = head(features, torch.cat([owner[:, None].float(), rois], dim=1))
+            rois = _clip(moved(head, said, rois), height, width)
         said = model.score_rois(features, torch.cat([owner[:, None].float(), rois], dim=1))
-        stages = [said.class_logits.softmax(dim=1)]
-        for stage in range(1, len(coders)):
-            rois = _clip(coders[stage - 1].decode_single(said.box_deltas, rois), height, width)
-            said = model.score_rois(features, torch.cat([owner[:, None].float(), rois], dim=1), stage)
-            stages.append(said.class_logits.softmax(dim=1))
-        mean = torch.stack(stages).mean(dim=0) if stages[1:] else stages[0]
-        scores = mean[:, 1:]  # [R, K]
+        scores = said.decided.softmax(dim=1)[:, 1:]  # [R, K]
         each = scores.shape[1]
-        moved = coders[-1].decode_single(said.box_deltas, rois)
-        if for_all_classes(said.box_deltas):
-            decoded = moved[:, None].expand(moved.shape[0], each, 4)
-        else:
-            decoded = moved.reshape(-1, each + 1, 4)[:, 1:]
+        decoded = model.heads[-1].coder.decode_single(said.box_deltas, rois).reshape(-1, each + 1, 4)[:, 1:]
         boxes = _clip(decoded, height, width).reshape(-1, 4)
 
         def per_class(values: Tensor) -> Tensor:
             return values[:, None].expand(values.shape[0], each).reshape(-1)
 
         classes = torch.arange(each)[None].expand(scores.shape[0], each).reshape(-1)
-        quality, image = per_class(model.quality(said, mean if stages[1:] else said.class_logits)), per_class(owner)
+        quality, image = per_class(model.quality(said)), per_class(owner)
         rows = _Owned(boxes, classes, scores.reshape(-1), quality, config.test_score_floor, image=image)
         is_real = (rows.scores > config.test_score_floor) & _is_large(boxes, MIN_SIDE_PX)
         gated = self.gate(rows.where(is_real & per_class(exists)))

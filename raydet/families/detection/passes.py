@@ -1,13 +1,13 @@
 """How the stages of a detector are put together in training: what each pass samples, and the losses of its rows.
 
 A method names the passes it wants and the boxes that each is about; with the same boxes for all of them, `train_pass`
-is torchvision's Faster R-CNN, or Cascade R-CNN. Losses are kept per image, so that any group of images can be
-normalised by its own counts.
+is torchvision's Faster R-CNN. Losses are kept per image, so that any group of images can be normalised by its own
+counts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -20,13 +20,14 @@ from raydet.families.detection.batch import StudentBatch
 from raydet.families.detection.mask_pass import mask_pass
 from raydet.records import Target
 from raydet.vision import losses
-from raydet.vision.cascade import CascadeHeads, moved
+from raydet.vision.cascade import refined
 from raydet.vision.detector import Detector
 from raydet.vision.images import ImageBatch
 from raydet.vision.mask_head import MaskHeads
-from raydet.vision.roi import RoiScores, SampledRois, box_coder, own_deltas
+from raydet.vision.roi import RoiHeads, RoiScores, SampledRois, box_coder, by_class
 from raydet.vision.rpn import AnchorScores, rpn_losses
 
+ROI_TERMS = ("roi_cls", "roi_reg")
 ABSENT = -1e4  # a logit that stands for no class: its probability is 0, and no gradient reaches it
 
 
@@ -55,7 +56,7 @@ class RoiPass:
     logits: Tensor  # [R, K + 1]: the class logits that the loss looks at, see `looked_for`
     cls_rows: Tensor  # [R] classification losses
     reg_rows: Tensor  # [F] box distances
-    coder: BoxCoder = box_coder  # how `deltas` are meant
+    coder: BoxCoder  # of `deltas` and `wanted`
 
     @property
     def num_rois(self) -> Tensor:
@@ -86,23 +87,17 @@ class TrainPass:
     proposals: list[Tensor]  # of each image, [P, 4]
     boxes: list[Tensor]  # true boxes of each image, [G, 4], on the device
     rpn: RpnPass
-    stages: tuple[RoiPass, ...]  # of the RoI heads: one, or those of a cascade
-    sums: dict[str, Tensor]  # the standard losses of each image, [N], and
-    counts: dict[str, Tensor]  # their normalisers of each image, [N]
-
-    @property
-    def roi(self) -> RoiPass:
-        """Return the last stage."""
-        return self.stages[-1]
+    roi: RoiPass  # of the last RoI head
+    sums: dict[str, Tensor]  # the losses of each image, [N], by the names of their terms
+    counts: dict[str, Tensor]  # the papers' normalisers of each image, [N]: sampled anchors, all sampled RoIs
 
 
 def train_pass(
     detector: Detector, images: ImageBatch, targets: Sequence[Target], rngs: Sequence[torch.Generator]
 ) -> TrainPass:
-    """Run everything once; `rngs[i]` draws the anchors, then the RoIs, of image i.
+    """Run every stage once; `rngs[i]` draws the anchors, then the RoIs, of image i. A mask head adds a loss `mask`.
 
-    There is a loss `mask` where the detector has a mask head. Losses of a cascade's later stages are named `roi_cls_2`,
-    `roi_reg_2` and so on. Raises ValueError for boxes without an inside: they have no finite encoding.
+    Raises ValueError for boxes without an inside: they have no finite encoding.
     """
     check_boxes(targets)
     boxes = [target.boxes.to(images.pixels.device) for target in targets]
@@ -112,26 +107,16 @@ def train_pass(
     rpn = rpn_pass(detector, scores, boxes, rngs)
     proposals = detector.propose(scores, images, "train")
     verified = [target.verified for target in targets]
-    stages = [roi_pass(detector, features, proposals, boxes, labels, rngs, verified)]
-    if isinstance(heads := detector.roi_heads, CascadeHeads):
-        for stage in range(1, len(heads.coders)):
-            stages.append(next_pass(detector, heads, features, stages[-1], images, boxes, labels, verified, stage))
+    rois = roi_passes(detector, features, proposals, boxes, labels, rngs, verified, images.sizes)
     sums = {"rpn_cls": rpn.cls, "rpn_reg": rpn.reg}
-    counts = {"rpn_cls": rpn.anchors, "rpn_reg": rpn.anchors}
-    for number, roi in enumerate(stages):
-        cls, reg = stage_names(number)
-        sums |= {cls: roi.cls(), reg: roi.reg()}
-        counts |= {cls: roi.num_rois, reg: roi.num_rois}
-    if isinstance(heads, MaskHeads):
-        masks = mask_pass(heads, features, stages[0], targets)
+    counts = dict.fromkeys(sums, rpn.anchors)
+    for names, each in zip(_of_heads(detector.config), rois, strict=True):
+        sums |= dict(zip(names, (each.cls(), each.reg()), strict=True))
+        counts |= dict.fromkeys(names, each.num_rois)
+    if isinstance(detector.roi_heads, MaskHeads):
+        masks = mask_pass(detector.roi_heads, features, rois[-1], targets)
         sums["mask"], counts["mask"] = masks.loss, masks.count
-    return TrainPass(features, proposals, boxes, rpn, tuple(stages), sums, counts)
-
-
-def stage_names(stage: int) -> tuple[str, str]:
-    """Return what the two losses of a RoI stage, counted from 0 on, are called."""
-    end = "" if stage == 0 else f"_{stage + 1}"
-    return f"roi_cls{end}", f"roi_reg{end}"
+    return TrainPass(features, proposals, boxes, rpn, rois[-1], sums, counts)
 
 
 def rpn_pass(
@@ -142,6 +127,29 @@ def rpn_pass(
     return RpnPass(cls, reg, torch.full((len(boxes),), detector.config.rpn_batch, device=cls.device))
 
 
+def roi_passes(
+    detector: Detector,
+    features: dict[str, Tensor],
+    proposals: Sequence[Tensor],
+    boxes: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    rngs: Sequence[torch.Generator],
+    verified: Sequence[Tensor | None],
+    sizes: Sequence[tuple[int, int]],
+) -> list[RoiPass]:
+    """Run a pass for each RoI head; see `roi_pass`. `sizes`: (height, width) of each image.
+
+    The proposals of a head are the RoIs that the one before was trained on, as it moves them (no gradient); the true
+    boxes are added, and RoIs sampled, anew.
+    """
+    found = list[RoiPass]()
+    for head in detector.heads:
+        found.append(roi_pass(detector, features, proposals, boxes, labels, rngs, verified, head=head))
+        if head is not detector.heads[-1]:
+            proposals = refined(head, found[-1].scores, [each.boxes for each in found[-1].rois], sizes)
+    return found
+
+
 def roi_pass(
     detector: Detector,
     features: dict[str, Tensor],
@@ -150,33 +158,17 @@ def roi_pass(
     labels: Sequence[Tensor],
     rngs: Sequence[torch.Generator],
     verified: Sequence[Tensor | None] | None = None,
+    *,
+    head: RoiHeads | None = None,
 ) -> RoiPass:
     """Sample RoIs of each image from its proposals `[P, 4]` and true boxes `[G, 4]`, labels `[G]` from 1; compare.
 
-    `verified`: `Target.verified` of each image. Of a cascade this is the first stage.
+    `verified`: `Target.verified` of each image; `head`: one of `Detector.heads`, by default the first.
     """
-    heads = detector.roi_heads
-    rois = tuple(heads.sample(*each) for each in zip(proposals, boxes, labels, rngs, strict=True))
-    said = detector.score_rois(features, [each.boxes for each in rois])
-    return compared(detector.config, rois, said, verified, heads.coders[0])
-
-
-def next_pass(
-    detector: Detector,
-    heads: CascadeHeads,
-    features: dict[str, Tensor],
-    before: RoiPass,
-    images: ImageBatch,
-    boxes: Sequence[Tensor],
-    labels: Sequence[Tensor],
-    verified: Sequence[Tensor | None],
-    stage: int,
-) -> RoiPass:
-    """Compare what a later stage of a cascade says of the boxes that the stage `before` has moved."""
-    drawn = moved(before.coder, before.scores.box_deltas, [each.boxes for each in before.rois], images.sizes)
-    rois = tuple(heads.relabelled(stage, *each) for each in zip(drawn, boxes, labels, strict=True))
-    said = detector.score_rois(features, [each.boxes for each in rois], stage)
-    return compared(detector.config, rois, said, verified, heads.coders[stage])
+    head = detector.heads[0] if head is None else head
+    rois = tuple(head.sample(*each) for each in zip(proposals, boxes, labels, rngs, strict=True))
+    said = head(features, [each.boxes for each in rois])
+    return compared(detector.config, rois, said, verified, coder=head.coder)
 
 
 def compared(
@@ -184,6 +176,7 @@ def compared(
     rois: tuple[SampledRois, ...],
     said: RoiScores,
     verified: Sequence[Tensor | None] | None = None,
+    *,
     coder: BoxCoder = box_coder,
 ) -> RoiPass:
     """Compare what the head says of sampled RoIs, image by image, with what it should say."""
@@ -195,7 +188,7 @@ def compared(
         cls_rows = losses.cross_entropy(logits, wanted_labels)
     fg = torch.where(wanted_labels > 0)[0]
     wanted = coder.encode_single(torch.cat([each.matched for each in rois]), drawn[fg])
-    deltas = own_deltas(said.box_deltas, fg, wanted_labels[fg])
+    deltas = by_class(said.box_deltas)[fg, wanted_labels[fg]]
     return RoiPass(
         rois,
         said,
@@ -242,6 +235,27 @@ def loss_terms(found: TrainPass, batch: StudentBatch, group: str, prefix: str) -
         f"{prefix}/{name}": LossTerm(rows[part].sum(), found.counts[name][part].sum(), group)
         for name, rows in found.sums.items()
     }
+
+
+def for_all_heads(weights: Mapping[str, float], model: ModelConfig) -> dict[str, float]:
+    """Return the weights of a method's loss terms with those of every RoI head: of the second they end in `_2`."""
+    if model.detector != "cascade_rcnn":
+        return dict(weights)
+    found = {}
+    for name, weight in weights.items():
+        prefix, _, kind = name.rpartition("/")
+        if kind not in ROI_TERMS:
+            found[name] = weight
+            continue
+        for names, share in zip(_of_heads(model), model.cascade_loss_weights, strict=True):
+            found[f"{prefix}/{names[ROI_TERMS.index(kind)]}"] = weight * share
+    return found
+
+
+def _of_heads(model: ModelConfig) -> list[tuple[str, ...]]:
+    """Return the names of the loss terms of each RoI head."""
+    heads = len(model.cascade_ious) if model.detector == "cascade_rcnn" else 1
+    return [ROI_TERMS, *(tuple(f"{name}_{k}" for name in ROI_TERMS) for k in range(2, heads + 1))]
 
 
 def check_boxes(targets: Sequence[Target]) -> None:

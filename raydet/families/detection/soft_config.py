@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 
 from raydet.config.base import Fraction, NonNegativeInt, PositiveInt, Section, Weight
 from raydet.config.box_data import ViewsConfig
-from raydet.config.detector import ModelConfig
+from raydet.config.detector import DetectorName, ModelConfig
 from raydet.config.method import TeacherSection
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ UNUSED_MODEL = ("roi_cls_loss", "cls_focal_exponent")
 class SoftSettings(TeacherSection):
     """Settings of Soft Teacher, and of the methods that stand on it."""
 
-    detectors_why: ClassVar[str] = "its box spread and its weights of background are read from one box head"
+    detectors: ClassVar[tuple[DetectorName, ...]] = ("faster_rcnn",)
     burn_in_steps: NonNegativeInt = 0
     """Optimiser steps on labelled images only, before the first pseudo-labels; the paper has none."""
     ema_keep_rate: Annotated[float, Field(ge=0, lt=1)] = 0.999

@@ -84,13 +84,13 @@ def regions(attention: Tensor, size: Size, rule: AttentionRule) -> Regions:
         rows, columns = (
             _interpolation(*sides, attention.device) for sides in zip(attention.shape[1:], size, strict=True)
         )
-        by_row = rows.every @ (attention @ columns.ends.T)  # [B, H, ~2w]: every row, at the columns that matter
+        by_row = (columns.ends @ attention.mT) @ rows.every.T  # [B, ~2w, H]: every row, at the columns that matter
         by_column = (rows.ends @ attention) @ columns.every.T  # [B, ~2h, W]
         lowest = (rows.ends @ (attention @ columns.ends.T)).amin(dim=(1, 2))
     else:
-        by_row = by_column = attention
+        by_row, by_column = attention.mT, attention
         lowest = attention.amin(dim=(1, 2))
-    of_rows, of_columns = by_row.amax(dim=2), by_column.amax(dim=1)  # the largest value of each
+    of_rows, of_columns = by_row.amax(dim=1), by_column.amax(dim=1)  # the largest value of each
     low, high = lowest[:, None], torch.maximum(of_rows.amax(dim=1), of_columns.amax(dim=1))[:, None]
     span = torch.where(high > low, high - low, torch.ones_like(high))
     of_rows, of_columns = (of_rows - low) / span, (of_columns - low) / span

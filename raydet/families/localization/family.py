@@ -19,6 +19,7 @@ from raydet.families.localization.model import LocalizationModel
 from raydet.families.localization.run import LocalizationRun
 from raydet.families.localization.saved import as_localizer
 from raydet.group import Group
+from raydet.recipe.request import Recipe, Request
 from raydet.report.page import Made
 from raydet.train.saved import SavedModel
 
@@ -34,6 +35,12 @@ class Localization(Family[LocalizationConfig]):
         counts = data.labeled.images_per_class()
         spread = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
         return f"{len(data.labeled)} images of {len(data.class_names)} classes ({spread} of each); boxes are not seen"
+
+    def propose(self, request: Request) -> Recipe:
+        """Return a configuration that suits the images and this machine."""
+        from raydet.families.localization.recipe.propose import propose  # only `raydet init` needs it
+
+        return propose(request)
 
     def bind(
         self, config: LocalizationConfig, data: PreparedLocated, method: LocalizationMethod, group: Group

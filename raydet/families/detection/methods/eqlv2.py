@@ -31,7 +31,6 @@ from raydet.families.detection.long_tail_config import EqlV2Config
 from raydet.families.detection.methods.soft_teacher import cls_terms
 from raydet.group import Group
 from raydet.vision.detector import Detector
-from raydet.vision.roi import RoiHeads
 
 FIRST_RATIO = 100.0
 PRIOR = 0.001  # what every class's probability starts at
@@ -89,8 +88,7 @@ class EqlV2(HostedMethod):
     def build_model(self, num_classes: int) -> Detector:
         """Return a detector whose classes start improbable."""
         model = SigmoidDetector(self.run.model, num_classes)
-        assert isinstance(model.roi_heads, RoiHeads)  # it takes no cascade
-        nn.init.constant_(model.roi_heads.box_predictor.cls_score.bias[1:].detach(), math.log(PRIOR / (1 - PRIOR)))
+        nn.init.constant_(model.heads[0].box_predictor.cls_score.bias[1:].detach(), math.log(PRIOR / (1 - PRIOR)))
         return model
 
     def build_state(self, sizes: DataSizes) -> GradientRatios:

@@ -37,7 +37,7 @@ from raydet.families.detection.config import DetectionConfig, IlNetConfig
 from raydet.families.detection.gates import after_nms, by_quality, by_score
 from raydet.families.detection.iou_branch import BACKGROUND, IoUDetector, iou_pass, iou_terms
 from raydet.families.detection.method import MUTUAL_STAGE, OnePass, Selection, Thresholds, no_survivors
-from raydet.families.detection.passes import TrainPass, loss_terms
+from raydet.families.detection.passes import TrainPass, for_all_heads, loss_terms
 from raydet.labels.schedule import LabelSchedule
 from raydet.records import Candidates, PseudoBoxes
 from raydet.vision.detector import Detector
@@ -65,25 +65,23 @@ class IlNet(OnePass):
         """The weights of Eq. 1."""
         config = self.config
         alpha, beta, gamma = config.unsup_cls_weight, config.unsup_reg_weight, config.unsup_iou_weight
-        weights = self.per_stage(
-            {
-                "sup/rpn_cls": 1.0,
-                "sup/rpn_reg": 1.0,
-                "sup/roi_cls": 1.0,
-                "sup/roi_reg": 1.0,
-                "unsup/rpn_cls": alpha,
-                "unsup/rpn_reg": beta,
-                "unsup/roi_cls": alpha,
-                "unsup/roi_reg": beta,
-            }
-        )
+        weights = {
+            "sup/rpn_cls": 1.0,
+            "sup/rpn_reg": 1.0,
+            "sup/roi_cls": 1.0,
+            "sup/roi_reg": 1.0,
+            "unsup/rpn_cls": alpha,
+            "unsup/rpn_reg": beta,
+            "unsup/roi_cls": alpha,
+            "unsup/roi_reg": beta,
+        }
         if config.iou_branch_enabled:
             weights |= {"sup/iou": config.sup_iou_weight, "unsup/iou": gamma}
             weights |= {"sup/iou_positive": 0.0, "unsup/iou_positive": 0.0}
-        return weights
+        return for_all_heads(weights, self.run.model)
 
     def build_model(self, num_classes: int) -> Detector:
-        """Return a detector with the IoU branch (unless it is switched off)."""
+        """Return a Faster R-CNN with the IoU branch (unless it is switched off)."""
         config = self.config
         if not config.iou_branch_enabled:
             return super().build_model(num_classes)

@@ -1,4 +1,4 @@
-"""Supervised training of any detector: the baseline, and the burn-in that every teacher-student method starts with.
+"""Supervised Faster R-CNN: the baseline, and the burn-in that every teacher-student method starts with.
 
     L = L_rpn_cls + L_rpn_reg + L_roi_cls + L_roi_reg (+ L_mask) (+ L_iou)
 
@@ -15,7 +15,7 @@ from raydet.families.detection.batch import LABELED, StudentBatch
 from raydet.families.detection.config import DetectionConfig, SupervisedConfig
 from raydet.families.detection.iou_branch import IoUDetector, iou_pass, iou_terms
 from raydet.families.detection.method import OnePass
-from raydet.families.detection.passes import TrainPass, loss_terms
+from raydet.families.detection.passes import TrainPass, for_all_heads, loss_terms
 from raydet.labels.schedule import LabelSchedule
 from raydet.vision.detector import Detector
 
@@ -33,12 +33,12 @@ class Supervised(OnePass):
     @property
     def loss_weights(self) -> dict[str, float]:
         """All 1, except that the IoU branch, where there is one, has its own weight."""
-        weights = self.per_stage({f"sup/{name}": 1.0 for name in ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg")})
+        weights = {f"sup/{name}": 1.0 for name in ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg")}
         if self.run.model.detector == "mask_rcnn":
             weights["sup/mask"] = 1.0
         if self.config.iou_branch is not None:
             weights |= {"sup/iou": self.config.sup_iou_weight, "sup/iou_positive": 0.0}
-        return weights
+        return for_all_heads(weights, self.run.model)
 
     def build_model(self, num_classes: int) -> Detector:
         """Return a detector, with IL-net's branch where the config asks for it."""

@@ -16,7 +16,7 @@ student learns from the strong view:
 
 The teacher's RPN proposals are thresholded in the published code and then never used; here they are not.
 Deviations, numbered as IL-net's (`docs/methods/il_net.md`): ILNET-D1 loss sums are divided by counts over all ranks,
-not per rank; ILNET-D2 no grouping by aspect ratio.
+not per rank; ILNET-D2 no grouping by aspect ratio; ILNET-D20 on Cascade R-CNN every head has the RoI losses.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from raydet.families.detection.method import (
     Thresholds,
     no_survivors,
 )
-from raydet.families.detection.passes import TrainPass, loss_terms
+from raydet.families.detection.passes import TrainPass, for_all_heads, loss_terms
 from raydet.labels.schedule import LabelSchedule
 from raydet.records import Candidates, PseudoBoxes
 from raydet.vision.images import ImageBatch
@@ -69,7 +69,7 @@ class UnbiasedTeacher(OnePass):
             "unsup/roi_cls": alpha,
             "unsup/roi_reg": 0.0,
         }
-        return self.per_stage(weights)
+        return for_all_heads(weights, self.run.model)
 
     def schedule(self) -> LabelSchedule:
         """The newest teacher from the end of the burn-in on."""

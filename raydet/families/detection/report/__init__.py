@@ -6,7 +6,7 @@ from pathlib import Path
 
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.method import detection_method
-from raydet.families.detection.report import classes, labels, sections
+from raydet.families.detection.report import classes, errors, labels, sections
 from raydet.families.detection.report.history import Select
 from raydet.families.detection.report.inputs import read_inputs
 from raydet.report import common
@@ -17,6 +17,7 @@ MAKERS = (
     sections.summary,
     sections.learning_curves,
     sections.ap_table,
+    errors.section,
     sections.loss_shares,
     labels.localisation,
     sections.gates,

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from raydet.data.boxes.federated import FREQUENCIES
-from raydet.families.detection.coco import GROUPS
+from raydet.families.detection.coco import GROUPS, GROUPS_AT_50
 from raydet.families.detection.report.history import Select
 from raydet.families.detection.report.inputs import Inputs
 from raydet.labels.snapshots import read_values, steps_with
@@ -26,7 +26,10 @@ BEST = 10  # classes of a group whose labels are looked at, by AP, as in the pap
 CURVES = 4  # classes at either end of the tail that get a curve
 Floats = NDArray[np.float64]
 Maker = Callable[[Inputs, Pictures], Section]
-TITLES = {"APmaj": "majority", "APmin": "minority", "APr": "rare", "APc": "common", "APf": "frequent"}
+TITLES = {
+    **{"APmaj": "majority", "APmin": "minority", "APr": "rare", "APc": "common", "APf": "frequent"},
+    **{"APbase": "base", "APnovel": "novel", "AP50base": "base", "AP50novel": "novel"},
+}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -66,14 +69,12 @@ def at_the_time(folder: Path, select: Select) -> Select:
 
 
 def group_members(run: Inputs) -> dict[str, list[int]]:
-    """Return the class numbers of each group that there is: minority and majority, or LVIS's three."""
-    names, found = run.class_names, {}
-    minority = set(run.config.data.split.minority)
-    if minority & set(names):
-        found = {
-            "majority": [k for k, name in enumerate(names) if name not in minority],
-            "minority": [k for k, name in enumerate(names) if name in minority],
-        }
+    """Return the class numbers of each group that there is: minority and majority, novel and base, LVIS's three."""
+    names, found, split = run.class_names, {}, run.config.data.split
+    for few, others, chosen in (("minority", "majority", set(split.minority)), ("novel", "base", set(split.novel))):
+        if chosen & set(names):
+            found[others] = [k for k, name in enumerate(names) if name not in chosen]
+            found[few] = [k for k, name in enumerate(names) if name in chosen]
     if run.labeled is not None and (federated := run.labeled.federated) is not None:
         titles = {kind: TITLES[f"AP{kind}"] for kind in FREQUENCIES}
         found |= {
@@ -92,15 +93,18 @@ def groups(run: Inputs, pictures: Pictures) -> Section:
     """Show AP of groups of classes, and how right and how complete the pseudo-labels of their best classes are."""
     title, members = "Groups of classes", group_members(run)
     body = [paragraph("; ".join(f"{name}: {len(each)} classes" for name, each in members.items()))]
-    series = {
-        f"{TITLES[figure]}, {model}": points
-        for figure in GROUPS
-        for model, points in evaluations(run, figure).items()
-        if any(value is not None for value in points[1])
-    }
-    if series:
-        content = lines(series, y_label="AP (%)", marks=marks_of(run))
-        body.append(grid([pictures.figure("ap_groups.png", content, "AP of each group of classes.")]))
+    shown = []
+    for name, kind, figures in (("ap_groups.png", "AP", GROUPS), ("ap50_groups.png", "AP50", GROUPS_AT_50)):
+        series = {
+            f"{TITLES[figure]}, {model}": points
+            for figure in figures
+            for model, points in evaluations(run, figure).items()
+            if any(value is not None for value in points[1])
+        }
+        if series:
+            content = lines(series, y_label=f"{kind} (%)", marks=marks_of(run))
+            shown.append(pictures.figure(name, content, f"{kind} of each group of classes."))
+    body += [grid(shown)] if shown else []
     newest = run.kind("eval")[-1] if run.kind("eval") else None
     quality = run.history.windows[-1].quality if run.history.windows else None
     if newest is not None and quality is not None:

@@ -1,4 +1,4 @@
-"""Pictures where detectors differ most: the section that detection adds to a page that compares runs."""
+"""Pictures where detectors differ most: a section that detection adds to a page that compares runs."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from raydet.families.detection.coco import Detections
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.evaluate import predict
 from raydet.families.detection.pseudo_quality import LabelPair, own_truth_iou
+from raydet.families.detection.report import errors
 from raydet.families.detection.report.gallery import FoundBox, found_picture, truth_picture
 from raydet.families.detection.report.history import true_boxes
 from raydet.families.detection.saved import SavedDetector, load_detector
@@ -56,8 +57,8 @@ class Judged:
 
 
 def makers_for(max_images: int) -> Sequence[Callable[[Compared, Pictures], Section]]:
-    """Return the section's maker."""
-    return [partial(differences, max_images=max_images)] if max_images else []
+    """Return the sections' makers: errors by kind, and pictures where they are wanted."""
+    return [errors.compared_section, *([partial(differences, max_images=max_images)] if max_images else [])]
 
 
 def differences(compared: Compared, pictures: Pictures, *, max_images: int) -> Section:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from raydet.families.detection.coco import COLUMNS, GROUPS, GROUPS_AT_50
 from raydet.families.detection.report.inputs import Inputs
 from raydet.report.common import (
     NO_EVALUATION,
@@ -57,7 +58,8 @@ def ap_table(run: Inputs, pictures: Pictures) -> Section:
     newest = {record["model"]: record for record in run.kind("eval")}
     if not newest:
         return Section("AP per class", [paragraph(NO_EVALUATION, "absent")])
-    sizes = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+    of_groups = [name for name in (*GROUPS, *GROUPS_AT_50) if any(r.get(name) is not None for r in newest.values())]
+    sizes = (*COLUMNS, *of_groups)
     overall = [
         (f"{model}, step {record['step']}", *(percent(record.get(name)) for name in sizes))
         for model, record in newest.items()

@@ -81,7 +81,7 @@ def test_lvis_names_files_by_their_address(tmp_path: Path):
     ("spoil", "code", "said"),
     [
         (lambda c: c["images"][1].pop("neg_category_ids"), "lvis-negative-missing", "no neg_category_ids"),
-        (lambda c: c["images"][0].update(neg_category_ids=[4]), "lvis-category-ids", "got [4]"),
+        (lambda c: c["images"][0].update(neg_category_ids=[4]), "lvis-category-ids", "names the category 4, which"),
         (lambda c: c["images"][0].update(not_exhaustive_category_ids="7"), "lvis-category-ids", "got '7'"),
         (lambda c: c["categories"][0].update(frequency="often"), "category-frequency", "got 'often'"),
     ],

@@ -22,12 +22,14 @@ from raydet.metrics import read_metrics
 from raydet.registry import build_method, config_classes, method_class
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
-from tests.helpers import tiny_classes, tiny_config, tiny_places, tiny_soft
+from tests.helpers import tiny_classes, tiny_config, tiny_places, tiny_soft, tiny_views
 
 
-def detector(network: str = "faster_rcnn", **method: Any) -> Callable[[Path], RunConfig]:
+def detector(kind: str = "faster_rcnn", **method: Any) -> Callable[[Path], RunConfig]:
     """Two steps of burn-in and three after it; what a method sets replaces `TINY`'s method."""
-    changes = {"optim__steps": 5, "data__labeled_count": 10, "eval__max_images": 2, "model__detector": network}
+    changes = {"optim__steps": 5, "data__labeled_count": 10, "eval__max_images": 2, "model__detector": kind}
+    if kind == "cascade_rcnn":
+        changes["model__cascade_ious"] = [0.2, 0.25, 0.3]  # a model of two steps places no box well
     return lambda run_dir: tiny_config(run_dir, **changes, method={"burn_in_steps": 2, "ema_keep_rate": 0.5, **method})
 
 
@@ -54,9 +56,20 @@ def localizer(**method: Any) -> Callable[[Path], RunConfig]:
     return lambda run_dir: tiny_places(run_dir, optim__steps=5, method={"burn_in_steps": 2, **method})
 
 
+def pretrained(soco: bool = False, **method: Any) -> Callable[[Path], RunConfig]:
+    """Four steps; with `soco` on the network of a SoCo run of two."""
+
+    def config(run_dir: Path) -> RunConfig:
+        if soco:
+            path = launch(tiny_views(run_dir.parent / "soco", optim__steps=2, method={"name": "soco"})).path
+            method["soco_checkpoint"] = str(path)
+        return tiny_views(run_dir, optim__steps=4, method=method)
+
+    return config
+
+
 # A model of two steps is sure of nothing: a low threshold lets pseudo-boxes through all the same.
 SURE_ENOUGH = {"score_threshold": 0.16}
-SURE_CASCADE = {"score_threshold": 0.147}  # and a mean of three even less
 SURE_SOFT = {"pseudo_score_floor": 0.15, "cls_pseudo_threshold": 0.15, "rpn_pseudo_threshold": 0.15}
 # Every part of gradient-based sampling within three steps.
 EARLY = {"gbr_warmup_steps": 0, "gbt_warmup_steps": 0, "crs_warmup_steps": 0, "crs_rebuild_steps": 1}
@@ -81,13 +94,13 @@ RUNS: dict[str, dict[str, Callable[[Path], RunConfig]]] = {
     },
     "unbiased_teacher": {
         "plain": detector(name="unbiased_teacher", **SURE_ENOUGH),
-        "cascade": detector("cascade_rcnn", name="unbiased_teacher", **SURE_CASCADE),
+        "cascade": detector("cascade_rcnn", name="unbiased_teacher", **SURE_ENOUGH),
     },
     "il_net": {
         "plain": detector(name="il_net", **SURE_ENOUGH, iou_filter_threshold=0.2, iou_branch={"hidden": 16}),
         "without a branch": detector(name="il_net", **SURE_ENOUGH, iou_branch_enabled=False),
         "cascade": detector(
-            "cascade_rcnn", name="il_net", **SURE_CASCADE, iou_filter_threshold=0.2, iou_branch={"hidden": 16}
+            "cascade_rcnn", name="il_net", **SURE_ENOUGH, iou_filter_threshold=0.2, iou_branch={"hidden": 16}
         ),
     },
     "soft_teacher": {"plain": soft(), "focal": soft(cls_focal_exponent=1.0)},
@@ -139,6 +152,19 @@ RUNS: dict[str, dict[str, Callable[[Path], RunConfig]]] = {
     },
     "psol": {"plain": localizer(name="psol")},
     "cam": {"plain": localizer(name="cam", burn_in_steps=0)},
+    "soco": {"plain": pretrained(name="soco")},
+    "adept": {
+        "joint": pretrained(name="adept"),
+        "separate": pretrained(soco=True, name="adept", mode="separate", rpn_views=[1, 2]),
+        "every other switch": pretrained(
+            name="adept",
+            backbone_loss="det+rpn",
+            det_proposals="ss+rpn",
+            rpn_views=[2],
+            num_boxes=6,
+            rpn_reg_weight=2.0,
+        ),
+    },
 }
 """Method -> runs that together reach every branch of its losses."""
 

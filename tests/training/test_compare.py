@@ -119,7 +119,7 @@ def test_the_page_has_curves_classes_pairs_and_settings(tmp_path: Path, capsys: 
     page = tmp_path / "compare" / "compare.html"
     assert f"written: {page}" in capsys.readouterr().out
     shown = sections_of(page)
-    assert list(shown) == ["The answer", "Curves", "By class", "Pairs", "Settings that differ"]
+    assert list(shown) == ["The answer", "Curves", "By class", "Pairs", "Errors by kind", "Settings that differ"]
     assert shown["The answer"].startswith("+1.5 il_net against the control, 2 pairs")
     # circle: controls 25 and 42, runs 30 and 40; means 33.5 and 35, differences +5 and -2. Others have no figure.
     assert "circle 33.5 35.0 +1.5 square - - -" in shown["By class"]

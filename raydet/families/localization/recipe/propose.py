@@ -1,0 +1,142 @@
+"""Putting a localizer's configuration together: every value with its reason."""
+
+from __future__ import annotations
+
+from raydet.config.box_data import ShapesConfig
+from raydet.config.load import resolve_section
+from raydet.config.located_data import LocatedDataConfig, LocatedSetConfig
+from raydet.data.classes.summary import look_at
+from raydet.data.located.table import LocatedTable
+from raydet.errors import DataError, UserError
+from raydet.families.localization.config import METHODS, LocalizationConfig
+from raydet.families.localization.data import LOCATED
+from raydet.families.localization.recipe import rules
+from raydet.recipe.document import Setting
+from raydet.recipe.machine import Machine
+from raydet.recipe.reading import chosen, read_sets
+from raydet.recipe.request import Counts, Recipe, Request
+from raydet.recipe.rules import chosen_method, cluster_settings, data_settings, interval, without_val
+
+Settings = list[Setting]
+
+
+def propose(request: Request) -> Recipe:
+    """Return a configuration that trains well on these images and this machine.
+
+    Raises DataError where the sets cannot be used, UserError where what was asked for cannot be had.
+    """
+    path, machine = str(request.sets["labeled"]["path"]), request.machine
+    if "unlabeled" in request.sets:
+        raise UserError("--unlabeled: a localizer learns from images with class labels alone; leave it out")
+    tables = read_sets(LOCATED, request)
+    names = tables["labeled"].class_names
+    if len(names) < 2:
+        found = ", ".join(repr(name) for name in names) or "none"
+        raise DataError(f"{path}: attention comes from telling two classes or more apart, found {found}")
+    table, counts = chosen(LOCATED, LocatedDataConfig, request, tables)
+    sides = sides_of(request, table)
+    by_name = {method.model_fields["name"].default: method.uses_labels for method in METHODS}
+    asked = chosen_method(request, LocalizationConfig, by_name, counts)
+    why = "as asked (--method)" if asked else "two stages: boxes of attention maps, then consistency of the sure ones"
+    method, each = asked or "lchp", rules.steps(counts.labeled, machine)
+    steps = each if method == "cam" else 2 * each
+    settings = [
+        Setting("run.dir", request.run_dir),
+        *data_settings(request, counts),
+        *views(sides[1], machine),
+        Setting("model.classifier_backbone", "efficientnet_lite0", "comes with ImageNet weights"),
+        Setting("model.localizer_backbone", "efficientnet_lite0", "a network of its own"),
+        *method_settings(method, why, counts, each, machine),
+        *optimiser(counts, steps, machine),
+        *cluster_settings(machine),
+        *rhythm(each, machine),
+    ]
+    present = table.images.images_per_class()
+    notes = (
+        f"{len(table):,} images of {len(names)} classes ({present.min():,} to {present.max():,} of each); sides "
+        f"{sides[0]} to {sides[2]} pixels; their boxes, if there are any, are not trained on",
+        *without_boxes(request, counts, tables["labeled"]),
+        *without_val(request, counts),
+    )
+    return Recipe(tuple(settings), notes)
+
+
+def sides_of(request: Request, table: LocatedTable) -> tuple[int, int, int]:
+    """Return the smallest, median and largest side (pixels). Raises DataError where no image can be decoded."""
+    path = str(request.sets["labeled"]["path"])
+    if path == "shapes":  # generated again when they are trained on; those that were read are gone
+        shapes = resolve_section(LocatedSetConfig, request.sets["labeled"], where=path).shapes or ShapesConfig()
+        low, high = sorted((shapes.height, shapes.width))
+        return low, (low + high) // 2, high
+    look = look_at(table.images)
+    if look is None:
+        raise DataError(f"{path}: no image could be decoded; `raydet check-data {path}` says why")
+    return look.sides
+
+
+def without_boxes(request: Request, counts: Counts, table: LocatedTable) -> list[str]:
+    """Return a note where images are withheld for evaluation and none of them has a box."""
+    if counts.val_count is None or len(table.boxes):
+        return []
+    return ["NO BOX IS MEASURED: no image has one, so that only classes can be. A set with boxes: data.val"]
+
+
+def views(side: int, machine: Machine) -> Settings:
+    """Return the size of views."""
+    size, why = rules.view_size(side, machine)
+    threads = min(8, max(2, machine.cpus // max(1, machine.gpus)))
+    return [
+        Setting("data.views.resize", rules.resize(size), "the published ratio, 512 to 448"),
+        Setting("data.views.size", size, why),
+        Setting("data.views.horizontal_flip", 0.5, "0.0 where left and right differ, as in digits and text"),
+        Setting("data.views.test_view", "whole", "objects at the border are measured too; the paper cuts: center"),
+        Setting("data.loader_threads", threads, f"{machine.cpus} cores"),
+    ]
+
+
+def method_settings(name: str, why: str, counts: Counts, each: int, machine: Machine) -> Settings:
+    """Return the method's own settings; `each` stage has so many steps."""
+    epoch = -(-counts.labeled // rules.batch(counts.labeled, machine))
+    settings = [Setting("method.name", name, why)]
+    if name != "cam":
+        stage = "first stage: classifier and localizer" if name == "lchp" else "first stage: the classifier"
+        settings.append(Setting("method.burn_in_steps", each, f"{stage}; as many steps follow"))
+    settings.append(Setting("method.classifier_decay_steps", epoch, "an epoch: its rate falls by a tenth after each"))
+    if name != "lchp":
+        about = "the published 0.2; where boxes are too large, raise it"
+        rest = [Setting("method.localizer_lr", 2e-3, "as the classifier's first")] if name == "psol" else []
+        return [*settings, Setting("method.cam_threshold", 0.2, about), *rest]
+    shown = "boxes too large: raise it; parts of objects: lower it (see the report); the paper has 0.7 on CUB"
+    return [
+        *settings,
+        Setting("method.attention_threshold", 0.5, shown),
+        Setting("method.crop_confidence_threshold", 0.9, "the paper's; where hardly a box is kept, lower it"),
+        Setting("method.refine_lr", 2e-3, "second stage; the paper has 2e-4 on ImageNet"),
+    ]
+
+
+def optimiser(counts: Counts, steps: int, machine: Machine) -> Settings:
+    """Return batches, rates and lengths."""
+    batch = rules.batch(counts.labeled, machine)
+    looks = steps * batch / counts.labeled
+    return [
+        Setting("optim.lr", 2e-3, "the paper's, for SGD; where the loss turns NaN, a third of it"),
+        Setting("optim.labeled_batch", batch, f"of {counts.labeled:,}"),
+        Setting(
+            "optim.steps",
+            steps,
+            f"all stages: every image is seen {looks:.0f} times. More images: as their square root",
+        ),
+        Setting("optim.precision", "auto", f"{machine.precision} here"),
+    ]
+
+
+def rhythm(each: int, machine: Machine) -> Settings:
+    """Return when to look, save and log: the end of a stage is always evaluated."""
+    every = interval(2 * each)
+    return [
+        Setting("checkpoint.every", every, "what a crash can cost at most"),
+        Setting("eval.every", every, "ten times in the run"),
+        *([Setting("eval.max_images", 1000, "more cost a CPU minutes each time")] if machine.is_cpu else []),
+        Setting("log.every", max(1, min(20, every // 2))),
+    ]

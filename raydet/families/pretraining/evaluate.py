@@ -1,0 +1,181 @@
+"""What a pre-trained network is worth before anybody fine-tunes it, on held-out images.
+
+Region proposals against true boxes, whatever their class: recall among the best 10, 100 and 1000, and average recall
+(AR, the mean over IoUs of 0.5 to 0.95) among the best 100. And how alike boxes are in three views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torchvision.ops import box_iou
+
+from raydet.data.boxes.index import DatasetIndex
+from raydet.errors import DataError
+from raydet.families.pretraining.assemble import assemble
+from raydet.families.pretraining.loader import StepViews, views_of
+from raydet.families.pretraining.method import PretrainingMethod
+from raydet.families.pretraining.model import PretrainingModel, normalised
+from raydet.families.pretraining.proposals import ImageProposals, proposals_of
+from raydet.families.pretraining.similarity import spread
+from raydet.families.pretraining.views import plain_view
+from raydet.group import Group
+from raydet.randomness import stream
+from raydet.text import percent
+from raydet.vision.mode import evaluating
+from raydet.vision.rpn import proposals
+
+IMAGES_PER_FORWARD = 32
+BUDGETS = (10, 100, 1000)
+AR_IOUS = np.linspace(0.5, 0.95, 10)
+PRE_NMS = 1000  # anchors per level
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Counts:
+    """One rank's share of an evaluation; adds up."""
+
+    best: NDArray[np.float32]  # [G, 3] of each true box the largest IoU among the 10, 100, 1000 best proposals
+    images: int
+    similarity: float = 0.0  # summed over `compared` images
+    compared: int = 0
+    moments: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PretrainingResult:
+    """The figures of one evaluation; shares in [0, 1], None where they cannot be had."""
+
+    images: int
+    boxes: int
+    recall_10: float | None
+    recall_100: float | None
+    recall_1000: float | None
+    ar_100: float | None
+    similarity: float | None
+    projection_spread: float | None
+
+    @property
+    def score(self) -> float | None:
+        """Return the recall at 100."""
+        return self.recall_100
+
+    def as_json(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    def as_text(self) -> str:
+        """Return a table for people."""
+        rows = [
+            ("recall at 10, 100, 1000", *(percent(x) for x in (self.recall_10, self.recall_100, self.recall_1000))),
+            ("AR at 100", percent(self.ar_100)),
+            ("similarity of views", "–" if self.similarity is None else f"{self.similarity:.3f}"),
+            ("spread of projections", "–" if self.projection_spread is None else f"{self.projection_spread:.3f}"),
+        ]
+        lines = [f"{self.images:,} images, {self.boxes:,} true boxes", *(f"{a:28} {'  '.join(b)}" for a, *b in rows)]
+        return "\n".join(lines)
+
+
+def recalls(best: NDArray[np.float32], iou: float) -> dict[str, float | None]:
+    """Return recall at each budget, and AR at 100, from the best IoU `[G, 3]` of each true box."""
+    if not len(best):
+        return {**{f"recall_{budget}": None for budget in BUDGETS}, "ar_100": None}
+    found = {f"recall_{budget}": float((best[:, i] >= iou).mean()) for i, budget in enumerate(BUDGETS)}
+    return {**found, "ar_100": float((best[:, 1, None] >= AR_IOUS).mean())}
+
+
+def best_ious(proposed: Tensor, truth: Tensor) -> Tensor:
+    """Return of each true box `[G, 4]` the largest IoU among the 10, 100, 1000 best of `proposed` `[P, 4]`, best first:
+    `[G, 3]`."""
+    ious = box_iou(truth, proposed)
+    if not ious.shape[1]:
+        return torch.zeros(len(truth), len(BUDGETS))
+    return torch.stack([ious[:, :budget].amax(dim=1) for budget in BUDGETS], dim=1)
+
+
+def known_proposals(index: DatasetIndex, where: str) -> ImageProposals | None:
+    """Return the proposals of held-out images; None where the file has not those of all of them."""
+    try:
+        return proposals_of(index, where)
+    except DataError:
+        return None
+
+
+def count_rows(
+    method: PretrainingMethod, model: PretrainingModel, index: DatasetIndex, rows: range, device: torch.device
+) -> Counts:
+    """Judge the images at `rows`."""
+    boxes = known_proposals(index, method.run.data.proposals)
+    best = [np.zeros((0, len(BUDGETS)), np.float32)]
+    similarity, compared, moments = 0.0, 0, None
+    for start in range(0, len(rows), IMAGES_PER_FORWARD):
+        own = rows[start : start + IMAGES_PER_FORWARD]
+        with evaluating(model):
+            if model.rpn is not None:
+                best.append(_found(method, model, index, own, device))
+            if boxes is not None:
+                alike, sums = _alike(method, model, index, boxes, own)
+                similarity, compared = similarity + alike, compared + len(own)
+                moments = sums if moments is None else moments + sums
+    return Counts(np.concatenate(best), len(rows), similarity, compared, moments)
+
+
+def evaluate_sharded(
+    method: PretrainingMethod,
+    model: PretrainingModel,
+    index: DatasetIndex,
+    group: Group,
+    *,
+    max_images: int | None = None,
+) -> PretrainingResult | None:
+    """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
+    number = len(index) if max_images is None else min(max_images, len(index))
+    parts: list[Counts] = group.all_gather(count_rows(method, model, index, group.every(number), group.device))
+    if not group.is_lead:
+        return None
+    best = np.concatenate([part.best for part in parts])
+    compared = sum(part.compared for part in parts)
+    moments = [part.moments for part in parts if part.moments is not None]
+    return PretrainingResult(
+        images=sum(part.images for part in parts),
+        boxes=len(best),
+        **recalls(best, method.run.eval.recall_iou),
+        similarity=sum(part.similarity for part in parts) / compared if compared else None,
+        projection_spread=spread(torch.from_numpy(sum(moments[1:], moments[0]))) if moments else None,
+    )
+
+
+def _found(
+    method: PretrainingMethod, model: PretrainingModel, index: DatasetIndex, rows: range, device: torch.device
+) -> NDArray[np.float32]:
+    """Return the best IoUs `[G, 3]` of the true boxes of some images, each seen whole."""
+    size = method.run.data.views.size
+    seen = [plain_view(index.pixels_at(row), size) for row in rows]
+    scores = model.score_anchors(model.features(normalised(torch.stack([pixels for pixels, _ in seen]), device)))
+    every = proposals(
+        scores, [(size, size)] * len(rows), pre_nms=PRE_NMS, post_nms=max(BUDGETS), nms_iou=method.run.model.rpn_nms
+    )
+    found = []
+    for row, (_, view), proposed in zip(rows, seen, every, strict=True):
+        truth = index.truth_at(row)
+        boxes = view.to_view(torch.from_numpy(truth.boxes[~truth.crowd].astype(np.float32)))
+        found.append(best_ious(proposed.cpu(), boxes).numpy())
+    return np.concatenate(found)
+
+
+def _alike(
+    method: PretrainingMethod, model: PretrainingModel, index: DatasetIndex, boxes: ImageProposals, rows: range
+) -> tuple[float, NDArray[np.float32]]:
+    """Return the similarity, summed over images, and the moments of their projections; always the same views."""
+    run, number = method.run, method.settings.num_boxes
+    ids = [index.id_at(row) for row in rows]
+    rngs = [stream(run.seed, "held out", image_id) for image_id in ids]
+    images = [views_of(index, boxes, run, number, row, rng) for row, rng in zip(rows, rngs, strict=True)]
+    batch, _ = assemble(0, StepViews(ids, tuple(range(len(ids))), images))
+    _, figures, moments = method.compare(model, batch, method.show(model, batch, (0, 1, 2)))
+    return float(figures["similarity"].sum()), moments.float().cpu().numpy()

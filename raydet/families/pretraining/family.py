@@ -1,0 +1,94 @@
+"""Pre-training, as the engine sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import ClassVar, NoReturn
+
+from raydet.contract import Exported, Family
+from raydet.data.boxes.index import DatasetIndex
+from raydet.data.check import CheckReport
+from raydet.data.problems import ProblemLog
+from raydet.errors import DataError
+from raydet.families.pretraining.config import PretrainingConfig, PretrainingSection
+from raydet.families.pretraining.data import PROPOSED, PreparedProposals, note_proposals
+from raydet.families.pretraining.evaluate import PretrainingResult, evaluate_sharded
+from raydet.families.pretraining.method import PretrainingMethod
+from raydet.families.pretraining.model import PretrainingModel
+from raydet.families.pretraining.proposals import content_of, proposals_of
+from raydet.families.pretraining.run import PretrainingRun
+from raydet.group import Group
+from raydet.report.page import Made
+
+
+class Pretraining(Family[PretrainingConfig]):
+    """A detector's parts, from images without labels."""
+
+    name: ClassVar[str] = "pretraining"
+    images = PROPOSED
+
+    def check(self, config: PretrainingConfig, data: PreparedProposals) -> None:
+        """Raise DataError unless there are proposals of all images, of the images' sizes, and those that a run which
+        goes on began with."""
+        proposals_of(data.labeled, config.data.proposals)
+        note_proposals(data.folder, content_of(config.data.proposals))
+
+    def check_data(self, config: PretrainingConfig, *, decode_images: bool) -> CheckReport:
+        """List all problems of the images, and what is wrong with their proposals."""
+        report = super().check_data(config, decode_images=decode_images)
+        if report.num_errors:
+            return report  # what images there are is not known for sure
+        log = ProblemLog()
+        with TemporaryDirectory(prefix="raydet-") as aside:
+            try:
+                proposals_of(self.prepare(config, Path(aside)).labeled, config.data.proposals)
+            except DataError as error:
+                fix = "run raydet proposals on data.images, and name its --out"
+                log.error("proposals", config.data.proposals, "", str(error).removeprefix("data.proposals: "), fix)
+        return replace(report, problems=(*report.problems, *log.problems), counts={**report.counts, **log.counts})
+
+    def describe(self, data: PreparedProposals) -> str:
+        """Count images."""
+        return f"{len(data.labeled):,} images without labels"
+
+    def bind(
+        self, config: PretrainingConfig, data: PreparedProposals, method: PretrainingMethod, group: Group
+    ) -> PretrainingRun:
+        """Return the family at work in one rank of a run."""
+        return PretrainingRun(config, data, method, group)
+
+    def build_annotator(self, config: PretrainingConfig, data_folder: str, device: str) -> NoReturn:
+        """There is none: no method of this family asks for labels."""
+        raise TypeError("methods of pre-training have no label source")
+
+    def evaluate(
+        self,
+        method: PretrainingMethod,
+        model: PretrainingModel,
+        index: DatasetIndex,
+        group: Group,
+        *,
+        max_images: int | None,
+    ) -> PretrainingResult | None:
+        """Return recall of the region proposals and similarity of views."""
+        return evaluate_sharded(method, model, index, group, max_images=max_images)
+
+    def exported(self, config: PretrainingConfig, model: PretrainingModel, class_names: Sequence[str]) -> Exported:
+        """Leave out what no detector has: projector, predictor and target."""
+        assert isinstance(config.method, PretrainingSection)
+        weights = model.exported(config.method.export_branch)
+        left = len(model.state_dict()) - len(weights)
+        remark = f" of the {config.method.export_branch} branch ({left} tensors that no detector has left out)"
+        return Exported(weights, list(class_names), config.data.views.model_dump_json(), remark)
+
+    def report(self, folder: Path, config: PretrainingConfig) -> Made:
+        """Return what a run's report is made from, and its sections' makers."""
+        from raydet.families.pretraining.report import made  # not before it is wanted: it imports matplotlib
+
+        return made(folder, config)
+
+
+FAMILY = Pretraining()

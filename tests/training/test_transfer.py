@@ -1,0 +1,229 @@
+"""`model.init_from`: parts of another run's weights as a detector's start."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torchvision.ops import FrozenBatchNorm2d
+
+from raydet.config.detector import ModelConfig
+from raydet.errors import CheckpointError, ConfigError
+from raydet.families.detection.transfer import part_of, read_source, start
+from raydet.metrics import read_metrics
+from raydet.train.launch import launch
+from raydet.train.rundir import RunFolder
+from raydet.train.saved import export, load_saved
+from raydet.vision.detector import Detector
+from tests.helpers import TINY, tiny_config, tiny_views
+
+SUPERVISED = {"name": "supervised", "burn_in_steps": 2}
+
+
+@pytest.fixture(scope="module")
+def detector_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A detector of two steps; six classes."""
+    folder = tmp_path_factory.mktemp("transfer") / "origin"
+    launch(tiny_config(folder, optim__steps=3, method={"name": "supervised", "burn_in_steps": 1, "ema_keep_rate": 0.5}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def soco_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SoCo's network after two steps: no region proposals."""
+    folder = tmp_path_factory.mktemp("transfer") / "soco"
+    launch(tiny_views(folder, optim__steps=2, method={"name": "soco"}))
+    return folder
+
+
+def model_like(config, **changes) -> ModelConfig:
+    """The detector that fits a pre-training run."""
+    same = (
+        "backbone",
+        "small_channels",
+        "fpn_channels",
+        "fpn_norm",
+        "box_head",
+        "box_head_dim",
+        "anchor_sizes",
+        "roi_pool_size",
+    )
+    return ModelConfig(**{key: getattr(config.model, key) for key in same}, **changes)
+
+
+def fresh(config: ModelConfig, classes: int = 4) -> Detector:
+    torch.manual_seed(5)
+    return Detector(config, classes)
+
+
+def taken(model: Detector, before: Detector) -> set[str | None]:
+    """The parts whose weights are others than those of a fresh model."""
+    own = before.state_dict()
+    return {part_of(name) for name, value in model.state_dict().items() if not torch.equal(value, own[name])}
+
+
+def test_a_detector_of_other_classes_starts_from_all_but_the_predictors(detector_run: Path):
+    config = ModelConfig(**TINY["model"], init_from=str(detector_run))
+    model = fresh(config)
+    lines = start(model, config)
+    theirs = load_saved(detector_run).model.state_dict()
+    for name, value in model.state_dict().items():
+        if part_of(name) is not None:
+            assert torch.equal(value, theirs[name]), name
+    assert taken(model, fresh(config)) == {"backbone", "fpn", "rpn", "box_head"}
+    assert lines[0].startswith("model.init_from: teacher of supervised at step 3, ")
+    assert lines[1:5] == [
+        # stem 1 + 2, four blocks of 2 * (1 + 2) + (1 + 2) = 9: 39; the pyramid has 3 levels of 2 * 2
+        "  backbone: 39 tensors taken",
+        "  fpn: 12 tensors taken",
+        "  rpn: 6 tensors taken",
+        "  box_head: 4 tensors taken",
+    ]
+    assert lines[5:] == [
+        "  fresh: roi_heads.box_predictor (4 tensors)",
+        "  not used: roi_heads.box_predictor (4 tensors)",
+    ]
+
+
+def test_parts_and_role_can_be_chosen(detector_run: Path):
+    config = ModelConfig(**TINY["model"], init_from=str(detector_run), init_role="student", init_parts=["rpn"])
+    model = fresh(config)
+    lines = start(model, config)
+    assert taken(model, fresh(config)) == {"rpn"}
+    name = "rpn.head.cls_logits.weight"
+    student, teacher = (load_saved(detector_run, role=role).model.state_dict()[name] for role in ("student", "teacher"))
+    assert torch.equal(model.state_dict()[name], student)
+    assert not torch.equal(student, teacher)
+    assert lines[0].startswith("model.init_from: student of ")
+
+
+def test_what_pre_training_lacks_is_fresh_and_said(soco_run: Path):
+    config = model_like(RunFolder(soco_run).load_config(), init_from=str(soco_run))
+    model = fresh(config)
+    lines = start(model, config)
+    assert taken(model, fresh(config)) == {"backbone", "fpn", "box_head"}
+    assert any(line.startswith("  rpn: fresh, there is none in it") for line in lines)
+    assert "predictor (" in lines[-1] and "projector (" in lines[-1] and "target (" in lines[-1]
+    wanted = ModelConfig(**{**config.model_dump(), "init_parts": ["rpn"]})
+    with pytest.raises(CheckpointError, match="its rpn is of another network: .* is missing"):
+        start(fresh(wanted), wanted)
+
+
+def test_an_exported_file_is_as_good_as_the_run(detector_run: Path, tmp_path: Path):
+    file = tmp_path / "origin.safetensors"
+    export(detector_run, file)
+    by_file, by_run = (ModelConfig(**TINY["model"], init_from=str(path)) for path in (file, detector_run))
+    models = [fresh(config) for config in (by_file, by_run)]
+    for model, config in zip(models, (by_file, by_run), strict=True):
+        start(model, config)
+    first, second = (model.state_dict() for model in models)
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_another_architecture_is_refused_part_by_part(detector_run: Path):
+    wider = ModelConfig(**{**TINY["model"], "box_head_dim": 48}, init_from=str(detector_run))
+    with pytest.raises(
+        CheckpointError, match=r"its box_head .* has shape \[32, 784\], this detector's has \[48, 784\]"
+    ):
+        start(fresh(wider), wider)
+    without = ModelConfig(
+        **{**TINY["model"], "box_head_dim": 48}, init_from=str(detector_run), init_parts=["backbone", "fpn", "rpn"]
+    )
+    start(fresh(without), without)
+    anchors = ModelConfig(
+        **{**TINY["model"], "anchor_sizes": [[12, 16], [24, 32], [48, 64]]}, init_from=str(detector_run)
+    )
+    with pytest.raises(CheckpointError, match=r"its rpn .* model.anchor_sizes and model.anchor_ratios"):
+        start(fresh(anchors), anchors)
+
+
+def test_files_that_are_no_weights_are_one_message_each(tmp_path: Path, detector_run: Path):
+    with pytest.raises(CheckpointError, match=r"init_from=.*nowhere.safetensors: no file"):
+        read_source(tmp_path / "nowhere.safetensors", None)
+    pickled = tmp_path / "model.pth"
+    torch.save({"a": torch.ones(1)}, pickled)
+    with pytest.raises(CheckpointError, match="expected a run folder, a checkpoint folder, or a .safetensors file"):
+        read_source(pickled, None)
+    cut = tmp_path / "cut.safetensors"
+    export(detector_run, cut)
+    cut.write_bytes(cut.read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r"init_from=.*cut.safetensors.* is it complete"):
+        read_source(cut, None)
+    with pytest.raises(CheckpointError, match="remove model.init_role=teacher"):
+        read_source(cut, "teacher")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"init_from=.*empty"):
+        read_source(tmp_path / "empty", None)
+    other = tmp_path / "other.safetensors"
+    save_file({"classifier.weight": torch.ones(2)}, other)
+    config = ModelConfig(**TINY["model"], init_from=str(other), init_parts=["backbone"])
+    with pytest.raises(CheckpointError, match="its backbone is of another network"):
+        start(fresh(config), config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"init_parts": ["rpn"]}, "init_parts says how to use init_from, which is not given"),
+        ({"finetune": "predictors"}, "finetune says how to use init_from"),
+        ({"init_from": "a", "init_parts": ["rpn", "rpn"]}, "name every part once"),
+        ({"init_from": "a", "backbone": "resnet50_fpn", "weights": "imagenet"}, "both say where the backbone starts"),
+        ({"init_from": "a", "finetune": "predictors", "init_norms": "trained"}, "remove init_norms=trained"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(changes: dict, said: str):
+    with pytest.raises(ValueError, match=said):
+        ModelConfig(**{**TINY["model"], "anchor_sizes": [], **changes})
+
+
+def test_norms_of_a_backbone_that_is_taken_are_frozen_unless_they_are_to_train():
+    def norms(**changes) -> set[type]:
+        config = ModelConfig(backbone="resnet18_fpn", fpn_channels=16, fpn_norm="batch", **changes)
+        return {type(m) for m in Detector(config, 2).backbone.modules() if "BatchNorm" in type(m).__name__}
+
+    assert norms(init_from="a") == {FrozenBatchNorm2d}
+    assert norms(init_from="a", init_norms="trained") == {torch.nn.BatchNorm2d}
+    assert norms(weights="none") == {torch.nn.BatchNorm2d}
+    # The backbone's own are frozen only where it is taken.
+    assert norms(weights="none", init_from="a", init_parts=["rpn"]) == {torch.nn.BatchNorm2d}
+
+
+def test_predictors_alone_can_be_trained(detector_run: Path, tmp_path: Path):
+    model = {"model__init_from": str(detector_run), "model__finetune": "predictors"}
+    config = tiny_config(tmp_path / "run", optim__steps=3, method=SUPERVISED, **model)
+    launch(config)
+    before, after = load_saved(detector_run).model, load_saved(tmp_path / "run", role="student").model
+    own = before.state_dict()
+    moved = {name for name, value in after.state_dict().items() if not torch.equal(value, own[name])}
+    assert {part_of(name) for name in moved} == {None}
+    assert any("box_predictor.cls_score" in name for name in moved)
+
+
+def test_a_run_says_what_it_took_and_goes_on_with_the_same_bits(
+    detector_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    straight, halved = (
+        tiny_config(tmp_path / name, optim__steps=4, method=SUPERVISED, model__init_from=str(detector_run))
+        for name in ("straight", "halved")
+    )
+    launch(straight)
+    assert "rpn: 6 tensors taken" in capsys.readouterr().out
+    notes = [line["message"] for line in read_metrics(RunFolder(straight.run.dir).metrics) if line["kind"] == "note"]
+    assert "  rpn: 6 tensors taken" in notes
+    run = halved.run.model_copy(update={"stop_at": 2})
+    launch(halved.model_copy(update={"run": run}))
+    launch(halved, resume=True)
+    first, second = (load_saved(Path(each.run.dir), role="student").model.state_dict() for each in (straight, halved))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_a_fork_brings_all_weights_already(detector_run: Path, tmp_path: Path):
+    with pytest.raises(ConfigError, match="keep one of them"):
+        tiny_config(
+            tmp_path / "run",
+            method=SUPERVISED,
+            model__init_from=str(detector_run),
+            run__fork_from=str(detector_run / "checkpoints" / "step_00000001"),
+        )
