@@ -6,9 +6,10 @@ part than this detector is refused: a network that silently starts afresh looks 
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,9 @@ _PREFIXES: dict[Part, str] = {
     "rpn": "rpn.",
     "box_head": "roi_heads.box_head.",
 }
+
+
+STAGES = "roi_heads.stages."  # of a cascade; a number follows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,6 +50,7 @@ def start(model: nn.Module, config: TransferSection) -> list[str]:
         return []
     source = read_source(Path(config.init_from), config.init_role)
     state = {name: value for name, value in model.state_dict().items() if not name.endswith(COUNTER)}
+    source = replace(source, tensors=for_stages(source.tensors, state))
     taken, lines = dict[str, Tensor](), [f"model.init_from: {source.said}"]
     for part in config.init_parts or PARTS:
         wanted = {name: value for name, value in state.items() if part_of(name) == part}
@@ -89,8 +94,21 @@ def read_source(path: Path, role: str | None) -> Source:
     return Source(_counted_out(tensors), Counter(), f"{path} (SHA-256 {short}...)")
 
 
+def for_stages(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return tensors of one box head by the names that a cascade has: every stage starts from the same."""
+    stages = sorted({name.removeprefix(STAGES).split(".")[0] for name in state if name.startswith(STAGES)})
+    if not stages:
+        return tensors
+    found = {name: value for name, value in tensors.items() if not name.startswith(_PREFIXES["box_head"])}
+    for name, value in tensors.items():
+        if name.startswith(_PREFIXES["box_head"]):
+            found |= {f"{STAGES}{stage}.{name.removeprefix('roi_heads.')}": value for stage in stages}
+    return found
+
+
 def part_of(name: str) -> Part | None:
     """Return the part that a tensor of a detector belongs to; None for predictors and what methods add."""
+    name = re.sub(rf"^{STAGES}\d+\.", "roi_heads.", name)
     for part, prefix in _PREFIXES.items():  # the pyramid lies inside the backbone
         if name.startswith(prefix):
             return part
@@ -123,7 +141,8 @@ def _advice(part: Part) -> str:
         "fpn": "Use the same model.fpn_channels, model.fpn_strides and model.fpn_norm",
         "rpn": "Use as many anchors per place: model.anchor_sizes and model.anchor_ratios, and the same "
         "model.fpn_channels",
-        "box_head": "Use the same model.box_head, box_head_dim, roi_pool_size, fpn_channels and fpn_norm",
+        "box_head": "Use the same model.box_head, box_head_dim, roi_pool_size, fpn_channels and fpn_norm, and "
+        "the stages of a cascade for a cascade of as many",
     }[part]
 
 
