@@ -91,6 +91,7 @@ RUNS: dict[str, dict[str, Callable[[Path], RunConfig]]] = {
         "plain": detector(name="supervised"),
         "with a branch": detector(name="supervised", iou_branch={"hidden": 16}),
         "cascade": detector("cascade_rcnn", name="supervised"),
+        "masks": detector("mask_rcnn", name="supervised"),
     },
     "unbiased_teacher": {
         "plain": detector(name="unbiased_teacher", **SURE_ENOUGH),

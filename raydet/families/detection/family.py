@@ -71,7 +71,8 @@ class Detection(Family[DetectionConfig]):
         return proposal_recall(method, model, index, group, max_images=max_images)
 
     def exported(self, config: DetectionConfig, model: Detector, class_names: Sequence[str]) -> Exported:
-        """Leave out what a method adds: what is left is torchvision's `FasterRCNN`, whose class 0 is the background."""
+        """Leave out what a method adds: what is left is torchvision's `FasterRCNN` or `MaskRCNN`, whose class 0 is the
+        background; or a cascade, which torchvision does not have."""
         weights = model.state_dict()
         plain = {name: value for name, value in weights.items() if name.startswith(STANDARD_PARTS)}
         heads = sorted({name.split(".")[0] for name in weights if name not in plain})
