@@ -288,15 +288,3 @@ def test_predictors_alone_are_not_trained_on_random_features(soco_run: Path, det
 def test_anchors_of_other_sizes_are_said(detector_run: Path):
     config = ModelConfig(**{**TINY["model"], "anchor_sizes": [[16], [32], [64]]}, init_from=str(detector_run))
     assert "    their anchors have sizes 12, 24, 48, here 16, 32, 64" in start(fresh(config), config)
-
-
-def test_every_stage_of_a_cascade_starts_from_the_one_box_head(detector_run: Path):
-    config = ModelConfig(**TINY["model"], detector="cascade_rcnn", init_from=str(detector_run))
-    model = fresh(config)
-    lines = start(model, config)
-    theirs = load_saved(detector_run).model.state_dict()
-    for head in model.heads:
-        assert torch.equal(head.box_head.fc6.weight, theirs["roi_heads.box_head.fc6.weight"])
-    assert "  box_head: 12 tensors taken" in lines  # three heads of two layers with weight and bias
-    assert lines[-2] == "  fresh: roi_heads.stages (12 tensors)"  # their predictors
-    assert lines[-1] == "  not used: roi_heads.box_predictor (4 tensors)"

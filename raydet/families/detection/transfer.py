@@ -170,7 +170,8 @@ def _advice(part: Part) -> str:
         "fpn": "Use the same model.fpn_channels, model.fpn_strides and model.fpn_norm",
         "rpn": "Use as many anchors per place: model.anchor_sizes and model.anchor_ratios, and the same "
         "model.fpn_channels",
-        "box_head": "Use the same model.box_head, box_head_dim, roi_pool_size, fpn_channels and fpn_norm",
+        "box_head": "Use the same model.box_head, box_head_dim, roi_pool_size, fpn_channels and fpn_norm, and the "
+        "stages of a cascade for a cascade of as many",
     }[part]
 
 
