@@ -52,6 +52,23 @@ class PseudoBoxes:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Masks:
+    """Which pixels of a view each of N objects covers, a bit a pixel; see `raydet.vision.masks`."""
+
+    bits: Tensor  # [N, ceil(height * width / 8)] uint8: the rows of the view one behind the other, highest bit first
+    known: Tensor  # [N] bool: whether anybody has drawn it
+    height: int  # of the view, pixels
+    width: int
+
+    def __len__(self) -> int:
+        return int(self.bits.shape[0])
+
+    def where(self, mask: Tensor) -> Masks:
+        """Keep the rows of a boolean mask `[N]`, or the rows of an index tensor in its order."""
+        return replace(self, bits=self.bits[mask], known=self.known[mask])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Candidates:
     """A detector's class-wise boxes for one image, before or after NMS, in the pixels of the view it was given."""
 
@@ -60,15 +77,19 @@ class Candidates:
     scores: Tensor  # [N] float32, softmax probability of `classes`, descending
     quality: Tensor  # [N] float32, see `Detector.candidates`
     complete_above: float
+    masks: Tensor | None = None  # [N, M, M] float32: how probably the object covers each cell of its box
 
     def __len__(self) -> int:
         return int(self.boxes.shape[0])
 
     def where(self, mask: Tensor) -> Candidates:
         """Keep the rows of a boolean mask `[N]`, or the rows of an index tensor in its order."""
-        return Candidates(
-            self.boxes[mask], self.classes[mask], self.scores[mask], self.quality[mask], self.complete_above
-        )
+        rows = (self.boxes[mask], self.classes[mask], self.scores[mask], self.quality[mask])
+        return Candidates(*rows, self.complete_above, None if self.masks is None else self.masks[mask])
+
+    def with_masks(self, masks: Tensor) -> Candidates:
+        """Return them with masks `[N, M, M]`."""
+        return replace(self, masks=masks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,10 +101,12 @@ class Target:
     scores: Tensor  # [N] float32 in [0, 1], how sure the label is of `classes`; ground truth: 1
     quality: Tensor  # [N] float32, how well the box is placed, as the method defines it; ground truth: 1
     verified: Tensor | None = None  # [C] int64: classes that are nowhere without a box; None: all, as is usual
+    masks: Masks | None = None  # of N objects; None: masks were not asked for
 
     def __post_init__(self) -> None:
         """Raise ValueError where the columns differ in length: a loss would weigh one box by another's score."""
         columns = {"boxes": self.boxes, "classes": self.classes, "scores": self.scores, "quality": self.quality}
+        columns |= {} if self.masks is None else {"masks": self.masks.bits}
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
             raise ValueError(f"target with columns of different lengths: {lengths}")
@@ -105,7 +128,8 @@ class Target:
     def where(self, mask: Tensor) -> Target:
         """Keep the rows of a boolean mask `[N]`, or the rows of an index tensor in its order."""
         columns = (self.boxes[mask], self.classes[mask], self.scores[mask], self.quality[mask])
-        return Target(*columns, verified=self.verified)
+        masks = None if self.masks is None else self.masks.where(mask)
+        return Target(*columns, verified=self.verified, masks=masks)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -148,6 +148,8 @@ class DataConfig(LabeledDataSection[DatasetConfig]):
     """Rare classes, made on purpose."""
     federated: bool = True
     """Where a data set says which classes were looked for in an image (LVIS), background counts against those alone."""
+    masks: bool = False
+    """Read the masks of the labelled, val and test images' objects; `model.detector: mask_rcnn` sets it."""
     on_bad_box: Literal["error", "drop", "clip"] = "error"
     """What to do with boxes that are degenerate or leave their image: stop, drop them, or clip what can be clipped."""
     views: ViewsConfig = ViewsConfig()

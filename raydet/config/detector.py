@@ -27,15 +27,16 @@ from raydet.config.base import (
 from raydet.config.paths import PathText
 from raydet.config.transfer import TransferSection
 
-DetectorName = Literal["faster_rcnn", "cascade_rcnn"]
+DetectorName = Literal["faster_rcnn", "mask_rcnn", "cascade_rcnn"]
 
 
 class ModelConfig(TransferSection):
     """Faster R-CNN with FPN, and what was built on it."""
 
     detector: DetectorName = "faster_rcnn"
-    """`faster_rcnn`, or `cascade_rcnn` (Cai and Vasconcelos, CVPR 2018: several box heads, each on the boxes of the one
-    before). Which of them a method allows: docs/detectors.md."""
+    """`faster_rcnn`, `mask_rcnn` (He et al., ICCV 2017: masks too, learned from labelled images that have them), or
+    `cascade_rcnn` (Cai and Vasconcelos, CVPR 2018: several box heads, each on the boxes of the one before). Which of
+    them a method allows: docs/detectors.md."""
     backbone: str = EFFICIENTNET
     """`efficientnet_lite0_fpn` (comes with ImageNet weights), `resnet18_fpn`, `resnet50_fpn`, `resnet101_fpn`
     (torchvision's), `timm/NAME` (a network of timm that gives a pyramid; wants the extra `timm`), or `small_gn` (group
@@ -96,6 +97,12 @@ class ModelConfig(TransferSection):
     Stage k encodes boxes with k times the weights (10, 10, 5, 5)."""
     cascade_loss_weights: tuple[Weight, ...] = (1.0, 1.0, 1.0)
     """`cascade_rcnn`: weight of each stage's losses; the paper's equation has none, mmdetection [1, 0.5, 0.25]."""
+    mask_pool_size: PositiveInt = 14
+    """`mask_rcnn`: RoIAlign's output side for the mask head; a mask has twice that side."""
+    mask_head_convs: PositiveInt = 4
+    """`mask_rcnn`: convolutions of the mask head."""
+    mask_head_channels: PositiveInt = 256
+    """`mask_rcnn`: their channels."""
     roi_pool_size: PositiveInt = 7
     """RoIAlign's output side."""
     roi_align_aligned: bool = True
@@ -161,15 +168,21 @@ class ModelConfig(TransferSection):
     def _numbers_fit(self) -> Self:
         if len(self.small_channels) != 5:
             raise ValueError("small_channels wants five numbers: the stem and four stages")
-        self._check_cascade()
+        self._check_heads()
         if self.rpn_bg_iou > self.rpn_fg_iou:
             raise ValueError(f"rpn_bg_iou {self.rpn_bg_iou} must not exceed rpn_fg_iou {self.rpn_fg_iou}")
         return self
 
-    def _check_cascade(self) -> None:
-        """Raise ValueError for settings of the stages that do not fit each other, or the detector."""
+    def _check_heads(self) -> None:
+        """Raise ValueError for settings of the heads that do not fit each other, or the detector."""
         fields = type(self).model_fields
         of_others = ("roi_fg_iou",) if self.detector == "cascade_rcnn" else ("cascade_ious", "cascade_loss_weights")
+        of_masks = ("mask_pool_size", "mask_head_convs", "mask_head_channels")
+        for key in of_masks if self.detector != "mask_rcnn" else ():
+            if getattr(self, key) != fields[key].default:
+                raise ValueError(
+                    f"{key} does nothing with detector={self.detector}: remove it, or set detector: mask_rcnn"
+                )
         for key in of_others:
             if getattr(self, key) != fields[key].default:
                 instead = "set cascade_ious" if key == "roi_fg_iou" else "remove it, or set detector: cascade_rcnn"

@@ -152,6 +152,8 @@ class RunConfig(Section):
     """What comes out of a run, in a word."""
     figures: ClassVar[tuple[str, ...]]
     """Figures of an evaluation, shares in [0, 1] or None: the first one decides, the first three are the headline."""
+    told_besides: ClassVar[tuple[str, ...]] = ()
+    """Those of them that belong to the headline where there are such."""
 
     run: RunSection
     seed: int = 0
@@ -196,8 +198,13 @@ class RunConfig(Section):
         """Return what cannot be meant, each with the keys and what to change."""
         return [*_contradictions(self), *self.method.contradictions(self)]
 
+    def complete(self) -> None:
+        """Set what was left out of a section and follows from another, so that the resolved configuration holds it."""
+        return
+
     @model_validator(mode="after")
     def _no_contradictions(self) -> RunConfig:
+        self.complete()
         for problem in self.contradictions():
             raise ValueError(problem)
         return self

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -35,13 +35,19 @@ class IndexKind:
     key: str  # of its description in the file's metadata
     format: int
     columns: Mapping[str, Any]  # name -> Arrow type, no nulls; the first is "id"
+    extra: Mapping[str, Any] = field(default_factory=dict)  # columns that come last, all of them or none
     missing: str = "prepare the data first"
     remedy: str = "delete it and prepare the data again"
 
     @property
     def schema(self) -> Any:
-        """Return the columns and those of the lookup."""
+        """Return the columns and those of the lookup, without the extra ones."""
         return pa.schema([*self.columns.items(), *_LOOKUP.items()])
+
+    @property
+    def full_schema(self) -> Any:
+        """Return all columns and those of the lookup."""
+        return pa.schema([*self.columns.items(), *self.extra.items(), *_LOOKUP.items()])
 
 
 class MappedIndex:
@@ -150,12 +156,14 @@ def _stand_ins(path: Path, count: int) -> NDArray[np.int64] | None:
 def write_index_file(path: Path, kind: IndexKind, columns: Sequence[Any], about: Mapping[str, Any]) -> None:
     """Write an index file: aside first, then renamed, so that no reader ever sees half of it.
 
-    `columns`: Arrow arrays in the order of `kind.columns`; `about`: plain values, `class_names` among them.
+    `columns`: Arrow arrays in the order of `kind.columns`, the extra ones behind them or not; `about`: plain values,
+    `class_names` among them.
     """
     hashes = np.array([_hash(image_id) for image_id in columns[0].to_pylist()], dtype=np.uint64)
     order = np.argsort(hashes, kind="stable")
     lookup = [pa.array(hashes[order]), pa.array(order.astype(np.int64))]
-    batch = pa.RecordBatch.from_arrays([*columns, *lookup], schema=kind.schema)
+    schema = kind.schema if len(columns) == len(kind.columns) else kind.full_schema
+    batch = pa.RecordBatch.from_arrays([*columns, *lookup], schema=schema)
     text = json.dumps({"format": kind.format, **about})
     batch = batch.replace_schema_metadata({kind.key: text, "digest": _digest(text.encode(), _content(batch))})
     with replacing(path) as stream, pa.ipc.new_file(stream, batch.schema) as writer:
@@ -211,7 +219,8 @@ def _read(file: Path, kind: IndexKind) -> tuple[Any, dict[str, Any], str]:
         reason = (str(error).splitlines() or ["unreadable"])[0]
         raise DataError(f"{file}: damaged or not an {kind.name} ({reason}); {remedy}") from None
     batch = batches[0] if len(batches) == 1 else None
-    if batch is None or not batch.schema.equals(kind.schema) or kind.key.encode() not in (batch.schema.metadata or {}):
+    known = batch is not None and any(batch.schema.equals(schema) for schema in (kind.schema, kind.full_schema))
+    if batch is None or not known or kind.key.encode() not in (batch.schema.metadata or {}):
         raise DataError(f"{file}: not a raydet {kind.name}; {remedy}")
     metadata = batch.schema.metadata
     text = metadata[kind.key.encode()]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from raydet.files import replacing
 from raydet.image_jobs.shards import read_shard
@@ -24,12 +24,14 @@ class Exported:
     skipped: int = 0
 
 
-def export_coco(shards: Sequence[Path], file: Path, class_names: Sequence[str], *, above: float) -> Exported:
+def export_coco(
+    shards: Sequence[Path], file: Path, class_names: Sequence[str], *, above: float, masks: bool = False
+) -> Exported:
     """Write the boxes whose score exceeds `above` as a COCO instance file; returns the counts.
 
     Image ids are places in the listing counted from 1, category ids are class numbers + 1, so that the order of the
-    classes stays. Images without such boxes are listed without annotations; skipped images are left out. Raises
-    DataError where a shard is damaged.
+    classes stays. Images without such boxes are listed without annotations; skipped images are left out. `masks`: the
+    shards have them; they become compressed RLEs. Raises DataError where a shard is damaged.
     """
     counts = Exported()
     categories = [{"id": number, "name": name} for number, name in enumerate(class_names, start=1)]
@@ -38,7 +40,7 @@ def export_coco(shards: Sequence[Path], file: Path, class_names: Sequence[str], 
         stream.write(json.dumps(categories).encode() + b',\n"images": [')
         _write_all(stream, _images(shards, counts))
         stream.write(b'],\n"annotations": [')
-        _write_all(stream, _annotations(shards, counts, above))
+        _write_all(stream, _annotations(shards, counts, above, masks))
         stream.write(b"]}\n")
     counts.empty += counts.images
     return counts
@@ -56,17 +58,18 @@ def _images(shards: Sequence[Path], counts: Exported) -> Iterator[dict[str, obje
                 counts.skipped += 1
 
 
-def _annotations(shards: Sequence[Path], counts: Exported, above: float) -> Iterator[dict[str, object]]:
+def _annotations(shards: Sequence[Path], counts: Exported, above: float, masks: bool) -> Iterator[dict[str, object]]:
     image = 0
+    columns = ("boxes", "classes", "scores", "width", "height", "masks") if masks else ("boxes", "classes", "scores")
     for shard in shards:
-        for row in read_shard(shard, ("boxes", "classes", "scores")).to_pylist():
+        for row in read_shard(shard, columns).to_pylist():
             image += 1
             before = counts.boxes
             for number, score in enumerate(row["scores"] or ()):
                 box = _xywh(row["boxes"][4 * number : 4 * number + 4])
                 if score > above and min(box[2:]) > 0:
                     counts.boxes += 1
-                    yield {
+                    one = {
                         "id": counts.boxes,
                         "image_id": image,
                         "category_id": row["classes"][number] + 1,
@@ -75,7 +78,16 @@ def _annotations(shards: Sequence[Path], counts: Exported, above: float) -> Iter
                         "iscrowd": 0,
                         "score": round(score, 6),
                     }
+                    yield one | _mask(row, number) if masks else one
             counts.empty -= counts.boxes > before
+
+
+def _mask(row: dict[str, Any], number: int) -> dict[str, object]:
+    from pycocotools import mask as coco
+
+    rle = {"size": [row["height"], row["width"]], "counts": row["masks"][number]}
+    text = {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
+    return {"segmentation": text, "area": int(coco.area(rle))}
 
 
 def _xywh(corners: Sequence[float]) -> list[float]:

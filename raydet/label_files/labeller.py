@@ -27,6 +27,10 @@ SCHEMA = pa.schema(
 )
 
 
+MASKS = pa.field("masks", pa.list_(pa.binary()))
+"""One more column, where the model makes masks: of box after box, COCO's compressed RLE of the original image."""
+
+
 class FileModel(Protocol):
     """What a family says of images that belong to no run; small but for the model; travels to actors."""
 
@@ -37,6 +41,10 @@ class FileModel(Protocol):
     @property
     def threshold(self) -> float | None:
         """Return the class confidence that its method trains with; None: it has none."""
+
+    @property
+    def has_masks(self) -> bool:
+        """Return whether its rows have masks."""
 
     @property
     def gray16_range(self) -> tuple[int, int]:
@@ -64,7 +72,7 @@ class Labelling:
     @property
     def schema(self) -> pa.Schema:
         """Return the columns of a row."""
-        return SCHEMA
+        return SCHEMA.append(MASKS) if self.of.has_masks else SCHEMA
 
     def begin(self) -> Labeller:
         """Bring the model to its device."""

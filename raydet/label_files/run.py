@@ -66,7 +66,7 @@ def label(options: LabelOptions) -> Exported:
             print("note: there is a GPU here that will not be used; --gpus-per-actor 1 uses it")
         piece = math.ceil(PIECE_IMAGES / options.batch) * options.batch
         job.work_off(Labelling(model, device, options.precision, options.batch), piece)
-        return _export(job, saved, above)
+        return _export(job, saved, above, masks=model.has_masks)
 
 
 def called(saved: SavedModel) -> str:
@@ -106,9 +106,9 @@ def _check(options: LabelOptions) -> None:
     check_options(options)
 
 
-def _export(job: Begun, saved: SavedModel, above: float) -> Exported:
+def _export(job: Begun, saved: SavedModel, above: float, *, masks: bool) -> Exported:
     skipped, folder = job.export_skipped(), job.folder
-    found = export_coco(job.shards(), folder / "coco.json", saved.class_names, above=above)
+    found = export_coco(job.shards(), folder / "coco.json", saved.class_names, above=above, masks=masks)
     print(
         f"{found.images:,} images labelled, {found.boxes:,} boxes with a score above {above:g} ({found.empty:,} images "
         f"without one), {found.skipped:,} images skipped{f' (see {folder}/skipped.csv)' if skipped else ''}\n"

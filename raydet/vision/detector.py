@@ -1,9 +1,9 @@
-"""Faster or Cascade R-CNN with its stages opened, and candidates before NMS. Training puts the stages together in
+"""Faster, Mask or Cascade R-CNN with its stages opened, and candidates before NMS. Training puts the stages together in
 `families/detection/passes.py`; a method may add heads in a subclass.
 
 The standard parts carry torchvision's parameter names (`backbone.*`, `rpn.*`, `roi_heads.*`), so that their weights
-load into a plain torchvision `FasterRCNN`. Outside, classes are 0-based without background; inside, class 0 is
-background.
+load into a plain torchvision `FasterRCNN` or `MaskRCNN`. Outside, classes are 0-based without background; inside,
+class 0 is background.
 
 Deviations from torchvision: those of `config/detector.py`, which can be switched, and always: the objectness loss is to
 be divided by `rpn_batch` where torchvision divides by the anchors it found; predictor and box head start from
@@ -25,6 +25,7 @@ from raydet.records import Candidates
 from raydet.vision.backbones import build_backbone
 from raydet.vision.cascade import CascadeHeads, refined
 from raydet.vision.images import ImageBatch
+from raydet.vision.mask_head import MaskHeads
 from raydet.vision.roi import RoiHeads, RoiScores, by_class
 from raydet.vision.rpn import AnchorScores, Rpn, proposals
 
@@ -34,7 +35,7 @@ Proposals = Literal["train", "test"]
 
 
 class Detector(nn.Module):
-    """Faster R-CNN with FPN, or Cascade R-CNN."""
+    """Faster R-CNN with FPN, Mask R-CNN or Cascade R-CNN."""
 
     def __init__(self, config: ModelConfig, num_classes: int) -> None:
         """Build a detector for `num_classes` classes without background.
@@ -46,7 +47,7 @@ class Detector(nn.Module):
         self.num_classes = num_classes
         self.backbone = build_backbone(config)
         self.rpn = Rpn(config)
-        heads = CascadeHeads if config.detector == "cascade_rcnn" else RoiHeads
+        heads = {"faster_rcnn": RoiHeads, "mask_rcnn": MaskHeads, "cascade_rcnn": CascadeHeads}[config.detector]
         self.roi_heads: CascadeHeads | RoiHeads = heads(config, num_classes)
         if config.finetune == "predictors":
             for part in (self.backbone, self.rpn, *(head.box_head for head in self.heads)):

@@ -58,7 +58,7 @@ class View:
 
     def inverted(self, height: int, width: int) -> View:
         """Return the way back to the original, which had `height` x `width` pixels."""
-        return View(_inverse(self.matrix), height, width)
+        return View(inverse(self.matrix), height, width)
 
     def resized(self, height: int, width: int) -> View:
         """Return this view followed by a resize to `height` x `width` pixels."""
@@ -124,7 +124,7 @@ class View:
         if self.is_axis_aligned:
             a, _, tx, _, d, ty = self.matrix
             return _scaled(boxes, 1 / a, -tx / a, 1 / d, -ty / d)
-        return _warped(boxes, _inverse(self.matrix))
+        return _warped(boxes, inverse(self.matrix))
 
     def _followed(self, matrix: Matrix) -> View:
         return self.then(View(matrix, self.height, self.width))
@@ -151,7 +151,7 @@ def warp(pixels: Tensor, view: View, fill: int | tuple[int, int, int] = 0) -> Te
     colour `fill`, 0..255. Nothing is smoothed first: resize an image that is to become much smaller before, and warp
     by the rest of the view. Deterministic on the CPU.
     """
-    a, b, tx, c, d, ty = _inverse(view.matrix)
+    a, b, tx, c, d, ty = inverse(view.matrix)
     x = torch.arange(view.width, dtype=torch.float64) + 0.5
     y = (torch.arange(view.height, dtype=torch.float64) + 0.5)[:, None]
     height, width = pixels.shape[1:]
@@ -163,7 +163,8 @@ def warp(pixels: Tensor, view: View, fill: int | tuple[int, int, int] = 0) -> Te
     return (found + colour).round().clamp(0, 255).to(torch.uint8)
 
 
-def _inverse(matrix: Matrix) -> Matrix:
+def inverse(matrix: Matrix) -> Matrix:
+    """Return the way back of a view's matrix."""
     a, b, tx, c, d, ty = matrix
     size = a * d - b * c
     a, b, c, d = d / size, -b / size, -c / size, a / size

@@ -45,6 +45,7 @@ class SampledRois:
     boxes: Tensor  # [S, 4] float32 xyxy
     labels: Tensor  # [S] int64, 0 is background
     matched: Tensor  # [F, 4] float32 xyxy: the true boxes of the foreground
+    matched_rows: Tensor | None = None  # [F] int64: which of the image's boxes these are
 
     @property
     def num_foreground(self) -> int:
@@ -88,15 +89,15 @@ class RoiHeads(nn.Module):
         """
         return self.judge(self.pool(features, rois))
 
-    def pool(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor) -> Tensor:
-        """Return what of the pyramid lies within each RoI, `[R, C, side, side]`."""
+    def pool(self, features: Mapping[str, Tensor], rois: Sequence[Tensor] | Tensor, side: int | None = None) -> Tensor:
+        """Return what of the pyramid lies within each RoI, `[R, C, side, side]`; by default `roi_pool_size`."""
         config = self.config
         maps = list(features.values())[: len(self.strides)]
         return pool_rois(
             maps,
             rois,
             strides=self.strides,
-            side=config.roi_pool_size,
+            side=config.roi_pool_size if side is None else side,
             sampling_ratio=config.roi_sampling_ratio,
             aligned=config.roi_align_aligned,
         )
@@ -118,7 +119,7 @@ class RoiHeads(nn.Module):
         matched = match(candidates, boxes, self.matcher)
         fg, bg = sample(matched, self.config.roi_batch, self.config.roi_positive_fraction, rng)
         chosen = torch.cat([labels[matched[fg]], torch.zeros_like(bg)])
-        return SampledRois(candidates[torch.cat([fg, bg])], chosen, boxes[matched[fg]])
+        return SampledRois(candidates[torch.cat([fg, bg])], chosen, boxes[matched[fg]], matched[fg])
 
     def _init_weights(self) -> None:
         """Initialise as detectron2 does: torchvision's defaults start with ten times larger scores."""

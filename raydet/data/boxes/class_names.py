@@ -65,6 +65,7 @@ def mapped(source: Source, given: Mapping[str, str | None] | str | None, log: Pr
         crowd=source.crowd[kept],
         areas=source.areas[kept],
         tags=source.tags[kept],
+        masks=None if source.masks is None else source.masks[kept],
         federated=federated,
     )
 

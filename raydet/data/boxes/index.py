@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ _KIND = IndexKind(
         "classes": pa.large_list(pa.int32()),
         "crowd": pa.large_list(pa.uint8()),
         "areas": pa.large_list(pa.float64()),
+    },
+    extra={
+        "mask_sizes": pa.large_list(pa.int32()),  # bytes of each box's mask, 0 where none is known
+        "masks": pa.large_list(pa.uint8()),  # one behind the other: COCO's compressed RLE of the whole image
     },
 )
 
@@ -79,6 +84,11 @@ class DatasetIndex(MappedIndex):
         self._classes: NDArray[np.int32] = flat(classes.values)
         self._crowd: NDArray[np.uint8] = flat(batch.column("crowd").values)
         self._areas: NDArray[np.float64] = flat(batch.column("areas").values)
+        self.has_masks = "masks" in batch.schema.names
+        if self.has_masks:
+            self._masks: NDArray[np.uint8] = flat(batch.column("masks").values)
+            sizes = flat(batch.column("mask_sizes").values)
+            self._mask_ends: NDArray[np.int64] = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
         found = about.get("federated")
         self.federated: Federated | None = None if found is None else Federated.from_json(found)
 
@@ -143,6 +153,20 @@ class DatasetIndex(MappedIndex):
             self._areas[own].copy(),
         )
 
+    def masks_at(self, row: int) -> list[bytes]:
+        """Return the masks of all that is annotated in an image, as `truth_at` lists it: compressed RLE, empty where
+        none is known. Raises ValueError where the masks were not read."""
+        if not self.has_masks:
+            raise ValueError(f"{self.path} has no masks")
+        row = self.at(row)
+        ends = self._mask_ends[self._first[row] : self._first[row + 1] + 1].tolist()
+        return [self._masks[start:end].tobytes() for start, end in pairwise(ends)]
+
+    def own_masks_at(self, row: int) -> list[bytes]:
+        """Return those of the objects to train on, as `target_at` lists them."""
+        crowd = self.truth_at(row).crowd
+        return [mask for mask, is_crowd in zip(self.masks_at(row), crowd, strict=True) if not is_crowd]
+
     @property
     def num_boxes(self) -> int:
         """Return how many boxes can be trained on (crowd boxes are not counted)."""
@@ -159,7 +183,7 @@ def _columns(table: Table) -> list[Any]:
     def lists(values: NDArray[Any], offsets: NDArray[np.int64]) -> Any:
         return pa.LargeListArray.from_arrays(pa.array(offsets), pa.array(values))
 
-    return [
+    columns = [
         pa.array(table.ids, pa.large_utf8()),
         pa.array(table.files, pa.large_utf8()),
         pa.array(table.sizes[:, 0].astype(np.int32)),
@@ -169,3 +193,9 @@ def _columns(table: Table) -> list[Any]:
         lists(table.crowd.astype(np.uint8), first),
         lists(table.areas.astype(np.float64), first),
     ]
+    if table.masks is not None:
+        sizes = np.array([len(mask) for mask in table.masks], dtype=np.int32)
+        ends = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+        content = np.frombuffer(b"".join(table.masks), np.uint8)
+        columns += [lists(sizes, first), lists(content, ends[first])]
+    return columns

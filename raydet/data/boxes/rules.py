@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from raydet.data.bad_images import OnBadImage, report_bad_image
 from raydet.data.boxes.box_rules import OnBadBox, judge_boxes
+from raydet.data.boxes.masks import judge_masks
 from raydet.data.boxes.source import Source, Table
 from raydet.data.decode import FULL_RANGE
 from raydet.data.glance import Glance, complaint, darkness
@@ -53,10 +54,18 @@ def usable(
         log.error("no-images", source.file, "", "no image can be read, all were left out", "mend the images")
     _report_shared_files(source, log)
     boxes, kept = judge_boxes(source, sizes, on_bad_box, log)
-    return replace(_table(source, sizes, boxes, sizes[:, 0] > 0, kept), gray16_range=gray16_range)
+    masks = judge_masks(source, sizes, kept, on_bad_box, log)
+    return replace(_table(source, sizes, boxes, masks, sizes[:, 0] > 0, kept), gray16_range=gray16_range)
 
 
-def _table(source: Source, sizes: NDArray[np.int64], boxes: NDArray[np.float64], images: _Mask, kept: _Mask) -> Table:
+def _table(
+    source: Source,
+    sizes: NDArray[np.int64],
+    boxes: NDArray[np.float64],
+    masks: NDArray[np.object_] | None,
+    images: _Mask,
+    kept: _Mask,
+) -> Table:
     order = np.argsort(source.rows, kind="stable")
     order = order[kept[order]]
     boxes = boxes[order]
@@ -76,6 +85,7 @@ def _table(source: Source, sizes: NDArray[np.int64], boxes: NDArray[np.float64],
         areas=np.where(np.isnan(areas), box_areas, areas),
         annotated=np.bincount(source.rows[~source.crowd], minlength=len(source.ids)) > 0,
         federated=source.federated,
+        masks=None if masks is None else masks[order],
     )
     return table if images.all() else table.take(np.flatnonzero(images))
 

@@ -36,6 +36,9 @@ class Source:
     federated: Federated | None = None  # which classes were looked for, where not all were
     label_files: list[str] | None = None  # one a image, where every image has its own
     relative: bool = False
+    masks: NDArray[np.object_] | None = (
+        None  # [B] as read, None without one; None: not asked for, or not of this format
+    )
     spoilt: frozenset[int] = frozenset()
     """Images with an annotation that could not be read (it was reported): not even their background is known."""
 
@@ -129,6 +132,8 @@ class Table:
     annotated: NDArray[np.bool_] | None = None
     """[N] Images with an annotation that is not crowd, its box usable or not; None: as `boxes` and `crowd` say."""
     federated: Federated | None = None  # which classes were looked for, where not all were
+    masks: NDArray[np.object_] | None = None
+    """[B] bytes: compressed RLE of the whole image, empty where none is known. None: masks were not asked for."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -175,6 +180,7 @@ class Table:
             areas=self.areas[picked],
             annotated=None if self.annotated is None else self.annotated[rows],
             federated=None if self.federated is None else self.federated.take(rows),
+            masks=None if self.masks is None else self.masks[picked],
         )
 
     def with_boxes(self, kept: NDArray[np.bool_]) -> Table:
@@ -187,11 +193,13 @@ class Table:
             classes=self.classes[kept],
             crowd=self.crowd[kept],
             areas=self.areas[kept],
+            masks=None if self.masks is None else self.masks[kept],
         )
 
     def without_boxes(self) -> Table:
         """Return the same images with nothing known about them."""
-        return replace(self.with_boxes(np.zeros(len(self.classes), dtype=np.bool_)), annotated=None, federated=None)
+        bare = self.with_boxes(np.zeros(len(self.classes), dtype=np.bool_))
+        return replace(bare, annotated=None, federated=None, masks=None)
 
     def annotated_rows(self) -> NDArray[np.int64]:
         """Return the images, ascending, for which somebody has drawn a box that is not crowd, usable or not."""

@@ -43,19 +43,21 @@ _TRIES = 12
 Floats = NDArray[np.floating[Any]]
 
 
-def materialise(config: ShapesConfig, folder: Path) -> Path:
+def materialise(config: ShapesConfig, folder: Path, *, masks: bool = False) -> Path:
     """Write the data set that `config` describes below `folder`, unless it is there; return its COCO JSON.
 
-    The folder's name follows from the config. A set appears under its name only once it is complete; two processes
-    may do this at the same time.
+    `masks`: with the outlines of the objects, their hidden parts included; images and boxes are the same. The folder's
+    name follows from the config. A set appears under its name only once it is complete; two processes may do this at
+    the same time.
     """
     digest = hashlib.blake2b(f"{_RECIPE} {config.model_dump_json()}".encode(), digest_size=4).hexdigest()
-    final = folder / f"shapes-{config.num_images}-seed{config.seed}-{digest}"
+    end = "-masks" if masks else ""
+    final = folder / f"shapes-{config.num_images}-seed{config.seed}-{digest}{end}"
     if not final.is_dir():
         aside = folder / f".{final.name}-{uuid.uuid4().hex[:8]}"
         try:
             with writing(final):
-                _write(config, aside)
+                _write(config, aside, masks=masks)
             os.rename(aside, final)
         except OSError:
             if not final.is_dir():  # else another process was faster, with the same content
@@ -72,6 +74,7 @@ class Scene:
     pixels: NDArray[np.uint8]  # [H, W, 3] RGB
     boxes: Floats  # [N, 4] xyxy, pixels, whole sixteenths
     classes: tuple[int, ...]  # [N] positions in CLASS_NAMES
+    outlines: tuple[Floats, ...]  # [N] polygons [K, 2], pixels; corners may lie outside of the image
 
 
 def render(config: ShapesConfig, number: int) -> Scene:
@@ -83,7 +86,8 @@ def render(config: ShapesConfig, number: int) -> Scene:
         _place_object(rng, canvas)
     for _ in range(int(rng.integers(0, 3))):
         _place_bar(rng, canvas)
-    return Scene(_photograph(rng, canvas.pixels), np.stack(canvas.boxes), tuple(canvas.classes))
+    pixels = _photograph(rng, canvas.pixels)
+    return Scene(pixels, np.stack(canvas.boxes), tuple(canvas.classes), tuple(canvas.outlines))
 
 
 class _Canvas:
@@ -96,6 +100,7 @@ class _Canvas:
         self.drawn: list[int] = []  # pixels of each object before anything hid them
         self.boxes: list[Floats] = []  # [4] xyxy each
         self.classes: list[int] = []
+        self.outlines: list[Floats] = []  # [K, 2] each
 
     def patch(self, outline: Floats) -> tuple[tuple[slice, slice], Floats] | None:
         """Return the part of the canvas that a polygon `[K, 2]` touches and its coverage `[h, w]` there, 0..1."""
@@ -194,6 +199,7 @@ def _place_object(rng: np.random.Generator, canvas: _Canvas) -> None:
     canvas.drawn.append(int(np.count_nonzero(coverage > 0.5)))
     canvas.boxes.append(np.round(box * _STEPS_PER_PX) / _STEPS_PER_PX)
     canvas.classes.append(number)
+    canvas.outlines.append(outline)
 
 
 def _paint_object(rng: np.random.Generator, canvas: _Canvas, outline: Floats, radius: float) -> None:
@@ -267,7 +273,7 @@ def _photograph(rng: np.random.Generator, pixels: Floats) -> NDArray[np.uint8]:
     return np.clip(lit + noise, 0, 255).astype(np.uint8)
 
 
-def _write(config: ShapesConfig, folder: Path) -> None:
+def _write(config: ShapesConfig, folder: Path, *, masks: bool) -> None:
     """Write `images/*.png` and `annotations.json` (COCO, 1-based category ids) into a new folder."""
     (folder / "images").mkdir(parents=True)
     images: list[dict[str, Any]] = []
@@ -277,17 +283,17 @@ def _write(config: ShapesConfig, folder: Path) -> None:
         name = f"images/{number:06d}.png"
         Image.fromarray(scene.pixels).save(folder / name, compress_level=1)
         images.append({"id": number + 1, "file_name": name, "height": config.height, "width": config.width})
-        for (x1, y1, x2, y2), label in zip(scene.boxes.tolist(), scene.classes, strict=True):
-            annotations.append(
-                {
-                    "id": len(annotations) + 1,
-                    "image_id": number + 1,
-                    "category_id": label + 1,
-                    "bbox": [x1, y1, x2 - x1, y2 - y1],
-                    "area": (x2 - x1) * (y2 - y1),
-                    "iscrowd": 0,
-                }
-            )
+        for (x1, y1, x2, y2), label, outline in zip(scene.boxes.tolist(), scene.classes, scene.outlines, strict=True):
+            one = {
+                "id": len(annotations) + 1,
+                "image_id": number + 1,
+                "category_id": label + 1,
+                "bbox": [x1, y1, x2 - x1, y2 - y1],
+                "area": (x2 - x1) * (y2 - y1),
+                "iscrowd": 0,
+            }
+            outlined = {"segmentation": [np.round(outline.astype(float), 2).ravel().tolist()]} if masks else {}
+            annotations.append(one | outlined)
     categories = [{"id": position + 1, "name": name} for position, name in enumerate(CLASS_NAMES)]
     content = {"images": images, "annotations": annotations, "categories": categories}
     (folder / "annotations.json").write_text(json.dumps(content))

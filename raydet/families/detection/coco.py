@@ -18,6 +18,7 @@ from raydet.data.boxes.federated import FREQUENCIES
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
 from raydet.families.detection.lvis import lvis_precision
+from raydet.families.detection.mask_truth import with_true_masks
 from raydet.families.detection.precision import MOST_DETECTIONS, Dataset, pycocotools_precision
 from raydet.families.detection.tide import Boxes, TideErrors, tide_errors
 from raydet.text import percent
@@ -29,6 +30,7 @@ AT_50, AT_75 = 0, 5  # COCO's IoU thresholds 0.50, 0.55, ..., 0.95
 COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 GROUPS = ("APmaj", "APmin", "APr", "APc", "APf", "APbase", "APnovel")
 GROUPS_AT_50 = ("AP50base", "AP50novel")
+MASKS = tuple(f"{name}_mk" for name in COLUMNS)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +41,7 @@ class Detections:
     boxes: Tensor  # [N, 4] float32 xyxy, pixels of the ORIGINAL image
     classes: Tensor  # [N] int64, 0-based, no background
     scores: Tensor  # [N] float32, finite
+    masks: Sequence[bytes] | None = None  # [N] COCO's compressed RLE of the original image; None: a model of boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,7 @@ class ClassAP:
 
     AP: float | None
     AP50: float | None
+    AP_mk: float | None = None  # of masks
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +77,12 @@ class EvalResult:
     APnovel: float | None = None  # of the novel classes
     AP50base: float | None = None
     AP50novel: float | None = None
+    AP_mk: float | None = None  # the same of masks instead of boxes, where the model makes them
+    AP50_mk: float | None = None
+    AP75_mk: float | None = None
+    APs_mk: float | None = None
+    APm_mk: float | None = None
+    APl_mk: float | None = None
     tide: TideErrors | None = None  # what keeps AP50 down; None where not every class was looked for (LVIS)
 
     @property
@@ -81,8 +91,12 @@ class EvalResult:
         return self.AP
 
     def as_json(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
+        """Return plain values for JSON; nothing of masks where the model makes none."""
+        found = asdict(self)
+        if all(found[name] is None for name in MASKS):
+            found = {name: value for name, value in found.items() if name not in MASKS}
+            found["per_class"] = {name: {"AP": each.AP, "AP50": each.AP50} for name, each in self.per_class.items()}
+        return found
 
     def as_text(self) -> str:
         """Return a table for people, figures in percent."""
@@ -93,6 +107,8 @@ class EvalResult:
         present = [name for name in (*GROUPS, *GROUPS_AT_50) if getattr(self, name) is not None]
         groups = [f"{name} {percent(getattr(self, name)):>5}" for name in present]
         lines += ["  ".join(groups)] if groups else []
+        if self.AP_mk is not None:
+            lines.append("  ".join(f"{name} {percent(getattr(self, name)):>5}" for name in MASKS))
         if self.tide is not None:
             gains = "  ".join(f"{name} {percent(gain)}" for name, gain in self.tide.gains.items())
             lines.append(f"AP50 gained if mended (TIDE): {gains}")
@@ -130,25 +146,56 @@ def coco_metrics(
         precision = lvis_precision(truth, rows, federated, used)
     else:
         precision = _hotcoco(truth, rows) if used == "hotcoco" else pycocotools_precision(truth, rows)
-    names = index.class_names
+    found, masks = _figures(precision), _mask_precision(index, detections, positions, truth, rows)
+    of_masks = {} if masks is None else {f"{name}_mk": value for name, value in _figures(masks).items()}
     return EvalResult(
-        AP=_mean(precision[:, :, :, ALL]),
-        AP50=_mean(precision[AT_50, :, :, ALL]),
-        AP75=_mean(precision[AT_75, :, :, ALL]),
-        APs=_mean(precision[:, :, :, SMALL]),
-        APm=_mean(precision[:, :, :, MEDIUM]),
-        APl=_mean(precision[:, :, :, LARGE]),
+        **found,
+        **of_masks,
         per_class={
-            name: ClassAP(_mean(precision[:, :, k, ALL]), _mean(precision[AT_50, :, k, ALL]))
-            for k, name in enumerate(names)
+            name: ClassAP(
+                _mean(precision[:, :, k, ALL]),
+                _mean(precision[AT_50, :, k, ALL]),
+                None if masks is None else _mean(masks[:, :, k, ALL]),
+            )
+            for k, name in enumerate(index.class_names)
         },
         images=len(positions),
         boxes=sum(1 for box in truth["annotations"] if not box["iscrowd"]),
         detections=len(rows),
         engine=used,
         **_of_groups(precision, index, minority, novel),
-        tide=None if index.federated is not None else _tide(truth, rows, len(names)),
+        tide=None if index.federated is not None else _tide(truth, rows, len(index.class_names)),
     )
+
+
+def _figures(precision: np.ndarray) -> dict[str, float | None]:
+    """Return the figures of `COLUMNS`."""
+    parts = (
+        precision[:, :, :, ALL],
+        precision[AT_50, :, :, ALL],
+        precision[AT_75, :, :, ALL],
+        precision[:, :, :, SMALL],
+        precision[:, :, :, MEDIUM],
+        precision[:, :, :, LARGE],
+    )
+    return dict(zip(COLUMNS, map(_mean, parts), strict=True))
+
+
+def _mask_precision(
+    index: DatasetIndex, detections: Sequence[Detections], positions: Sequence[int], truth: Dataset, rows: np.ndarray
+) -> np.ndarray | None:
+    """Return the precision of masks, by pycocotools; None where the model makes none, or the set has none."""
+    if not any(each.masks is not None for each in detections) or not index.has_masks:
+        return None
+    of_image = {each.image_id: each.masks or () for each in detections}
+    masks = [mask for i in positions for mask in of_image.get(index.id_at(i), ())]
+    if len(masks) != len(rows):
+        raise ValueError(f"{len(rows)} detections with {len(masks)} masks: every detection wants one")
+    with_masks = {**truth, "annotations": with_true_masks(index, positions, truth["annotations"])}
+    if index.federated is None:
+        return pycocotools_precision(with_masks, rows, masks=masks)
+    federated = index.federated.take(np.array(positions, dtype=np.int64))
+    return lvis_precision(with_masks, rows, federated, "pycocotools", masks=masks)
 
 
 def _of_groups(

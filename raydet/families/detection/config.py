@@ -71,7 +71,7 @@ def detectors_of(method: type[MethodSection]) -> tuple[DetectorName, ...]:
 class SupervisedConfig(TeacherSection):
     """Labelled images only. After `burn_in_steps` an EMA of the student is kept, so that it compares like with like."""
 
-    detectors: ClassVar[tuple[DetectorName, ...]] = ("faster_rcnn", "cascade_rcnn")
+    detectors: ClassVar[tuple[DetectorName, ...]] = ("faster_rcnn", "mask_rcnn", "cascade_rcnn")
     uses_labels: ClassVar[bool] = False
     implementation: ClassVar[str] = "raydet.families.detection.methods.supervised:Supervised"
     name: Literal["supervised"] = "supervised"
@@ -158,27 +158,34 @@ class DetectionConfig(RunConfig):
         *("AP", "AP50", "AP75", "APs", "APm", "APl"),
         *("APmaj", "APmin", "APr", "APc", "APf"),  # of groups of classes, where there are such
         *("APbase", "APnovel", "AP50base", "AP50novel"),
+        *("AP_mk", "AP50_mk", "AP75_mk", "APs_mk", "APm_mk", "APl_mk"),  # of masks, where the model makes them
     )
+    told_besides: ClassVar[tuple[str, ...]] = ("AP_mk",)
 
     data: DataConfig
     model: ModelConfig = ModelConfig()
     labels: BoxLabelsConfig = BoxLabelsConfig()
     eval: BoxEvalConfig = BoxEvalConfig()
 
+    def complete(self) -> None:
+        """A mask_rcnn reads masks."""
+        if self.model.detector == "mask_rcnn" and "masks" not in self.data.model_fields_set:
+            object.__setattr__(self, "data", self.data.model_copy(update={"masks": True}))
+
     def contradictions(self) -> list[str]:
         """Return what cannot be meant, each with the keys and what to change."""
         found = super().contradictions()
         model, workers = self.model, self.cluster.workers
+        has_masks = model.detector == "mask_rcnn"
+        if self.data.masks != has_masks:
+            wants = "a mask_rcnn learns from masks" if has_masks else "it would learn nothing from masks"
+            given = f"data.masks={str(self.data.masks).lower()} with model.detector={model.detector}"
+            found.append(f"{given}: {wants}; remove data.masks")
         if model.backbone != SMALL and not model.keeps_norms("backbone") and workers > 1:
             found.append(
                 f"model.backbone={model.backbone} trains its batch norm, whose statistics would differ between the "
                 f"{workers} workers; set model.weights, or with model.init_from model.init_norms=frozen, use "
                 f"model.backbone=small_gn, or one worker"
-            )
-        if model.init_from is not None and self.run.fork_from is not None:
-            found.append(
-                f"run.fork_from={self.run.fork_from} brings all weights of a run with the same classes, "
-                f"model.init_from={model.init_from} parts of any: keep one of them"
             )
         allowed = detectors_of(type(self.method))
         if model.detector not in allowed:

@@ -42,7 +42,8 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
         decode_images: bool,
     ) -> tuple[Table, str]:
         """Return the usable images and boxes of a set, and its format."""
-        source = read_source(one, log, generated, role=name)
+        wants_masks = isinstance(settings, DataConfig) and settings.masks and name not in self.hides_of
+        source = read_source(one, log, generated, role=name, masks=wants_masks)
         if not isinstance(settings, DataConfig):
             return usable(source, "error", log, decode_images=decode_images), source.format
         table = usable(

@@ -14,6 +14,7 @@ from raydet.group import Group
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import clip_boxes
 from raydet.vision.images import collate
+from raydet.vision.masks import pasted
 from raydet.vision.mode import evaluating
 
 IMAGES_PER_FORWARD = 4
@@ -32,7 +33,8 @@ def predict(
         for i, (_, view), each in zip(chunk, views, said, strict=True):
             height, width = index.size_at(i)
             boxes = clip_boxes(view.to_original(each.boxes.float().cpu()), height, width)
-            found.append(Detections(index.id_at(i), boxes, each.classes.cpu(), each.scores.float().cpu()))
+            masks = None if each.masks is None else pasted(each.masks, boxes, height, width)
+            found.append(Detections(index.id_at(i), boxes, each.classes.cpu(), each.scores.float().cpu(), masks))
     return found
 
 

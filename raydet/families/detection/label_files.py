@@ -16,6 +16,8 @@ from raydet.records import Candidates
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import View, clip_boxes, is_usable
 from raydet.vision.images import collate
+from raydet.vision.mask_head import MaskHeads
+from raydet.vision.masks import pasted
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +43,11 @@ class DetectorOnFiles:
             return None
         section, _, key = keys.score.partition(".")
         return float(self._method.run.model_dump(mode="json")[section][key])
+
+    @property
+    def has_masks(self) -> bool:
+        """Return whether the detector has a mask head."""
+        return isinstance(self.model.roi_heads, MaskHeads)
 
     @property
     def gray16_range(self) -> tuple[int, int]:
@@ -73,7 +80,8 @@ def _row(image: SeenImage, said: Candidates) -> dict[str, Any]:
     height, width = image.size
     boxes = clip_boxes(image.view.to_original(said.boxes.float().cpu()), height, width)
     kept = is_usable(boxes, 0.0)
-    return {
+    masks = {} if said.masks is None else {"masks": pasted(said.masks.cpu()[kept], boxes[kept], height, width)}
+    return masks | {
         "width": width,
         "height": height,
         "boxes": boxes[kept].reshape(-1).numpy(),

@@ -29,6 +29,7 @@ from raydet.families.detection.recipes import Recipe
 from raydet.randomness import stream
 from raydet.records import Target
 from raydet.vision.geometry import boxes_into_view
+from raydet.vision.masks import masks_into_view
 
 T = TypeVar("T")
 _Pair = tuple[ViewedImage, ViewedImage]
@@ -86,6 +87,9 @@ def labeled_views(
     boxes, usable = boxes_into_view(truth.boxes, view, config.data.views.min_box_px)
     verified = truth.verified if config.data.federated else None
     target = replace(truth.where(usable), boxes=boxes, verified=verified)
+    if config.data.masks:
+        known = [rle for rle, keep in zip(index.own_masks_at(position), usable.tolist(), strict=True) if keep]
+        target = replace(target, masks=masks_into_view(known, *index.size_at(position), view))
     found = [
         ViewedImage(image_id, pixels, view, target, role, slot)
         for role, pixels in zip(recipe.roles, copies, strict=True)

@@ -5,6 +5,7 @@ objects have boxes, a detection that finds no box is neither right nor wrong; 30
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,24 +16,34 @@ from raydet.families.detection.precision import Dataset, pycocotools_precision
 MOST = 300  # detections per image, best score first
 
 
-def lvis_precision(truth: Dataset, rows: np.ndarray, federated: Federated, engine: str) -> np.ndarray:
+def lvis_precision(
+    truth: Dataset, rows: np.ndarray, federated: Federated, engine: str, *, masks: Sequence[bytes] | None = None
+) -> np.ndarray:
     """Return the precision `[T, R, K, A]` of detections `[N, 7]`; see `raydet.families.detection.coco`.
 
-    `federated` is that of the images of `truth`, in their order.
+    `federated` is that of the images of `truth`, in their order. `masks`: of pycocotools' engine alone.
     """
-    return _hotcoco(truth, rows, federated) if engine == "hotcoco" else _pycocotools(truth, rows, federated)
+    return _hotcoco(truth, rows, federated) if engine == "hotcoco" else _pycocotools(truth, rows, federated, masks)
 
 
-def _pycocotools(truth: Dataset, rows: np.ndarray, federated: Federated) -> np.ndarray:
+def _pycocotools(truth: Dataset, rows: np.ndarray, federated: Federated, masks: Sequence[bytes] | None) -> np.ndarray:
     ids = [int(image["id"]) for image in truth["images"]]
     absent = {i: set((each + 1).tolist()) for i, each in zip(ids, federated.negative, strict=True)}
     partial = {i: set((each + 1).tolist()) for i, each in zip(ids, federated.partial, strict=True)}
     there: dict[int, set[int]] = {i: set() for i in ids}
     for box in truth["annotations"]:
         there[box["image_id"]].add(box["category_id"])
-    best = rows[_best(rows)]
-    counted = np.array([int(row[6]) in there[int(row[0])] | absent[int(row[0])] for row in best], dtype=bool)
-    return pycocotools_precision(truth, best[counted], most=MOST, is_partial=lambda image, kind: kind in partial[image])
+    best = _best(rows)
+    counted = [
+        place for place in best if int(rows[place, 6]) in there[int(rows[place, 0])] | absent[int(rows[place, 0])]
+    ]
+    return pycocotools_precision(
+        truth,
+        rows[counted],
+        most=MOST,
+        is_partial=lambda image, kind: kind in partial[image],
+        masks=None if masks is None else [masks[place] for place in counted],
+    )
 
 
 def _best(rows: np.ndarray) -> np.ndarray:

@@ -25,6 +25,7 @@ from raydet.records import Candidates, PseudoBoxes
 from raydet.registry import build_method
 from raydet.vision.detector import Detector
 from raydet.vision.images import ImageBatch, collate
+from raydet.vision.mask_head import MaskHeads
 from raydet.window import Window
 
 # Settings of every teacher-student method that matter only once the teacher exists.
@@ -103,9 +104,23 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
         return candidates
 
     def detect(self, model: Detector, images: ImageBatch) -> list[Candidates]:
-        """Return the detections of each image in view pixels: candidates -> gate -> class-wise NMS -> best 100."""
+        """Return the detections of each image in view pixels: candidates -> gate -> class-wise NMS -> best 100.
+
+        Then come their masks, where the detector has a mask head.
+        """
+        floor, heads = self.run.model.test_score_floor, model.roi_heads
+        if not isinstance(heads, MaskHeads):
+            return self._best(model.candidates(images, proposals="test", score_floor=floor, top_k=UNLIMITED))
+        found: dict[int, Candidates] = {}
+        for positions, group in images.by_frame():
+            with torch.no_grad():
+                features = model.features(group)
+            said = model.candidates_in(features, group, proposals="test", score_floor=floor, top_k=UNLIMITED)
+            found |= dict(zip(positions, heads.with_masks(features, self._best(said)), strict=True))
+        return [found[i] for i in range(len(images))]
+
+    def _best(self, found: Sequence[Candidates]) -> list[Candidates]:
         config = self.run.model
-        found = model.candidates(images, proposals="test", score_floor=config.test_score_floor, top_k=UNLIMITED)
         return [after_nms(self.gate(each), config.test_nms, config.test_detections) for each in found]
 
     def fork_drops(self, name: str) -> bool:

@@ -59,6 +59,11 @@ def export_onnx(saved: SavedDetector, out: Path, *, size: str | None = None) -> 
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--out {out}: ONNX needs {', '.join(missing)}: pip install 'raydet[onnx]'")
+    if saved.config.model.detector == "mask_rcnn":
+        raise UserError(
+            f"--out {out}: an ONNX file of model.detector=mask_rcnn would have boxes and no masks; export to "
+            f"FILE.safetensors, which plain torchvision's MaskRCNN loads"
+        )
     if type(saved.model).probabilities is not Detector.probabilities:
         raise UserError(
             f"--out {out}: the scores of method.name={saved.config.method.name} are no softmax, and ONNX export knows "

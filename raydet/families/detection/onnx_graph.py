@@ -6,7 +6,7 @@ The number of proposals follows from the size of the images, and missing ones ar
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -31,12 +31,12 @@ _anchor_coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
 class _Owned(Candidates):
     """Candidates of several images. Gates judge rows one by one, so they need not know whose these are."""
 
-    image: Tensor  # [N] int64
+    image: Tensor = field(kw_only=True)  # [N] int64
 
     def where(self, mask: Tensor) -> _Owned:
         """Keep the rows of a mask, or those of an index tensor in its order."""
         kept = (self.boxes[mask], self.classes[mask], self.scores[mask], self.quality[mask])
-        return _Owned(*kept, self.complete_above, self.image[mask])
+        return _Owned(*kept, self.complete_above, image=self.image[mask])
 
 
 class DetectionGraph(nn.Module):
@@ -70,7 +70,7 @@ class DetectionGraph(nn.Module):
 
         classes = torch.arange(each)[None].expand(scores.shape[0], each).reshape(-1)
         quality, image = per_class(model.quality(said)), per_class(owner)
-        rows = _Owned(boxes, classes, scores.reshape(-1), quality, config.test_score_floor, image)
+        rows = _Owned(boxes, classes, scores.reshape(-1), quality, config.test_score_floor, image=image)
         is_real = (rows.scores > config.test_score_floor) & _is_large(boxes, MIN_SIDE_PX)
         gated = self.gate(rows.where(is_real & per_class(exists)))
         assert isinstance(gated, _Owned)

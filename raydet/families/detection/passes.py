@@ -17,11 +17,13 @@ from torchvision.models.detection._utils import BoxCoder
 from raydet.config.detector import ModelConfig
 from raydet.contract import LossTerm
 from raydet.families.detection.batch import StudentBatch
+from raydet.families.detection.mask_pass import mask_pass
 from raydet.records import Target
 from raydet.vision import losses
 from raydet.vision.cascade import refined
 from raydet.vision.detector import Detector
 from raydet.vision.images import ImageBatch
+from raydet.vision.mask_head import MaskHeads
 from raydet.vision.roi import RoiHeads, RoiScores, SampledRois, box_coder, by_class
 from raydet.vision.rpn import AnchorScores, rpn_losses
 
@@ -93,7 +95,7 @@ class TrainPass:
 def train_pass(
     detector: Detector, images: ImageBatch, targets: Sequence[Target], rngs: Sequence[torch.Generator]
 ) -> TrainPass:
-    """Run every stage once; `rngs[i]` draws the anchors, then the RoIs, of image i.
+    """Run every stage once; `rngs[i]` draws the anchors, then the RoIs, of image i. A mask head adds a loss `mask`.
 
     Raises ValueError for boxes without an inside: they have no finite encoding.
     """
@@ -111,6 +113,9 @@ def train_pass(
     for names, each in zip(_of_heads(detector.config), rois, strict=True):
         sums |= dict(zip(names, (each.cls(), each.reg()), strict=True))
         counts |= dict.fromkeys(names, each.num_rois)
+    if isinstance(detector.roi_heads, MaskHeads):
+        masks = mask_pass(detector.roi_heads, features, rois[-1], targets)
+        sums["mask"], counts["mask"] = masks.loss, masks.count
     return TrainPass(features, proposals, boxes, rpn, rois[-1], sums, counts)
 
 

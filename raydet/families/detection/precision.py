@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,19 @@ MOST_DETECTIONS = 2  # index of COCO's third limit of detections per image and c
 
 
 def pycocotools_precision(
-    truth: Dataset, rows: np.ndarray, *, most: int = 100, is_partial: Callable[[int, int], bool] | None = None
+    truth: Dataset,
+    rows: np.ndarray,
+    *,
+    most: int = 100,
+    is_partial: Callable[[int, int], bool] | None = None,
+    masks: Sequence[bytes] | None = None,
 ) -> np.ndarray:
     """Return the precision `[T, R, K, A]` of detections `[N, 7]`, at most `most` per image and class.
 
-    `is_partial(image id, category id)`: there an unmatched detection is neither right nor wrong.
+    `masks` `[N]`, compressed RLE: overlap is that of masks, and `truth` has them too. `is_partial(image id, category
+    id)`: there an unmatched detection is neither right nor wrong.
     """
+    from pycocotools import mask as coco
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -35,6 +42,11 @@ def pycocotools_precision(
         }
         for number, row in enumerate(rows)
     ]
+    if masks is not None:
+        sizes = {image["id"]: [image["height"], image["width"]] for image in truth["images"]}
+        for one, mask in zip(found, masks, strict=True):
+            rle = {"size": sizes[one["image_id"]], "counts": mask}
+            one |= {"segmentation": rle, "area": float(coco.area(rle))}
     with contextlib.redirect_stdout(io.StringIO()):  # it reports its progress with print
         sides = []
         # Not loadRes: it fails where there are no detections.
@@ -43,7 +55,7 @@ def pycocotools_precision(
             side.dataset = dataset
             side.createIndex()
             sides.append(side)
-        run = COCOeval(*sides, iouType="bbox")
+        run = COCOeval(*sides, iouType="bbox" if masks is None else "segm")
         run.params.maxDets = [1, 10, most]
         run.evaluate()
         for each in run.evalImgs:

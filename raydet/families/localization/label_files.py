@@ -42,6 +42,11 @@ class LocalizerOnFiles:
         return 0.0
 
     @property
+    def has_masks(self) -> bool:
+        """Return False: it says boxes."""
+        return False
+
+    @property
     def gray16_range(self) -> tuple[int, int]:
         """Return the values of 16-bit pictures that become 0 to 255."""
         return self._method.run.data.views.gray16_range

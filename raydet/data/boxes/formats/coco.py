@@ -1,4 +1,4 @@
-"""COCO instance files. Streamed into columns: only boxes are used, segmentations are skipped unread."""
+"""COCO instance files. Streamed into columns: segmentations are skipped unread, unless masks are asked for."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from raydet.errors import DataError
 _TRIED = 50  # images that are looked for before it is said that none is there
 
 
-def read_coco(file: Path, images: Path | None, log: ProblemLog) -> Source:
+def read_coco(file: Path, images: Path | None, log: ProblemLog, *, masks: bool = False) -> Source:
     """Read a COCO JSON; classes are numbered by ascending category id.
 
     `images` is the image root; by default the JSON's folder, or its parent where the first image lies there. Names may
     start there all the same where `images` holds what they lead to, by symlinks. Broken entries are reported to `log`
-    and left out. Raises DataError where the file as a whole cannot be used.
+    and left out; `masks`: read them too. Raises DataError where the file as a whole cannot be used.
     """
-    columns = CocoColumns(file, log)
+    columns = CocoColumns(file, log, masks=masks)
     handlers = {"images": columns.image, "annotations": columns.annotation, "categories": columns.category}
     keys = stream_object(file, handlers)
     if "images" not in keys:

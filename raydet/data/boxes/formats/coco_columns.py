@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet.data.boxes.federated import FederatedColumns
+from raydet.data.boxes.masks import UNREADABLE, RawMask, read_mask
 from raydet.data.boxes.source import Source, box_place
 from raydet.data.boxes.turned import Corners, box_around, report_turned
 from raydet.data.problems import ProblemLog
@@ -22,7 +23,7 @@ _INT64 = range(-(2**63), 2**63)
 class CocoColumns:
     """Collects the entries in file order; `annotations` may come before the images and categories they point to."""
 
-    def __init__(self, file: Path, log: ProblemLog) -> None:
+    def __init__(self, file: Path, log: ProblemLog, *, masks: bool = False) -> None:
         self._file, self._log = file, log
         self._code_of: dict[str, int] = {}  # image id -> code, shared by images and annotations
         self._names: dict[int, str] = {}  # category id -> name
@@ -32,6 +33,7 @@ class CocoColumns:
         self._box_codes, self._categories, self._tags = array("q"), array("q"), array("q")
         self._boxes, self._areas = array("d"), array("d")
         self._crowd = array("b")
+        self._masks: list[RawMask | None] | None = [] if masks else None
         self._children: dict[str, set[int]] = {}  # supercategory -> ids of the categories that name it
         self._bad_codes: set[int] = set()  # images with an annotation that could not be read
         self._turned = self._angles = 0
@@ -150,6 +152,8 @@ class CocoColumns:
                 self._log.warn("annotation-id", self._file, where, message, "the box is used all the same")
             self._crowd.append(crowd == 1)
             self._areas.append(self._area(where, entry.get("area")))
+            if self._masks is not None:
+                self._masks.append(self._mask(where, entry.get("segmentation")))
 
     def _upright(self, corners: Corners, entry: dict[str, Any]) -> Corners:
         """Return the box around a turned one: CVAT writes it as it was before, and degrees among the attributes."""
@@ -171,6 +175,13 @@ class CocoColumns:
             self._log.warn("annotation-area", self._file, where, message, "the area of the box is used")
             return math.nan
         return numbers[0]
+
+    def _mask(self, where: str, value: Any) -> RawMask | None:
+        try:
+            return read_mask(value)
+        except ValueError as error:
+            self._log.error("mask-malformed", self._file, where, str(error), "correct or remove the segmentation")
+            return UNREADABLE
 
     # --- all together -----------------------------------------------------------------------------------------------
 
@@ -209,9 +220,17 @@ class CocoColumns:
             areas=np.array(self._areas, dtype=np.float64)[keep],
             tags=tags[keep],
             tag_word="annotation id",
+            masks=self._kept_masks(keep),
             spoilt=self._spoilt(image_rows, rows, known),
             federated=self._federated.result(ids, first),
         )
+
+    def _kept_masks(self, keep: NDArray[np.bool_]) -> NDArray[np.object_] | None:
+        if self._masks is None:
+            return None
+        found: NDArray[np.object_] = np.empty(len(self._masks), dtype=np.object_)
+        found[:] = self._masks
+        return found[keep]
 
     def _spoilt(
         self, image_rows: NDArray[np.int64], rows: NDArray[np.int64], known: NDArray[np.bool_]

@@ -30,24 +30,33 @@ class AnnotationsNotReadError(DataError):
     """Images lie there with annotations of a kind that is not read; without these they would count as background."""
 
 
-def read_source(config: DatasetConfig, log: ProblemLog, generated: Path | None = None, *, role: str = "data") -> Source:
+def read_source(
+    config: DatasetConfig, log: ProblemLog, generated: Path | None = None, *, role: str = "data", masks: bool = False
+) -> Source:
     """Read a data set of any format; `path: shapes` is generated below `generated` (default: a temporary one).
 
     `role`: what the set is for (labeled, unlabeled, val, test), or "data" where it is looked at alone. Broken entries
-    are reported to `log` and left out. Raises DataError where the data set as a whole cannot be read.
+    are reported to `log` and left out. `masks`: read the objects' masks too. Raises DataError where the data set as a
+    whole cannot be read, or its format has no masks.
     """
-    return mapped(_read(config, log, generated, role), config.class_map, log)
+    source = _read(config, log, generated, role, masks)
+    if masks and source.masks is None:
+        raise DataError(
+            f"{source.file}: masks are wanted of the {role} images, and format {source.format} has none that are read; "
+            f"give a COCO file with polygons or RLE (segmentation), or set model.detector=faster_rcnn"
+        )
+    return mapped(source, config.class_map, log)
 
 
-def _read(config: DatasetConfig, log: ProblemLog, generated: Path | None, role: str) -> Source:
+def _read(config: DatasetConfig, log: ProblemLog, generated: Path | None, role: str, masks: bool) -> Source:
     path = Path(config.path).expanduser()
     images = Path(config.images).expanduser() if config.images is not None else None
     format = detect_format(config, role)
     if format == "shapes":
         folder = generated or Path(tempfile.mkdtemp(prefix="raydet-shapes-"))
-        return read_coco(materialise(config.shapes or ShapesConfig(), folder), None, log)
+        return read_coco(materialise(config.shapes or ShapesConfig(), folder, masks=masks), None, log, masks=masks)
     if format == "coco":
-        return read_coco(coco_file(path, config.subset), images, log)
+        return read_coco(coco_file(path, config.subset), images, log, masks=masks)
     if format == "voc":
         return read_voc(path, config.subset, log, images)
     if format == "yolo":

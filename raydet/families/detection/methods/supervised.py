@@ -1,6 +1,6 @@
 """Supervised Faster R-CNN: the baseline, and the burn-in that every teacher-student method starts with.
 
-    L = L_rpn_cls + L_rpn_reg + L_roi_cls + L_roi_reg (+ L_iou)
+    L = L_rpn_cls + L_rpn_reg + L_roi_cls + L_roi_reg (+ L_mask) (+ L_iou)
 
 Each labelled image enters twice, as strong and as weak view. After the burn-in an EMA of the student is kept and
 evaluated, so that a teacher-student method is compared with an averaged model, not with a raw one.
@@ -34,6 +34,8 @@ class Supervised(OnePass):
     def loss_weights(self) -> dict[str, float]:
         """All 1, except that the IoU branch, where there is one, has its own weight."""
         weights = {f"sup/{name}": 1.0 for name in ("rpn_cls", "rpn_reg", "roi_cls", "roi_reg")}
+        if self.run.model.detector == "mask_rcnn":
+            weights["sup/mask"] = 1.0
         if self.config.iou_branch is not None:
             weights |= {"sup/iou": self.config.sup_iou_weight, "sup/iou_positive": 0.0}
         return for_all_heads(weights, self.run.model)

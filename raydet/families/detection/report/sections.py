@@ -40,10 +40,11 @@ def learning_curves(run: Inputs, pictures: Pictures) -> Section:
     if not run.kind("step"):
         return Section("Learning curves", [paragraph(NO_FIGURES, "absent")])
     shown = [plot(run, pictures, "loss.png", loss_curves(run), "weighted loss", "Training loss and its two parts.")]
-    for figure, name in (("AP", "ap.png"), ("AP50", "ap50.png")):
-        points = evaluations(run, figure)
+    kinds = (("AP", "ap.png", ""), ("AP50", "ap50.png", ""), ("AP_mk", "ap_mk.png", " of masks"))
+    for figure, name, of in kinds:
+        points = evaluations(run, figure) if not of or has_masks(run) else {}
         if points:
-            caption = f"{figure} on the validation images, in percent."
+            caption = f"{figure}{of} on the validation images, in percent."
             shown.append(plot(run, pictures, name, points, f"{figure} (%)", caption))
     rate = curves(run, {"learning rate": "lr"})
     shown.append(plot(run, pictures, "lr.png", rate, "learning rate", "Learning rate.", smooth=False))
@@ -63,18 +64,26 @@ def ap_table(run: Inputs, pictures: Pictures) -> Section:
         (f"{model}, step {record['step']}", *(percent(record.get(name)) for name in sizes))
         for model, record in newest.items()
     ]
+    told = ("AP", "AP50", "AP_mk") if has_masks(run) else ("AP", "AP50")
+    if has_masks(run):
+        overall += [
+            (f"{model}, step {record['step']}: masks", *(percent(record.get(f"{name}_mk")) for name in sizes))
+            for model, record in newest.items()
+        ]
     names = list(next(iter(newest.values())).get("per_class", {}))
-    columns = ["class", *(f"{model} {figure}" for model in newest for figure in ("AP", "AP50"))]
+    columns = ["class", *(f"{model} {figure}" for model in newest for figure in told)]
     classes = [
-        (
-            name,
-            *(percent(record["per_class"].get(name, {}).get(f)) for record in newest.values() for f in ("AP", "AP50")),
-        )
+        (name, *(percent(record["per_class"].get(name, {}).get(f)) for record in newest.values() for f in told))
         for name in names
     ]
     lead = "Newest evaluation, in percent. A dash: no box of that class or size exists, so there is no such figure."
     body = [paragraph(lead), table(["model", *sizes], overall), heading("By class"), table(columns, classes)]
     return Section("AP per class", body)
+
+
+def has_masks(run: Inputs) -> bool:
+    """Return whether any evaluation has figures of masks."""
+    return any(record.get("AP_mk") is not None for record in run.kind("eval"))
 
 
 def loss_shares(run: Inputs, pictures: Pictures) -> Section:
