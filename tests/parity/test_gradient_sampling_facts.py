@@ -30,6 +30,7 @@ from raydet.families.detection.gradient_balance import (
 from raydet.families.detection.repeats import (
     balanced_factors,
     class_factors,
+    class_frequencies,
     crs_image_factor,
     crs_threshold,
     image_factor,
@@ -137,6 +138,13 @@ def descended(c: Tensor, bounds: Bounds | None, steps: int = 4000, lr: float = 0
         targets = jacobi_targets(c, softmax_weights(a), bounds)
         a = a - lr * 2 / len(a) * (a - targets.log())
     return a, targets
+
+
+def test_a_class_that_was_not_met_changes_no_solution_of_the_others():
+    c = torch.zeros(4, 4, dtype=F64)
+    c[:3, :3] = matrix(THREE)
+    for solve in (direct_weights, stationary_weights):
+        assert solve(c).tolist() == near([21 / 79, 66 / 79, 150 / 79, 1.0])  # the three add up to 3, not to 4
 
 
 def test_fact_3_the_softmax_reaches_the_exact_weights():
@@ -307,6 +315,17 @@ PUBLISHED = {
     "logit adjustment": (24.6, 30.6, 6.5),
     "classifier retraining": (24.5, 29.9, 8.4),
 }
+
+
+def test_behind_the_first_thousand_the_mean_score_only_moves():
+    mean, seen, one = torch.tensor([0.5], dtype=F64), torch.tensor([1500.0], dtype=F64), torch.ones(1, dtype=F64)
+    found, count = update_mean_scores(mean, seen, one, one, keep=0.9)
+    assert found.tolist() == near([0.55]) and count.tolist() == [1501]  # .9 * .5 + .1 * 1
+
+
+def test_the_share_of_images_that_hold_a_class():
+    assert class_frequencies(np.array([1, 0]), 1).tolist() == [1, 0]
+    assert class_frequencies(np.array([0, 0]), 0).tolist() == [0, 0]  # of no image at all
 
 
 def test_published_rows_satisfy_their_identity():

@@ -225,6 +225,22 @@ def test_fact_8_the_mean_weight_follows_in_thousandths():
     assert state.mean_weights.tolist() == pytest.approx([1.0014985] * 2, abs=1e-6)
 
 
+def test_a_step_without_an_unlabelled_roi_leaves_their_mean_weight():
+    method, state = built(gbr_ema=0.9), state_of(1)
+    sums = sums_of(torch.zeros(2, 2), weights=1.5)
+    sums["weights"][:, 1] = 0
+    updated(method, state, 0, sums)
+    assert state.mean_weights.tolist() == pytest.approx([0.9 + 0.1 * 1.5, 1.0])
+
+
+def test_nothing_is_learned_in_the_burn_in():
+    method, state = built(burn_in_steps=4), state_of(1)
+    updated(method, state, 3, sums_of(-torch.eye(2)))
+    assert int(state.updates) == 0 and not state.matrix.any()
+    updated(method, state, 4, sums_of(-torch.eye(2)))
+    assert int(state.updates) == 1 and bool(state.matrix.any())
+
+
 def test_nothing_is_weighed_before_the_warm_up_is_over_and_the_logits_do_not_move():
     method, state = built(gbr_warmup_steps=5, gbt_warmup_steps=3), state_of()
     state.matrix, state.weight_logits = -torch.eye(4), torch.tensor([0.0, 1.0, -1.0, 0.0])
@@ -238,6 +254,11 @@ def test_nothing_is_weighed_before_the_warm_up_is_over_and_the_logits_do_not_mov
     before = state.weight_logits.clone()
     updated(method, state, 4, sums_of(-torch.eye(4)))
     assert torch.equal(state.weight_logits, before)
+
+
+def test_images_are_counted_from_the_end_of_burn_in_and_warm_up_on():
+    found = built(burn_in_steps=4, crs_warmup_steps=3, crs_rebuild_steps=5).rebuilds()
+    assert found is not None and (found.start, found.every) == (7, 5)
 
 
 def test_the_logits_are_moved_by_sgd_with_momentum_and_by_nothing_else():
