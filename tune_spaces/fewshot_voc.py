@@ -1,4 +1,4 @@
-"""ADePT, Table 2: few-shot detection on Pascal VOC, three splits of novel classes and 1 to 10 shots, joint pre-training.
+"""ADePT, Table 2: few-shot detection on Pascal VOC, three splits of novel classes, 1 to 10 shots, joint pre-training.
 
 Each cell draws shots of its own (`data.split_seed`: the number of its split), unless a search runs several seeds. Steps
 and rates are those of Wang et al. (ICML 2020). Rows of SoCo and of separate training: the same search with another

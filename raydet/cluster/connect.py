@@ -14,7 +14,7 @@ import ray
 from raydet.cluster.address import address_of, check_answers, origin_of
 from raydet.cluster.capacity import cores
 from raydet.config.run import ClusterConfig
-from raydet.errors import ConfigError, Terminated
+from raydet.errors import ConfigError, RunError, Terminated
 
 NAMESPACE = "raydet"
 
@@ -34,7 +34,7 @@ def connected(
     resources must not be given); else a fresh local Ray with at least `cpus` logical CPUs and the custom `resources`,
     never another Ray that happens to run on this host. `dashboard` overrides `cluster.dashboard` for a local Ray.
     Gives its dashboard's HOST:PORT, or an empty text where that is unknown. Raises ConfigError where the address does
-    not answer or does not let this process in: Ray says the same of both.
+    not answer or does not let this process in (Ray says the same of both), RunError where no local Ray comes up.
     """
     if ray.is_initialized():
         yield ""
@@ -45,21 +45,32 @@ def connected(
         check_answers(cluster)
         context = _joined(cluster, address, show_workers)
     else:
-        with _signals_kept():
-            context = ray.init(
-                address="local",
-                # Logical CPUs: more than cores is fine.
-                num_cpus=cluster.local_cpus or max(int(cpus + 0.999), cores()),
-                namespace=NAMESPACE,
-                include_dashboard=cluster.dashboard if dashboard is None else dashboard,
-                resources=dict(resources or {}) or None,
-                log_to_driver=show_workers,
-                logging_level="ERROR",
-            )
+        context = _started(
+            # Logical CPUs: more than cores is fine.
+            num_cpus=cluster.local_cpus or max(int(cpus + 0.999), cores()),
+            include_dashboard=cluster.dashboard if dashboard is None else dashboard,
+            resources=dict(resources or {}) or None,
+            log_to_driver=show_workers,
+        )
     try:
         yield str(context.dashboard_url or "")
     finally:
         ray.shutdown()
+
+
+def _started(**options: Any) -> Any:
+    """Start a local Ray. Raises RunError where it does not come up in time: Ray has no name for that."""
+    try:
+        with _signals_kept():
+            return ray.init(address="local", namespace=NAMESPACE, logging_level="ERROR", **options)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        raise RunError(
+            f"no Ray came up on this machine in time: {os.getloadavg()[0]:.0f} programs want its {cores()} cores; run "
+            f"the command again when there are fewer, or with cluster.backend=process where the command has no other "
+            f"need of Ray"
+        ) from None
 
 
 def _joined(cluster: ClusterConfig, address: str, show_workers: bool) -> Any:

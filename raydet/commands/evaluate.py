@@ -21,6 +21,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--subset", help="VOC list, or the part (test, ...) of a data set given with --data")
     parser.add_argument("--split", choices=("val", "test"), default="val", help="which of the run's own data sets")
     parser.add_argument("--model", choices=("teacher", "student"), help="default: the teacher where there is one")
+    parser.add_argument(
+        "--proposals", action="store_true", help="recall and AR of the region proposals instead, whatever their class"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.set_defaults(run=run)
 
@@ -37,7 +40,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.images is not None and saved.config.trains == "classifier":
         name, trains = saved.config.method.name, saved.config.trains
         raise UserError(f"--images is the image root of a COCO JSON, and method.name={name} trains a {trains}")
-    result = evaluate_model(saved, data=data or None, split=arguments.split)
+    result = evaluate_model(saved, data=data or None, split=arguments.split, proposals=arguments.proposals)
     # Which model it was: a damaged newest checkpoint is passed over, and figures look alike.
     if arguments.json:
         about = {"checkpoint": str(saved.checkpoint.path), "model": saved.role, "step": saved.checkpoint.step}

@@ -68,6 +68,11 @@ class ModelSection(Section):
             raise ValueError("is empty: write imagenet, a local file, or none")
         return None if weights == "none" else weights
 
+    @property
+    def started_from(self) -> str | None:
+        """The run or file whose weights the model starts from, beside those of `weights`; None where there is none."""
+        return None
+
     def _fill(self, **values: object) -> None:
         """Set what was left out and follows from what was given, so that the resolved configuration holds it."""
         for name, value in values.items():

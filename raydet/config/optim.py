@@ -8,6 +8,8 @@ from pydantic import Field, model_validator
 
 from raydet.config.base import Fraction, NonNegativeInt, PositiveFloat, PositiveInt, Section, Weight
 
+LARS_TRUST = 0.001
+
 
 class OptimConfig(Section):
     """Optimiser and batch. Batch sizes are GLOBAL, whatever the number of workers."""
@@ -24,7 +26,7 @@ class OptimConfig(Section):
     """Momentum of SGD and LARS."""
     nesterov: bool = False
     """SGD with Nesterov's momentum."""
-    lars_trust: PositiveFloat = 0.001
+    lars_trust: PositiveFloat = LARS_TRUST
     """With `name: lars`: the share (trust coefficient)."""
     weight_decay: Weight = 1e-4
     """Weight decay; biases and norm layers are exempt."""
@@ -56,4 +58,6 @@ class OptimConfig(Section):
             raise ValueError("schedule=cosine and decay_at are two laws of the learning rate; keep one of them")
         if self.nesterov and (self.name != "sgd" or self.momentum == 0):
             raise ValueError("nesterov is SGD's: set name=sgd and a momentum above 0, or nesterov=false")
+        if self.lars_trust != LARS_TRUST and self.name != "lars":
+            raise ValueError(f"lars_trust is for name=lars, and name={self.name}: remove it, or set name=lars")
         return self

@@ -31,6 +31,11 @@ class TransferSection(ModelSection):
     finetune: Literal["all", "predictors"] = "all"
     """With `init_from`: train everything, or the predictors of classes and boxes alone (few-shot, ADePT)."""
 
+    @property
+    def started_from(self) -> str | None:
+        """The run or file whose weights the model starts from, beside those of `weights`; None where there is none."""
+        return self.init_from
+
     def takes(self, part: Part) -> bool:
         """Whether that part starts from `init_from`, where it has one."""
         return self.init_from is not None and (not self.init_parts or part in self.init_parts)

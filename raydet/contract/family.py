@@ -155,6 +155,16 @@ class Family(ABC, Generic[Config]):
     def evaluate(self, method: Any, model: Any, index: Any, group: Group, *, max_images: int | None) -> Result | None:
         """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
 
+    def evaluate_proposals(
+        self, method: Any, model: Any, index: Any, group: Group, *, max_images: int | None
+    ) -> Result | None:
+        """Judge a model's region proposals over all ranks, as `evaluate`. Raises UserError where it has none."""
+        config = method.run
+        raise UserError(
+            f"--proposals is for detectors and for pre-training; method.name={config.method.name} trains a "
+            f"{config.trains}, which proposes no regions: leave it out"
+        )
+
     @abstractmethod
     def exported(self, config: Config, model: Any, class_names: Sequence[str]) -> Exported:
         """Return a model with the names that plain torchvision gives its weights, where it is one of torchvision's."""

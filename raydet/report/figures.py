@@ -108,7 +108,7 @@ def bars(groups: Mapping[str, Sequence[float | None]], labels: Sequence[str], *,
     """Draw a bar of each group beside the others' over each of `labels`; None leaves a gap."""
     figure, axes = new_axes("", y_label)
     width = 0.8 / max(len(groups), 1)
-    places = np.arange(len(labels), dtype=np.float64)
+    places = [float(place) for place in range(len(labels))]
     for number, (color, (name, values)) in enumerate(zip(_colors(len(groups)), groups.items(), strict=True)):
         x, height = _arrays(places, values)
         axes.bar(x + (number + 0.5) * width - 0.4, np.nan_to_num(height), width, color=color, label=name)

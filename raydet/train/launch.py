@@ -30,7 +30,7 @@ from raydet.train.going_back import Start, check_start, go_back
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
 from raydet.train.stop import sigterm_asks
-from raydet.train.worker import local_source, train_rank
+from raydet.train.worker import check_start_of_fork, local_source, train_rank
 
 
 def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> RunFolder:
@@ -137,7 +137,10 @@ def check_model(config: RunConfig, num_classes: int) -> None:
     method = build_method(config)
     with torch.device("meta"):
         model = method.build_model(num_classes)
-    method.start(model)
+    if config.run.fork_from is None:
+        method.start(model)
+    else:  # its weights have had that start already
+        check_start_of_fork(config)
 
 
 def _check_reached(config: RunConfig, folder: RunFolder) -> None:

@@ -77,6 +77,8 @@ class Trainer:
         images, labeled = digest_of_images(data), digest_of_labeled(data)
         health = Health(config.optim.divergence_ratio)
         self.state = TrainState(student, optimizer, self.scaler, learned, images, labeled, health)
+        if self.started:
+            self.state.started = {"from": str(config.model.started_from), "said": self.started[0]}
         self.watch = Watch(config, health, group, journal)
         self.module = StepModule(student, method, device=group.device, dtype=dtype)
         self.statistics = statistics_of(student)

@@ -12,6 +12,9 @@ from raydet.contract import ParamGroup
 from raydet.learning_rate import base_lr
 from raydet.train.lars import Lars
 
+OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "lars": Lars}
+"""What `optim.name` means; a checkpoint says with which class it was trained."""
+
 
 def build_optimizer(model: nn.Module, groups: Sequence[ParamGroup], config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimiser over the trainable parameters; norm layers and all biases are not decayed.

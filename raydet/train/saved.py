@@ -96,13 +96,13 @@ def evaluate_saved(path: Path, *, data: Mapping[str, str] | None, split: str, ro
     return evaluate_model(load_saved(path, role=role), data=data, split=split)
 
 
-def evaluate_model(saved: SavedModel, *, data: Mapping[str, str] | None, split: str) -> Result:
-    """Do the same for a model already loaded."""
+def evaluate_model(saved: SavedModel, *, data: Mapping[str, str] | None, split: str, proposals: bool = False) -> Result:
+    """Do the same for a model already loaded; with `proposals` for its region proposals alone."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     index = index_for(saved, data, split)
-    result = family_of(saved.config).evaluate(
-        saved.method, saved.model.to(device), index, Group(device=device), max_images=None
-    )
+    family = family_of(saved.config)
+    evaluate = family.evaluate_proposals if proposals else family.evaluate
+    result = evaluate(saved.method, saved.model.to(device), index, Group(device=device), max_images=None)
     assert result is not None
     return result
 

@@ -32,6 +32,7 @@ class TrainState:
     images: str = ""  # digest of the images that it is about, and of their classes
     labeled: str = ""  # digest of which images are labelled
     health: Health = field(default_factory=lambda: Health(None))
+    started: dict[str, str] = field(default_factory=dict)  # {"from": ..., "said": ...} of weights of another run
     ema: EmaTeacher | None = None
     published: tuple[TeacherRef, Weights] | None = None  # the newest teacher that was sent out to label
     step: int = 0  # optimiser steps completed
@@ -55,6 +56,7 @@ class TrainState:
             "published": {"version": ref.version, "digest": ref.digest} if ref else None,
             "best": self.best,
             "health": self.health.record(),
+            "started": self.started,
             "images": self.images,
             "labeled": self.labeled,
             "optimizer": type(self.optimizer).__name__,
@@ -113,6 +115,7 @@ class TrainState:
         _load_optimizer(self, checkpoint.tensors("optimizer"), str(checkpoint.path))
         self.step = checkpoint.step
         self.health.load(checkpoint.state.get("health") or {})
+        self.started = dict(checkpoint.state.get("started") or {})
         return dropped
 
 

@@ -22,6 +22,7 @@ from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, latest_checkpoint, open_checkpoint
 from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
+from raydet.train.optim import OPTIMIZERS
 from raydet.train.rundir import RunFolder
 from raydet.train.state import digest_of_labeled
 from raydet.train.stop import watching
@@ -82,17 +83,31 @@ def check_fork(fork: Checkpoint, config: RunConfig, data: PreparedSets[Any]) -> 
         raise CheckpointError(
             f"{where}: it was trained with other labelled images than this run's, so what is unlabelled here may have "
             f"been seen with its label; use the same data.labeled and the same choice of it (data.split_seed among "
-            f"others), or take the weights alone with model.weights"
+            f"others), or take the weights alone with model.init_from"
         )
     if fork.step > burn_in:
         raise CheckpointError(
             f"{where} is at step {fork.step}, method.burn_in_steps is {burn_in}: the teacher starts at the burn-in's "
             f"end, so fork from a checkpoint at or before it, or raise method.burn_in_steps"
         )
-    optimizer = {"sgd": "SGD", "adamw": "AdamW", "lars": "Lars"}[config.optim.name]
+    optimizer = OPTIMIZERS[config.optim.name].__name__
     if fork.state.get("optimizer") not in (None, optimizer):
         raise CheckpointError(
             f"{where} was trained with {fork.state['optimizer']}, optim.name is {config.optim.name}; use the same"
+        )
+
+
+def check_start_of_fork(config: RunConfig) -> None:
+    """Raise CheckpointError where a run is forked from one that started from other weights than this one would."""
+    wanted = config.model.started_from
+    if wanted is None:
+        return
+    fork = _fork_of(config)
+    begun = (fork.state.get("started") or {}).get("from")
+    if begun != wanted:
+        raise CheckpointError(
+            f"run.fork_from={fork.path} brings all weights, and the run that it is of started from "
+            f"{begun or 'no other run'}, not from model.init_from={wanted}: keep one of the two settings"
         )
 
 

@@ -22,7 +22,7 @@ from raydet.families.localization.loader import LocationLoader
 from raydet.families.localization.method import localization_method
 from raydet.families.localization.methods.lchp import Lchp
 from raydet.families.localization.model import LocalizationModel
-from raydet.families.localization.views import draw_strong
+from raydet.families.localization.views import draw_strong, strong_boxes
 from raydet.metrics import read_metrics
 from raydet.randomness import stream
 from raydet.sweep.burn_in import burn_in_key
@@ -121,6 +121,31 @@ def test_a_box_without_an_inside_passes_no_gate(tmp_path: Path):
     model.localizer.last.bias.data.copy_(torch.tensor([0.0, 0.0, -20.0, 0.0]))  # no width
     found = method.losses(model, batch_of(6), None, None)
     assert found.per_view["kept"].tolist() == [0, 0, 0, 0]
+
+
+def test_a_box_that_the_strong_view_pushes_out_is_not_learned_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    method, pushed = lchp(tmp_path, crop_confidence_threshold=0.0), strong_boxes
+    model = model_of(method)
+
+    def out_of_the_view(boxes: Tensor, strong: Tensor) -> Tensor:
+        moved = pushed(boxes, strong)
+        moved[0] = torch.tensor([1.0, 0.0, 1.0, 1.0])  # what is left of it at the right border
+        return moved
+
+    whole = method.losses(model, batch_of(6), None, None)
+    monkeypatch.setattr("raydet.families.localization.methods.lchp.strong_boxes", out_of_the_view)
+    found = method.losses(model, batch_of(6), None, None)
+    assert whole.per_view["kept"].tolist() == [1, 1, 1, 1] and found.per_view["kept"].tolist() == [0, 1, 1, 1]
+    assert found.per_view["left_view"].tolist() == [1, 0, 0, 0]
+    term = found.losses["refine/reg"]
+    assert term.total < whole.losses["refine/reg"].total and int(term.count) == 4  # it still counts in N
+
+
+def test_a_crop_must_be_surer_than_the_threshold_and_not_as_sure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    method = lchp(tmp_path, crop_confidence_threshold=0.5)
+    said = torch.tensor([0.5, 0.75, 0.5, 0.25])
+    monkeypatch.setattr(method, "_gate_confidence", lambda *_: said)
+    assert method.losses(model_of(method), batch_of(6), None, None).per_view["kept"].tolist() == [0, 1, 0, 0]
 
 
 def test_the_momentum_classifier_follows_in_the_first_stage_and_rests_in_the_second(tmp_path: Path):

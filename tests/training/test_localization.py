@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from raydet.doctor.estimate import disk_of
 from raydet.doctor.measure import measure
 from raydet.errors import CheckpointError
 from raydet.families.localization.accuracy import Counts, best_ious, class_ranks, result_of
-from raydet.families.localization.boxes import crops, in_pixels
+from raydet.families.localization.boxes import crops, decode, in_pixels, is_visible
 from raydet.families.localization.data import LOCATED
 from raydet.families.localization.model import bap_classifier, build_localizer
 from raydet.families.localization.snapshot import read_snapshot, snapshot_steps
@@ -96,6 +97,19 @@ def test_crops_are_what_interpolating_each_cut_out_gives():
         x1, y1, x2, y2 = box
         alone = F.interpolate(image[None, :, y1:y2, x1:x2], (side, side), mode="bilinear", align_corners=False)[0]
         assert torch.allclose(crop, alone, atol=1e-5)
+
+
+def test_a_box_that_is_said_beyond_the_view_ends_at_its_border():
+    said = torch.tensor([[0.75, 0.5, 0.5, 0.25], [-0.25, 0.0, 0.5, 1.5]])
+    # x from .75 to 1.25, y from .5 to .75; x from -.25 to .25, y from 0 to 1.5
+    assert decode(said, "xywh").tolist() == [[0.75, 0.5, 1.0, 0.75], [0.0, 0.0, 0.25, 1.0]]
+    assert decode(said, "xyxy").tolist() == [[0.75, 0.5, 0.5, 0.25], [0.0, 0.0, 0.5, 1.0]]
+
+
+def test_a_box_is_visible_from_one_pixel_on_and_never_without_numbers():
+    pixel = 1 / 16
+    boxes = [[0, 0, pixel, pixel], [0, 0, pixel, 0.06], [0, 0, math.inf, 1], [0, math.nan, 1, 1]]
+    assert is_visible(torch.tensor(boxes), 16).tolist() == [True, False, False, False]
 
 
 def test_a_crop_has_at_least_a_pixel_and_stays_inside():

@@ -10,9 +10,10 @@ from safetensors.torch import save_file
 from torchvision.ops import FrozenBatchNorm2d
 
 from raydet.config.detector import ModelConfig
-from raydet.errors import CheckpointError, ConfigError
+from raydet.errors import CheckpointError
 from raydet.families.detection.transfer import part_of, read_source, start
 from raydet.metrics import read_metrics
+from raydet.sweep.burn_in import burn_in_key, shared_burn_in
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
 from raydet.train.saved import export, load_saved
@@ -140,7 +141,7 @@ def test_another_architecture_is_refused_part_by_part(detector_run: Path):
 
 
 def test_files_that_are_no_weights_are_one_message_each(tmp_path: Path, detector_run: Path):
-    with pytest.raises(CheckpointError, match=r"init_from=.*nowhere.safetensors: no file"):
+    with pytest.raises(CheckpointError, match=r"init_from=.*nowhere.safetensors: there is no such folder or file"):
         read_source(tmp_path / "nowhere.safetensors", None)
     pickled = tmp_path / "model.pth"
     torch.save({"a": torch.ones(1)}, pickled)
@@ -219,11 +220,71 @@ def test_a_run_says_what_it_took_and_goes_on_with_the_same_bits(
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_a_fork_brings_all_weights_already(detector_run: Path, tmp_path: Path):
-    with pytest.raises(ConfigError, match="keep one of them"):
-        tiny_config(
-            tmp_path / "run",
-            method=SUPERVISED,
-            model__init_from=str(detector_run),
-            run__fork_from=str(detector_run / "checkpoints" / "step_00000001"),
-        )
+def test_a_fork_of_a_run_with_another_start_is_refused_before_it_begins(detector_run: Path, tmp_path: Path):
+    config = tiny_config(
+        tmp_path / "run",
+        method=SUPERVISED,
+        model__init_from=str(detector_run),
+        run__fork_from=str(detector_run / "checkpoints" / "step_00000001"),
+    )
+    with pytest.raises(CheckpointError, match="started from no other run, not from model.init_from.*keep one of"):
+        launch(config)
+    assert not RunFolder(config.run.dir).is_started
+
+
+def test_a_search_shares_the_burn_in_of_a_run_with_a_start(detector_run: Path, tmp_path: Path):
+    # As `sweep/trial.py` does it: the trial's settings, and the checkpoint of the shared burn-in.
+    straight = tiny_config(tmp_path / "straight", optim__steps=5, model__init_from=str(detector_run))
+    launch(straight)
+    fork = shared_burn_in(straight, straight, tmp_path / "burn_in")
+    forked = tiny_config(
+        tmp_path / "forked", optim__steps=5, model__init_from=str(detector_run), run__fork_from=str(fork)
+    )
+    launch(forked)
+    launch(forked, resume=True)
+    first, second = (load_saved(Path(each.run.dir)) for each in (straight, forked))
+    one, other = first.model.state_dict(), second.model.state_dict()
+    assert all(torch.equal(value, other[name]) for name, value in one.items())
+    for saved in (first, second):
+        assert saved.checkpoint.state["started"]["from"] == str(detector_run)
+        assert "teacher of supervised at step 3" in saved.checkpoint.state["started"]["said"]
+    elsewhere = tiny_config(tmp_path / "other", optim__steps=5, model__init_from=str(tmp_path / "elsewhere"))
+    assert burn_in_key(elsewhere) != burn_in_key(straight)
+
+
+def test_a_file_without_any_backbone_is_refused_though_no_part_is_asked_for(tmp_path: Path):
+    other = tmp_path / "classifier.safetensors"
+    save_file({"classifier.weight": torch.ones(2), "classifier.bias": torch.ones(2)}, other)
+    config = ModelConfig(**TINY["model"], init_from=str(other))
+    with pytest.raises(
+        CheckpointError,
+        match=r"nothing of a detector's backbone \(its first tensors are classifier.bias, classifier.weight\)",
+    ):
+        start(fresh(config), config)
+    head = tmp_path / "head.safetensors"
+    save_file({k: v.contiguous() for k, v in fresh(config).state_dict().items() if k.startswith("rpn.")}, head)
+    config = ModelConfig(**TINY["model"], init_from=str(head))
+    with pytest.raises(CheckpointError, match=r"or take the others alone: model.init_parts=\['rpn'\]"):
+        start(fresh(config), config)
+    alone = ModelConfig(**TINY["model"], init_from=str(head), init_parts=["rpn"])
+    assert taken_parts(start(fresh(alone), alone)) == ["rpn"]
+
+
+def taken_parts(lines: list[str]) -> list[str]:
+    return [line.split(":")[0].strip() for line in lines if line.endswith(" taken")]
+
+
+def test_predictors_alone_are_not_trained_on_random_features(soco_run: Path, detector_run: Path):
+    config = model_like(RunFolder(soco_run).load_config(), init_from=str(soco_run), finetune="predictors")
+    with pytest.raises(CheckpointError, match=r"finetune=predictors would leave rpn random for ever.*finetune=all"):
+        start(fresh(config), config)
+    some = ModelConfig(
+        **TINY["model"], init_from=str(detector_run), finetune="predictors", init_parts=["backbone", "rpn"]
+    )
+    with pytest.raises(CheckpointError, match="would leave fpn, box_head random for ever"):
+        start(fresh(some), some)
+
+
+def test_anchors_of_other_sizes_are_said(detector_run: Path):
+    config = ModelConfig(**{**TINY["model"], "anchor_sizes": [[16], [32], [64]]}, init_from=str(detector_run))
+    assert "    their anchors have sizes 12, 24, 48, here 16, 32, 64" in start(fresh(config), config)

@@ -153,6 +153,12 @@ def test_what_is_masked_is_the_box_and_nothing_else():
     ]
 
 
+def test_a_pixel_whose_centre_lies_on_the_edge_is_masked_at_the_left_and_top_alone():
+    found = without(torch.ones(1, 3, 4, 4), torch.tensor([[0.5, 1.5, 2.5, 3.5]]), torch.zeros(3, 1, 1))
+    # centres of columns .5, 1.5, 2.5, 3.5: the first two; of rows: the second and third
+    assert found[0, 0].tolist() == [[1, 1, 1, 1], [0, 0, 1, 1], [0, 0, 1, 1], [1, 1, 1, 1]]
+
+
 # --- connected parts, for class activation maps -----------------------------------------------------------------------
 
 

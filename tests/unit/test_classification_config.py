@@ -83,8 +83,8 @@ def test_an_unknown_method_is_answered_with_all_names():
 
 def test_settings_of_the_other_family_are_named_as_such():
     assert refused(model__backbone="small_gn") == (
-        "tiny_classes: model.backbone: unknown key: for detectors, and method.name=r2d2 trains a classifier; remove "
-        "what is not meant"
+        "tiny_classes: model.backbone: unknown key: for detectors or pre-trained networks, and method.name=r2d2 trains "
+        "a classifier; remove what is not meant"
     )
     with pytest.raises(ConfigError) as error:
         resolve({**TINY, "run": {"dir": "x"}}, {"data.labeled_per_class": 4, "model.network": "small_conv"})

@@ -121,3 +121,19 @@ def test_the_rate_falls_along_half_a_cosine():
 def test_nesterovs_momentum_is_not_for_it():
     with pytest.raises(ValueError, match="nesterov is SGD's"):
         OptimConfig(name="lars", nesterov=True)
+
+
+def test_its_trust_is_no_other_optimisers():
+    with pytest.raises(ValueError, match="lars_trust is for name=lars, and name=sgd: remove it, or set name=lars"):
+        OptimConfig(name="sgd", lars_trust=0.01)
+
+
+def test_a_step_does_not_depend_on_the_scale_of_the_loss():
+    moved = []
+    for scale in (1e-3, 1.0, 1e3):
+        weight = nn.Parameter(torch.tensor([[1.0, -2.0], [0.5, 3.0]]))
+        weight.grad = scale * torch.tensor([[0.1, 0.4], [-0.2, 0.3]])
+        Lars([{"params": [weight]}], lr=1.0, momentum=0.9, trust=0.001).step()
+        moved.append(weight.detach())
+    torch.testing.assert_close(moved[0], moved[1])
+    torch.testing.assert_close(moved[2], moved[1])

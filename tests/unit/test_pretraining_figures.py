@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from raydet.families.pretraining.evaluate import PretrainingResult, best_ious, recalls
+from raydet.families.pretraining.evaluate import PretrainingResult
 from raydet.families.pretraining.method import PretrainingMethod, pretraining_method
 from raydet.families.pretraining.methods.adept import carried
 from raydet.families.pretraining.similarity import cosines, moments, spread
 from raydet.metrics import read_metrics
 from raydet.train.launch import launch
 from raydet.vision.geometry import View
+from raydet.vision.recall import best_ious, recalls
 from raydet.window import Window
 from tests.helpers import tiny_views
 

@@ -187,11 +187,6 @@ class DetectionConfig(RunConfig):
                 f"{workers} workers; set model.weights, or with model.init_from model.init_norms=frozen, use "
                 f"model.backbone=small_gn, or one worker"
             )
-        if model.init_from is not None and self.run.fork_from is not None:
-            found.append(
-                f"run.fork_from={self.run.fork_from} brings all weights of a run with the same classes, "
-                f"model.init_from={model.init_from} parts of any: keep one of them"
-            )
         allowed = detectors_of(type(self.method))
         if model.detector not in allowed:
             able = [each.model_fields["name"].default for each in METHODS if model.detector in detectors_of(each)]

@@ -17,6 +17,7 @@ from raydet.families.detection.evaluate import evaluate_sharded
 from raydet.families.detection.label_files import DetectorOnFiles
 from raydet.families.detection.loader import TeacherViews
 from raydet.families.detection.method import STANDARD_PARTS, DetectionMethod, detection_method
+from raydet.families.detection.proposal_recall import ProposalRecall, proposal_recall
 from raydet.families.detection.run import DetectionRun
 from raydet.families.detection.saved import as_detector
 from raydet.group import Group
@@ -62,6 +63,12 @@ class Detection(Family[DetectionConfig]):
     ) -> EvalResult | None:
         """Return COCO's figures."""
         return evaluate_sharded(method, model, index, group, max_images=max_images)
+
+    def evaluate_proposals(
+        self, method: DetectionMethod, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None
+    ) -> ProposalRecall | None:
+        """Return recall and AR of the region proposals."""
+        return proposal_recall(method, model, index, group, max_images=max_images)
 
     def exported(self, config: DetectionConfig, model: Detector, class_names: Sequence[str]) -> Exported:
         """Leave out what a method adds: what is left is torchvision's `FasterRCNN` or `MaskRCNN`, whose class 0 is the

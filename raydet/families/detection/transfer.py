@@ -9,27 +9,27 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from raydet.config.transfer import PARTS, Part, TransferSection
 from raydet.errors import CheckpointError
 from raydet.registry import family_of
 from raydet.train.saved import load_saved
+from raydet.vision.detector import Detector
 from raydet.vision.weights import COUNTER, digest, read_tensors, weights_of
 
-_PREFIXES: dict[Part, str] = {
-    "fpn": "backbone.fpn.",
-    "backbone": "backbone.",
-    "rpn": "rpn.",
-    "box_head": "roi_heads.box_head.",
+Sizes = tuple[tuple[float, ...], ...]
+_STARTS: dict[Part, re.Pattern[str]] = {
+    "fpn": re.compile(r"backbone\.fpn\."),
+    "backbone": re.compile(r"backbone\."),
+    "rpn": re.compile(r"rpn\."),
+    "box_head": re.compile(r"roi_heads\.(stages\.\d+\.)?box_head\."),
 }
-
-
-STAGES = "roi_heads.stages."  # of a cascade; a number follows
+_STAGE = re.compile(r"stages\.\d+\.")  # of a cascade, which has several box heads
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,9 +39,10 @@ class Source:
     tensors: Mapping[str, Tensor]  # by the names that a detector has
     others: Counter[str]  # of what else is there: first part of the name -> number of tensors
     said: str  # where it comes from, for people
+    anchor_sizes: Sizes = ()  # pixels, per level; nothing where nobody knows
 
 
-def start(model: nn.Module, config: TransferSection) -> list[str]:
+def start(model: Detector, config: TransferSection) -> list[str]:
     """Overwrite parts of a fresh detector as `config` says; return what became of each part, a line each.
 
     Raises CheckpointError where the source cannot be read, lacks a part that is asked for, or is of another network.
@@ -50,17 +51,20 @@ def start(model: nn.Module, config: TransferSection) -> list[str]:
         return []
     source = read_source(Path(config.init_from), config.init_role)
     state = {name: value for name, value in model.state_dict().items() if not name.endswith(COUNTER)}
-    source = replace(source, tensors=for_stages(source.tensors, state))
     taken, lines = dict[str, Tensor](), [f"model.init_from: {source.said}"]
+    own_sizes = model.config.anchor_sizes
     for part in config.init_parts or PARTS:
         wanted = {name: value for name, value in state.items() if part_of(name) == part}
-        found = {name: value for name, value in source.tensors.items() if part_of(name) == part}
+        found = _for_stages(wanted, {n: value for n, value in source.tensors.items() if part_of(n) == part})
         if not found and part not in config.init_parts:
             lines.append(f"  {part}: fresh, there is none in it ({len(wanted)} tensors)")
             continue
         _check(part, wanted, found, config)
         taken |= found
         lines.append(f"  {part}: {len(found)} tensors taken")
+        if part == "rpn" and source.anchor_sizes not in ((), own_sizes):
+            lines.append(f"    their anchors have sizes {_sizes(source.anchor_sizes)}, here {_sizes(own_sizes)}")
+    _check_enough(taken, source, config)
     _overwrite(state, taken)
     return [*lines, *_rest(state, taken, source)]
 
@@ -78,7 +82,9 @@ def read_source(path: Path, role: str | None) -> Source:
         short = digest(weights_of(saved.model))[:12]
         name, step = saved.config.method.name, saved.checkpoint.step
         said = f"{saved.role} of {name} at step {step}, {path} (SHA-256 {short}...)"
-        return Source(_counted_out(found.weights), others, said)
+        return Source(_counted_out(found.weights), others, said, getattr(saved.config.model, "anchor_sizes", ()))
+    if not path.exists():
+        raise CheckpointError(f"{where}: there is no such folder or file; name a run, a checkpoint or an exported file")
     if path.suffix != ".safetensors":
         raise CheckpointError(
             f"{where}: expected a run folder, a checkpoint folder, or a .safetensors file (raydet export RUN --out "
@@ -94,25 +100,22 @@ def read_source(path: Path, role: str | None) -> Source:
     return Source(_counted_out(tensors), Counter(), f"{path} (SHA-256 {short}...)")
 
 
-def for_stages(tensors: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Return tensors of one box head by the names that a cascade has: every stage starts from the same."""
-    stages = sorted({name.removeprefix(STAGES).split(".")[0] for name in state if name.startswith(STAGES)})
-    if not stages:
-        return tensors
-    found = {name: value for name, value in tensors.items() if not name.startswith(_PREFIXES["box_head"])}
-    for name, value in tensors.items():
-        if name.startswith(_PREFIXES["box_head"]):
-            found |= {f"{STAGES}{stage}.{name.removeprefix('roi_heads.')}": value for stage in stages}
-    return found
-
-
 def part_of(name: str) -> Part | None:
     """Return the part that a tensor of a detector belongs to; None for predictors and what methods add."""
-    name = re.sub(rf"^{STAGES}\d+\.", "roi_heads.", name)
-    for part, prefix in _PREFIXES.items():  # the pyramid lies inside the backbone
-        if name.startswith(prefix):
+    for part, start_of in _STARTS.items():  # the pyramid lies inside the backbone
+        if start_of.match(name):
             return part
     return None
+
+
+def _for_stages(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return what is found; where it is one box head and a cascade's stages are wanted, one for each of these."""
+    if not found or any(_STAGE.search(name) for name in found):
+        return found
+    each = {name: _STAGE.sub("", name) for name in wanted}
+    return {name: found[plain] for name, plain in each.items() if plain in found} | {
+        name: value for name, value in found.items() if name not in each.values()
+    }
 
 
 def _check(part: Part, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor], config: TransferSection) -> None:
@@ -135,14 +138,40 @@ def _check(part: Part, wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]
         )
 
 
+def _check_enough(taken: Mapping[str, Tensor], source: Source, config: TransferSection) -> None:
+    """Raise CheckpointError where features would start afresh by mistake, or would stay random for ever."""
+    found = {part_of(name) for name in taken}
+    where = f"model.init_from={config.init_from}"
+    if config.takes("backbone") and "backbone" not in found:
+        names = sorted(source.tensors)[:3]
+        held = f"its first tensors are {', '.join(names)}" if names else "it has no tensor"
+        others = [part for part in PARTS if part in found]
+        way = f", or take the others alone: model.init_parts={others}" if others else ""
+        raise CheckpointError(
+            f"{where} has nothing of a detector's backbone ({held}): name a detector's or a pre-training run, or its "
+            f"exported file{way}"
+        )
+    random = [part for part in PARTS if part not in found and (part != "backbone" or config.weights is None)]
+    if config.finetune == "predictors" and random:
+        raise CheckpointError(
+            f"model.finetune=predictors would leave {', '.join(random)} random for ever: {where} has none of it, or "
+            f"model.init_parts leaves it out. Set model.finetune=all, or start from a run that has it"
+        )
+
+
+def _sizes(sizes: Sizes) -> str:
+    """Return the anchor sizes of all levels as text."""
+    return ", ".join("/".join(f"{size:g}" for size in level) for level in sizes)
+
+
 def _advice(part: Part) -> str:
     return {
         "backbone": "Use the same model.backbone and model.fpn_strides",
         "fpn": "Use the same model.fpn_channels, model.fpn_strides and model.fpn_norm",
         "rpn": "Use as many anchors per place: model.anchor_sizes and model.anchor_ratios, and the same "
         "model.fpn_channels",
-        "box_head": "Use the same model.box_head, box_head_dim, roi_pool_size, fpn_channels and fpn_norm, and "
-        "the stages of a cascade for a cascade of as many",
+        "box_head": "Use the same model.box_head, box_head_dim, roi_pool_size, fpn_channels and fpn_norm, and the "
+        "stages of a cascade for a cascade of as many",
     }[part]
 
 
@@ -160,7 +189,8 @@ def _overwrite(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> No
 def _rest(state: Mapping[str, Tensor], taken: Mapping[str, Tensor], source: Source) -> list[str]:
     """Say what of the detector starts afresh, and what of the source is not used."""
     fresh = Counter(_group(name) for name in state if name not in taken and part_of(name) is None)
-    left = Counter(_group(name) for name in source.tensors if name not in taken) + source.others
+    used = {_STAGE.sub("", name) for name in taken} | set(taken)
+    left = Counter(_group(name) for name in source.tensors if name not in used) + source.others
     return [
         f"  fresh: {_listed(fresh)}" if fresh else "  fresh: nothing",
         f"  not used: {_listed(left)}" if left else "  not used: nothing",

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torchvision.ops import box_iou
 
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import DataError
@@ -28,12 +26,10 @@ from raydet.group import Group
 from raydet.randomness import stream
 from raydet.text import percent
 from raydet.vision.mode import evaluating
+from raydet.vision.recall import BUDGETS, PRE_NMS, best_ious, recalls
 from raydet.vision.rpn import proposals
 
 IMAGES_PER_FORWARD = 32
-BUDGETS = (10, 100, 1000)
-AR_IOUS = np.linspace(0.5, 0.95, 10)
-PRE_NMS = 1000  # anchors per level
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,23 +75,6 @@ class PretrainingResult:
         ]
         lines = [f"{self.images:,} images, {self.boxes:,} true boxes", *(f"{a:28} {'  '.join(b)}" for a, *b in rows)]
         return "\n".join(lines)
-
-
-def recalls(best: NDArray[np.float32], iou: float) -> dict[str, float | None]:
-    """Return recall at each budget, and AR at 100, from the best IoU `[G, 3]` of each true box."""
-    if not len(best):
-        return {**{f"recall_{budget}": None for budget in BUDGETS}, "ar_100": None}
-    found = {f"recall_{budget}": float((best[:, i] >= iou).mean()) for i, budget in enumerate(BUDGETS)}
-    return {**found, "ar_100": float((best[:, 1, None] >= AR_IOUS).mean())}
-
-
-def best_ious(proposed: Tensor, truth: Tensor) -> Tensor:
-    """Return of each true box `[G, 4]` the largest IoU among the 10, 100, 1000 best of `proposed` `[P, 4]`, best first:
-    `[G, 3]`."""
-    ious = box_iou(truth, proposed)
-    if not ious.shape[1]:
-        return torch.zeros(len(truth), len(BUDGETS))
-    return torch.stack([ious[:, :budget].amax(dim=1) for budget in BUDGETS], dim=1)
 
 
 def known_proposals(index: DatasetIndex, where: str) -> ImageProposals | None:

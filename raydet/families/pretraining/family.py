@@ -76,6 +76,8 @@ class Pretraining(Family[PretrainingConfig]):
         """Return recall of the region proposals and similarity of views."""
         return evaluate_sharded(method, model, index, group, max_images=max_images)
 
+    evaluate_proposals = evaluate  # that is what it measures
+
     def exported(self, config: PretrainingConfig, model: PretrainingModel, class_names: Sequence[str]) -> Exported:
         """Leave out what no detector has: projector, predictor and target."""
         assert isinstance(config.method, PretrainingSection)

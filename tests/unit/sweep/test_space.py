@@ -30,6 +30,7 @@ def test_every_shipped_space_suits_the_paper_config_and_the_small_one(file: Path
     bases, judged = {
         "r2d2": (["r2d2_signdigits"], ("error", "min")),
         "lchp": (["lchp_foda", "lchp_cub"], ("gt_known", "max")),
+        "adep": (["adept_foda", "adept_coco"], ("recall_100", "max")),
     }.get(file.stem[:4], (["il_net_bccd", "il_net_coco10"], ("AP", "max")))
     if file.stem == "fewshot_voc":
         bases, judged = ["fewshot_voc"], ("AP50novel", "max")

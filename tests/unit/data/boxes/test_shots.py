@@ -95,6 +95,13 @@ def test_seeds_choose_differently_and_evenly_and_the_order_of_the_images_does_no
     assert picked(shot(whole, 1, 3)) == picked(shot(backwards, 1, 3))
 
 
+def test_within_an_image_the_same_boxes_are_chosen_whatever_other_images_there_are():
+    whole = table_of([[1], [2], [0] * 6])
+    for seed in range(8):
+        alone = whole.take(np.array([2, 0, 1]))
+        assert picked(shot(whole, 1, seed)) == picked(shot(alone, 1, seed))
+
+
 def test_the_shots_of_one_class_do_not_depend_on_another_one():
     # Without the images of cows alone the birds that are chosen stay the same.
     whole = table_of([[0]] * 8 + [[1], [2], [2], [2]])
@@ -105,8 +112,9 @@ def test_the_shots_of_one_class_do_not_depend_on_another_one():
 
 def test_crowd_boxes_are_no_shots_and_do_not_stay():
     # Box 0 is a crowd of birds in the image of the only other bird, box 1.
-    found = shot(table_of([[0, 0], [1], [2]], crowd=(0,)), 1)
-    assert picked(found) == {1, 2, 3} and not found.crowd.any()
+    for seed in range(8):
+        found = shot(table_of([[0, 0], [1], [2]], crowd=(0,)), 1, seed)
+        assert picked(found) == {1, 2, 3} and not found.crowd.any()
 
 
 def test_classes_with_fewer_boxes_are_named_with_their_number():
