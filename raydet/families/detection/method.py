@@ -108,9 +108,11 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
 
         Then come their masks, where the detector has a mask head.
         """
-        floor, heads = self.run.model.test_score_floor, model.roi_heads
-        if not isinstance(heads, MaskHeads):
+        floor = self.run.model.test_score_floor
+        if self.run.model.detector != "mask_rcnn":
             return self._best(model.candidates(images, proposals="test", score_floor=floor, top_k=UNLIMITED))
+        heads = model.roi_heads
+        assert isinstance(heads, MaskHeads)
         found: dict[int, Candidates] = {}
         for positions, group in images.by_frame():
             with torch.no_grad():
