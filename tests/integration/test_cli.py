@@ -108,7 +108,10 @@ def test_unknown_options_are_refused(config: str, capsys: pytest.CaptureFixture[
         (["optim.steps=many"], 'optim.steps="many"'),
         (["optim.steps"], "expected key.path=value"),
         (["data.labeled=/nowhere/boxes.json"], "/nowhere/boxes.json"),
-        (["data.labeled_count=null"], "needs unlabelled images: set data.unlabeled, or one of data.labeled_count"),
+        (
+            ["data.labeled_count=null"],
+            "needs unlabelled images: set data.unlabeled, or one of data.shots_per_class",
+        ),
         (["data.labeled_count=24"], "needs unlabelled images, but all 24 images are labelled"),
         (["data.labeled_count=25"], "25"),
         (["run.fork_from=/nowhere"], "/nowhere: no such checkpoint folder"),

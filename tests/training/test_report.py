@@ -16,6 +16,7 @@ from raydet.families.detection.data import BOXES
 from raydet.families.detection.report import sections as detection_sections
 from raydet.families.detection.report.history import read_history
 from raydet.families.detection.report.inputs import read_inputs
+from raydet.families.detection.tide import KINDS, NAMES
 from raydet.labels.convert import to_table
 from raydet.labels.store import PseudoLabelStore
 from raydet.metrics import MetricsWriter
@@ -27,6 +28,7 @@ from raydet.train.rundir import RunFolder
 
 BOX = [10.0, 10.0, 30.0, 40.0]
 HOSTILE = '<script>alert("x")</script>'
+ERRORS = {"gains": dict.fromkeys(NAMES, 0.125), "counts": dict.fromkeys(KINDS, 1234)}
 
 
 def write_images(folder, number, names=("cat", HOSTILE)):
@@ -113,7 +115,7 @@ def add_metrics(folder):
         figures = {"AP": ap, "AP50": 0.5, "AP75": 0.2, "APs": None, "APm": 0.1, "APl": None}
         writer.write(
             {"kind": "eval", "step": 30, "time": 31.0, "split": "val", "model": model, **figures}
-            | {"per_class": per_class}
+            | {"per_class": per_class, "tide": ERRORS}
         )
     writer.write({"kind": "alarm", "step": 20, "time": 20.0, "name": "x", "message": "no pseudo-box <survives>"})
     writer.write({"kind": "end", "step": 30, "time": 60.0, "reason": "done"})
@@ -138,6 +140,7 @@ def test_a_whole_run_makes_a_page_with_every_section(run):
         "Summary",
         "Learning curves",
         "AP per class",
+        "Errors by kind",
         "Unsupervised losses",
         "Localisation of the pseudo-boxes",
         "What the gates drop",
@@ -147,6 +150,8 @@ def test_a_whole_run_makes_a_page_with_every_section(run):
     ]
     for figure in ("37.5", "25.0", "no pseudo-box <survives>", "Step 30: not finite: loss", "0.4", "2.5 M", "1.0 min"):
         assert figure in shown["Summary"]
+    assert "12.5" in shown["Errors by kind"]
+    assert "1,234" in shown["Errors by kind"]
     assert "absent" not in re.sub(r"<style>.*?</style>", "", path.read_text(), flags=re.S)
     # 3 versions x 4 hidden images = 12 labels; the true cat of each is found.
     table = shown["Precision and recall of the pseudo-labels"].split()
