@@ -93,6 +93,12 @@ def test_parts_and_role_can_be_chosen(detector_run: Path):
     model = fresh(config)
     lines = start(model, config)
     assert taken(model, fresh(config)) == {"rpn"}
+    assert lines[1:5] == [
+        "  backbone: left out by model.init_parts (39 tensors)",
+        "  fpn: left out by model.init_parts (12 tensors)",
+        "  rpn: 6 tensors taken",
+        "  box_head: left out by model.init_parts (4 tensors)",
+    ]
     name = "rpn.head.cls_logits.weight"
     student, teacher = (load_saved(detector_run, role=role).model.state_dict()[name] for role in ("student", "teacher"))
     assert torch.equal(model.state_dict()[name], student)

@@ -53,8 +53,11 @@ def start(model: Detector, config: TransferSection) -> list[str]:
     state = {name: value for name, value in model.state_dict().items() if not name.endswith(COUNTER)}
     taken, lines = dict[str, Tensor](), [f"model.init_from: {source.said}"]
     own_sizes = model.config.anchor_sizes
-    for part in config.init_parts or PARTS:
+    for part in PARTS:
         wanted = {name: value for name, value in state.items() if part_of(name) == part}
+        if not config.takes(part):
+            lines.append(f"  {part}: left out by model.init_parts ({len(wanted)} tensors)")
+            continue
         found = _for_stages(wanted, {n: value for n, value in source.tensors.items() if part_of(n) == part})
         if not found and part not in config.init_parts:
             lines.append(f"  {part}: fresh, there is none in it ({len(wanted)} tensors)")
