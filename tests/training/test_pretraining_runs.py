@@ -155,6 +155,8 @@ def test_check_data_looks_at_the_proposals_too(pictures: Path, file: Path, tmp_p
         ({"model__level_bounds": [16]}, "expected 2 ascending sides"),
         ({"optim__labeled_batch": 1}, "fewer than two images"),
         ({"data__val": None, "data__val_count": 50}, "val_count is 50"),
+        ({"model__detector": "cascade_rcnn"}, "detector=cascade_rcnn is for detectors"),
+        ({"model__init_from": "runs/other"}, "init_from is for detectors"),
     ],
 )
 def test_what_cannot_be_meant_names_the_key(tmp_path: Path, changes: dict[str, object], said: str):

@@ -140,10 +140,20 @@ class PretrainingModelConfig(ModelConfig):
     """With several workers: batch norms use the statistics of all workers' images (SyncBN)."""
 
     @model_validator(mode="after")
-    def _weights_are_chosen(self) -> Self:
-        """Start from scratch where nothing is said: that is what pre-training is for."""
+    def _is_no_detector_yet(self) -> Self:
+        """Refuse what only a detector has a use for."""
         if self.init_from is not None:
             raise ValueError("init_from is for detectors; a pre-training run goes on with --resume or run.fork_from")
+        if self.detector != "faster_rcnn":
+            raise ValueError(
+                f"detector={self.detector} is for detectors; what is pre-trained here fits all of them: leave it out, "
+                f"and name it in the run that starts from this one (model.init_from)"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_chosen(self) -> Self:
+        """Start from scratch where nothing is said: that is what pre-training is for."""
         if self.backbone == SMALL and self.weights is not None:
             raise ValueError(f"backbone {SMALL} trains from scratch: remove `weights`, or choose another backbone")
         return self
