@@ -323,6 +323,29 @@ def test_an_alarm_says_that_maps_are_flat(tmp_path: Path):
     assert method.explain_barren(window) is None
 
 
+def test_an_alarm_says_that_boxes_are_the_whole_image_and_what_to_raise(tmp_path: Path):
+    method, window = lchp(tmp_path, attention_threshold=0.5, alarm_after_steps=60), Window(steps=3)
+    window.increase({"count/is_whole": 12, "sum/is_whole": 6, "count/is_flat": 12})  # half is not most
+    assert method.explain_barren(window) is None
+    window.increase({"sum/is_whole": 3})
+    alarm = method.explain_barren(window)
+    assert alarm is not None and (alarm.name, alarm.after_steps) == ("boxes_are_the_image", 60)
+    assert "75% of the boxes" in alarm.message and "raise method.attention_threshold=0.5" in alarm.message
+    window.increase({"count/kept": 12, "sum/kept": 12})  # the refinement: the localizer itself says them
+    alarm = method.explain_barren(window)
+    assert alarm is not None and "the localizer has learned nothing else" in alarm.message
+
+
+def test_the_attention_of_features_is_their_magnitude(tmp_path: Path):
+    method = lchp(tmp_path, attention_source="trunk_features", mask_out_enabled=False)
+    model = model_of(method)
+    network, features = model.pseudo_classifier, torch.zeros(1, 2, 4, 4)
+    features[0, :, 1, 2] = torch.tensor([3.0, -3.0])  # would cancel
+    network.look = lambda images: (torch.zeros(1, 1, 4, 4), features)
+    found = method.algorithm_1(model, torch.zeros(1, 3, 8, 8))
+    assert found.attention[0, 1, 2] == 3.0 and not found.is_flat.any()
+
+
 def test_all_zero_attention_is_trained_through_and_counted(tmp_path: Path):
     method = lchp(tmp_path)
     model = model_of(method)

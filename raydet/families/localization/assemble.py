@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from raydet.contract import Alarm
 from raydet.families.localization.batch import LocationBatch
 from raydet.families.localization.loader import StepViews
 from raydet.window import Window
@@ -34,6 +35,14 @@ class BoxStats:
         for name, rows in self.per_view.items():
             known = rows[rows.isfinite()]
             window.increase({f"sum/{name}": float(known.sum()), f"count/{name}": len(known)})
+
+
+def alarm_of_whole_images(window: Window, advice: str, after_steps: int) -> Alarm | None:
+    """Say that most boxes are the whole image, which a localizer learns in no time and never unlearns."""
+    seen, whole = window.sums.get("count/is_whole", 0.0), window.sums.get("sum/is_whole", 0.0)
+    if whole <= seen / 2:
+        return None
+    return Alarm("boxes_are_the_image", f"{whole / seen:.0%} of the boxes are the whole image: {advice}", after_steps)
 
 
 def assemble(step: int, views: StepViews) -> tuple[LocationBatch, BoxStats]:

@@ -62,7 +62,8 @@ class LchpConfig(LocatingSection):
     attention_threshold: Threshold = 0.7
     """What counts as foreground on the normalised attention map (delta), strictly; Tiny-ImageNet: 0.8."""
     attention_source: Literal["attention_maps", "trunk_features"] = "attention_maps"
-    """Of which maps the attention is the mean: the `num_attention_maps` ones, or all channels of the trunk."""
+    """Of which maps the attention is the mean: the `num_attention_maps` ones, or all channels of the trunk (their
+    magnitudes, where a trunk ends without a ReLU)."""
     upsample_before_threshold: bool = True
     """Enlarge the attention to the image before the threshold; off: scale the cells afterwards."""
     mask_out_enabled: bool = True
@@ -107,7 +108,7 @@ class LchpConfig(LocatingSection):
     stability_images: PositiveInt = 8
     """On so many images of each worker's batch."""
     alarm_after_steps: PositiveInt = 200
-    """Warn when no box passes the gate, or most maps are flat, for so many steps in a row."""
+    """Warn when no box passes, most maps are flat or most boxes the whole image, for so many steps in a row."""
 
     def length(self, optim: OptimConfig) -> int:
         """Return the optimiser steps of a run: `optim.steps`, or the first stage alone."""
@@ -141,6 +142,8 @@ class PsolConfig(LocatingSection):
     """What the localizer says: upper left corner and size, or both corners."""
     reg_reduction: Literal["sum", "mean"] = "sum"
     """Squared distance of two boxes: summed over the four numbers, or their mean."""
+    alarm_after_steps: PositiveInt = 200
+    """Warn when most boxes are the whole image for so many steps in a row."""
 
     def contradictions(self, run: RunConfig) -> list[str]:
         """Return what of the run cannot be meant with this method, each with the keys and what to change."""

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 
 from raydet.contract import Alarm, DataSizes, LossTerm, Outputs, ParamGroup
-from raydet.families.localization.assemble import WHOLE
+from raydet.families.localization.assemble import WHOLE, alarm_of_whole_images
 from raydet.families.localization.attention import AttentionRule, PseudoBoxes, pseudo_boxes
 from raydet.families.localization.batch import IMAGES, LocationBatch
 from raydet.families.localization.boxes import (
@@ -200,7 +200,8 @@ class Lchp(LocalizationMethod):
 
         def attention_of(images: Tensor) -> Tensor:
             maps, features = network.look(images)
-            return (maps if wants_maps else features).float().mean(dim=1)
+            # Features behind no ReLU (EfficientNet's linear bottlenecks) have signs that would cancel each other.
+            return maps.float().mean(dim=1) if wants_maps else features.float().abs().mean(dim=1)
 
         is_black = self.config.mask_fill == "black_pixel"
         fill = torch.zeros_like(network.trunk.mean) if is_black else network.trunk.mean
@@ -276,7 +277,7 @@ class Lchp(LocalizationMethod):
         return self.algorithm_1(student, views).boxes, self.algorithm_1(student, views, by=student.classifier).boxes
 
     def explain_barren(self, window: Window) -> Alarm | None:
-        """Say that no box passes the gate, or that the attention is the same everywhere in most images."""
+        """Say that most images have no attention or are a box as a whole, or that no box passes the gate."""
         seen, flat = window.sums.get("count/is_flat", 0.0), window.sums.get("sum/is_flat", 0.0)
         if flat > seen / 2:
             return Alarm(
@@ -286,6 +287,14 @@ class Lchp(LocalizationMethod):
                 self.config.alarm_after_steps,
             )
         looked, kept = window.sums.get("count/kept", 0.0), window.sums.get("sum/kept", 0.0)
+        advice = (
+            f"the localizer has learned nothing else; raise method.attention_threshold and train from the start, or "
+            f"method.crop_confidence_threshold={self.config.crop_confidence_threshold:g}, if they were smaller before"
+            if looked
+            else f"raise method.attention_threshold={self.config.attention_threshold:g} (the report shows the maps)"
+        )
+        if whole := alarm_of_whole_images(window, advice, self.config.alarm_after_steps):
+            return whole
         if not looked or kept:
             return None
         mean = window.sums["sum/confidence"] / looked

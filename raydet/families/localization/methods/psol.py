@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydet.contract import LossTerm, Outputs, ParamGroup
-from raydet.families.localization.assemble import WHOLE
+from raydet.contract import Alarm, LossTerm, Outputs, ParamGroup
+from raydet.families.localization.assemble import WHOLE, alarm_of_whole_images
 from raydet.families.localization.batch import IMAGES, LocationBatch
 from raydet.families.localization.boxes import decode, encode, squared_distance
 from raydet.families.localization.config import LocalizationConfig, PsolConfig
@@ -25,6 +25,7 @@ from raydet.families.localization.methods.cam import cam_boxes, class_loss
 from raydet.families.localization.model import LocalizationModel, build_localizer, cam_classifier, shares
 from raydet.vision.geometry import box_areas
 from raydet.vision.mode import evaluating
+from raydet.window import Window
 
 
 class Psol(LocalizationMethod):
@@ -90,3 +91,8 @@ class Psol(LocalizationMethod):
     def pseudo_boxes_of(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> Tensor | None:
         """Return the boxes of class activation maps."""
         return cam_boxes(model.classifier, pixels, classes, (self.config.cam_threshold,))[:, 0]
+
+    def explain_barren(self, window: Window) -> Alarm | None:
+        """Say that most boxes are the whole image."""
+        advice = f"raise method.cam_threshold={self.config.cam_threshold:g}"
+        return alarm_of_whole_images(window, advice, self.config.alarm_after_steps)

@@ -103,13 +103,13 @@ def method_settings(name: str, why: str, counts: Counts, each: int, machine: Mac
         settings.append(Setting("method.burn_in_steps", each, f"{stage}; as many steps follow"))
     settings.append(Setting("method.classifier_decay_steps", epoch, "an epoch: its rate falls by a tenth after each"))
     if name != "lchp":
-        about = "the published 0.2; where boxes are too large, raise it"
+        about = "on ImageNet 0.2; where boxes are too large, raise it"
         rest = [Setting("method.localizer_lr", 2e-3, "as the classifier's first")] if name == "psol" else []
         return [*settings, Setting("method.cam_threshold", 0.2, about), *rest]
-    shown = "boxes too large: raise it; parts of objects: lower it (see the report); the paper has 0.7 on CUB"
+    shown = "boxes too large: raise it; parts of objects: lower it (see the report); the paper's on CUB"
     return [
         *settings,
-        Setting("method.attention_threshold", 0.5, shown),
+        Setting("method.attention_threshold", 0.7, shown),
         Setting("method.crop_confidence_threshold", 0.9, "the paper's; where hardly a box is kept, lower it"),
         Setting("method.refine_lr", 2e-3, "second stage; the paper has 2e-4 on ImageNet"),
     ]
