@@ -100,12 +100,11 @@ def _machine() -> Machine:
     import torch
 
     from raydet.doctor.probe import look
-    from raydet.precision import autocast_dtype
+    from raydet.precision import NAMES, autocast_dtype
     from raydet.recipe.machine import Machine
 
     dtype = autocast_dtype("auto", torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    names = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
-    return Machine.of(look(), names[dtype])
+    return Machine.of(look(), NAMES[dtype])
 
 
 def _recipe(kind: Kind, given: Mapping[str, Any], machine: Machine, out: Path, arguments: argparse.Namespace) -> Recipe:

@@ -50,7 +50,8 @@ class OptimConfig(Section):
     accumulate: PositiveInt = 1
     """Split each step into so many passes to save memory; the optimiser sees the same gradient."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    """`auto`: bf16 on GPUs and CPUs with hardware for it, fp32 elsewhere. fp16 uses a gradient scaler."""
+    """`auto`: bf16 on GPUs with hardware for it, and on CPUs with hardware for it where a short timing (kept in the
+    user's cache folder) finds it faster; fp32 elsewhere. fp16 uses a gradient scaler."""
 
     @model_validator(mode="after")
     def _one_law(self) -> OptimConfig:

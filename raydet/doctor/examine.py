@@ -19,7 +19,7 @@ from raydet.doctor import probe
 from raydet.doctor.estimate import disk_of, judge_capacity, judge_disk, judge_memory, plan
 from raydet.doctor.finding import Finding, fail, ok, warn
 from raydet.doctor.machine import Facts, compare, judge
-from raydet.doctor.measure import measure
+from raydet.doctor.measure import measure_both
 from raydet.doctor.network import auth_mode, judge_mode, judge_ports, listening, reachable
 from raydet.errors import UserError
 from raydet.registry import build_method, family_of
@@ -81,7 +81,7 @@ def _run(config: RunConfig, measured: bool, *, is_local: bool) -> Iterator[Findi
         yield ok("time", "not measured; --measure trains a few steps in a temporary folder")
         return
     try:
-        yield measure(config)
+        yield from measure_both(config)
     except UserError as error:
         yield fail("time", str(error), "raydet train would refuse this")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,15 @@ import torch
 
 from raydet.config.run import RunConfig
 from raydet.doctor.estimate import labels_made
-from raydet.doctor.finding import Finding, ok
+from raydet.doctor.finding import Finding, ok, warn
 from raydet.metrics import read_metrics
+from raydet.precision import NAMES, autocast_dtype, has_bf16_hardware
 from raydet.registry import build_method, family_of
 from raydet.settings import resolve
 from raydet.text import duration
 
 BURN_IN, LATER = 2, 4  # steps that are trained; the first of each stage is not counted
+TOLERATED = 1.25  # times as long as in the other precision: four steps tell no more
 
 
 def measure(config: RunConfig) -> Finding:
@@ -26,18 +28,52 @@ def measure(config: RunConfig) -> Finding:
     Reads and checks the data as a run does, and writes what a run writes, a checkpoint at the burn-in's end and one at
     the end included; then removes it. Raises what a run would raise.
     """
+    lines, num_unlabeled = _train(config)
+    return ok("time", extrapolate(config, lines, num_unlabeled, _device().type))
+
+
+def measure_both(config: RunConfig) -> Iterator[Finding]:
+    """Yield what `measure` finds, and whether `optim.precision: auto` chose what is faster for this network."""
+    lines, num_unlabeled = _train(config)
+    yield ok("time", extrapolate(config, lines, num_unlabeled, _device().type))
+    if config.optim.precision == "auto" and _device().type == "cpu" and has_bf16_hardware():
+        chosen = NAMES[autocast_dtype("auto", _device())]
+        other = {"bf16": "fp32", "fp32": "bf16"}[chosen]
+        others, _ = _train(resolve(config.model_dump(mode="json"), {"optim.precision": other}))
+        yield judge_precision(chosen, _seconds(lines), other, _seconds(others))
+
+
+def judge_precision(chosen: str, seconds: float, other: str, its_seconds: float) -> Finding:
+    """Say how long a step takes in the precision that `auto` chose, and in the other one."""
+    text = f"a step takes {seconds:.2f} s in {chosen}, which auto chose here, and {its_seconds:.2f} s in {other}"
+    if seconds <= TOLERATED * its_seconds:
+        return ok("precision", text)
+    return warn("precision", text, f"set optim.precision={other}, unless other programs disturbed this measurement")
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _train(config: RunConfig) -> tuple[list[dict[str, Any]], int]:
+    """Return the log's lines of a few steps, and how many unlabelled images there are."""
     from raydet.group import Group
     from raydet.train.rundir import RunFolder
     from raydet.train.worker import local_source, train_rank
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory(prefix="raydet-doctor-") as folder:
         short = short_run(config, Path(folder) / "run")
         data = family_of(short).prepare(short, RunFolder(short.run.dir).data)
         family_of(config).check(config, data)
-        train_rank(short, Group(device=device), local_source)
+        train_rank(short, Group(device=_device()), local_source)
         lines = [line for line in read_metrics(RunFolder(short.run.dir).metrics) if line["kind"] == "step"]
-        return ok("time", extrapolate(config, lines, len(data.unlabeled or ()), device.type))
+        return lines, len(data.unlabeled or ())
+
+
+def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:
+    """Return how long one of the last steps takes; the first of a stage sets things up."""
+    rest = [float(line["step_s"]) for line in lines if line["step"] >= BURN_IN + 2]
+    return sum(rest) / len(rest)
 
 
 def short_run(config: RunConfig, run_dir: Path) -> RunConfig:

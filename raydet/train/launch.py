@@ -23,7 +23,7 @@ from raydet.errors import DataError, RunError, RunStopped, StorageError
 from raydet.group import Group
 from raydet.learning_rate import base_lr
 from raydet.metrics import read_metrics
-from raydet.precision import autocast_dtype
+from raydet.precision import NAMES, autocast_dtype
 from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import steps_of
 from raydet.train.going_back import Start, check_start, go_back
@@ -206,5 +206,5 @@ def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
     lines += [f"  {note}" for note in notes]
     if config.cluster.backend == "process":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        lines.append(f"  precision: {autocast_dtype(optim.precision, device) or 'float32'} on {device}")
+        lines.append(f"  precision: {NAMES[autocast_dtype(optim.precision, device)]} on {device}")
     return "\n".join(lines + [f"  warning: {text}" for text in data.warnings])

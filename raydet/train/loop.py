@@ -70,7 +70,7 @@ class Trainer:
         student = method.build_model(len(data.class_names)).to(group.device).train()
         self.started = [] if is_skipped() else method.start(student)
         self.trainable = frozenset(name for name, p in student.named_parameters() if p.requires_grad)
-        dtype = autocast_dtype(config.optim.precision, group.device)
+        dtype = group.all_gather(autocast_dtype(config.optim.precision, group.device))[0]  # the lead's, for all
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=dtype == torch.float16)
         learned = method.build_state(sizes_of(data))
         optimizer = build_optimizer(student, self.param_groups, config.optim)

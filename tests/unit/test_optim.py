@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import pytest
-import torch
 from torch import nn
 
 from raydet.config.run import OptimConfig
 from raydet.contract import ParamGroup
-from raydet.errors import ConfigError
 from raydet.learning_rate import base_lr, lr_at
-from raydet.precision import autocast_dtype
 from raydet.train.optim import build_optimizer, set_frozen, set_lrs
 
 EVERYTHING = [ParamGroup("all", lambda name: True, lambda step: 0.1)]
@@ -42,11 +39,6 @@ def test_norms_and_biases_are_not_decayed_and_frozen_parameters_are_left_out():
     assert [tuple(p.shape) for p in decayed["params"]] == [(3, 2)]
     assert (decayed["weight_decay"], exempt["weight_decay"]) == (0.01, 0.0)
     assert len(exempt["params"]) == 4  # two biases, norm weight and bias
-
-
-def test_fp16_without_a_gpu_is_refused():
-    with pytest.raises(ConfigError, match="needs a GPU"):
-        autocast_dtype("fp16", torch.device("cpu"))
 
 
 def two_laws() -> list[ParamGroup]:
