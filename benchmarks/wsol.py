@@ -28,7 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "lchp": {},
     # Of .2 to .8 this threshold finds most on the validation images of seed 0.
     "cam": {"method": {"name": "cam", "cam_threshold": 0.6}},
-    "psol": {"method": {"name": "psol", "cam_threshold": 0.6}},
+    "psol": {"method": {"name": "psol", "cam_threshold": 0.6, "localizer_lr": 5e-4}},
 }
 OPERATIONS = {"S": "aug_scale", "T": "aug_translation", "F": "aug_flip"}
 # Table -> row -> settings of LCHP; rows that LCHP's own settings are share its run.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from raydet.errors import DataError
@@ -25,6 +26,7 @@ class LeadsOutsideError(DataError):
         )
 
 
+_HARMLESS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")  # what no rule is about
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095  # what Linux file systems allow
 
 
@@ -34,6 +36,8 @@ def resolve_inside(root: Path, name: object) -> Path:
     The file need not exist. Raises DataError for anything that leaves `root` or cannot be a file name.
     """
     name = checked_name(name)
+    if _is_plain_below(str(root), name):
+        return root / name
     shown = _shown(name)
     try:
         path = (root / name).resolve()
@@ -42,6 +46,24 @@ def resolve_inside(root: Path, name: object) -> Path:
     if not path.is_relative_to(root):
         raise LeadsOutsideError(shown, root, path)
     return path
+
+
+def _is_plain_below(root: str, name: str) -> bool:
+    """Whether `root/name` exists and no part of `name` is a symlink, so that it is its own resolved path.
+
+    `Path.resolve` looks at every folder from `/` on, which for 100,000 images takes longer than to read their headers.
+    """
+    path = root
+    for part in name.split("/"):
+        if part in ("", "."):
+            return False
+        path = f"{path}/{part}"
+        try:
+            if stat.S_ISLNK(os.lstat(path).st_mode):
+                return False
+        except (OSError, ValueError):
+            return False
+    return True
 
 
 def ways_in(root: Path, target: Path) -> str:
@@ -70,6 +92,8 @@ def rebased(start: Path, limit: Path, name: str) -> str:
 
 def checked_name(name: object) -> str:
     """Return a relative file name as it is. Raises DataError where it leads out of its root or cannot be one."""
+    if isinstance(name, str) and len(name) < _MAX_NAME_BYTES and _HARMLESS.fullmatch(name):
+        return name  # nearly all names, a good deal faster
     if not isinstance(name, str) or not name:
         raise DataError(f"file name {name!r:.40}: expected text such as images/0001.jpg")
     if complaint := _complaint(name):

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
 
 from raydet.data.mapped import MappedIndex, forget_damaged, write_damaged
+from raydet.data.threads import in_threads
 from raydet.errors import DataError
 from raydet.files import write_text
 
@@ -17,7 +17,6 @@ AnyIndex = TypeVar("AnyIndex", bound=MappedIndex)
 Table = TypeVar("Table")
 
 _MANIFEST = "prepared.json"  # present means complete
-_THREADS = 8
 SETS = ("labeled", "unlabeled", "hidden", "val", "test")
 
 
@@ -58,8 +57,7 @@ def leave_out_damaged(folder: Path, kind: str, index: type[AnyIndex]) -> list[di
         images = open_set(folder, kind, name, index)
         if images is None:
             continue
-        with ThreadPoolExecutor(_THREADS) as pool:
-            reasons = list(pool.map(images.complaint_at, range(len(images))))
+        reasons = list(in_threads(images.complaint_at, range(len(images))))
         bad = [row for row, reason in enumerate(reasons) if reason]
         if bad:
             known = set(range(len(images))) - set(images.sound_rows().tolist())

@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Protocol
 
 from raydet.data.mapped import MappedIndex, rows_of_file
+from raydet.data.threads import in_threads
 from raydet.errors import DataError
 from raydet.files import read_json, write_text
 
 _FILE, _FORMAT = "sources.json", 1
-_THREADS, _SHOWN = 8, 3
+_SHOWN = 3
 
 
 class Files(Protocol):
@@ -103,8 +103,7 @@ def _bytes_of(files: Files) -> Iterator[int | None]:
         except (OSError, DataError):
             return None
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        yield from pool.map(look, range(len(files)), chunksize=256)
+    yield from in_threads(look, range(len(files)))
 
 
 def _known(folder: Path) -> dict[str, list[int | None]]:

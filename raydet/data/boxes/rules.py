@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,10 +20,9 @@ from raydet.data.look_alike import hint
 from raydet.data.paths import LeadsOutsideError, resolve_inside
 from raydet.data.problems import ProblemLog
 from raydet.data.similar_names import report_similar_names
+from raydet.data.threads import in_threads
 from raydet.errors import DataError
 
-_THREADS = 8
-_CHUNK = 4_096
 _HINTS = 20  # missing images of which a look-alike is searched
 _Mask = NDArray[np.bool_]
 
@@ -133,9 +131,7 @@ class _Images:
                 return str(error)
             return path, *complaint(path, str(path), decode_all=decode_all)
 
-        with ThreadPoolExecutor(_THREADS) as pool:
-            for start in range(0, len(source.files), _CHUNK):
-                yield from pool.map(look_at, source.files[start : start + _CHUNK])
+        yield from in_threads(look_at, source.files)
 
     def _report(self, row: int, path: Path, complaint: str) -> None:
         source, near = self._source, ""

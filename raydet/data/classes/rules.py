@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,11 +14,10 @@ from raydet.data.classes.table import NO_LABEL, ImageTable
 from raydet.data.glance import Glance, complaint, darkness
 from raydet.data.problems import ProblemLog
 from raydet.data.similar_names import report_similar_names
+from raydet.data.threads import in_threads
 from raydet.errors import DataError
 from raydet.text import is_plain
 
-_THREADS = 8
-_CHUNK = 4_096
 MOST_GLANCED_AT = 100_000  # with more images, a run starts without opening them all
 
 
@@ -130,6 +128,4 @@ def _look_at_all(table: ImageTable, decode_all: bool) -> Iterator[tuple[Path | m
             return None, None, str(error)
         return picture, *complaint(picture, table.name_at(row), decode_all=decode_all)
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(table), _CHUNK):
-            yield from pool.map(look_at, range(start, min(start + _CHUNK, len(table))))
+    yield from in_threads(look_at, range(len(table)))

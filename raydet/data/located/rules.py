@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
@@ -12,11 +11,10 @@ from raydet.data.classes.rules import usable as usable_images
 from raydet.data.decode import image_size
 from raydet.data.located.table import Floats, LocatedTable
 from raydet.data.problems import ProblemLog
+from raydet.data.threads import in_threads
 from raydet.errors import DataError
 
 ROUNDING_PX = 1.0  # annotators round outwards
-_THREADS = 8
-_CHUNK = 4_096
 
 
 def usable(
@@ -91,6 +89,4 @@ def _measured(table: LocatedTable, rows: np.ndarray) -> Iterator[tuple[float, fl
         except DataError:
             return np.nan, np.nan
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for start in range(0, len(rows), _CHUNK):
-            yield from pool.map(size, rows[start : start + _CHUNK].tolist())
+    yield from in_threads(size, rows.tolist())

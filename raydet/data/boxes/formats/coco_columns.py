@@ -163,18 +163,19 @@ class CocoColumns:
             self._turned += 1
             return box_around(*corners, float(degrees))
         # Other tools' fields: whether the box is meant before or after turning, nobody can know.
-        self._angles += any(_is_angle(entry.get(key)) for key in ("rotation", "angle"))
+        if "rotation" in entry or "angle" in entry:
+            self._angles += _is_angle(entry.get("rotation")) or _is_angle(entry.get("angle"))
         return corners
 
     def _area(self, where: str, value: Any) -> float:
         if value is None:
             return math.nan
-        numbers = _numbers([value] * 4)
-        if numbers is None or not 0 <= numbers[0] < math.inf:
+        area = _number(value)
+        if area is None or not 0 <= area < math.inf:
             message = f"area must be a number of square pixels, got {value!r:.40}"
             self._log.warn("annotation-area", self._file, where, message, "the area of the box is used")
             return math.nan
-        return numbers[0]
+        return area
 
     def _mask(self, where: str, value: Any) -> RawMask | None:
         try:
@@ -309,13 +310,18 @@ def _numbers(value: Any) -> tuple[float, float, float, float] | None:
     """Return a list of exactly four numbers as floats; NaN and infinities pass, the box rules judge them."""
     if not isinstance(value, list) or len(value) != 4:
         return None
-    if any(isinstance(part, bool) or not isinstance(part, int | float) for part in value):
+    x, y, width, height = map(_number, value)
+    return None if x is None or y is None or width is None or height is None else (x, y, width, height)
+
+
+def _number(value: Any) -> float | None:
+    """Return a number as a float, None for what is none or too large for one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        x, y, width, height = (float(part) for part in value)
+        return float(value)
     except OverflowError:
         return None
-    return x, y, width, height
 
 
 def _kind(value: Any) -> str:

@@ -7,7 +7,6 @@ their XML file names. Corners are taken for continuous coordinates as they are, 
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import ParseError
@@ -20,9 +19,9 @@ from raydet.data.classes.table import NO_LABEL, files_table
 from raydet.data.folder import image_names, listed
 from raydet.data.located.table import LocatedTable, located
 from raydet.data.problems import ProblemLog
+from raydet.data.threads import in_threads
 from raydet.errors import DataError
 
-_THREADS = 8
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -101,9 +100,8 @@ def _read_all(folder: Path, names: list[str]) -> dict[str, _Annotation]:
         except OSError as error:
             return _Annotation(complaint=f"cannot be read: {error.strerror or error}")
 
-    with ThreadPoolExecutor(_THREADS) as pool:
-        found = zip(names, pool.map(read, names, chunksize=256), strict=True)
-        return {name: each for name, each in found if each is not None}
+    found = zip(names, in_threads(read, names), strict=True)
+    return {name: each for name, each in found if each is not None}
 
 
 def _parsed(content: bytes) -> _Annotation:
