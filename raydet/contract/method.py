@@ -147,6 +147,10 @@ class Method(ABC, Generic[Config, AnyBatch]):
         """Say whether a run may be forked without that weight of the checkpoint, where its model has none such."""
         return False
 
+    def fork_takes(self, name: str) -> str | None:
+        """Return the weight of the burn-in that `name`, which the burn-in does not have, starts from; None: no one."""
+        return None
+
     def label_bytes(self, num_classes: int) -> int:
         """Return about how many bytes the label of one image takes in the store."""
         return 0

@@ -93,7 +93,7 @@ class Trainer:
         if checkpoint is not None:
             self.state.restore(checkpoint, teacher=self.teacher)
         elif fork is not None:
-            left_out = self.state.fork(fork, drops=self.method.fork_drops)
+            left_out = self.state.fork(fork, drops=self.method.fork_drops, takes=self.method.fork_takes)
             if left_out:
                 self.journal.note(self.state.step, f"forked from {fork.path}; left out: {', '.join(left_out)}")
         self.group.barrier()  # every rank has opened its store

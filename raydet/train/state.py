@@ -76,18 +76,25 @@ class TrainState:
         self.best = dict(checkpoint.state.get("best") or {})
         self._restore_scaler(checkpoint)
 
-    def fork(self, checkpoint: Checkpoint, *, drops: Callable[[str], bool]) -> list[str]:
+    def fork(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        drops: Callable[[str], bool],
+        takes: Callable[[str], str | None] = lambda name: None,
+    ) -> list[str]:
         """Take over student, optimiser and step of another run's burn-in. Returns the names of weights left out.
 
-        Of the weights that this model lacks, those of which `drops` says so are. Raises CheckpointError where the two
-        do not fit; `check_fork` compares their settings.
+        Of the weights that this model lacks, those of which `drops` says so are; those that only this model has start
+        as copies of the ones that `takes` names. Raises CheckpointError where the two do not fit; `check_fork` compares
+        their settings.
         """
         for name in ("teacher", "memory"):
             if checkpoint.has(name):
                 raise CheckpointError(
                     f"{checkpoint.path}: this checkpoint already has a {name}; fork from the one at the burn-in's end"
                 )
-        left_out = self._restore_student(checkpoint, drops)
+        left_out = self._restore_student(checkpoint, drops, takes)
         self._restore_scaler(checkpoint)
         return left_out
 
@@ -105,8 +112,16 @@ class TrainState:
         if self.scaler.is_enabled() and checkpoint.state.get("scaler"):
             self.scaler.load_state_dict(checkpoint.state["scaler"])
 
-    def _restore_student(self, checkpoint: Checkpoint, drops: Callable[[str], bool] = lambda name: False) -> list[str]:
+    def _restore_student(
+        self,
+        checkpoint: Checkpoint,
+        drops: Callable[[str], bool] = lambda name: False,
+        takes: Callable[[str], str | None] = lambda name: None,
+    ) -> list[str]:
         weights = checkpoint.tensors("student")
+        for name in set(self.student.state_dict()) - set(weights):
+            if (source := takes(name)) in weights:
+                weights[name] = weights[source]
         lacking = sorted(set(weights) - set(self.student.state_dict()))
         dropped = [name for name in lacking if drops(name)]
         if dropped != lacking:

@@ -270,6 +270,15 @@ def test_a_run_forked_at_the_stages_end_is_the_run_that_went_on(tmp_path: Path):
     assert_same_bits(whole, forked)
 
 
+@pytest.mark.parametrize("target", ["frozen_init", "ema"])
+def test_a_fork_with_a_copy_of_the_localizer_is_the_run_that_had_it_all_along(tmp_path: Path, target: str):
+    online = launch(tiny_places(tmp_path / "online")).path
+    fork = str(online / "checkpoints" / "step_00000004")  # has no copy: it starts as one of the localizer
+    forked = launch(tiny_places(tmp_path / "forked", run__fork_from=fork, method__refine_target=target)).path
+    whole = launch(tiny_places(tmp_path / "whole", method__refine_target=target)).path
+    assert_same_bits(whole, forked)
+
+
 def test_two_ranks_see_the_views_and_make_the_boxes_of_one(tmp_path: Path):
     config = tiny_places(tmp_path / "run")
     method, data = localization_method(config), family_data.LOCATED.prepare(config.data, tmp_path / "data")

@@ -72,6 +72,7 @@ class Lchp(LocalizationMethod):
             "crop_confidence_threshold",
             "gate_network",
             "gate_class",
+            "refine_target",
             "refine_target_keep_rate",
             "target_forward_mode",
             "aug_scale",
@@ -318,3 +319,8 @@ class Lchp(LocalizationMethod):
     def fork_drops(self, name: str) -> bool:
         """A run of another `refine_target` may have had a copy of the localizer."""
         return name.startswith("target_localizer.")
+
+    def fork_takes(self, name: str) -> str | None:
+        """Until the refinement the copy of the localizer is the localizer."""
+        own = "target_localizer."
+        return f"localizer.{name.removeprefix(own)}" if name.startswith(own) else None
