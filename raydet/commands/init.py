@@ -49,7 +49,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--images", type=path_argument, help="image root of a COCO JSON")
     parser.add_argument("--subset", help="VOC list, or the part (train) of a YOLO or classification set")
     parser.add_argument(
-        "--task", choices=("detection", "classification", "localization"), help="default: by what lies there"
+        "--task",
+        choices=("detection", "classification", "localization", "pretraining"),
+        help="default: by what lies there; pretraining, from images alone, only where it is asked for",
     )
     parser.add_argument("--out", type=path_argument, metavar="FILE.yaml", help="default: the data set's name, here")
     parser.add_argument("--no-measure", action="store_true", help="do not train a few steps to measure their time")
@@ -62,16 +64,21 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.labels is not None and arguments.labels < 1:
         raise UserError(f"--labels {arguments.labels}: give a number of images, at least 1")
     from raydet.commands.check_data import data_set_of
+    from raydet.settings import resolve
 
     kind, given = data_set_of(arguments.dataset, arguments)
     machine = _machine()
     recipe = _recipe(kind, given, machine, out, arguments)
-    config = _checked(recipe, out)
+    config = resolve(_checked(recipe, out).model_dump(mode="json"), recipe.stand_in)
     _check_data(config, arguments.dataset)
     time = "not measured (--no-measure)" if arguments.no_measure else _time(config, machine)
     text = _text(recipe, machine, time, out, arguments)
     _write(out, text)
-    print("\n".join([*recipe.notes, f"time: {time}", "", f"written: {out}; every value in it says why", *_next(out)]))
+    print(
+        "\n".join(
+            [*recipe.notes, f"time: {time}", "", f"written: {out}; every value in it says why", *_next(recipe, out)]
+        )
+    )
 
 
 def _out(arguments: argparse.Namespace) -> Path:
@@ -167,6 +174,7 @@ def _text(recipe: Recipe, machine: Machine, time: str, out: Path, arguments: arg
         f"For {machine}. Recipes and what was measured with them: docs/recipes.md",
         *recipe.notes,
         f"Time: {time}",
+        *(f"first    {command}" for command in recipe.first),
         f"check    raydet check-data {out}",
         f"train    raydet train {out}",
     ]
@@ -185,5 +193,5 @@ def _write(out: Path, text: str) -> None:
         raise UserError(f"{out} cannot be written: {error.strerror or error}; give another --out") from None
 
 
-def _next(out: Path) -> list[str]:
-    return [f"  raydet check-data {out}", f"  raydet train {out}"]
+def _next(recipe: Recipe, out: Path) -> list[str]:
+    return [*(f"  {command}" for command in recipe.first), f"  raydet check-data {out}", f"  raydet train {out}"]

@@ -19,7 +19,7 @@ from raydet.data.classes.formats.svhn import has_svhn
 from raydet.data.located.formats.detect import layout_of
 from raydet.errors import DataError
 
-Kind = Literal["detection", "classification", "localization"]
+Kind = Literal["detection", "classification", "localization", "pretraining"]
 LOOKED_FOR = (
     "looked for boxes: COCO .json, YOLO data.yaml or images/ + labels/, VOC Annotations/ or *.xml; for classes: CIFAR, "
     "SVHN .mat, IDX, .parquet, a folder of images per class; for both: CUB-200-2011, ImageNet-1k, Tiny-ImageNet; and "

@@ -79,7 +79,8 @@ def _seconds(lines: Sequence[Mapping[str, Any]]) -> float:
 def short_run(config: RunConfig, run_dir: Path) -> RunConfig:
     """Return the configuration with few steps, one process, labels made on the spot, and nothing evaluated."""
     changes: dict[str, Any] = {"run.dir": str(run_dir), "run.fork_from": None, "run.stop_at": BURN_IN + LATER}
-    changes |= {"optim.steps": BURN_IN + LATER + 1, "data.val": None, "data.val_count": None, "data.test": None}
+    unseen = {"val", "val_count", "test"} & set(type(config.data).model_fields)
+    changes |= {"optim.steps": BURN_IN + LATER + 1} | dict.fromkeys([f"data.{key}" for key in unseen])
     changes |= {f"method.{key}": value for key, value in config.method.shortened(BURN_IN, LATER).items()}
     changes |= {"labels.source": "inline", "labels.lookahead": 0, "log.every": 1, "log.tensorboard": False}
     changes |= {"cluster.backend": "process", "cluster.workers": 1, "cluster.min_workers": None}

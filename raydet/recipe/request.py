@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from raydet.recipe.document import Setting
@@ -30,6 +30,8 @@ class Recipe:
 
     settings: tuple[Setting, ...]
     notes: tuple[str, ...]  # what was seen of the data, a line each
+    first: tuple[str, ...] = ()  # commands that make what the run reads
+    stand_in: Given = field(default_factory=dict)  # settings to check and measure with until they were run
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,25 @@ def test_a_few_steps_are_measured_and_said(tmp_path: Path, capsys: pytest.Captur
     assert measured.search(" ".join(out.read_text().split("\nrun:")[0].replace("\n# ", " ").split()))
 
 
+def test_pretraining_has_a_file_that_says_how_its_proposals_are_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    made = materialise(ShapesConfig(num_images=24, height=64, width=96), tmp_path / "made")
+    monkeypatch.chdir(made.parent)
+    assert main(["init", str(made), "--task", "pretraining", "--out", "made.yaml"]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"\d s per training step", said)  # measured, with the same boxes in every image
+    assert "raydet proposals images --out runs/made-proposals" in said
+    config = load("made.yaml")
+    assert (config.method.name, config.data.proposals) == ("adept", "runs/made-proposals")
+    assert main(["check-data", "made.yaml"]) == 1  # they are not there yet
+    assert main(["proposals", "images", "--out", "runs/made-proposals", "--source", "grid"]) == 0
+    assert main(["check-data", "made.yaml"]) == 0
+    assert main(["train", "made.yaml", "run.stop_at=1", "log.every=1"]) == 0
+    said = refused(capsys, tmp_path, str(made), "--task", "pretraining", "--labels", "3")
+    assert said.startswith("--labels: pre-training learns from images without labels")
+
+
 def test_all_labels_and_no_other_image_make_a_supervised_run(tmp_path: Path):
     made = tree(written(tmp_path, "shapes", SHAPES))
     assert made["method"]["name"] == "supervised" and "unlabeled_batch" not in made["optim"]

@@ -161,8 +161,10 @@ def _mean_ap(classes: Ints, right: Bools, boxes: Ints, to_begin_with: Ints) -> f
     Of the classes that had boxes to begin with; one without boxes and detections has no AP.
     """
     found = []
+    order = np.argsort(classes, kind="stable")  # those of a class stay in order of their scores
+    ends = np.searchsorted(classes[order], np.arange(len(boxes) + 1))
     for label in np.flatnonzero(to_begin_with):
-        hits = right[classes == label]
+        hits = right[order[ends[label] : ends[label + 1]]]
         if boxes[label] or len(hits):
             found.append(_ap(hits, int(boxes[label])))
     return float(np.mean(found)) if found else None

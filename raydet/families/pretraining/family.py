@@ -21,6 +21,7 @@ from raydet.families.pretraining.model import PretrainingModel
 from raydet.families.pretraining.proposals import content_of, proposals_of
 from raydet.families.pretraining.run import PretrainingRun
 from raydet.group import Group
+from raydet.recipe.request import Recipe, Request
 from raydet.report.page import Made
 
 
@@ -49,6 +50,12 @@ class Pretraining(Family[PretrainingConfig]):
                 fix = "run raydet proposals on data.images, and name its --out"
                 log.error("proposals", config.data.proposals, "", str(error).removeprefix("data.proposals: "), fix)
         return replace(report, problems=(*report.problems, *log.problems), counts={**report.counts, **log.counts})
+
+    def propose(self, request: Request) -> Recipe:
+        """Return a configuration that suits the images and this machine."""
+        from raydet.families.pretraining.recipe.propose import propose  # only `raydet init` needs it
+
+        return propose(request)
 
     def describe(self, data: PreparedProposals) -> str:
         """Count images."""

@@ -1,6 +1,6 @@
 """How a localizer's settings follow from its data and the machine. Pure: numbers in, numbers out.
 
-Anchoring points: on two CPU cores `jobs/configs/lchp_foda.yaml` (720 images, 160 pixels, 225 + 225 steps of 16), on a
+Anchoring points: on two CPU cores `jobs/configs/lchp_foda.yaml` (720 images, 160 pixels, 450 + 225 steps of 16), on a
 GPU the paper's CUB-200-2011 (5,994 images, 448 pixels, 7,492 + 7,492 steps of 32).
 """
 
@@ -12,7 +12,7 @@ from raydet.recipe.machine import Machine
 from raydet.recipe.rules import rounded
 
 LEAST_SIZE = 96  # pixels: at stride 16 six cells on a side
-LEAST_STEPS, MOST_STEPS = 60, 40_000  # of each stage
+LEAST_STEPS, MOST_STEPS = 60, 40_000  # of the first stage
 
 
 def view_size(side: int, machine: Machine) -> tuple[int, str]:
@@ -35,6 +35,6 @@ def batch(labels: int, machine: Machine) -> int:
 
 
 def steps(labels: int, machine: Machine) -> int:
-    """Return the steps of each of the two stages: the anchoring point's, more as the square root of the labels."""
-    known, images = (225, 720) if machine.is_cpu else (7_492, 5_994)
+    """Return the steps of the first stage: the anchoring point's, more as the square root of the labels."""
+    known, images = (450, 720) if machine.is_cpu else (7_492, 5_994)
     return rounded(min(MOST_STEPS, max(LEAST_STEPS, known * math.sqrt(labels / images))))

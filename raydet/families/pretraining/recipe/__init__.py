@@ -1,0 +1,1 @@
+"""What `raydet init` writes for pre-training."""

@@ -1,0 +1,159 @@
+"""Putting a pre-training run's configuration together: every value with its reason."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from raydet.config.proposal_data import GRID
+from raydet.data.boxes.source import Table
+from raydet.errors import UserError
+from raydet.families.pretraining.config import METHODS, PretrainingConfig
+from raydet.families.pretraining.data import PROPOSED
+from raydet.families.pretraining.recipe import rules
+from raydet.recipe.document import Setting
+from raydet.recipe.machine import Machine
+from raydet.recipe.reading import read_sets
+from raydet.recipe.request import Counts, Recipe, Request
+from raydet.recipe.rules import chosen_method, cluster_settings, interval, shortest, val_count
+
+Settings = list[Setting]
+
+
+def propose(request: Request) -> Recipe:
+    """Return a configuration that suits these images and this machine, and the command that makes its proposals.
+
+    Raises DataError where the images cannot be used, UserError where what was asked for cannot be had.
+    """
+    if "unlabeled" in request.sets or request.labels is not None:
+        option = "--unlabeled" if "unlabeled" in request.sets else "--labels"
+        raise UserError(f"{option}: pre-training learns from images without labels, which DATASET names; leave it out")
+    table, machine = read_sets(PROPOSED, request)["labeled"], request.machine
+    has_boxes, withheld = len(table.classes) > 0, None
+    if "val" not in request.sets and has_boxes:
+        withheld = val_count(len(table)) or None
+    counts = Counts(len(table) - (withheld or 0), 0, withheld)
+    by_name = {method.model_fields["name"].default: False for method in METHODS}
+    method = chosen_method(request, PretrainingConfig, by_name, counts)
+    size, why_size = rules.view_size(int(np.median(table.sizes.min(axis=1))), machine)
+    is_generated = str(request.sets["labeled"]["path"]) == "shapes"
+    proposals = GRID if is_generated else f"{request.run_dir}-proposals"
+    settings = [
+        Setting("run.dir", request.run_dir),
+        *images(request, counts, proposals),
+        *views(size, why_size, machine),
+        *network(size, machine),
+        Setting(
+            "method.name", method or "adept", "as asked (--method)" if method else "backbone, head and region proposals"
+        ),
+        *optimiser(counts.labeled, machine),
+        *cluster_settings(machine),
+        *rhythm(rules.steps(counts.labeled, rules.batch(counts.labeled, machine), machine), machine),
+    ]
+    heights, widths = table.sizes[:, 0], table.sizes[:, 1]
+    notes = [
+        f"{counts.labeled:,} images to learn from, of {widths.min()} x {heights.min()} to {widths.max()} x "
+        f"{heights.max()} pixels; boxes, if there are any, are not seen"
+    ]
+    if "val" not in request.sets and withheld is None:
+        notes.append("RECALL IS NOT MEASURED: no image with boxes is there for it. Name some as data.val")
+    if is_generated:
+        return Recipe(tuple(settings), tuple(notes))
+    first = f"raydet proposals {folder_of(table)} --out {proposals}"
+    stand_in = {} if Path(proposals).exists() else {"data.proposals": GRID}
+    return Recipe(tuple(settings), tuple(notes), first=(first,), stand_in=stand_in)
+
+
+def folder_of(table: Table) -> str:
+    """Return the folder that holds all images, relative to the working directory where it lies below."""
+    parents = {str((table.root / file).parent) for file in table.files}
+    folder = Path(os.path.commonpath(parents))
+    return str(folder.relative_to(Path.cwd())) if folder.is_relative_to(Path.cwd()) else str(folder)
+
+
+def images(request: Request, counts: Counts, proposals: str) -> Settings:
+    """Return where images and proposals come from."""
+    sets = request.sets
+    found = [
+        Setting("data.images", shortest(sets["labeled"]), "relative paths start at the working directory"),
+        Setting(
+            "data.proposals",
+            proposals,
+            "the same boxes in every image" if proposals == GRID else "made first, by the command above",
+        ),
+    ]
+    if "val" in sets:
+        found.append(Setting("data.val", shortest(sets["val"]), "recall of the region proposals is measured there"))
+    elif counts.val_count is not None:
+        why = f"images with boxes that are withheld ({counts.val_count}): recall is measured there. Own ones: data.val"
+        found.append(Setting("data.val_count", counts.val_count, why))
+    return found
+
+
+def views(size: int, why: str, machine: Machine) -> Settings:
+    """Return the size of views."""
+    threads = min(8, max(2, machine.cpus // max(1, machine.gpus)))
+    return [
+        Setting("data.views.size", size, why),
+        Setting("data.views.small_size", size // 2, "the third view: half as wide and high, as published"),
+        Setting("data.loader_threads", threads, f"{machine.cpus} cores"),
+    ]
+
+
+def network(size: int, machine: Machine) -> Settings:
+    """Return the network: a small one where there is no GPU."""
+    if not machine.is_cpu:
+        return [Setting("model.backbone", "resnet50_fpn", "from random weights, as published")]
+    sizes, bounds = rules.anchors(size)
+    return [
+        Setting(
+            "model.backbone",
+            "small_gn",
+            "trains from scratch on a CPU. ImageNet's weights may well be the better start",
+        ),
+        Setting("model.small_channels", [32, 64, 128, 256, 256], "a small network"),
+        Setting("model.fpn_channels", 64, "a small pyramid for a small network"),
+        Setting("model.box_head_dim", 256, "the same"),
+        Setting("model.anchor_sizes", sizes, "in proportion to the views"),
+        Setting("model.level_bounds", bounds, "sides of boxes that part the levels"),
+        Setting("model.projector_hidden", 512, "half the published one"),
+        Setting("model.projector_dim", 128, "half the published one"),
+    ]
+
+
+def optimiser(count: int, machine: Machine) -> Settings:
+    """Return batches, rates and lengths."""
+    batch = rules.batch(count, machine)
+    steps = rules.steps(count, batch, machine)
+    about = f"every image is seen {steps * batch / count:.0f} times"
+    rest = [
+        Setting("optim.steps", steps, about if machine.is_cpu else f"{about}; the paper: 100 times"),
+        Setting("optim.warmup_steps", max(1, steps // 10), "a tenth, as published"),
+        Setting("optim.labeled_batch", batch, "images, each in three views"),
+        Setting("optim.precision", "auto", f"{machine.precision} here"),
+    ]
+    if batch >= rules.LARS_FROM:
+        return [
+            Setting("optim.name", "lars", "the paper's, for large batches"),
+            Setting("optim.lr", 0.1, "the paper's"),
+            *rest,
+        ]
+    return [
+        Setting("optim.name", "sgd", f"LARS is for batches of {rules.LARS_FROM:,} images and more"),
+        Setting("optim.lr", 0.05, "where the log warns of a collapse, a third of it"),
+        Setting("optim.clip_norm", 10.0, "the first steps have large gradients"),
+        *rest,
+    ]
+
+
+def rhythm(steps: int, machine: Machine) -> Settings:
+    """Return when to look, save and log."""
+    every = interval(steps)
+    return [
+        Setting("checkpoint.every", every, "what a crash can cost at most"),
+        Setting("eval.every", every, "ten times in the run"),
+        *([Setting("eval.max_images", 200, "more cost a CPU minutes each time")] if machine.is_cpu else []),
+        Setting("log.every", max(1, min(20, every // 2))),
+    ]
