@@ -43,6 +43,17 @@ def interval(steps: int) -> int:
     return rounded(max(1, steps / 10))
 
 
+def rhythm(steps: int, machine: Machine, *, most_on_cpu: int, log_every: int | None = None) -> list[Setting]:
+    """Return when to look (on a CPU at most at `most_on_cpu` images), save and log in a run of so many steps."""
+    every = interval(steps)
+    return [
+        Setting("checkpoint.every", every, "what a crash can cost at most"),
+        Setting("eval.every", every, "ten times in the run"),
+        *([Setting("eval.max_images", most_on_cpu, "more cost a CPU minutes each time")] if machine.is_cpu else []),
+        Setting("log.every", log_every or max(1, min(20, every // 2))),
+    ]
+
+
 def counted(request: Request, labeled: int, unlabeled: int, spare: int) -> Counts:
     """Return what a run will have of a labelled set with `labeled` images and, where one was given, an unlabelled one.
 

@@ -18,8 +18,8 @@ from raydet.recipe.rules import (
     chosen_method,
     cluster_settings,
     data_settings,
-    interval,
     keep_rate,
+    rhythm,
     without_val,
 )
 
@@ -59,7 +59,7 @@ def propose(request: Request) -> Recipe:
         *method_settings(method, why, counts, steps, machine),
         *optimiser(method, counts, steps, by_name[method], machine),
         *cluster_settings(machine),
-        *rhythm(steps, machine),
+        *rhythm(steps, machine, most_on_cpu=2000),
     ]
     notes = (
         f"{len(table):,} labelled images of {len(table.class_names)} classes ({present.min():,} to {present.max():,} "
@@ -197,14 +197,3 @@ def optimiser(name: str, counts: Counts, steps: int, uses_labels: bool, machine:
         why = "labels are predicted in groups: several times as fast as one by one"
         settings.append(Setting("labels.forward_images", min(32, unlabeled), why))
     return settings
-
-
-def rhythm(steps: int, machine: Machine) -> Settings:
-    """Return when to look, save and log."""
-    every = interval(steps)
-    return [
-        Setting("checkpoint.every", every, "what a crash can cost at most"),
-        Setting("eval.every", every, "ten times in the run"),
-        *([Setting("eval.max_images", 2000, "more cost a CPU minutes each time")] if machine.is_cpu else []),
-        Setting("log.every", max(1, min(20, every // 2))),
-    ]

@@ -17,8 +17,8 @@ from raydet.recipe.rules import (
     chosen_method,
     cluster_settings,
     data_settings,
-    interval,
     keep_rate,
+    rhythm,
     without_val,
 )
 
@@ -52,7 +52,7 @@ def propose(request: Request) -> Recipe:
         *method_settings(method, why_method, counts, steps),
         *optimiser(counts, batch, steps, by_name[method], side, facts, machine),
         *cluster_settings(machine),
-        *rhythm(steps, machine),
+        *rhythm(steps, machine, most_on_cpu=500, log_every=10),
     ]
     notes = (
         f"{facts.images:,} labelled images of {facts.width} x {facts.height} pixels (median), "
@@ -244,14 +244,3 @@ def optimiser(
         why = f"{views_per_step} views of {pixels / 1e6:.1f} megapixels would not fit {machine}; an estimate"
         settings.append(Setting("optim.accumulate", passes, why))
     return settings
-
-
-def rhythm(steps: int, machine: Machine) -> Settings:
-    """Return when to look, save and log."""
-    every = interval(steps)
-    return [
-        Setting("checkpoint.every", every, "what a crash can cost at most"),
-        Setting("eval.every", every, "ten times in the run"),
-        *([Setting("eval.max_images", 500, "more cost a CPU minutes each time")] if machine.is_cpu else []),
-        Setting("log.every", 10),
-    ]

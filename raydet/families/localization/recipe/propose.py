@@ -15,7 +15,7 @@ from raydet.recipe.document import Setting
 from raydet.recipe.machine import Machine
 from raydet.recipe.reading import chosen, read_sets
 from raydet.recipe.request import Counts, Recipe, Request
-from raydet.recipe.rules import chosen_method, cluster_settings, data_settings, interval, without_val
+from raydet.recipe.rules import chosen_method, cluster_settings, data_settings, rhythm, without_val
 
 Settings = list[Setting]
 
@@ -49,7 +49,7 @@ def propose(request: Request) -> Recipe:
         *method_settings(method, why, counts, each, machine),
         *optimiser(counts, steps, machine),
         *cluster_settings(machine),
-        *rhythm(each, machine),
+        *rhythm(steps, machine, most_on_cpu=1000),
     ]
     present = table.images.images_per_class()
     notes = (
@@ -129,15 +129,4 @@ def optimiser(counts: Counts, steps: int, machine: Machine) -> Settings:
             f"all stages: every image is seen {looks:.0f} times. More images: as their square root",
         ),
         Setting("optim.precision", "auto", f"{machine.precision} here"),
-    ]
-
-
-def rhythm(each: int, machine: Machine) -> Settings:
-    """Return when to look, save and log: the end of a stage is always evaluated."""
-    every = interval(2 * each)
-    return [
-        Setting("checkpoint.every", every, "what a crash can cost at most"),
-        Setting("eval.every", every, "ten times in the run"),
-        *([Setting("eval.max_images", 1000, "more cost a CPU minutes each time")] if machine.is_cpu else []),
-        Setting("log.every", max(1, min(20, every // 2))),
     ]

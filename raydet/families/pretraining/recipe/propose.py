@@ -17,7 +17,7 @@ from raydet.recipe.document import Setting
 from raydet.recipe.machine import Machine
 from raydet.recipe.reading import read_sets
 from raydet.recipe.request import Counts, Recipe, Request
-from raydet.recipe.rules import chosen_method, cluster_settings, interval, shortest, val_count
+from raydet.recipe.rules import chosen_method, cluster_settings, rhythm, shortest, val_count
 
 Settings = list[Setting]
 
@@ -38,6 +38,8 @@ def propose(request: Request) -> Recipe:
     by_name = {method.model_fields["name"].default: False for method in METHODS}
     method = chosen_method(request, PretrainingConfig, by_name, counts)
     size, why_size = rules.view_size(int(np.median(table.sizes.min(axis=1))), machine)
+    batch = rules.batch(counts.labeled, machine)
+    steps = rules.steps(counts.labeled, batch, machine)
     is_generated = str(request.sets["labeled"]["path"]) == "shapes"
     proposals = GRID if is_generated else f"{request.run_dir}-proposals"
     settings = [
@@ -48,9 +50,9 @@ def propose(request: Request) -> Recipe:
         Setting(
             "method.name", method or "adept", "as asked (--method)" if method else "backbone, head and region proposals"
         ),
-        *optimiser(counts.labeled, machine),
+        *optimiser(counts.labeled, batch, steps, machine),
         *cluster_settings(machine),
-        *rhythm(rules.steps(counts.labeled, rules.batch(counts.labeled, machine), machine), machine),
+        *rhythm(steps, machine, most_on_cpu=200),
     ]
     heights, widths = table.sizes[:, 0], table.sizes[:, 1]
     notes = [
@@ -123,10 +125,8 @@ def network(size: int, machine: Machine) -> Settings:
     ]
 
 
-def optimiser(count: int, machine: Machine) -> Settings:
+def optimiser(count: int, batch: int, steps: int, machine: Machine) -> Settings:
     """Return batches, rates and lengths."""
-    batch = rules.batch(count, machine)
-    steps = rules.steps(count, batch, machine)
     about = f"every image is seen {steps * batch / count:.0f} times"
     rest = [
         Setting("optim.steps", steps, about if machine.is_cpu else f"{about}; the paper: 100 times"),
@@ -145,15 +145,4 @@ def optimiser(count: int, machine: Machine) -> Settings:
         Setting("optim.lr", 0.05, "where the log warns of a collapse, a third of it"),
         Setting("optim.clip_norm", 10.0, "the first steps have large gradients"),
         *rest,
-    ]
-
-
-def rhythm(steps: int, machine: Machine) -> Settings:
-    """Return when to look, save and log."""
-    every = interval(steps)
-    return [
-        Setting("checkpoint.every", every, "what a crash can cost at most"),
-        Setting("eval.every", every, "ten times in the run"),
-        *([Setting("eval.max_images", 200, "more cost a CPU minutes each time")] if machine.is_cpu else []),
-        Setting("log.every", max(1, min(20, every // 2))),
     ]
