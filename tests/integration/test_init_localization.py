@@ -28,9 +28,9 @@ def test_a_localizers_file_trains_as_it_is_written(tmp_path: Path, monkeypatch: 
     monkeypatch.chdir(tmp_path)  # run.dir is relative
     out = written(tmp_path, *PLACES)
     made = tree(out)
-    # 32 of 40 images are left to train on: 2 batches of 16 an epoch, the fewest steps that there are
+    # 32 of 40 images are left to train on: 2 batches of 16 an epoch; 450 x sqrt(32 / 720) = 95 steps, and half as many
     assert made["data"]["val_count"] == 8 and made["method"]["classifier_decay_steps"] == 2
-    assert (made["method"]["name"], made["method"]["burn_in_steps"], made["optim"]["steps"]) == ("lchp", 60, 120)
+    assert (made["method"]["name"], made["method"]["burn_in_steps"], made["optim"]["steps"]) == ("lchp", 95, 142)
     assert main(["train", str(out), "run.stop_at=1", "log.every=1"]) == 0
     steps = [line["step"] for line in read_metrics(tmp_path / "runs/made/metrics.jsonl") if line["kind"] == "step"]
     assert steps == [1]
