@@ -16,7 +16,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="settings that replace the file's")
     parser.add_argument("--address", help="Ray to look at; default: cluster.address, else RAY_ADDRESS, else none")
-    parser.add_argument("--measure", action="store_true", help="train a few steps to estimate the time")
+    parser.add_argument(
+        "--measure",
+        action="store_true",
+        help="train a few steps to estimate the time, and on a CPU to compare precisions",
+    )
     parser.add_argument("--json", action="store_true", help="print findings as JSON")
     parser.set_defaults(run=run)
 

@@ -30,8 +30,9 @@ def in_threads(look: Callable[[Item], Found], items: Sequence[Item]) -> Iterator
     with ThreadPoolExecutor(THREADS) as pool:
         for begin in range(0, len(items), step):
             wall, cpu = time.perf_counter(), time.thread_time()
-            yield from look_at(begin)
+            first = look_at(begin)
             waits = time.perf_counter() - wall > _WAITS * (time.thread_time() - cpu)
+            yield from first  # not before: what is done with them is not looking
             rest = range(begin + _CHUNK, min(begin + step, len(items)), _CHUNK)
             for found in (pool.map if waits else map)(look_at, rest):
                 yield from found

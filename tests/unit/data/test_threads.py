@@ -28,6 +28,23 @@ def test_what_waits_is_looked_at_in_threads():
     assert own in waiting and 2 <= len(waiting) <= THREADS + 1  # the first are looked at here, and tell
 
 
+def test_what_computes_is_looked_at_here_whatever_is_done_with_it(monkeypatch: pytest.MonkeyPatch):
+    now = [0.0]  # of a thread that never waits: both clocks say the same
+    monkeypatch.setattr(time, "thread_time", lambda: now[0])
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0] + waited[0])
+    waited = [0.0]
+
+    def look(item: int) -> str:
+        now[0] += 1.0
+        return threading.current_thread().name
+
+    names = set()
+    for name in in_threads(look, range(64 * 5)):
+        names.add(name)
+        waited[0] += 100.0  # the one who asks takes long: no reason to look in threads
+    assert names == {threading.current_thread().name}
+
+
 def test_the_first_error_is_raised():
     def look(item: int) -> int:
         if item in (700, 900):

@@ -289,8 +289,8 @@ class Lchp(LocalizationMethod):
             )
         looked, kept = window.sums.get("count/kept", 0.0), window.sums.get("sum/kept", 0.0)
         advice = (
-            f"the localizer has learned nothing else; raise method.attention_threshold and train from the start, or "
-            f"method.crop_confidence_threshold={self.config.crop_confidence_threshold:g}, if they were smaller before"
+            f"where they grew in this stage, lower method.refine_lr={self.config.refine_lr:g}; where they were so "
+            f"before, raise method.attention_threshold={self.config.attention_threshold:g} and train from the start"
             if looked
             else f"raise method.attention_threshold={self.config.attention_threshold:g} (the report shows the maps)"
         )

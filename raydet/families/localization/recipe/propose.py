@@ -103,7 +103,7 @@ def method_settings(name: str, why: str, counts: Counts, each: int, machine: Mac
         settings.append(Setting("method.burn_in_steps", each, f"{stage}; half as many steps follow"))
     settings.append(Setting("method.classifier_decay_steps", epoch, "an epoch: its rate falls by a tenth after each"))
     if name != "lchp":
-        about = "best on small sets with this network, on ImageNet 0.2; boxes too large: raise it"
+        about = "best on one small set with this network, on ImageNet 0.2; boxes too large: raise it"
         rest = [Setting("method.localizer_lr", 5e-4, "as the classifier's first")] if name == "psol" else []
         return [*settings, Setting("method.cam_threshold", 0.6, about), *rest]
     shown = "boxes too large: raise it; parts of objects: lower it (see the report); the paper has 0.7 on CUB"
@@ -120,7 +120,7 @@ def optimiser(counts: Counts, steps: int, machine: Machine) -> Settings:
     batch = rules.batch(counts.labeled, machine)
     looks = steps * batch / counts.labeled
     return [
-        Setting("optim.name", "adamw", "SGD, as in the paper, takes many times as many steps"),
+        Setting("optim.name", "adamw", "as in the small benchmark (benchmarks/wsol.md); the paper has SGD"),
         Setting("optim.lr", 5e-4, "where the loss turns NaN, a third of it"),
         Setting("optim.labeled_batch", batch, f"of {counts.labeled:,}"),
         Setting(

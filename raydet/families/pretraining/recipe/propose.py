@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -63,7 +64,7 @@ def propose(request: Request) -> Recipe:
         notes.append("RECALL IS NOT MEASURED: no image with boxes is there for it. Name some as data.val")
     if is_generated:
         return Recipe(tuple(settings), tuple(notes))
-    first = f"raydet proposals {folder_of(table)} --out {proposals}"
+    first = f"raydet proposals {shlex.quote(folder_of(table))} --out {shlex.quote(proposals)}"
     stand_in = {} if Path(proposals).exists() else {"data.proposals": GRID}
     return Recipe(tuple(settings), tuple(notes), first=(first,), stand_in=stand_in)
 
