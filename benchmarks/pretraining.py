@@ -1,14 +1,16 @@
-"""What pre-training without labels brings a detector that has few: scratch, SoCo, ADePT separate and joint, by seed.
+"""What pre-training without labels brings a detector that has few: none, SoCo, ADePT separate and joint, by seed.
 
     raydet proposals ../shared/data/foda_lt/images --out runs/pretraining/proposals/foda_lt
     python benchmarks/pretraining.py --data foda_lt --seeds 0 1 2
     python benchmarks/pretraining.py --summarise runs/pretraining
 
-For each seed three networks are pre-trained on the training images without their labels. Then one detector is trained
-on few labelled ones from each of them and from scratch, in the same order of images: what differs between two rows of a
-seed is the start alone. "joint, fresh RPN" takes all but the region proposals, so that the row above it shows what
-these bring. Before a label is used, recall of the region proposals is measured beside that of untrained ones. All
-figures are of the test images, which nothing was chosen by.
+For each seed three networks are pre-trained on the training images without their labels, all from the same ImageNet
+backbone. Then one detector is trained on few labelled images from each of them and from that backbone alone ("none"),
+in the same order of images: what differs between two rows of a seed is the start. "joint, fresh RPN" takes all but the
+region proposals, so that the row above it shows what these bring; "none, no norms" is the network that raydet
+takes where nothing is said (no norms in the pyramid). Before a label is used, recall of the
+region proposals is measured beside that of untrained ones. All figures are of the test images, which nothing was
+chosen by.
 """
 
 from __future__ import annotations
@@ -33,37 +35,41 @@ from raydet.train.launch import launch
 from raydet.train.saved import evaluate_saved
 
 CHECKOUT = Path(__file__).resolve().parents[1]
-CONFIG = CHECKOUT / "jobs" / "configs" / "adept_foda.yaml"
+CONFIGS = {"foda_lt": "adept_foda.yaml", "cards": "adept_cards.yaml"}
 PRETRAINED: dict[str, dict[str, Any]] = {
     "soco": {"method": {"name": "soco"}},
     "separate": {"method": {"name": "adept", "mode": "separate"}},
     "joint": {"method": {"name": "adept"}},
 }
 STARTS: dict[str, dict[str, Any]] = {
-    "scratch": {},
+    "none": {},
+    "none, no norms": {"model.fpn_norm": "none"},
     "soco": {"from": "soco"},
     "separate": {"from": "separate"},
     "joint": {"from": "joint"},
     "joint, fresh RPN": {"from": "joint", "model.init_parts": ["backbone", "fpn", "box_head"]},
 }
-SHARED = ("backbone", "small_channels", "fpn_channels", "fpn_norm", "box_head", "box_head_dim", "anchor_sizes")
+SHARED = ["backbone", "weights", "trainable_stages", "small_channels", "fpn_channels", "fpn_norm", "anchor_sizes"]
+SHARED += ["box_head", "box_head_dim"]
 FINE: dict[str, Any] = {
     "model": {
-        "rpn_batch": 128,
+        "rpn_batch": 64,
         "rpn_pre_nms_train": 300,
         "rpn_pre_nms_test": 300,
         "rpn_post_nms_train": 150,
         "rpn_post_nms_test": 150,
-        "roi_batch": 64,
+        "roi_batch": 32,
         "roi_sampling_ratio": 2,
     },
     "method": {"name": "supervised", "burn_in_steps": 0},
-    "optim": {"name": "adamw", "lr": 1e-3, "weight_decay": 0.01, "warmup_steps": 50, "clip_norm": 10.0, "steps": 600},
+    "optim": {"name": "adamw", "lr": 5e-4, "weight_decay": 0.01, "warmup_steps": 50, "clip_norm": 10.0, "steps": 400},
     "eval": {"every": 1_000_000},
     "checkpoint": {"every": 1_000_000, "keep": 1},
     "log": {"every": 20},
 }
-BATCH = 8
+BATCH = 4
+SIDE = 240
+"""Pixels of the short side of a detector's images."""
 RECALLS = ("recall_10", "recall_100", "recall_1000", "ar_100")
 FIGURES = ("AP", "AP50", "AP75")
 
@@ -72,6 +78,11 @@ def data_file(data: str, part: str) -> str:
     """Return the annotations of a part of a data set."""
     root = Path(os.environ.get("RAYDET_DATA", CHECKOUT.parent / "shared" / "data"))
     return str((root / data / "annotations" / f"{part}.json").absolute())
+
+
+def base_of(data: str, options: argparse.Namespace) -> RunConfig:
+    """Return the file that every run of a data set begins with."""
+    return load(CHECKOUT / "jobs" / "configs" / CONFIGS[data], options.extra)
 
 
 def pretraining_config(data: str, seed: int, name: str, options: argparse.Namespace) -> RunConfig:
@@ -92,15 +103,14 @@ def pretraining_config(data: str, seed: int, name: str, options: argparse.Namesp
         "eval.every": max(1, options.steps // 4),
         **settings,
     }
-    return resolve(load(CONFIG, options.extra).model_dump(mode="json"), keys)
+    return resolve(base_of(data, options).model_dump(mode="json"), keys)
 
 
 def detector_config(data: str, seed: int, name: str, options: argparse.Namespace) -> RunConfig:
     """Return the detector's run OUT/DATA/seedS/NAME."""
     group = options.out.absolute() / data / f"seed{seed}"
     start = dict(STARTS[name])
-    network = load(CONFIG, options.extra).model.model_dump(mode="json")
-    size = load(CONFIG, options.extra).data.views.size
+    network = base_of(data, options).model.model_dump(mode="json")
     tree = json.loads(json.dumps(FINE))
     tree["model"] |= {key: network[key] for key in SHARED}
     tree["data"] = {
@@ -109,7 +119,7 @@ def detector_config(data: str, seed: int, name: str, options: argparse.Namespace
         "split_seed": seed,
         "val": {"path": data_file(data, "val")},
         "test": {"path": data_file(data, "test")},
-        "views": {"short_side": [size], "max_long_side": 2 * size, "eval_short_side": size},
+        "views": {"short_side": [SIDE], "max_long_side": 2 * SIDE, "eval_short_side": SIDE},
     }
     keys = {
         "run.dir": str(group / name.replace(", ", "-").replace(" ", "-")),
@@ -119,7 +129,8 @@ def detector_config(data: str, seed: int, name: str, options: argparse.Namespace
         "optim.unlabeled_batch": BATCH,
     }
     if source := start.pop("from", None):
-        keys |= {"model.init_from": str(group / f"pretrained-{source}"), "model.init_norms": "trained", **start}
+        keys |= {"model.init_from": str(group / f"pretrained-{source}"), "model.weights": None}
+    keys |= start
     return resolve(tree, keys)
 
 
@@ -203,13 +214,13 @@ def summarise(home: Path) -> str:
             lines.append(f"| {name} | {' | '.join(cells)} | {least} | {', '.join(alarms) or '-'} |")
         lines += ["", "Detectors, test images, percent:", ""]
         lines += [
-            f"| start | {' | '.join(FIGURES)} | AP minus scratch, by seed |",
+            f"| start | {' | '.join(FIGURES)} | AP minus none, by seed |",
             f"|---|{'---|' * (len(FIGURES) + 1)}",
         ]
-        scratch = read(folder, "scratch/result.json")
+        without = read(folder, "none/result.json")
         for name in STARTS:
             found = read(folder, f"{name.replace(', ', '-').replace(' ', '-')}/result.json")
-            pairs = [f"{100 * (found[s]['AP'] - scratch[s]['AP']):+.1f}" for s in sorted(found) if s in scratch]
+            pairs = [f"{100 * (found[s]['AP'] - without[s]['AP']):+.1f}" for s in sorted(found) if s in without]
             lines.append(f"| {name} | {' | '.join(spread(found, key) for key in FIGURES)} | {', '.join(pairs)} |")
         lines.append("")
     return "\n".join(lines)
@@ -229,10 +240,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", nargs="+", default=["foda_lt", "cards"], choices=["foda_lt", "cards"])
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=1500, help="of each pre-training")
-    parser.add_argument("--batch", type=int, default=32, help="images per step of it")
-    parser.add_argument("--fine-steps", type=int, default=600, help="of each detector")
-    parser.add_argument("--labels", type=int, default=60, help="labelled images of a detector")
+    parser.add_argument("--steps", type=int, default=300, help="of each pre-training")
+    parser.add_argument("--batch", type=int, default=16, help="images per step of it")
+    parser.add_argument("--fine-steps", type=int, default=400, help="of each detector")
+    parser.add_argument("--labels", type=int, default=50, help="labelled images of a detector")
     parser.add_argument("--out", type=Path, default=Path("runs/pretraining"))
     parser.add_argument("--proposals", type=Path, default=Path("runs/pretraining/proposals"), help="DIR/DATA, or grid")
     parser.add_argument("--set", nargs="*", default=[], dest="extra", metavar="key=value", help="of the pre-training")

@@ -233,6 +233,70 @@ def test_a_step_without_an_unlabelled_roi_leaves_their_mean_weight():
     assert state.mean_weights.tolist() == pytest.approx([0.9 + 0.1 * 1.5, 1.0])
 
 
+def test_a_steps_sums_are_of_its_rois_and_of_all_that_the_teacher_said():
+    from tests.parity.test_gradient_sampling_ranks import CLASSES, batch_of
+
+    method = built(gbt_enabled=False)
+    torch.manual_seed(1)
+    student = method.build_model(CLASSES).train()
+    state, batch = method.build_state(DataSizes(4, 4, CLASSES)), batch_of(5, 0, 1)
+    state.matrix, state.weight_logits = -torch.eye(CLASSES + 1), torch.linspace(-1, 1, CLASSES + 1)
+    sums = method.losses(student, batch, student, state).sums
+    assert all(
+        not each.requires_grad and each.dtype == torch.float32 for name, each in sums.items() if name != "weights"
+    )
+    found = method.host.forward(student, batch_of(5, 0, 1), student, 0.19).roi
+    first, w = sum(found.counts[:4]), method.class_weights(state)[found.labels]
+    assert sums["weights"][0].tolist() == [first, len(found.labels) - first]
+    used = [float((w[:first] ** 0.5).sum()), float(w[first:].sum())]  # beta is .5; m is a mean of what was used
+    assert sums["weights"][1].tolist() == pytest.approx(used, rel=1e-5)
+    scores, numbers = [0.0] * CLASSES, [0.0] * CLASSES
+    for label in batch.labels:  # all of them, also those below every threshold
+        for c, score in zip(label.classes.tolist(), label.scores.tolist(), strict=True):
+            scores[c] += score
+            numbers[c] += 1
+    assert sums["scores"][0].tolist() == pytest.approx(scores, rel=1e-5)
+    assert sums["scores"][1].tolist() == numbers and sum(numbers) == 24
+    rois, logits = [0.0] * (CLASSES + 1), [0.0] * (CLASSES + 1)
+    for row, label in zip(found.logits.tolist(), found.labels.tolist(), strict=True):
+        rois[label] += 1
+        logits[label] += row[label]
+    assert sums["logits"][0].tolist() == rois
+    assert sums["logits"][1].tolist() == pytest.approx(logits, rel=1e-4, abs=1e-5)
+
+
+def test_the_mean_logit_of_a_class_starts_with_its_first_step_and_waits_where_it_is_not_met():
+    method, state = built(gbr_ema=0.9), state_of(2)
+    sums = sums_of(torch.zeros(3, 3))
+    sums["logits"] = torch.tensor([[10.0, 1.0, 0.0], [20.0, 3.0, 0.0]])
+    updated(method, state, 0, sums)
+    assert state.own_logits.tolist() == pytest.approx([2.0, 3.0, 0.0])  # 20 / 10, 3 / 1, not met
+    sums["logits"] = torch.tensor([[4.0, 0.0, 2.0], [24.0, 0.0, -5.0]])
+    updated(method, state, 1, sums)
+    assert state.own_logits.tolist() == pytest.approx([0.9 * 2 + 0.1 * 6, 3.0, -2.5])
+
+
+def test_the_mean_weight_of_few_rois_is_a_mean_of_these():
+    method, state = built(gbr_ema=0.9), state_of(1)
+    sums = sums_of(torch.zeros(2, 2))
+    sums["weights"] = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
+    updated(method, state, 0, sums)
+    assert state.mean_weights.tolist() == pytest.approx([0.9 + 0.1 * 2, 1.0])
+
+
+def test_what_the_state_takes_is_what_is_announced():
+    # 80 classes, 1,000 images: 81 * 81 of the matrix, four rows of 81 and two of 80, two means, two listings; two
+    # counters of steps and one of updates with eight bytes each
+    expected = 4 * (81 * 81 + 4 * 81 + 2 * 80 + 2 + 2 * 1000) + 3 * 8
+    assert built().state_bytes(DataSizes(9, 1000, 80)) == expected == 36212
+
+
+def test_the_weights_in_use_are_not_the_ones_that_are_learned():
+    method, state = built(gbr_solver="direct"), state_of(1)
+    method.class_weights(state)[0] = 7.0
+    assert state.solved.tolist() == [1, 1]
+
+
 def test_nothing_is_learned_in_the_burn_in():
     method, state = built(burn_in_steps=4), state_of(1)
     updated(method, state, 3, sums_of(-torch.eye(2)))

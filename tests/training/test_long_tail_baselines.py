@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +22,11 @@ from raydet.families.detection.methods.eqlv2 import (
     equalized,
 )
 from raydet.families.detection.methods.logit_adjustment import LogitAdjustment, log_priors
+from raydet.families.detection.methods.soft_teacher import SoftPass
 from raydet.registry import build_method
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.launch import launch
+from raydet.vision.losses import focal_cross_entropy
 from tests.helpers import tiny_soft
 from tests.integration.runs import assert_same_bits
 from tests.parity.test_gradient_sampling_ranks import CLASSES, batch_of
@@ -105,6 +108,60 @@ def test_before_the_first_gradient_all_weights_are_one_and_gradients_add_up():
     copy = method.build_state(DataSizes(1, 1, 2))
     copy.load(state.tensors(), "there")
     assert torch.equal(copy.sums, state.sums)
+
+
+def test_small_gradients_have_ratios_too_and_the_state_is_its_own():
+    state = GradientRatios(torch.zeros(2, 2, dtype=torch.float64))
+    kept = torch.tensor([[1e-4, 0.5], [2e-4, 0.25]], dtype=torch.float64)
+    state.load({"gradients": kept}, "there")
+    assert state.ratios.tolist() == pytest.approx([0.5, 2.0])
+    kept += 1
+    assert state.ratios.tolist() == pytest.approx([0.5, 2.0])
+    method = build_method(tiny_soft(Path("unused"), method={"name": "eqlv2"}))
+    fresh = method.build_state(DataSizes(1, 1, 7))
+    assert method.state_bytes(DataSizes(1, 1, 7)) == fresh.sums.numel() * fresh.sums.element_size() == 112
+
+
+@pytest.mark.parametrize("name", ["eqlv2", "classifier_retraining"])
+def test_the_host_says_how_much_an_roi_counts(name: str, monkeypatch: pytest.MonkeyPatch):
+    later = {"retrain_from_step": 4} if name == "classifier_retraining" else {}
+    method = build_method(tiny_soft(Path("unused"), method={"name": name, **later}))
+    torch.manual_seed(1)
+    student, batch, kept = method.build_model(CLASSES).train(), batch_of(3, 0, 1), {}
+    state = method.build_state(DataSizes(4, 4, CLASSES))
+    real = method.host.forward
+
+    def watched(*args: object) -> SoftPass:
+        found = real(*args)
+        kept["pass"] = replace(found, weights=torch.linspace(0, 1, len(found.weights)))
+        return kept["pass"]
+
+    monkeypatch.setattr(method.host, "forward", watched)
+    terms = method.losses(student, batch, student, state).losses
+    roi, weights = kept["pass"].roi, kept["pass"].weights
+    first = sum(roi.counts[:4])
+    if name == "eqlv2":
+        rows = equalized(roi.logits, roi.labels, torch.ones(CLASSES), torch.ones(CLASSES))[0]
+    else:
+        rows = focal_cross_entropy(roi.logits, roi.labels, method.config.cls_focal_exponent)
+    for part, own in (("sup", slice(0, first)), ("unsup", slice(first, None))):
+        term = terms[f"{part}/roi_cls"]
+        assert float(term.total.detach()) == pytest.approx(float((rows[own] * weights[own]).sum().detach()), rel=1e-5)
+        assert float(term.count) == pytest.approx(float(weights[own].sum()), rel=1e-5)
+
+
+def test_from_its_step_on_only_the_classes_are_asked_for():
+    settings = {"name": "classifier_retraining", "retrain_from_step": 3, "burn_in_steps": 2}
+    method = build_method(tiny_soft(Path("unused"), method=settings))
+    torch.manual_seed(1)
+    student = method.build_model(CLASSES).train()
+    for step, alone in ((2, False), (3, True), (4, True)):
+        terms = method.losses(student, batch_of(step, 0, 1), student, None).losses
+        met = {name for name, term in terms.items() if float(term.count) > 0 and not name.startswith("unsup/boxes")}
+        assert (met == {"sup/roi_cls", "unsup/roi_cls"}) == alone, (step, met)
+        assert any(float(terms[f"unsup/boxes_{gate}"].count) > 0 for gate in ("rpn", "cls", "reg"))
+    _, rest = method.param_groups()
+    assert rest.lr_at(2) == method.lr_at(2) and rest.lr_at(3) is None
 
 
 @pytest.mark.parametrize(

@@ -51,6 +51,11 @@ class GradientState:
             repeats=torch.ones(LISTINGS, sizes.unlabeled),
         )
 
+    @property
+    def nbytes(self) -> int:
+        """Return the bytes that all of it takes."""
+        return sum(getattr(self, field.name).nbytes for field in fields(self))
+
     def move(self, device: torch.device) -> None:
         """Live where the sums of a step are; the listings stay on the CPU."""
         if self.matrix.device != device:

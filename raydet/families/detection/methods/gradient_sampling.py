@@ -146,7 +146,7 @@ class GradientSampling(HostedMethod):
 
     def state_bytes(self, sizes: DataSizes) -> int:
         """Return the size of the matrix and the listings."""
-        return 4 * ((sizes.classes + 1) ** 2 + 9 * (sizes.classes + 1) + 2 * sizes.unlabeled)
+        return GradientState.fresh(sizes).nbytes
 
     @torch.no_grad()
     def _sums(self, batch: StudentBatch, found: SoftPass, first: int, own: Tensor) -> dict[str, Tensor]:
