@@ -67,6 +67,15 @@ class Teacher:
     buffers: Literal["average", "own"] = "average"  # whether the statistics of norms are averaged, or left to itself
     judged: bool = True  # whether it is evaluated, and is what comes out of the run
 
+    def share_of_start(self, last_step: int) -> float:
+        """Return how much of the student of `first_step` the average still holds after `last_step` steps."""
+        share = 1.0
+        for step in range(self.first_step, last_step):
+            share *= self.keep_at(step)
+            if share < 0.01:
+                break
+        return share
+
 
 @dataclass(frozen=True, slots=True)
 class ParamGroup:

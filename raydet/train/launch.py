@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +18,7 @@ from raydet.config.backbone import weights_path
 from raydet.config.base import Section
 from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
-from raydet.contract import sizes_of
+from raydet.contract import Teacher, sizes_of
 from raydet.data.prepared import PreparedSets
 from raydet.errors import DataError, RunError, RunStopped, StorageError
 from raydet.group import Group
@@ -31,6 +32,8 @@ from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
 from raydet.train.stop import sigterm_asks
 from raydet.train.worker import check_start_of_fork, local_source, train_rank
+
+MOSTLY = 0.5  # share of its start from which on an average is said to be too slow for its run
 
 
 def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> RunFolder:
@@ -202,9 +205,25 @@ def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
             else ""
         ),
     ]
-    notes = build_method(config).notes(sizes_of(data))
-    lines += [f"  {note}" for note in notes]
+    method = build_method(config)
+    lines += [f"  {note}" for note in method.notes(sizes_of(data))]
     if config.cluster.backend == "process":
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         lines.append(f"  precision: {NAMES[autocast_dtype(optim.precision, device)]} on {device}")
-    return "\n".join(lines + [f"  warning: {text}" for text in data.warnings])
+    warnings = [*data.warnings, *slow_average(method.teacher(), config.last_step)]
+    return "\n".join(lines + [f"  warning: {text}" for text in warnings])
+
+
+def slow_average(teacher: Teacher | None, last_step: int) -> list[str]:
+    """Warn where what is evaluated and kept in the end is mostly the student that the average began with."""
+    if teacher is None or not teacher.judged or last_step <= teacher.first_step:
+        return []
+    share, steps = teacher.share_of_start(last_step), last_step - teacher.first_step
+    if share <= MOSTLY:
+        return []
+    keep = max(math.floor(1000 * (1 - 5 / steps)) / 1000, 0)
+    return [
+        f"the teacher, which is evaluated and kept, averages over {steps} steps so slowly that at the end {share:.0%} "
+        f"of it is still the network of step {teacher.first_step}; method.ema_keep_rate={keep:g} or lower "
+        f"looks back over a fifth of them"
+    ]

@@ -146,7 +146,8 @@ class GradientSampling(HostedMethod):
 
     def state_bytes(self, sizes: DataSizes) -> int:
         """Return the size of the matrix and the listings."""
-        return GradientState.fresh(sizes).nbytes
+        with torch.device("meta"):  # shapes alone
+            return GradientState.fresh(sizes).nbytes
 
     @torch.no_grad()
     def _sums(self, batch: StudentBatch, found: SoftPass, first: int, own: Tensor) -> dict[str, Tensor]:
