@@ -102,6 +102,36 @@ def test_what_the_store_has_is_ready_without_an_actor():
         desk.found(3, ["unknown"])
 
 
+def test_what_is_ready_failed_or_unpublished_waits_for_no_actor():
+    desk = desk_with(1, "a", "b", "c")
+    desk.request(2, ["a", "b"])
+    assert desk.assignable() == 3  # two more wait for their teacher
+    assert desk.unpublished() == [2]
+    desk.found(1, ["b"])
+    assert desk.assignable() == 2 and desk.is_ready((1, "b"))
+    assert desk.assign("x", 0) == [] and desk.assign("x", -1) == []
+    assert desk.assign("x", 3) == [(1, "a"), (1, "c")]
+    assert desk.assignable() == 0
+
+
+def test_every_return_of_a_dead_actor_counts():
+    desk = desk_with(1, "a", "b", "c")
+    desk.assign("x", 2)
+    desk.actor_died("x")
+    desk.assign("y", 1)
+    desk.actor_died("y")
+    assert desk.counts().returned == 3
+
+
+def test_what_was_forgiven_has_not_failed():
+    desk = desk_with(1, "a")
+    desk.assign("x", 1)
+    desk.fail("x", (1, "a"), "unreadable")
+    desk.forgive()
+    assert desk.failures(1, ["a"]) == {} and desk.counts().failed == 0
+    assert desk.assign("x", 1) == [(1, "a")]
+
+
 def test_failures_are_kept_until_they_are_forgiven():
     desk = desk_with(1, "a", "b")
     desk.assign("x", 2)
