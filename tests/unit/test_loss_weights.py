@@ -1,4 +1,4 @@
-"""The weight of every term of every method, as the papers have them, and the steps at which a run changes its nature."""
+"""The weight of every term of every method, as the papers have it, and the steps at which a run changes its nature."""
 
 from __future__ import annotations
 
