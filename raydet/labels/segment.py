@@ -66,7 +66,6 @@ def read_segment(name: SegmentName) -> pa.Table:
         with pa.memory_map(str(name.path)) as source:  # the mapping outlives the file object
             if f"{zlib.crc32(source.read_buffer()):08x}" != name.checksum:
                 raise LabelStoreError(_damaged(name.path, "its bytes differ from the checksum in its name"))
-            source.seek(0)
             return pa.ipc.open_file(source).read_all()
     except pa.ArrowInvalid as error:
         raise LabelStoreError(_damaged(name.path, str(error))) from None

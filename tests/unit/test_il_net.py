@@ -104,6 +104,14 @@ def test_a_label_is_complete_where_its_rows_reach_down_to_the_threshold(
     assert method.select(replace(stored(), complete_above=reaches_down_to)).is_complete is is_complete
 
 
+def test_what_the_score_of_unbiased_teacher_drops_is_counted():
+    settings = {"name": "unbiased_teacher", "burn_in_steps": 3, "score_threshold": 0.7}
+    selection = detection_method(tiny_config(Path("unused"), method=settings), "a test").select(stored())
+    sure = [score for score in stored().scores.tolist() if score > 0.7]
+    assert selection.kept.scores.tolist() == sure and 0 < len(sure) < len(stored())
+    assert selection.dropped == {"score": len(stored()) - len(sure)}
+
+
 def test_what_nms_and_the_gate_drop_is_counted():
     first_four = stored().where(torch.arange(4))
     counted = il_net(method__iou_filter_enabled=False).select(first_four).dropped

@@ -92,6 +92,20 @@ def test_terms_have_the_weights_that_are_set(name: str):
     assert method.stage_ends == stage_ends
 
 
+def test_the_heads_of_a_cascade_share_a_weight_as_they_are_told_to():
+    config = tiny_config(
+        Path("unused"),
+        model__detector="cascade_rcnn",
+        model__cascade_loss_weights=[1.0, 0.5, 0.25],
+        method={"name": "unbiased_teacher", "burn_in_steps": 2, "unsup_cls_weight": 3.0},
+    )
+    found = build_method(config).loss_weights
+    assert [found[f"sup/roi_cls{head}"] for head in ("", "_2", "_3")] == [1.0, 0.5, 0.25]
+    assert [found[f"unsup/roi_cls{head}"] for head in ("", "_2", "_3")] == [3.0, 1.5, 0.75]
+    assert [found[f"sup/roi_reg{head}"] for head in ("", "_2", "_3")] == [1.0, 0.5, 0.25]
+    assert (found["sup/rpn_cls"], found["unsup/rpn_cls"]) == (1.0, 3.0)
+
+
 def test_a_method_has_the_terms_of_its_stages():
     assert build_method(localizer(name="lchp", stage="init")).loss_weights == {"init/cls": 1.0, "init/reg": 20.0}
     assert build_method(localizer(name="lchp", stage="init")).stage_ends == ()

@@ -66,3 +66,9 @@ def test_losses_are_float32_under_half_precision_inputs():
     assert losses.cross_entropy(logits, torch.tensor([0])).dtype == torch.float32
     assert losses.binary_focal(logits[:, 0], torch.ones(1), 1.5).dtype == torch.float32
     assert losses.box_regression(logits, logits, "l1").dtype == torch.float32
+    assert losses.box_regression(logits, logits.float(), "l1").dtype == torch.float32
+    assert losses.smooth_l1(logits, logits).dtype == torch.float32
+    # computed in float32, not only said in it: -log sigmoid(2) and |2.015625 - 0| + |0 - 1e-3|
+    assert float(losses.binary_cross_entropy(logits, torch.ones(1, 2))[0, 0]) == pytest.approx(0.126928, abs=1e-6)
+    near = torch.tensor([[2.015625, 0.0]], dtype=torch.bfloat16), torch.tensor([[0.0, 1e-3]])
+    assert float(losses.box_regression(*near, "l1")[0]) == pytest.approx(2.016625, abs=1e-6)

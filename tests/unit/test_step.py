@@ -100,6 +100,11 @@ def test_each_term_is_its_sum_divided_by_its_count_and_weighted():
     assert module.sums.grad.tolist() == pytest.approx([0.5, 1.2])  # 1 * 2 / 4, 3 * 2 / 5
 
 
+def test_one_sample_is_divided_by_one():
+    losses = backward(Given([[1.0, 2.0]]), batch(1, 1), torch.tensor([1.0, 1.0]), Group(), names=("sup/a", "unsup/b"))
+    assert losses.raw.tolist() == [12.0, 10.0]
+
+
 def test_a_term_without_samples_is_zero_and_not_nan():
     module = Given([[0.0, 5.0]])
     module.sums.data[0] = 0.0

@@ -202,6 +202,34 @@ def test_a_damaged_segment_is_an_error_that_names_it(tmp_path, damage):
         list(read_all(tmp_path))
 
 
+def test_a_half_written_segment_hides_no_finished_one(tmp_path):
+    store = PseudoLabelStore(tmp_path, "w")
+    for version in (1, 2):
+        store.append(rows((version, "a")))
+        store.flush()
+    for name in ("v000000000-000000000.x", "v000000009-000000009.x"):  # whichever a folder lists first
+        (tmp_path / f".writing-1-{name}.000000.00000000.arrow").write_bytes(b"ARROW1")
+    assert [name.first for name in list_segments(tmp_path)] == [1, 2]
+
+
+def test_a_writer_counts_its_own_segments_on_from_the_last_one(tmp_path):
+    def numbers(writer):
+        return [name.number for name in list_segments(tmp_path) if name.writer == writer]
+
+    for version in (1, 2):
+        store = PseudoLabelStore(tmp_path, "w")
+        store.append(rows((version, "a")))
+        store.flush()
+    other = PseudoLabelStore(tmp_path, "z")
+    other.append(rows((3, "a")))
+    other.flush()
+    assert (numbers("w"), numbers("z")) == ([0, 1], [0])
+    store = PseudoLabelStore(tmp_path, "w")
+    store.append(rows((4, "a")))
+    store.flush()
+    assert numbers("w") == [0, 1, 2]
+
+
 def test_a_foreign_file_in_the_folder_is_an_error_that_names_it(tmp_path):
     (tmp_path / "mine.arrow").write_bytes(b"")
     with pytest.raises(LabelStoreError, match="mine.arrow"):
