@@ -1,6 +1,6 @@
 import pytest
 
-from raydet.errors import LabelConflictError
+from raydet.errors import LabelConflictError, RunError
 from raydet.labels.schedule import LabelSchedule
 from raydet.labels.source import InlineSource, LabelSource, check_labels
 from raydet.labels.store import PseudoLabelStore
@@ -149,3 +149,31 @@ def source_at_step(folder, step, schedule, source=None):
     published = max(s for s in range(step) if schedule.is_publish_step(s))
     source.publish(ref_of(published), weights_of(published))
     return source
+
+
+def test_a_rewind_keeps_the_teacher_and_the_digest_of_its_own_version(tmp_path):
+    annotator = FakeAnnotator()
+    source = source_at(tmp_path, annotator)
+    source.publish(ref_of(5), weights_of(5))
+    source.rewind(5)
+    assert same(source.take(["new"], 5)[0], expected("new", 5))  # its teacher is still there
+    with pytest.raises(LabelConflictError, match="version 5"):
+        source.publish(TeacherRef(5, "other"), weights_of(5))
+
+
+def test_a_rewind_forgets_a_newer_teacher(tmp_path):
+    source = source_at(tmp_path)
+    source.publish(ref_of(6), weights_of(6))
+    source.rewind(5)
+    with pytest.raises(RunError, match="the teacher loaded now is None"):
+        source.request(["a"], 6)
+
+
+def test_labels_and_their_seconds_are_counted_from_nothing(tmp_path, monkeypatch):
+    clock = iter([10.0, 12.5])
+    monkeypatch.setattr("raydet.labels.source.time.perf_counter", lambda: next(clock))
+    source = source_at(tmp_path)
+    assert source.stats() == {"labels/made": 0, "labels/label_s": 0}
+    source.publish(ref_of(5), weights_of(5))
+    source.take(["a", "b"], 5)
+    assert source.stats() == {"labels/made": 2, "labels/label_s": 2.5}
