@@ -77,6 +77,13 @@ def test_segments_rotate_by_bytes(tmp_path, monkeypatch):
     store.append(rows((1, "a")))
     store.append(rows((1, "b")))
     assert len(list_segments(tmp_path)) == 2
+    # of a segment that grows, all bytes count, and exactly so many are enough
+    monkeypatch.setattr(store_module, "BYTES_PER_SEGMENT", 3 * rows((1, "c")).nbytes)
+    for letter in "cd":
+        store.append(rows((1, letter)))
+    assert len(list_segments(tmp_path)) == 2
+    store.append(rows((1, "e")))
+    assert len(list_segments(tmp_path)) == 3
 
 
 def test_one_version_has_one_digest(tmp_path):
