@@ -106,22 +106,22 @@ def views(size: int, why: str, machine: Machine) -> Settings:
 
 
 def network(size: int, machine: Machine) -> Settings:
-    """Return the network: a small one where there is no GPU."""
+    """Return the network: a small one from ImageNet's weights where there is no GPU."""
     if not machine.is_cpu:
         return [Setting("model.backbone", "resnet50_fpn", "from random weights, as published")]
     sizes, bounds = rules.anchors(size)
     return [
+        Setting("model.backbone", "efficientnet_lite0_fpn", "small enough for a CPU"),
+        Setting("model.weights", "imagenet", "the start; from random weights a CPU would take days"),
         Setting(
-            "model.backbone",
-            "small_gn",
-            "trains from scratch on a CPU. ImageNet's weights may well be the better start",
+            "model.fpn_norm", "batch", "what keeps boxes from becoming alike; group norm collapses from this start"
         ),
-        Setting("model.small_channels", [32, 64, 128, 256, 256], "a small network"),
-        Setting("model.fpn_channels", 64, "a small pyramid for a small network"),
-        Setting("model.box_head_dim", 256, "the same"),
+        Setting("model.fpn_channels", 128, "a small pyramid for a small network"),
+        Setting("model.box_head", "two_fc", "the head that detectors have where nothing is said"),
+        Setting("model.box_head_dim", 512, "half the published one"),
         Setting("model.anchor_sizes", sizes, "in proportion to the views"),
         Setting("model.level_bounds", bounds, "sides of boxes that part the levels"),
-        Setting("model.projector_hidden", 512, "half the published one"),
+        Setting("model.projector_hidden", 512, "an eighth of the published one"),
         Setting("model.projector_dim", 128, "half the published one"),
     ]
 
@@ -143,7 +143,11 @@ def optimiser(count: int, batch: int, steps: int, machine: Machine) -> Settings:
         ]
     return [
         Setting("optim.name", "sgd", f"LARS is for batches of {rules.LARS_FROM:,} images and more"),
-        Setting("optim.lr", 0.05, "where the log warns of a collapse, a third of it"),
+        Setting(
+            "optim.lr",
+            0.02 if machine.is_cpu else 0.05,
+            "where the log warns of a collapse, a third of it",
+        ),
         Setting("optim.clip_norm", 10.0, "the first steps have large gradients"),
         *rest,
     ]
