@@ -13,6 +13,7 @@ from raydet.contract import DataSizes, sizes_of
 from raydet.errors import CheckpointError, ConfigError, UserError
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
+from raydet.families.detection.gradient_balance import direct_weights, stationary_weights
 from raydet.families.detection.gradient_state import GradientState
 from raydet.families.detection.hosts import UnbiasedHost
 from raydet.families.detection.methods import gradient_sampling
@@ -354,6 +355,15 @@ def test_the_other_solvers_reach_the_exact_weights_at_once_and_solve_from_time_t
     assert torch.equal(state.solved, old)
     updated(method, state, 3, sums_of(c.flip(0, 1)))
     assert not torch.equal(state.solved, old)
+
+
+@pytest.mark.parametrize(("solver", "solve"), [("direct", direct_weights), ("stationary", stationary_weights)])
+def test_each_solver_is_its_own_where_no_weights_are_exact(solver: str, solve: Any):
+    method, state = built(gbr_solver=solver, gbr_warmup_steps=0, gbr_solve_every_steps=1, gbr_ema=0.0), state_of(2)
+    c = torch.tensor([[-0.50, 0.25, 0.15], [0.20, -0.30, 0.15], [0.10, 0.06, -0.30]])
+    updated(method, state, 0, sums_of(c))
+    assert torch.equal(state.solved, solve(c))
+    assert not torch.allclose(direct_weights(c), stationary_weights(c), atol=1e-3)
 
 
 def test_a_class_without_any_label_keeps_the_weight_one():

@@ -47,8 +47,8 @@ class Pretraining(Family[PretrainingConfig]):
             try:
                 proposals_of(self.prepare(config, Path(aside)).labeled, config.data.proposals)
             except DataError as error:
-                fix = "run raydet proposals on data.images, and name its --out"
-                log.error("proposals", config.data.proposals, "", str(error).removeprefix("data.proposals: "), fix)
+                said = str(error).removeprefix("data.proposals: ").removeprefix(f"{config.data.proposals}: ")
+                log.error("proposals", config.data.proposals, "", said, "IMAGES are those of data.images, all of them")
         return replace(report, problems=(*report.problems, *log.problems), counts={**report.counts, **log.counts})
 
     def propose(self, request: Request) -> Recipe:

@@ -170,10 +170,50 @@ def test_a_rewind_forgets_a_newer_teacher(tmp_path):
 
 
 def test_labels_and_their_seconds_are_counted_from_nothing(tmp_path, monkeypatch):
-    clock = iter([10.0, 12.5])
+    clock = iter([10.0, 12.5, 20.0, 21.0])
     monkeypatch.setattr("raydet.labels.source.time.perf_counter", lambda: next(clock))
     source = source_at(tmp_path)
     assert source.stats() == {"labels/made": 0, "labels/label_s": 0}
     source.publish(ref_of(5), weights_of(5))
     source.take(["a", "b"], 5)
     assert source.stats() == {"labels/made": 2, "labels/label_s": 2.5}
+    source.take(["a", "c"], 5)  # one of them is stored
+    assert source.stats() == {"labels/made": 3, "labels/label_s": 3.5}
+
+
+def test_labels_that_were_taken_are_in_the_store_alone(tmp_path):
+    annotator = FakeAnnotator()
+    source = source_at(tmp_path, annotator)
+    source.publish(ref_of(5), weights_of(5))
+    source.request(["a", "b"], 5)
+    source.take(["a"], 5)
+    assert list(source._ready[5]) == ["b"]  # a frozen teacher labels every image: they must not stay in memory
+    assert same(source.take(["a"], 5)[0], expected("a", 5))
+    assert annotator.calls == [(5, "a"), (5, "b")]
+
+
+@pytest.mark.parametrize("wrong", ["other images", "other weights"])
+def test_an_annotator_that_answers_something_else_is_found_out(tmp_path, wrong):
+    class Wrong(FakeAnnotator):
+        def label(self, image_ids):
+            if wrong == "other images":
+                return super().label(["z"] * len(image_ids))
+            return [fake_label(i, TeacherRef(5, "another"), 40.0) for i in image_ids]
+
+    source = source_at(tmp_path, Wrong())
+    source.publish(ref_of(5), weights_of(5))
+    with pytest.raises(RunError if wrong == "other images" else LabelConflictError):
+        source.request(["a"], 5)
+    assert not PseudoLabelStore(tmp_path, "other").has((5, "a"))
+
+
+def test_stored_labels_of_other_weights_are_not_taken(tmp_path):
+    before = source_at(tmp_path)
+    before.publish(ref_of(5), weights_of(5))
+    before.request(["a"], 5)
+    before.flush()
+    after = InlineSource(FakeAnnotator(), PseudoLabelStore(tmp_path, "rank0"))
+    after.rewind(5)
+    after.publish(TeacherRef(5, "another"), weights_of(5))
+    with pytest.raises(LabelConflictError, match="version 5 has weights another"):
+        after.take(["a"], 5)
