@@ -1,0 +1,1 @@
+"""Changes to the code that the tests should notice: `make.py` writes them, `run.py` tries them."""
