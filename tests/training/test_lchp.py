@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,65 @@ def test_the_gate_looks_at_what_it_is_told_to(tmp_path: Path):
     assert not torch.equal(found["classifier", "max"], found["pseudo_classifier", "max"])
     assert (found["classifier", "label"] <= found["classifier", "max"]).all()
     assert not torch.equal(found["classifier", "label"], found["classifier", "max"])
+
+
+@pytest.mark.parametrize("network", ["classifier", "pseudo_classifier"])
+def test_confidence_is_a_share_among_the_classes_of_a_crop(
+    network: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[str] = []
+    logits = torch.tensor([[math.log(2), 0.0, 0.0], [0.0, 0.0, math.log(6)], [0.0, 0.0, 0.0], [9.0, 9.0, 9.0]])
+    method = lchp(tmp_path, gate_network=network, gate_class="max")
+    model = model_of(method)
+    for name in ("classifier", "pseudo_classifier"):
+
+        def said(images: Tensor, name: str = name) -> Any:
+            asked.append(name)
+            return type("Said", (), {"logits": logits})()
+
+        monkeypatch.setattr(getattr(model, name), "forward", said)
+    boxes, classes = torch.tensor([[0.0, 0.0, 9.0, 9.0]]).repeat(4, 1), torch.tensor([1, 2, 0, 0])
+    pixels = torch.zeros(4, 3, SIDE, SIDE)
+    assert method._gate_confidence(model, pixels, boxes, classes).tolist() == pytest.approx(
+        [1 / 2, 3 / 4, 1 / 3, 1 / 3]
+    )
+    method = lchp(tmp_path, gate_network=network, gate_class="label")
+    assert method._gate_confidence(model, pixels, boxes, classes).tolist() == pytest.approx(
+        [1 / 4, 3 / 4, 1 / 3, 1 / 3]
+    )
+    assert set(asked) == {network}
+
+
+@pytest.mark.parametrize(("mode", "in_training"), [("eval", False), ("train", True)])
+def test_the_target_box_is_said_in_the_mode_that_is_set(mode: str, in_training: bool, tmp_path: Path):
+    method, modes = lchp(tmp_path, target_forward_mode=mode), list[bool]()
+    model = model_of(method)
+    assert model.localizer is not None
+    model.localizer.register_forward_hook(lambda network, *rest: modes.append(network.training))
+    assert not method.target_boxes(model, torch.rand(4, 3, SIDE, SIDE)).requires_grad
+    assert modes == [in_training] and model.localizer.training
+
+
+def test_a_box_of_nearly_all_of_the_image_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # .95 of the image: .96 is the whole, .94 is not; in both stages
+    method = lchp(tmp_path)
+    model = model_of(method)
+    boxes = torch.stack([torch.zeros(4), torch.zeros(4), torch.ones(4), torch.tensor([0.96, 0.94, 0.95, 0.5])], dim=1)
+    monkeypatch.setattr(method, "target_boxes", lambda *given: boxes)
+    found = method.losses(model, batch_of(6), None, None).per_view
+    assert found["is_whole"].tolist() == [1, 0, 0, 0]
+    assert found["box_area"].tolist() == pytest.approx([0.96, 0.94, 0.95, 0.5])
+    real = method.algorithm_1
+    monkeypatch.setattr(method, "algorithm_1", lambda *given, **more: replace(real(*given, **more), boxes=boxes * SIDE))
+    assert method.losses(model, batch_of(0), None, None).per_view["is_whole"].tolist() == [1, 0, 0, 0]
+
+
+def test_a_stage_has_no_samples_of_the_others_terms(tmp_path: Path):
+    method = lchp(tmp_path)
+    for step, empty in ((0, {"refine/reg"}), (6, {"init/cls", "init/reg"})):
+        terms = method.losses(model_of(method), batch_of(step), None, None).losses
+        assert {name for name, term in terms.items() if float(term.count) == 0} == empty
+        assert all(float(terms[name].total.detach()) == 0 for name in empty)
 
 
 def test_an_irrelevant_switch_leaves_the_step_as_it_is(tmp_path: Path):
