@@ -415,6 +415,20 @@ def test_the_attention_of_features_is_their_magnitude(tmp_path: Path):
     assert found.attention[0, 1, 2] == 3.0 and not found.is_flat.any()
 
 
+def test_attention_is_the_mean_of_the_maps_and_what_it_finds_is_filled_as_told(tmp_path: Path):
+    for fill, expected in (("black_pixel", [0.0, 0.0, 0.0]), ("normalized_zero", [0.1, 0.2, 0.3])):
+        method = lchp(tmp_path, mask_fill=fill, upsample_before_threshold=False, attention_threshold=0.5)
+        model = model_of(method)
+        network, maps = model.pseudo_classifier, torch.zeros(1, 2, 4, 4)
+        maps[0, :, 1, 2], maps[0, 0, 3, 0] = torch.tensor([3.0, 1.0]), 0.5
+        network.trunk.mean.copy_(torch.tensor([0.1, 0.2, 0.3]).reshape(network.trunk.mean.shape))
+        network.look = lambda images, maps=maps: (maps, torch.zeros(1, 5, 4, 4))
+        found = method.algorithm_1(model, torch.ones(1, 3, 8, 8))
+        assert found.attention[0, 1, 2] == 2.0 and found.attention[0, 3, 0] == 0.25
+        assert found.masked[0, :, 2, 4].tolist() == pytest.approx(expected)  # cell (1, 2) of 2 x 2 pixels
+        assert found.masked[0, :, 7, 7].tolist() == [1.0, 1.0, 1.0]
+
+
 def test_all_zero_attention_is_trained_through_and_counted(tmp_path: Path):
     method = lchp(tmp_path)
     model = model_of(method)
