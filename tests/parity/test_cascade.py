@@ -120,6 +120,7 @@ def test_the_losses_of_each_stage_are_the_papers_and_so_are_their_gradients():
         expected |= {f"roi_cls{suffix}": cls, f"roi_reg{suffix}": reg}
         assert passed.counts[f"roi_cls{suffix}"].tolist() == rois.tolist()
     assert list(passed.sums) == ["rpn_cls", "rpn_reg", *expected]
+    assert torch.equal(passed.roi.cls(), passed.sums["roi_cls_3"])  # what a branch hears of: the last head
     for name, value in expected.items():
         torch.testing.assert_close(passed.sums[name], value, rtol=2e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 

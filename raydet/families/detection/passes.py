@@ -68,15 +68,13 @@ class RoiPass:
         """Return the foreground RoIs of each image `[N]`."""
         return torch.tensor(self.fg_counts, device=self.labels.device)
 
-    def cls(self, row_weights: Tensor | None = None) -> Tensor:
-        """Return the classification loss of each image `[N]`, its rows weighted by `[R]` where given."""
-        rows = self.cls_rows if row_weights is None else self.cls_rows * row_weights
-        return losses.sum_per_image(rows, self.counts)
+    def cls(self) -> Tensor:
+        """Return the classification loss of each image `[N]`."""
+        return losses.sum_per_image(self.cls_rows, self.counts)
 
-    def reg(self, row_weights: Tensor | None = None) -> Tensor:
-        """Return the box loss of each image `[N]`, its rows weighted by `[F]` where given."""
-        rows = self.reg_rows if row_weights is None else self.reg_rows * row_weights
-        return losses.sum_per_image(rows, self.fg_counts)
+    def reg(self) -> Tensor:
+        """Return the box loss of each image `[N]`."""
+        return losses.sum_per_image(self.reg_rows, self.fg_counts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
