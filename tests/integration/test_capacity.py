@@ -19,6 +19,8 @@ from raydet.settings import dump_file
 from raydet.train.launch import launch
 from tests.helpers import tiny_config
 
+pytestmark = pytest.mark.integration
+
 GB = 10**9
 
 

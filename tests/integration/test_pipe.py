@@ -10,6 +10,8 @@ import pytest
 
 from tests.tiny_data import coco_content, write_coco
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.mark.parametrize("lines", [1, 200])
 def test_a_closed_pipe_ends_a_command_without_a_traceback(tmp_path: Path, lines: int) -> None:

@@ -70,6 +70,8 @@ def test_all_threads_of_a_process_take_numbers_that_are_as_good_as_zero_for_zero
 COMPUTING = """
 import torch
 from raydet.cluster.process import computing
+
+pytestmark = pytest.mark.integration
 def left():
     return int((torch.full((10,), 1e-40) * 0.5).view(torch.int32).count_nonzero())
 with computing(1):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,3 +53,13 @@ def test_actors_propose_the_same_boxes_though_one_is_killed(
     assert "was lost" in capsys.readouterr().out
     for file in ("proposals.arrow", "skipped.csv", "proposals.json"):
         assert (tmp_path / "here" / file).read_bytes() == (tmp_path / "there" / file).read_bytes()
+
+
+def test_opencv_is_imported_only_when_it_is_asked_for(tmp_path: Path):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    picture(photos / "one.png", thing=(3, 20, 53, 60))
+    words = ["proposals", str(photos), "--out", str(tmp_path / "out"), "--actors", "0", "--source", "grid"]
+    script = f"import sys; from raydet.cli import main; assert main({words!r}) == 0; print('cv2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == "False", done.stderr

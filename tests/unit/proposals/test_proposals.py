@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import pickle
-import subprocess
 import sys
 from pathlib import Path
 
@@ -226,10 +225,3 @@ def test_opencv_without_contributed_modules_gives_the_same_message(monkeypatch: 
     monkeypatch.setattr(sources.importlib, "import_module", lambda name: object())
     with pytest.raises(ConfigError, match=r"opencv-python beside it must go"):
         SelectiveSearch().check()
-
-
-def test_opencv_is_imported_only_when_it_is_asked_for(photos: Path, tmp_path: Path):
-    words = ["proposals", str(photos), "--out", str(tmp_path / "out"), "--actors", "0", "--source", "grid"]
-    script = f"import sys; from raydet.cli import main; assert main({words!r}) == 0; print('cv2' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-1] == "False", done.stderr
