@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -48,6 +49,18 @@ def test_a_gradient_that_is_not_finite_changes_no_weight(tmp_path: Path, monkeyp
     assert all(torch.isfinite(value).all() for value in last.tensors("student").values())
     launch(tiny_config(run, checkpoint__every=1, optim__lr=5e-4), resume=True)  # as the message advises
     assert checkpoints(run)[-1] == 8
+
+
+def test_the_parts_of_a_steps_time_lie_inside_it_and_steps_inside_the_run(tmp_path: Path):
+    began = time.perf_counter()
+    run = launch(tiny_config(tmp_path / "run", checkpoint__every=2)).path
+    took = time.perf_counter() - began
+    steps = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+    assert len(steps) == 8
+    for line in steps:
+        parts = [line[name] for name in ("upkeep_s", "label_wait_s", "data_wait_s")]
+        assert min(parts) >= 0 and sum(parts) <= line["step_s"], line
+    assert sum(line["step_s"] for line in steps) < took
 
 
 def test_gradient_scaling_leaves_the_step_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -217,3 +217,19 @@ def test_stored_labels_of_other_weights_are_not_taken(tmp_path):
     after.publish(TeacherRef(5, "another"), weights_of(5))
     with pytest.raises(LabelConflictError, match="version 5 has weights another"):
         after.take(["a"], 5)
+
+
+def test_what_is_retired_is_forgotten_and_what_is_not_is_kept(tmp_path):
+    annotator = FakeAnnotator()
+    source = source_at(tmp_path, annotator)
+    for version in (4, 5):
+        source.publish(ref_of(version), weights_of(version))
+        source.request(["a"], version)
+    source.retire(5)
+    assert list(source._ready) == [5]
+    assert not source._store.has((4, "a")) and source._store.has((5, "a"))
+    with pytest.raises(LabelConflictError, match="version 5"):
+        source.publish(TeacherRef(5, "other"), weights_of(5))
+    source.publish(TeacherRef(4, "other"), weights_of(4))  # nobody asks for that version again
+    assert same(source.take(["a"], 5)[0], expected("a", 5))
+    assert annotator.calls == [(4, "a"), (5, "a")]
