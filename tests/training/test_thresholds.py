@@ -160,6 +160,13 @@ def test_where_no_setting_is_near_the_true_density_the_nearest_is_taken_and_said
     assert recommend(hand_made([[0]], [[0]]), (0, 0)) is None
 
 
+@pytest.mark.parametrize(("hits", "said"), [(110, True), (139, True), (140, False), (180, False)])
+def test_labels_that_are_right_too_seldom_to_pay_are_said_to_be(hits: int, said: bool):
+    # of 200 boxes; .7 is the least that paid
+    choice = recommend(hand_made([[200]], [[hits]]), (0, 0))
+    assert any("they paid from 70% on" in caution for caution in choice.cautions) == said
+
+
 def test_settings_at_which_labels_are_cut_off_are_neither_recommended_nor_on_the_front():
     grid = replace(hand_made([[210], [180]], [[200], [160]]), incomplete=np.array([1, 0]))
     choice = recommend(grid, (0, 0))
