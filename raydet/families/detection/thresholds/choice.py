@@ -111,7 +111,8 @@ def _cautions(grid: ThresholdGrid, point: Point, is_close: bool) -> tuple[str, .
     elif chosen.precision < PAID:
         found.append(
             f"Labels of which {chosen.precision:.0%} are right brought nothing, or cost AP, where that was measured "
-            f"(benchmarks/ssod_small.md; they paid from {PAID:.0%} on): a longer burn-in or more labels may serve better."
+            f"(benchmarks/ssod_small.md; they paid from {PAID:.0%} on): a longer burn-in or more labels may serve "
+            f"better."
         )
     if not is_close:
         found.append(f"No setting keeps as many boxes as there are objects, not even within a factor of {CLOSE:g}.")
