@@ -94,8 +94,8 @@ class LchpConfig(LocatingSection):
     average of itself."""
     refine_target_keep_rate: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """With `refine_target: ema`: share of the average that one update keeps."""
-    target_forward_mode: Literal["eval", "train"] = "eval"
-    """Refinement: batch norms of that forward: running statistics, or those of the batch."""
+    target_forward_mode: Literal["eval", "train"] = "train"
+    """Refinement: batch norms of that forward: running statistics, or those of the batch, as in the strong view's."""
     aug_scale: bool = True
     """Strong view: scale by 80 to 120 %, each axis by itself (Table 6)."""
     aug_translation: bool = True
