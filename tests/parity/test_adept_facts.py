@@ -18,7 +18,7 @@ from raydet.families.pretraining.batch import ViewBatch
 from raydet.families.pretraining.config import PretrainingConfig, PretrainingModelConfig
 from raydet.families.pretraining.loader import StepViews
 from raydet.families.pretraining.method import pretraining_method
-from raydet.families.pretraining.methods.adept import Adept
+from raydet.families.pretraining.methods.adept import Adept, carried
 from raydet.families.pretraining.model import PretrainingModel, levels, pool_by_size
 from raydet.families.pretraining.similarity import disagreement, keep_rate, swapped
 from raydet.families.pretraining.views import three_views
@@ -274,3 +274,19 @@ def test_either_branch_can_be_exported_and_region_proposals_are_the_online_ones(
     assert torch.equal(online[weight], model.backbone.stem[0].weight)
     assert bool((target[weight] == 7).all()) and bool((target[head] == 8).all())
     assert torch.equal(target[rpn], model.state_dict()[rpn])
+
+
+def test_a_box_of_one_view_is_where_another_shows_it():
+    # The original to V1: x' = .5 x, y' = .25 y. To V2: x' = 2 x - 40, y' = y - 10. To V3, which is flipped:
+    # x' = 30 - .5 x, y' = .5 y.
+    maps = [[0.5, 0.0, 0.25, 0.0], [2.0, -40.0, 1.0, -10.0], [-0.5, 30.0, 0.5, 0.0]]
+    matrices = torch.tensor([[[1.0, 0, 1.0, 0]] * 3, maps], dtype=torch.float64)
+    rois = torch.tensor([[1.0, 12.0, 5.0, 20.0, 15.0]])  # in V1: x 24 to 40 and y 20 to 60 of the original
+    assert carried(rois, matrices, 0, 0, 64).tolist() == [[1, 12, 5, 20, 15]]
+    assert carried(rois, matrices, 0, 1, 64).tolist() == [[1, 8, 10, 40, 50]]
+    assert carried(rois, matrices, 0, 2, 32).tolist() == [[1, 10, 10, 18, 30]]  # 30 - 20, 30 - 12
+    assert carried(rois, matrices, 0, 1, 32).tolist() == [[1, 8, 10, 32, 32]]  # clipped
+    back = carried(carried(rois, matrices, 0, 1, 64), matrices, 1, 0, 64)
+    assert torch.allclose(back, rois)
+    own = torch.tensor([[0.0, 1.0, 2.0, 3.0, 4.0]])
+    assert carried(torch.cat([own, rois]), matrices, 0, 1, 64).tolist() == [[0, 1, 2, 3, 4], [1, 8, 10, 40, 50]]

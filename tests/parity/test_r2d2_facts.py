@@ -59,6 +59,18 @@ def test_fact_1_predictions_labels_and_losses():
     assert float(whole_loss(STUDENT, LABEL)) == near(0.048496)  # .0235243 + .0249719
 
 
+def test_a_batch_has_the_figures_of_its_images_one_by_one():
+    logits = torch.cat([STUDENT.reshape(1, -1), torch.zeros_like(STUDENT.reshape(1, -1)), 3 * STUDENT.reshape(1, -1)])
+    pseudo = logits.flip(0)
+    assert torch.allclose(entropy(logits), torch.stack([entropy(row) for row in logits]))
+    for kind in KINDS:
+        rows = torch.stack([class_loss(a, b, kind) for a, b in zip(logits, pseudo, strict=True)])
+        assert torch.allclose(class_loss(logits, pseudo, kind), rows), kind
+    settings = {"class_weight": 0.4, "entropy_weight": 0.1}
+    rows = torch.stack([theorem_1(a, b, **settings) for a, b in zip(logits, pseudo, strict=True)])
+    assert torch.allclose(theorem_1(logits, pseudo, **settings), rows)
+
+
 def test_fact_2_gradients_of_label_and_network():
     of_student, of_label = gradients("kl_pred_to_pseudo", STUDENT, LABEL)
     assert of_label[0].tolist() == near([-0.031703, 0.032937, -0.001233])

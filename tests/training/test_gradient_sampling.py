@@ -292,6 +292,21 @@ def test_what_the_state_takes_is_what_is_announced():
     assert built().state_bytes(DataSizes(9, 1000, 80)) == expected == 36212
 
 
+@pytest.mark.parametrize(("host", "copies"), [("soft_teacher", 1), ("unbiased_teacher", 2)])
+def test_gradients_are_a_mean_over_the_rois_of_all_views(host: str, copies: int):
+    # Unbiased Teacher shows each labelled image twice; 4 images of each kind, 16 RoIs an image
+    settings = {"name": "gradient_sampling", "host": host, "burn_in_steps": 2}
+    config = tiny_config(Path("unused"), method=settings) if host == "unbiased_teacher" else sampled(Path("unused"))
+    method = build_method(config)
+    roi_batch = config.model.roi_batch
+    assert method.rois == {"labeled": 4 * copies * roi_batch, "unlabeled": 4 * roi_batch}
+
+
+def test_the_whole_matrix_is_kept_for_the_report_where_it_is_small():
+    assert built().class_statistics(state_of(399), 9)["matrix"].shape == (400, 400)
+    assert "matrix" not in built().class_statistics(state_of(400), 9)
+
+
 def test_the_weights_in_use_are_not_the_ones_that_are_learned():
     method, state = built(gbr_solver="direct"), state_of(1)
     method.class_weights(state)[0] = 7.0
