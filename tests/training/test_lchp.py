@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from raydet.contract import DataSizes
 from raydet.data.located.index import LocatedIndex, write_located
 from raydet.data.located.table import LocatedTable
 from raydet.errors import ConfigError
@@ -249,6 +250,26 @@ def test_a_box_of_nearly_all_of_the_image_is_counted(tmp_path: Path, monkeypatch
     real = method.algorithm_1
     monkeypatch.setattr(method, "algorithm_1", lambda *given, **more: replace(real(*given, **more), boxes=boxes * SIDE))
     assert method.losses(model, batch_of(0), None, None).per_view["is_whole"].tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize("stage", ["refine", "pseudo_label_only"])
+def test_boxes_of_the_maps_are_said_in_shares_of_the_image(stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    method = lchp(tmp_path, stage=stage)
+    model, boxes = model_of(method), torch.tensor([[0.0, 8.0, 16.0, 32.0]])
+    real = method.algorithm_1
+    monkeypatch.setattr(method, "algorithm_1", lambda *given, **more: replace(real(*given, **more), boxes=boxes))
+    pixels, classes = torch.rand(1, 3, SIDE, SIDE), torch.zeros(1, dtype=torch.int64)
+    said = method.pseudo_boxes_of(model, pixels, classes)
+    if stage == "refine":
+        assert said is not None and said.tolist() == [[0, 0.25, 0.5, 1]]
+    else:  # there is no localizer: they are what it says itself
+        assert said is None and method.locate(model, pixels, classes).tolist() == [[[0, 0.25, 0.5, 1]]]
+
+
+def test_the_stages_are_said_where_there_are_two(tmp_path: Path):
+    sizes = DataSizes(24, 0, CLASSES)
+    assert "initialisation until 4, refinement until 8" in lchp(tmp_path).notes(sizes)
+    assert not any("refinement" in note for note in lchp(tmp_path, stage="init").notes(sizes))
 
 
 def test_a_stage_has_no_samples_of_the_others_terms(tmp_path: Path):
