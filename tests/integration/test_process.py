@@ -9,6 +9,8 @@ import pytest
 
 from raydet.cluster import process
 
+pytestmark = pytest.mark.integration
+
 FAULTS = """
 import resource, sys, threading
 import torch
@@ -70,8 +72,6 @@ def test_all_threads_of_a_process_take_numbers_that_are_as_good_as_zero_for_zero
 COMPUTING = """
 import torch
 from raydet.cluster.process import computing
-
-pytestmark = pytest.mark.integration
 def left():
     return int((torch.full((10,), 1e-40) * 0.5).view(torch.int32).count_nonzero())
 with computing(1):
