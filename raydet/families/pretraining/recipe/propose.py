@@ -112,7 +112,7 @@ def network(size: int, machine: Machine) -> Settings:
     sizes, bounds = rules.anchors(size)
     return [
         Setting("model.backbone", "efficientnet_lite0_fpn", "small enough for a CPU"),
-        Setting("model.weights", "imagenet", "the start; from random weights a CPU would take days"),
+        Setting("model.weights", "imagenet", "the start; random weights were not tried with this length"),
         Setting(
             "model.fpn_norm", "batch", "what keeps boxes from becoming alike; group norm collapses from this start"
         ),
