@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from raydet.families.detection.thresholds.count import Counts, Floats, Reading, ThresholdGrid
 
 CLOSE = 1.25  # pseudo-boxes per true box, or its inverse: so far a point counts as close to the true density
-PAID = 0.7  # share of right boxes from which on pseudo-labels paid in most runs of benchmarks/ssod_small.md
+PAID = 0.7  # share of right boxes from which on pseudo-labels paid in most runs (benchmarks/ssod_small.md)
 FEW_TRUTHS = 20  # true boxes of a class; a threshold that fewer suggest is an accident
 
 Mask = NDArray[np.bool_]
@@ -111,8 +111,8 @@ def _cautions(grid: ThresholdGrid, point: Point, is_close: bool) -> tuple[str, .
     elif chosen.precision < PAID:
         found.append(
             f"Labels of which {chosen.precision:.0%} are right brought nothing, or cost AP, where that was measured "
-            f"(benchmarks/ssod_small.md; from {PAID:.0%} on they paid in most runs): a longer burn-in or more labels may serve "
-            f"better."
+            f"(benchmarks/ssod_small.md; from {PAID:.0%} on they paid in most runs): a longer burn-in or more labels "
+            f"may serve better."
         )
     if not is_close:
         found.append(f"No setting keeps as many boxes as there are objects, not even within a factor of {CLOSE:g}.")
