@@ -95,7 +95,7 @@ def evaluation(options: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         index, detections = _judged(Path(folder))
         times: dict[str, list[float]] = {"all": [], "engine": [], "truth": [], "TIDE": []}
-        inner: tuple[tuple[str, str], ...] = (("engine", "_hotcoco"), ("truth", "_truth"), ("TIDE", "_tide"))
+        inner: tuple[tuple[str, str], ...] = (("engine", "_hotcoco"), ("truth", "truth_of"), ("TIDE", "tide_errors"))
         for name, function in inner:
             setattr(coco, function, _timed(getattr(coco, function), times[name]))
         for _ in range(options.repeats):
@@ -172,8 +172,8 @@ def _judged(root: Path) -> tuple[object, list[object]]:
 
     from raydet.config.box_data import DatasetConfig
     from raydet.data.boxes.index import DatasetIndex
-    from raydet.families.detection.coco import Detections
     from raydet.families.detection.data import BOXES as FAMILY
+    from raydet.families.detection.judged_boxes import Detections
 
     rng = np.random.default_rng(0)
     file = _coco_json(root, EVALUATED, TRUE, rng)

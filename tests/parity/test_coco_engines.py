@@ -13,7 +13,8 @@ import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from raydet.families.detection.coco import Detections, coco_metrics
+from raydet.families.detection.coco import coco_metrics
+from raydet.families.detection.judged_boxes import Detections
 from tests.unit.test_evaluate import FakeIndex
 
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")

@@ -123,7 +123,7 @@ def test_groups_of_classes_have_means_of_their_own():
             boxes = np.array([[0.0, 0, 10, 10], [50, 50, 70, 70], [20, 20, 40, 40]])
             return Truth(boxes, np.array([0, 1, 2]), np.zeros(3, bool), np.array([100.0, 400, 400]))
 
-    from raydet.families.detection.coco import Detections
+    from raydet.families.detection.judged_boxes import Detections
 
     boxes = torch.tensor([[0.0, 0, 10, 10], [50, 50, 70, 70]])
     said = [Detections(f"i{row}", boxes, torch.tensor([0, 1]), torch.tensor([0.9, 0.8])) for row in range(2)]

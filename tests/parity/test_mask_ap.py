@@ -20,7 +20,8 @@ from raydet.data.boxes.formats.detect import read_source
 from raydet.data.boxes.index import DatasetIndex, write_index
 from raydet.data.boxes.rules import usable
 from raydet.data.problems import ProblemLog
-from raydet.families.detection.coco import Detections, coco_metrics
+from raydet.families.detection.coco import coco_metrics
+from raydet.families.detection.judged_boxes import Detections
 from tests.tiny_data import write_image
 
 HEIGHT, WIDTH, IMAGES, CLASSES = 200, 240, 6, 3

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from raydet.cli import main
 from raydet.families.classification.report.compare import agreement
-from raydet.families.detection.coco import Detections
+from raydet.families.detection.judged_boxes import Detections
 from raydet.families.detection.report.compare import Judged, best_threshold, judged_by_truth, most_different
 from raydet.families.detection.report.gallery import FoundBox
 from raydet.settings import resolve

@@ -6,7 +6,8 @@ import torch
 
 from raydet.data.boxes.index import Truth
 from raydet.errors import UserError
-from raydet.families.detection.coco import Detections, coco_metrics
+from raydet.families.detection.coco import coco_metrics
+from raydet.families.detection.judged_boxes import Detections
 from raydet.families.detection.pseudo_quality import LabelPair, pseudo_label_quality
 
 

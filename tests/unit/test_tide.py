@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
-from raydet.families.detection.tide import KINDS, NAMES, Boxes, TideErrors, tide_errors
+from raydet.families.detection.tide import KINDS, NAMES, TideErrors, tide_errors
+from raydet.families.detection.tide_kinds import CLS, SaidBoxes, TrueBoxes, judge
 
 A, B = (0, 0, 100, 100), (100, 100, 200, 200)
 TRUTH = tuple[int, tuple[int, ...], int, bool]  # image, box, class, crowd
@@ -18,7 +21,7 @@ def judged(truth: list[TRUTH], said: list[SAID], classes: int = 2) -> TideErrors
         return np.array(image, np.int64), np.array(box, np.float64).reshape(-1, 4), np.array(label, np.int64)
 
     crowd, scores = np.array([row[3] for row in truth], bool), np.array([row[3] for row in said], np.float64)
-    return tide_errors(Boxes(*columns(truth), crowd=crowd), Boxes(*columns(said), scores=scores), classes)
+    return tide_errors(TrueBoxes(*columns(truth), crowd), SaidBoxes(*columns(said), scores), classes)
 
 
 def said_of(found: TideErrors) -> tuple[dict[str, float], dict[str, int]]:
@@ -176,3 +179,28 @@ def test_errors_are_those_of_hotcoco_where_every_class_is_said_and_there_is_no_c
     assert ours.counts == {name: theirs["counts"][name] for name in KINDS}
     their_name = {"FalsePos": "FP", "FalseNeg": "FN"}
     assert ours.gains == pytest.approx({name: theirs["delta_ap"][their_name.get(name, name)] for name in NAMES})
+
+
+@pytest.mark.parametrize("pairs", [1, 20, 1000])
+def test_how_many_images_are_judged_at_once_changes_nothing(pairs: int, monkeypatch: pytest.MonkeyPatch):
+    # Crowds, equal scores and overlaps, images without boxes and without detections among them.
+    rng = np.random.default_rng(pairs)
+
+    def boxes(number: int) -> np.ndarray:
+        low = rng.integers(0, 4, (number, 2)) * 20.0
+        return np.concatenate([low, low + rng.integers(1, 4, (number, 2)) * 20.0], axis=1)
+
+    crowd, scores = rng.random(60) < 0.2, np.round(rng.random(300), 1)
+    truth = TrueBoxes(rng.integers(0, 20, 60), boxes(60), rng.integers(0, 3, 60), crowd)
+    said = SaidBoxes(rng.integers(5, 25, 300), boxes(300), rng.integers(0, 3, 300), scores)
+    at_once = tide_errors(truth, said, 3)
+    monkeypatch.setattr("raydet.families.detection.tide_kinds.MOST_PAIRS", pairs)
+    assert tide_errors(truth, said, 3) == at_once
+    apart = [judge(*(of_image(each, image) for each in (truth, said))) for image in range(25)]
+    assert sum(int((each.kinds == CLS).sum()) for each in apart) == at_once.counts["Cls"] > 0
+    assert sum(int(each.found.sum()) for each in apart) == int(judge(truth, said).found.sum()) > 0
+
+
+def of_image(boxes, image: int):
+    rows = boxes.images == image
+    return type(boxes)(*(getattr(boxes, field.name)[rows] for field in fields(boxes)))

@@ -7,20 +7,20 @@ here, so the engines cannot differ in what a figure means. Where a class has no 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from raydet.data.boxes.federated import FREQUENCIES
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
+from raydet.families.detection.judged_boxes import Detections, boxes_of_rows, rows_of, truth_of
 from raydet.families.detection.lvis import lvis_precision
 from raydet.families.detection.mask_truth import with_true_masks
 from raydet.families.detection.precision import MOST_DETECTIONS, Dataset, pycocotools_precision
-from raydet.families.detection.tide import Boxes, TideErrors, tide_errors
+from raydet.families.detection.tide import TideErrors, tide_errors
 from raydet.text import percent
 
 EngineName = Literal["auto", "hotcoco", "pycocotools"]
@@ -31,17 +31,6 @@ COLUMNS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 GROUPS = ("APmaj", "APmin", "APr", "APc", "APf", "APbase", "APnovel")
 GROUPS_AT_50 = ("AP50base", "AP50novel")
 MASKS = tuple(f"{name}_mk" for name in COLUMNS)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Detections:
-    """What a model found in one image; an image without detections has zero rows."""
-
-    image_id: str
-    boxes: Tensor  # [N, 4] float32 xyxy, pixels of the ORIGINAL image
-    classes: Tensor  # [N] int64, 0-based, no background
-    scores: Tensor  # [N] float32, finite
-    masks: Sequence[bytes] | None = None  # [N] COCO's compressed RLE of the original image; None: a model of boxes
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +127,8 @@ def coco_metrics(
     and for a score or box that is not finite; UserError for an engine that is not installed.
     """
     positions = range(len(index)) if positions is None else sorted(set(positions))
-    rows = _rows(index, detections, positions)
-    truth = _truth(index, positions)
+    rows = rows_of(index, detections, positions)
+    truth, true_boxes = truth_of(index, positions)
     used = _resolve(engine)
     if index.federated is not None:
         federated = index.federated.take(np.array(positions, dtype=np.int64))
@@ -160,11 +149,11 @@ def coco_metrics(
             for k, name in enumerate(index.class_names)
         },
         images=len(positions),
-        boxes=sum(1 for box in truth["annotations"] if not box["iscrowd"]),
+        boxes=int((~true_boxes.crowd).sum()),
         detections=len(rows),
         engine=used,
         **_of_groups(precision, index, minority, novel),
-        tide=None if index.federated is not None else _tide(truth, rows, len(index.class_names)),
+        tide=tide_errors(true_boxes, boxes_of_rows(rows), len(index.class_names)) if index.federated is None else None,
     )
 
 
@@ -226,74 +215,6 @@ def _resolve(engine: EngineName) -> str:
     if engine == "auto":
         return "hotcoco" if has_hotcoco else "pycocotools"
     return engine
-
-
-def _rows(index: DatasetIndex, detections: Sequence[Detections], positions: Sequence[int]) -> np.ndarray:
-    """Return `[N, 7]` float64 (image, x, y, width, height, score, class), images and classes counted from 1."""
-    wanted = {index.id_at(i): i for i in positions}
-    found: dict[int, np.ndarray] = {}
-    for each in detections:
-        position = wanted.get(each.image_id)
-        if position is None:
-            raise ValueError(f"detections of image {each.image_id!r}: it is not among the images to evaluate")
-        if position in found:
-            raise ValueError(f"detections of image {each.image_id!r} are given twice")
-        found[position] = _checked(each, position, len(index.class_names))
-    # In order of position, so that equal scores rank the same however the work was shared.
-    return np.concatenate([np.zeros((0, 7)), *(found[i] for i in sorted(found))])
-
-
-def _checked(each: Detections, position: int, num_classes: int) -> np.ndarray:
-    boxes, classes, scores = (np.asarray(x, dtype=np.float64) for x in (each.boxes, each.classes, each.scores))
-    what = f"detections of image {each.image_id!r}"
-    if not (boxes.shape == (len(scores), 4) and classes.shape == scores.shape == (len(scores),)):
-        raise ValueError(f"{what}: shapes {boxes.shape}, {classes.shape}, {scores.shape} are not [N, 4], [N], [N]")
-    for name, values in (("scores", scores), ("boxes", boxes)):
-        if not np.isfinite(values).all():
-            raise ValueError(f"{what}: {name} contain NaN or infinity; the model has probably diverged")
-    if ((classes < 0) | (classes >= num_classes)).any():
-        raise ValueError(f"{what}: a class lies outside 0..{num_classes - 1}")
-    ids = np.full(len(scores), position + 1.0)
-    return np.column_stack([ids, boxes[:, :2], boxes[:, 2:] - boxes[:, :2], scores, classes + 1])
-
-
-def _truth(index: DatasetIndex, positions: Sequence[int]) -> Dataset:
-    images: list[dict[str, Any]] = []
-    boxes: list[dict[str, Any]] = []
-    for i in positions:
-        height, width = index.size_at(i)
-        images.append({"id": i + 1, "height": height, "width": width})
-        boxes.extend(_annotations(index, i))
-    annotations = [{"id": number, **box} for number, box in enumerate(boxes, start=1)]  # id 0 would mean "no match"
-    categories = [{"id": k + 1, "name": name} for k, name in enumerate(index.class_names)]
-    return {"images": images, "annotations": annotations, "categories": categories}
-
-
-def _annotations(index: DatasetIndex, i: int) -> Iterator[dict[str, Any]]:
-    truth = index.truth_at(i)
-    sides = truth.boxes[:, 2:] - truth.boxes[:, :2]
-    columns = (truth.boxes, sides, truth.areas, truth.classes, truth.crowd)
-    for box, side, area, label, crowd in zip(*columns, strict=True):
-        yield {
-            "image_id": i + 1,
-            "category_id": int(label) + 1,
-            "bbox": [*box[:2].tolist(), *side.tolist()],
-            "area": float(area),
-            "iscrowd": int(crowd),
-        }
-
-
-def _tide(truth: Dataset, rows: np.ndarray, num_classes: int) -> TideErrors:
-    boxes = truth["annotations"]
-    columns = [np.array([box[key] for box in boxes], dtype=np.int64) for key in ("image_id", "category_id", "iscrowd")]
-    places = np.array([box["bbox"] for box in boxes], dtype=np.float64).reshape(-1, 4)
-    true = Boxes(columns[0], _corners(places), columns[1] - 1, crowd=columns[2].astype(np.bool_))
-    images, classes = rows[:, 0].astype(np.int64), rows[:, 6].astype(np.int64) - 1
-    return tide_errors(true, Boxes(images, _corners(rows[:, 1:5]), classes, scores=rows[:, 5]), num_classes)
-
-
-def _corners(boxes: np.ndarray) -> np.ndarray:
-    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def _hotcoco(truth: Dataset, rows: np.ndarray) -> np.ndarray:

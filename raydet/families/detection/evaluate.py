@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from raydet.data.boxes.index import DatasetIndex
-from raydet.families.detection.coco import Detections, EvalResult, coco_metrics
+from raydet.families.detection.coco import EvalResult, coco_metrics
+from raydet.families.detection.judged_boxes import Detections
 from raydet.families.detection.method import DetectionMethod
 from raydet.families.detection.views import eval_view
 from raydet.group import Group

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
-from raydet.families.detection.coco import Detections
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.evaluate import predict
+from raydet.families.detection.judged_boxes import Detections
 from raydet.families.detection.pseudo_quality import LabelPair, own_truth_iou
 from raydet.families.detection.report import errors
 from raydet.families.detection.report.gallery import FoundBox, found_picture, truth_picture
