@@ -41,6 +41,7 @@ PRETRAINED: dict[str, dict[str, Any]] = {
     "separate": {"method": {"name": "adept", "mode": "separate"}},
     "joint": {"method": {"name": "adept"}},
 }
+FROZEN = {"model.init_norms": "frozen"}
 STARTS: dict[str, dict[str, Any]] = {
     "none": {},
     "none, no norms": {"model.fpn_norm": "none"},
@@ -48,6 +49,10 @@ STARTS: dict[str, dict[str, Any]] = {
     "separate": {"from": "separate"},
     "joint": {"from": "joint"},
     "joint, fresh RPN": {"from": "joint", "model.init_parts": ["backbone", "fpn", "box_head"]},
+    "soco, frozen norms": {"from": "soco", **FROZEN},
+    "separate, frozen norms": {"from": "separate", **FROZEN},
+    "joint, frozen norms": {"from": "joint", **FROZEN},
+    "joint, fresh RPN, frozen norms": {"from": "joint", "model.init_parts": ["backbone", "fpn", "box_head"], **FROZEN},
 }
 SHARED = ["backbone", "weights", "trainable_stages", "small_channels", "fpn_channels", "fpn_norm", "anchor_sizes"]
 SHARED += ["box_head", "box_head_dim"]
@@ -129,7 +134,9 @@ def detector_config(data: str, seed: int, name: str, options: argparse.Namespace
         "optim.unlabeled_batch": BATCH,
     }
     if source := start.pop("from", None):
+        # The pyramid's norms train, as those of "none" do; the backbone's stay as they are, in all rows.
         keys |= {"model.init_from": str(group / f"pretrained-{source}"), "model.weights": None}
+        keys |= {"model.init_norms": "backbone_frozen"}
     keys |= start
     return resolve(tree, keys)
 

@@ -25,9 +25,10 @@ class TransferSection(ModelSection):
     """With `init_from`: whose weights. Default: the teacher's where there is one."""
     init_parts: tuple[Part, ...] = ()
     """With `init_from`: the parts to take, of `backbone`, `fpn`, `rpn` and `box_head`. Default: those that it has."""
-    init_norms: Literal["frozen", "trained"] = "frozen"
+    init_norms: Literal["frozen", "backbone_frozen", "trained"] = "frozen"
     """With `init_from`: whether batch norms that come from it keep their statistics and weights, as small batches need
-    it, or are trained. Frozen, only `trainable_stages` of the backbone train."""
+    it: all of them, those of the backbone alone, or none. With a frozen backbone's norms only `trainable_stages` of it
+    train."""
     finetune: Literal["all", "predictors"] = "all"
     """With `init_from`: train everything, or the predictors of classes and boxes alone (few-shot, ADePT)."""
 
@@ -43,7 +44,8 @@ class TransferSection(ModelSection):
     def keeps_norms(self, part: Part) -> bool:
         """Whether the batch norms of that part stay as they come."""
         is_pretrained = part == "backbone" and self.weights is not None
-        return is_pretrained or (self.takes(part) and self.init_norms == "frozen")
+        is_kept = self.init_norms == "frozen" or (part == "backbone" and self.init_norms == "backbone_frozen")
+        return is_pretrained or (self.takes(part) and is_kept)
 
     @model_validator(mode="after")
     def _transfer_is_whole(self) -> Self:
@@ -60,6 +62,8 @@ class TransferSection(ModelSection):
                 f"weights={self.weights} and init_from={self.init_from} both say where the backbone starts: leave "
                 f"`weights` out, or leave backbone out of init_parts"
             )
-        if self.finetune == "predictors" and self.init_norms == "trained":
-            raise ValueError("finetune=predictors leaves all features as they are: remove init_norms=trained")
+        if self.finetune == "predictors" and self.init_norms != "frozen":
+            raise ValueError(
+                f"finetune=predictors leaves all features as they are: remove init_norms={self.init_norms}"
+            )
         return self

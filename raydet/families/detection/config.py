@@ -187,6 +187,11 @@ class DetectionConfig(RunConfig):
                 f"{workers} workers; set model.weights, or with model.init_from model.init_norms=frozen, use "
                 f"model.backbone=small_gn, or one worker"
             )
+        if model.fpn_norm == "batch" and not model.keeps_norms("fpn") and workers > 1:
+            found.append(
+                f"model.fpn_norm=batch trains its statistics, which would differ between the {workers} workers; set "
+                f"model.fpn_norm=group, with model.init_from model.init_norms=frozen, or use one worker"
+            )
         allowed = detectors_of(type(self.method))
         if model.detector not in allowed:
             able = [each.model_fields["name"].default for each in METHODS if model.detector in detectors_of(each)]
