@@ -7,8 +7,9 @@
 For each seed three networks are pre-trained on the training images without their labels, all from the same ImageNet
 backbone. Then one detector is trained on few labelled images from each of them and from that backbone alone ("none"),
 in the same order of images: what differs between two rows of a seed is the start. "joint, fresh RPN" takes all but the
-region proposals, so that the row above it shows what these bring; "none, no norms" is the network that raydet
-takes where nothing is said (no norms in the pyramid). Before a label is used, recall of the
+region proposals, so that the row above it shows what these bring; "norms train" lets the pyramid's norms train, as those
+of "none" do, where the other rows keep those that they were given; "none, no norms" is the network that raydet takes
+where nothing is said (no norms in the pyramid). Before a label is used, recall of the
 region proposals is measured beside that of untrained ones. All figures are of the test images, which nothing was
 chosen by.
 """
@@ -41,7 +42,7 @@ PRETRAINED: dict[str, dict[str, Any]] = {
     "separate": {"method": {"name": "adept", "mode": "separate"}},
     "joint": {"method": {"name": "adept"}},
 }
-FROZEN = {"model.init_norms": "frozen"}
+TRAINED = {"model.init_norms": "backbone_frozen"}
 STARTS: dict[str, dict[str, Any]] = {
     "none": {},
     "none, no norms": {"model.fpn_norm": "none"},
@@ -49,10 +50,9 @@ STARTS: dict[str, dict[str, Any]] = {
     "separate": {"from": "separate"},
     "joint": {"from": "joint"},
     "joint, fresh RPN": {"from": "joint", "model.init_parts": ["backbone", "fpn", "box_head"]},
-    "soco, frozen norms": {"from": "soco", **FROZEN},
-    "separate, frozen norms": {"from": "separate", **FROZEN},
-    "joint, frozen norms": {"from": "joint", **FROZEN},
-    "joint, fresh RPN, frozen norms": {"from": "joint", "model.init_parts": ["backbone", "fpn", "box_head"], **FROZEN},
+    "soco, norms train": {"from": "soco", **TRAINED},
+    "separate, norms train": {"from": "separate", **TRAINED},
+    "joint, norms train": {"from": "joint", **TRAINED},
 }
 SHARED = ["backbone", "weights", "trainable_stages", "small_channels", "fpn_channels", "fpn_norm", "anchor_sizes"]
 SHARED += ["box_head", "box_head_dim"]
@@ -134,9 +134,7 @@ def detector_config(data: str, seed: int, name: str, options: argparse.Namespace
         "optim.unlabeled_batch": BATCH,
     }
     if source := start.pop("from", None):
-        # The pyramid's norms train, as those of "none" do; the backbone's stay as they are, in all rows.
         keys |= {"model.init_from": str(group / f"pretrained-{source}"), "model.weights": None}
-        keys |= {"model.init_norms": "backbone_frozen"}
     keys |= start
     return resolve(tree, keys)
 

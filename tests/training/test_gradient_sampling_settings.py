@@ -1,0 +1,122 @@
+"""Gradient-based sampling's settings: the paper's, and what cannot be meant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from raydet.errors import CheckpointError, ConfigError, UserError
+from raydet.families.detection.hosts import UnbiasedHost
+from raydet.registry import build_method
+from raydet.train.launch import launch
+from raydet.vision.losses import cross_entropy, focal_cross_entropy
+from raydet.window import Window
+from tests.helpers import tiny_config, tiny_soft
+from tests.integration.runs import saved
+from tests.training.balanced import built, sampled
+
+
+def test_the_defaults_are_the_papers():
+    config = tiny_soft(Path("unused"), method={"name": "gradient_sampling"}).method
+    assert (config.labeled_weight_exponent, config.crs_repeat_threshold_max) == (0.5, 0.5)
+    assert (config.gbr_warmup_steps, config.gbt_warmup_steps, config.crs_warmup_steps) == (4000, 4000, 4000)
+    assert (config.gbr_solver, config.gbr_ema, config.cls_focal_exponent) == ("jacobi", 0.999, 1.0)
+    assert (config.labeled_sampling, config.unlabeled_sampling, config.rfs_repeat_threshold) == ("rfs", "crs", 0.1)
+
+
+def test_what_is_left_out_follows_the_host():
+    ut = {"name": "gradient_sampling", "host": "unbiased_teacher"}
+    config = tiny_config(Path("unused"), method=ut, optim__steps=3000).method
+    assert (config.burn_in_steps, config.ema_keep_rate) == (2000, 0.9996)
+    assert (config.cls_pseudo_threshold, config.cls_focal_exponent) == (0.7, 1.5)
+    method = build_method(tiny_config(Path("unused"), method=ut, optim__steps=3000))
+    assert isinstance(method.host, UnbiasedHost) and method.recipe.roles == ("labeled-strong", "labeled-weak")
+    given = tiny_config(Path("unused"), method={**ut, "burn_in_steps": 2}).method
+    assert given.burn_in_steps == 2
+    plain = tiny_soft(Path("unused"), method={"name": "gradient_sampling", "gbr_enabled": False}).method
+    assert plain.cls_focal_exponent == 0
+
+
+def test_boxes_between_floor_and_theta_are_no_alarm_where_thresholds_differ():
+    window = Window(steps=1)
+    window.increase({"images": 4, "candidates": 10})
+    window.raise_to("best_score", 0.7)
+    settings: dict[str, object] = {"pseudo_score_floor": 0.5, "cls_pseudo_threshold": 0.9, "rpn_pseudo_threshold": 0.9}
+    assert built(**settings).explain_barren(window) is None
+    alarm = built(**settings, gbt_enabled=False).explain_barren(window)
+    assert alarm is not None and "method.cls_pseudo_threshold is 0.9" in alarm.message
+    low = Window(steps=1)
+    low.increase({"images": 4, "candidates": 10})
+    low.raise_to("best_score", 0.3)
+    assert built(**settings).explain_barren(low) is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "changes", "said"),
+    [
+        ({"crs_rebuild_steps": 2}, {"labels__lookahead": 2}, "crs_rebuild_steps=2 must exceed labels.lookahead=2"),
+        (
+            {"crs_rebuild_steps": 50},
+            {"labels__keep_versions": 100, "checkpoint__every": 60},
+            "labels.keep_versions=100 deletes labels that method.crs_rebuild_steps=50 counts.*at least 111",
+        ),
+        (
+            {"class_weight_min": 2.0},
+            {},
+            "method.class_weight_min=2.*1, the weight of balanced classes, must lie between",
+        ),
+        ({"labeled_sampling": "crs"}, {}, "method.labeled_sampling=.crs.: Input should be"),
+        (
+            {"pseudo_score_floor": 0.5, "cls_pseudo_threshold": 0.4, "rpn_pseudo_threshold": 0.9},
+            {},
+            "method.cls_pseudo_threshold=0.4 is below method.pseudo_score_floor=0.5",
+        ),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused(method: dict[str, object], changes: dict[str, object], said: str):
+    with pytest.raises(ConfigError, match=said):
+        sampled(Path("unused"), method=method, **changes)
+
+
+def test_soft_teachers_gates_are_not_for_unbiased_teacher():
+    with pytest.raises(ConfigError, match="method.jitter_times: for method.host=soft_teacher alone"):
+        tiny_config(
+            Path("unused"),
+            method={"name": "gradient_sampling", "host": "unbiased_teacher", "burn_in_steps": 2, "jitter_times": 5},
+        )
+
+
+def test_without_unlabelled_images_the_run_is_refused(tmp_path: Path):
+    with pytest.raises(UserError, match="needs unlabelled images"):
+        launch(sampled(tmp_path / "run", data__labeled_count=None))
+    with pytest.raises(UserError, match="needs unlabelled images"):
+        launch(sampled(tmp_path / "run", data__labeled_count=24))
+
+
+def test_one_class_is_trained_too_and_balanced_against_background_alone(tmp_path: Path):
+    names = ("circle", "square", "triangle", "ellipse", "hexagon", "star")
+    shapes = {"num_images": 24, "height": 64, "width": 96, "max_objects": 3}
+    one = {"path": "shapes", "class_map": dict.fromkeys(names, "thing"), "shapes": shapes}
+    run = launch(sampled(tmp_path / "run", data__labeled=one, data__val=None, optim__steps=6)).path
+    learned = saved(run)
+    assert learned["memory.matrix"].shape == (2, 2) and learned["memory.class_scores"].shape == (1,)
+    assert all(bool(torch.isfinite(value).all()) for value in learned.values())
+    up, down = learned["memory.matrix"].diagonal(), learned["memory.matrix"].sum(dim=1)
+    assert bool((up < 0).all()) and down.tolist() == pytest.approx([0, 0], abs=1e-2)
+
+
+def test_statistics_of_other_images_are_refused(tmp_path: Path):
+    launch(sampled(tmp_path / "run", optim__steps=4, run__stop_at=3))
+    data = tmp_path / "run" / "data"
+    other = launch(sampled(tmp_path / "other", optim__steps=1, data__labeled_count=12)).path / "data"
+    for file in [*data.glob("*.arrow"), data / "sources.json"]:
+        file.write_bytes((other / file.name).read_bytes())
+    with pytest.raises(CheckpointError, match="what it has learned is about other images"):
+        launch(sampled(tmp_path / "run", optim__steps=4), resume=True)
+
+
+def test_cross_entropy_is_the_focal_loss_of_exponent_zero():
+    logits, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
+    torch.testing.assert_close(focal_cross_entropy(logits, labels, 0.0), cross_entropy(logits, labels))
