@@ -7,9 +7,9 @@
 For each seed three networks are pre-trained on the training images without their labels, all from the same ImageNet
 backbone. Then one detector is trained on few labelled images from each of them and from that backbone alone ("none"),
 in the same order of images: what differs between two rows of a seed is the start. "joint, fresh RPN" takes all but the
-region proposals, so that the row above it shows what these bring; "norms train" lets the pyramid's norms train, as those
-of "none" do, where the other rows keep those that they were given; "none, no norms" is the network that raydet takes
-where nothing is said (no norms in the pyramid). Before a label is used, recall of the
+region proposals, so that the row above it shows what these bring; "norms train" lets the pyramid's norms train, as
+those of "none" do, where the other rows keep those that they were given; "none, no norms" is the network that raydet
+takes where nothing is said (no norms in the pyramid). Before a label is used, recall of the
 region proposals is measured beside that of untrained ones. All figures are of the test images, which nothing was
 chosen by.
 """

@@ -121,6 +121,9 @@ def network(size: int, machine: Machine) -> Settings:
         Setting("model.box_head_dim", 512, "half the published one"),
         Setting("model.anchor_sizes", sizes, "in proportion to the views"),
         Setting("model.level_bounds", bounds, "sides of boxes that part the levels"),
+        Setting(
+            "model.rpn_batch", 16, "anchors drawn from a view: of more, in so small a one, nearly all are background"
+        ),
         Setting("model.projector_hidden", 512, "an eighth of the published one"),
         Setting("model.projector_dim", 128, "half the published one"),
     ]
