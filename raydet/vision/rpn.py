@@ -101,8 +101,9 @@ def rpn_losses(
     *,
     matcher: Matcher,
     config: ModelConfig,
-) -> tuple[Tensor, Tensor]:
-    """Return per-image sums `[N]` of the objectness loss and the box loss, for true boxes `truth[i]` `[G, 4]`.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return per-image sums `[N]` of the objectness loss and the box loss, for true boxes `truth[i]` `[G, 4]`, and how
+    many of the sampled anchors are foreground, `[N]` int64.
 
     Binary cross-entropy over the sampled anchors, box distance over the foreground ones. Both are meant to be divided
     by `rpn_batch` per image, even where fewer anchors exist.
@@ -120,7 +121,7 @@ def rpn_losses(
     mistaken = losses.binary_cross_entropy(scores.objectness[bg], torch.zeros_like(bg[1]))
     objectness = losses.sum_per_image(missed, num_fg) + losses.sum_per_image(mistaken, num_bg)
     distance = losses.box_regression(scores.deltas[fg], torch.cat(wanted), config.box_loss)
-    return objectness, losses.sum_per_image(distance, num_fg)
+    return objectness, losses.sum_per_image(distance, num_fg), torch.tensor(num_fg)
 
 
 def _locate(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -253,6 +253,20 @@ def test_region_losses_of_two_views_are_divided_by_the_anchors_of_both():
         assert (int(said["rpn/cls"].count), int(said["rpn/reg"].count)) == (number, number)
 
 
+def test_how_many_of_the_drawn_anchors_lie_on_a_box_is_logged():
+    # Every box has an anchor that is its best: of 4 drawn the half that may be are on a box; of many, all there are.
+    for anchors, share in ((4, 0.5), (10_000, None)):
+        run = tiny_views(Path("unused"), method={"name": "adept"}, model__rpn_batch=anchors)
+        method = pretraining_method(run)
+        torch.manual_seed(0)
+        model, batch = method.build_model(0).train(), batch_of(run)
+        found = method.losses(model, batch, None, None).per_view["anchors"]
+        there = model.score_anchors(method.show(model, batch, [0]).features[0]).anchors
+        on_boxes = [int((match(there, own.unique(dim=0), model.rpn.matcher) >= 0).sum()) for own in batch.boxes[0]]
+        assert min(on_boxes) >= 2
+        assert found.tolist() == pytest.approx([share or number / anchors for number in on_boxes])
+
+
 def test_the_networks_own_proposals_are_compared_too_and_teach_it_nothing_about_regions():
     run = config(det_proposals="ss+rpn")
     model, found = terms(run)

@@ -121,7 +121,7 @@ def rpn_pass(
     detector: Detector, scores: AnchorScores, boxes: Sequence[Tensor], rngs: Sequence[torch.Generator]
 ) -> RpnPass:
     """Sample anchors for true boxes `boxes[i]` `[G_i, 4]` of image i, and compare."""
-    cls, reg = rpn_losses(scores, boxes, rngs, matcher=detector.rpn.matcher, config=detector.config)
+    cls, reg, _ = rpn_losses(scores, boxes, rngs, matcher=detector.rpn.matcher, config=detector.config)
     return RpnPass(cls, reg, torch.full((len(boxes),), detector.config.rpn_batch, device=cls.device))
 
 

@@ -18,7 +18,12 @@ from raydet.families.pretraining.proposals import proposals_of
 from raydet.group import Group
 from raydet.window import Window
 
-FIGURES = {"similarity": "similarity/views", "fallback": "boxes/fallback", "repeated": "boxes/repeated"}
+FIGURES = {
+    "similarity": "similarity/views",
+    "fallback": "boxes/fallback",
+    "repeated": "boxes/repeated",
+    "anchors": "anchors/on_boxes",
+}
 """Of `Outputs.per_view` -> in the log, means over images."""
 
 

@@ -94,31 +94,41 @@ class Adept(PretrainingMethod):
             with torch.no_grad():
                 shown = self.show(student, batch, looked)
             scores = [student.score_anchors(features) for features in shown.features]
-            return Outputs(self.rpn_terms(student, batch, scores), self.facts(batch, shown))
+            terms, on_boxes = self.rpn_terms(student, batch, scores)
+            return Outputs(terms, {**self.facts(batch, shown), **on_boxes})
         shown = self.show(student, batch, (0, 1, 2))
         scores = [student.score_anchors(self._for_rpn(shown.features[view])) for view in looked]
         if self.config.det_proposals == "ss+rpn":
             shown = self._with_own_proposals(batch, shown, scores[0], looked[0])
         terms, figures, moments = self.compare(student, batch, shown)
-        return Outputs({**terms, **self.rpn_terms(student, batch, scores)}, figures, {MOMENTS: moments})
+        rpn_terms, on_boxes = self.rpn_terms(student, batch, scores)
+        return Outputs({**terms, **rpn_terms}, {**figures, **on_boxes}, {MOMENTS: moments})
 
-    def rpn_terms(self, student: PretrainingModel, batch: ViewBatch, scores: list[AnchorScores]) -> dict[str, LossTerm]:
-        """Return both parts of L_RPN; anchors are drawn by image, view and step.                               (1)"""
+    def rpn_terms(
+        self, student: PretrainingModel, batch: ViewBatch, scores: list[AnchorScores]
+    ) -> tuple[dict[str, LossTerm], dict[str, Tensor]]:
+        """Return both parts of L_RPN, and per image `[B]` which share of the drawn anchors lies on a box.          (1)
+
+        Anchors are drawn by image, view and step.
+        """
         assert student.rpn is not None
         config, seed = self.run.model, self.run.seed
-        cls, reg = [], []
+        cls, reg, drawn = [], [], []
         for view, said in zip(self.config.rpn_views, scores, strict=True):
             truth = [boxes.to(said.anchors) for boxes in _distinct(batch.boxes[view - 1], batch.box_ids)]
             places = zip(batch.image_ids, batch.slots, strict=True)
             rngs = [stream(seed, "anchors", image, batch.step, slot, view) for image, slot in places]
-            objectness, distance = rpn_losses(said, truth, rngs, matcher=student.rpn.matcher, config=config)
+            objectness, distance, on_boxes = rpn_losses(said, truth, rngs, matcher=student.rpn.matcher, config=config)
             cls.append(objectness.sum())
             reg.append(distance.sum())
+            drawn.append(on_boxes)
         count = torch.tensor(len(batch.image_ids) * config.rpn_batch * len(scores))
-        return {
+        terms = {
             "rpn/cls": LossTerm(torch.stack(cls).sum(), count, IMAGES),
             "rpn/reg": LossTerm(torch.stack(reg).sum(), count, IMAGES),
         }
+        share = torch.stack(drawn).float().mean(dim=0) / config.rpn_batch
+        return terms, {"anchors": share.to(cls[0].device)}
 
     def _for_rpn(self, features: list[Tensor]) -> list[Tensor]:
         """Stop the gradient of L_RPN before the pyramid, unless it is wanted there."""

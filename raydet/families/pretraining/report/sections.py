@@ -93,6 +93,10 @@ def proposals(run: PretrainingInputs, pictures: Pictures) -> Section:
         percents = _percents(odd)
         caption = "Images of which no proposal is in all views; boxes that repeat another one of their image."
         shown.append(plot(run, pictures, "fallback.png", percents, "share (%)", caption))
+    drawn = curves(run, {"on a box": "anchors/on_boxes"})
+    if drawn:
+        caption = "Anchors drawn for the region proposals' loss that lie on a box: few of them, and objects fade."
+        shown.append(plot(run, pictures, "anchors.png", _percents(drawn), "anchors drawn (%)", caption))
     counts, fallbacks = run.counted()
     rows = [(label, str(fallbacks[number]), percent(fallbacks[number] / max(1, len(counts)))) for number, label in
             enumerate(PASSED) if fallbacks[number]]  # fmt: skip
