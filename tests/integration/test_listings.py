@@ -10,7 +10,7 @@ import torch
 from raydet.train.checkpoint import latest_checkpoint, open_checkpoint
 from raydet.train.launch import launch
 from tests.integration.runs import assert_same_bits, label_keys, losses, saved
-from tests.training.test_gradient_sampling import run_of
+from tests.training.balanced import run_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
 

@@ -18,7 +18,7 @@ from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
 from raydet.train.worker import local_source, train_rank
 from tests.integration.runs import label_keys
-from tests.training.test_gradient_sampling import run_of
+from tests.training.balanced import run_of
 
 SAME_FRAME: dict[str, object] = {"views": {"short_side": [64, 64]}}  # padding then does not depend on the neighbours
 

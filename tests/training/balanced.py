@@ -53,3 +53,16 @@ def sums_of(matrix: torch.Tensor, weights: float = 1.0) -> dict[str, torch.Tenso
 def updated(method: GradientSampling, state: GradientState, step: int, sums: dict[str, torch.Tensor]) -> None:
     batch = type("Batch", (), {"step": step})()
     method.update(state, batch, {}, sums, Group())
+
+
+def run_of(folder: Path, **changes: object) -> DetectionConfig:
+    """Twelve steps; images are listed anew at 3, 6, 9, each time from two steps later on."""
+    settings = {
+        "optim__steps": 12,
+        "labels__lookahead": 2,
+        "labels__publish_every": 2,
+        "data__loader_threads": 2,
+        "data__prefetch_steps": 4,
+        "model__roi_fg_iou": 0.3,
+    }
+    return sampled(folder, **{**settings, **changes})

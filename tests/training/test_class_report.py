@@ -16,7 +16,7 @@ from raydet.records import PseudoBoxes, TeacherRef
 from raydet.report.write import write_report
 from raydet.train.launch import launch
 from tests.helpers import tiny_soft
-from tests.training.test_gradient_sampling import EARLY
+from tests.training.balanced import EARLY
 
 
 @pytest.fixture(scope="module")

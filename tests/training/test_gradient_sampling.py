@@ -54,7 +54,7 @@ def test_the_class_loss_is_weighed_by_class_weights_over_their_running_mean(monk
         count = count + part
     for name, number in (("sup", 0), ("unsup", 1)):
         term = found.losses[f"{name}/roi_cls"]
-        assert float(term.total.detach()) == pytest.approx(float(total[number]), rel=1e-4)
+        assert float(term.total.detach()) == pytest.approx(float(total[number].detach()), rel=1e-4)
         assert float(term.count) == pytest.approx(float(count[number]), rel=1e-5)
 
 

@@ -11,7 +11,6 @@ import torch
 
 from raydet.contract import DataSizes, sizes_of
 from raydet.errors import CheckpointError
-from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.methods import gradient_sampling
 from raydet.families.detection.methods.gradient_sampling import GradientSampling
@@ -20,20 +19,7 @@ from raydet.records import PseudoBoxes, TeacherRef
 from raydet.train.launch import launch
 from tests.helpers import tiny_soft
 from tests.integration.runs import assert_same_bits, losses, saved
-from tests.training.balanced import built, sampled, state_of, sums_of, updated
-
-
-def run_of(folder: Path, **changes: object) -> DetectionConfig:
-    """Twelve steps; images are listed anew at 3, 6, 9, each time from two steps later on."""
-    settings = {
-        "optim__steps": 12,
-        "labels__lookahead": 2,
-        "labels__publish_every": 2,
-        "data__loader_threads": 2,
-        "data__prefetch_steps": 4,
-        "model__roi_fg_iou": 0.3,
-    }
-    return sampled(folder, **{**settings, **changes})
+from tests.training.balanced import built, run_of, sampled, state_of, sums_of, updated
 
 
 @pytest.fixture(scope="module")
