@@ -10,8 +10,8 @@ in the same order of images: what differs between two rows of a seed is the star
 region proposals, so that the row above it shows what these bring; "norms train" lets the pyramid's norms train, as
 those of "none" do, where the other rows keep those that they were given; "none, no norms" is the network that raydet
 takes where nothing is said (no norms in the pyramid). Before a label is used, recall of the
-region proposals is measured beside that of untrained ones. All figures are of the test images, which nothing was
-chosen by.
+region proposals is measured beside that of untrained ones. All figures are of the test images; what was
+chosen by them is said in pretraining.md.
 """
 
 from __future__ import annotations

@@ -96,6 +96,7 @@ def test_pretraining_has_a_file_that_says_how_its_proposals_are_made(
     assert "raydet proposals images --out runs/made-proposals" in said
     config = load("made.yaml")
     assert (config.method.name, config.data.proposals) == ("adept", "runs/made-proposals")
+    assert config.model.rpn_batch == 16  # small views: of more, nearly all are background
     assert main(["check-data", "made.yaml"]) == 1  # they are not there yet
     assert main(["proposals", "images", "--out", "runs/made-proposals", "--source", "grid"]) == 0
     assert main(["check-data", "made.yaml"]) == 0

@@ -15,6 +15,7 @@ from raydet.metrics import read_metrics
 from raydet.proposals.run import ProposalOptions, propose
 from raydet.proposals.sources import Grid
 from raydet.registry import family_of
+from raydet.report.write import write_report
 from raydet.train.launch import launch
 from raydet.train.saved import evaluate_saved, export, load_saved
 from raydet.vision.detector import Detector
@@ -36,6 +37,13 @@ def test_a_resumed_run_ends_with_the_same_bits(run: Path, tmp_path: Path):
     name = "similarity/projection_spread"
     mine, theirs = (read_metrics(each / "metrics.jsonl") for each in (run, halved))
     assert [line[name] for line in mine if name in line] == [line[name] for line in theirs if name in line]
+
+
+def test_the_log_and_the_page_tell_which_share_of_the_drawn_anchors_lies_on_a_box(run: Path):
+    steps = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+    assert all(0 < line["anchors/on_boxes"] <= 0.5 for line in steps) and steps  # at most half are drawn from boxes
+    page = write_report(run).read_text()
+    assert "Anchors drawn for the region proposals" in page
 
 
 def test_a_run_cannot_be_made_longer(run: Path):

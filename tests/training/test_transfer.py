@@ -219,6 +219,9 @@ def test_statistics_that_would_differ_between_workers_are_refused(tmp_path: Path
     assert kept.model.keeps_norms("fpn")
     with pytest.raises(ConfigError, match="model.fpn_norm=batch trains its statistics"):
         tiny_config(tmp_path / "run", **keys, model__init_from="a", model__init_norms="backbone_frozen")
+    fresh_head = {"model__init_from": "a", "model__init_parts": ["fpn"], "model__box_head": "conv4_fc1"}
+    with pytest.raises(ConfigError, match="model.fpn_norm=batch trains its statistics"):  # the head's have no source
+        tiny_config(tmp_path / "run", **keys, **fresh_head)
 
 
 def test_predictors_alone_can_be_trained(detector_run: Path, tmp_path: Path):

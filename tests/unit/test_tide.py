@@ -181,7 +181,7 @@ def test_errors_are_those_of_hotcoco_where_every_class_is_said_and_there_is_no_c
     assert ours.gains == pytest.approx({name: theirs["delta_ap"][their_name.get(name, name)] for name in NAMES})
 
 
-@pytest.mark.parametrize("pairs", [1, 20, 1000])
+@pytest.mark.parametrize("pairs", [1, 20, 200])
 def test_how_many_images_are_judged_at_once_changes_nothing(pairs: int, monkeypatch: pytest.MonkeyPatch):
     # Crowds, equal scores and overlaps, images without boxes and without detections among them.
     rng = np.random.default_rng(pairs)

@@ -15,6 +15,7 @@ from raydet.config.box_data import DataConfig
 from raydet.config.detector import DetectorName, ModelConfig
 from raydet.config.method import MethodSection, TeacherSection
 from raydet.config.run import EvalConfig, LabelsConfig, RunConfig
+from raydet.config.transfer import Part
 from raydet.families.detection.long_tail_config import (
     ClassifierRetrainingConfig,
     EqlV2Config,
@@ -187,7 +188,8 @@ class DetectionConfig(RunConfig):
                 f"{workers} workers; set model.weights, or with model.init_from model.init_norms=frozen, use "
                 f"model.backbone=small_gn, or one worker"
             )
-        if model.fpn_norm == "batch" and not model.keeps_norms("fpn") and workers > 1:
+        normed: tuple[Part, ...] = ("fpn", "box_head") if model.box_head == "conv4_fc1" else ("fpn",)
+        if model.fpn_norm == "batch" and not all(map(model.keeps_norms, normed)) and workers > 1:
             found.append(
                 f"model.fpn_norm=batch trains its statistics, which would differ between the {workers} workers; set "
                 f"model.fpn_norm=group, with model.init_from model.init_norms=frozen, or use one worker"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 FOREGROUND, BACKGROUND = 0.5, 0.1
 MOST_PER_CLASS = 100  # detections of a class in an image, as COCO counts
-MOST_PAIRS = 100_000  # at once, but for an image that has more: what stays in a processor's cache
+MOST_PAIRS = 100_000  # at once, but for an image that has more; two million was slower
 CLS, LOC, BOTH, DUPE, BKG = range(5)
 RIGHT, IGNORED = -1, -2  # beside the kinds
 
@@ -80,7 +80,7 @@ def judge(truth: TrueBoxes, said: SaidBoxes) -> Judged:
 
 def _parcels(images: Ints, rows: Ints, of_boxes: Ints) -> Iterator[Ints]:
     """Yield detections `rows`, those of an image never apart, so that a parcel has about `MOST_PAIRS` pairs."""
-    first, counts = _boxes_of(images[rows], of_boxes)
+    _, counts = _boxes_of(images[rows], of_boxes)
     before = np.cumsum(counts) - counts
     starts = np.flatnonzero(np.diff(images[rows], prepend=images[rows[:1]] - 1))  # each image's first detection
     _, heads = np.unique(before[starts] // MOST_PAIRS, return_index=True)

@@ -95,7 +95,9 @@ def proposals(run: PretrainingInputs, pictures: Pictures) -> Section:
         shown.append(plot(run, pictures, "fallback.png", percents, "share (%)", caption))
     drawn = curves(run, {"on a box": "anchors/on_boxes"})
     if drawn:
-        caption = "Anchors drawn for the region proposals' loss that lie on a box: few of them, and objects fade."
+        caption = (
+            "Anchors drawn for the region proposals' loss that lie on a box (model.rpn_batch: how many are drawn)."
+        )
         shown.append(plot(run, pictures, "anchors.png", _percents(drawn), "anchors drawn (%)", caption))
     counts, fallbacks = run.counted()
     rows = [(label, str(fallbacks[number]), percent(fallbacks[number] / max(1, len(counts)))) for number, label in
