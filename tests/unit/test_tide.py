@@ -70,6 +70,13 @@ CASES = {
         {"Dupe": 50 / 303, "FalsePos": 50 / 303},
         {"Dupe": 1},
     ),
+    # The first takes its best box (IoU 1, not .6), so that the second finds the one left: 40 / 60, beside A 40 / 100.
+    "best of two": (
+        [(0, (0, 0, 100, 60), 0, False), (0, A, 0, False)],
+        [(0, A, 0, 0.9), (0, (0, 0, 100, 40), 0, 0.8)],
+        {},
+        {},
+    ),
     "background": (
         [(0, A, 0, False)],
         [(0, (150, 150, 160, 160), 0, 0.9), (0, A, 0, 0.8)],
