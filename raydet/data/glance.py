@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ class Glance:
     orientation: int  # EXIF: 1 is upright, 5 to 8 swap the sides
     is_wide: bool  # more than 8 bits a value
     is_whole: bool  # its end is where it should be; where not, only decoding tells
+    num_bytes: int
 
     @property
     def upright(self) -> tuple[int, int]:
@@ -35,11 +37,14 @@ class Glance:
 def glance(picture: Path | memoryview, name: str) -> Glance:
     """Look at a file, or at a file's content. Raises DataError, which calls it `name`, where it is no picture."""
     if not isinstance(picture, Path):
-        return _glance(io.BytesIO(picture), name)
+        head, tail = bytes(picture[:_HEAD]), bytes(picture[-_ENDS:])
+        return _glance(io.BytesIO(picture), name, head, tail, picture.nbytes)
     require_file(picture)
     try:
-        with picture.open("rb") as stream:
-            return _glance(stream, name)
+        with open(picture, "rb") as stream:
+            length = os.fstat(stream.fileno()).st_size
+            tail = os.pread(stream.fileno(), _ENDS, max(0, length - _ENDS))  # seeking would read the beginning twice
+            return _glance(stream, name, stream.peek(_HEAD)[:_HEAD], tail, length)
     except OSError as error:
         raise DataError(f"{name}: cannot be read: {error.strerror or error}") from None
 
@@ -58,15 +63,10 @@ def complaint(picture: Path | memoryview, name: str, *, decode_all: bool) -> tup
     return seen, ""
 
 
-def _glance(stream: IO[bytes], name: str) -> Glance:
-    head = stream.read(_HEAD)
-    length = stream.seek(0, io.SEEK_END)
-    stream.seek(max(0, length - _ENDS))
-    tail = stream.read()
-    stream.seek(0)
+def _glance(stream: IO[bytes], name: str, head: bytes, tail: bytes, length: int) -> Glance:
     image = open_image(name, stream, head)
     whole = _is_whole(image.format or "", head, tail, length)
-    return Glance((image.height, image.width), orientation_of(image), image.mode.startswith("I"), whole)
+    return Glance((image.height, image.width), orientation_of(image), image.mode.startswith("I"), whole, length)
 
 
 def _is_whole(format: str, head: bytes, tail: bytes, length: int) -> bool:

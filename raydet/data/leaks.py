@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 
-_HEAD = 4_096  # bytes; tells nearly all different pictures of equal file size apart
+_END = 2_048  # bytes of either end; tell nearly all different pictures of equal file size apart
 
 
 class Pictures(Protocol):
@@ -37,6 +38,9 @@ class Pictures(Protocol):
 
     def bytes_at(self, row: int) -> memoryview:
         """Return the content of a row that is in memory."""
+
+    def num_bytes_at(self, row: int) -> int:
+        """Return the size of a row's file or content. Raises OSError where a file cannot be asked."""
 
 
 def report_shared_images(tables: Mapping[str, Pictures], log: ProblemLog, *, most_files: int | None = None) -> None:
@@ -110,7 +114,7 @@ class _Pooled:
 def _identical(pictures: _Pooled, owners: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
     """Yield groups of equal pictures that belong to several `owners` `[P]`; few files are read to their end."""
     candidates = np.arange(len(pictures.row))
-    for trait in (_size, _head, _digest):
+    for trait in (_size, _ends, _digest):
         keys = pictures.traits(trait, candidates)
         kept = _of_several_owners(keys, owners[candidates])
         candidates, keys = candidates[kept], keys[kept]
@@ -131,16 +135,19 @@ def _of_several_owners(keys: NDArray[np.uint64], owners: NDArray[np.int64]) -> N
 
 
 def _size(table: Pictures, row: int) -> int:
-    file = table.file_at(row)
-    return table.bytes_at(row).nbytes if file is None else file.stat().st_size
+    return table.num_bytes_at(row)
 
 
-def _head(table: Pictures, row: int) -> int:
+def _ends(table: Pictures, row: int) -> int:
+    """The beginning alone does not tell: pictures of one program may begin with the same kilobytes of profiles."""
     file = table.file_at(row)
     if file is None:
-        return _number(hashlib.blake2b(table.bytes_at(row)[:_HEAD], digest_size=8))
+        content = table.bytes_at(row)
+        return _number(hashlib.blake2b(bytes(content[:_END]) + bytes(content[-_END:]), digest_size=8))
     with file.open("rb") as stream:
-        return _number(hashlib.blake2b(stream.read(_HEAD), digest_size=8))
+        head = stream.read(_END)
+        stream.seek(max(0, stream.seek(0, io.SEEK_END) - _END))
+        return _number(hashlib.blake2b(head + stream.read(_END), digest_size=8))
 
 
 def _digest(table: Pictures, row: int) -> int:

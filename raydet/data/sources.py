@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -30,6 +30,17 @@ class Files(Protocol):
         """Return the file of a row; None where its content is in memory."""
 
 
+class Looked(Files, Protocol):
+    """Images that were looked at just now."""
+
+    @property
+    def holds_files(self) -> bool:
+        """Return whether the images lie in files of their own."""
+
+    def num_bytes_at(self, row: int) -> int:
+        """Return the size of a row's file or content. Raises OSError where a file cannot be asked."""
+
+
 class Indexed(Files, Protocol):
     """Images of an index file."""
 
@@ -40,9 +51,9 @@ class Indexed(Files, Protocol):
         """Return what is wrong with the image that is seen at a row, '' where nothing is."""
 
 
-def write_sources(folder: Path, tables: Mapping[str, Files]) -> None:
+def write_sources(folder: Path, tables: Mapping[str, Looked]) -> None:
     """Write down the bytes of all image files; -1 for images that are no files."""
-    sets = {name: list(_bytes_of(table)) for name, table in tables.items()}
+    sets = {name: list(_bytes_of(len(table), _known_size(table))) for name, table in tables.items()}
     write_text(folder / _FILE, json.dumps({"format": _FORMAT, "bytes": sets}))
 
 
@@ -54,7 +65,7 @@ def check_sources(folder: Path, name: str, index: Indexed, *, key: str, skips: b
     """
     before = _known(folder).get(name)
     found = []
-    for row, now in enumerate(_bytes_of(index)):
+    for row, now in enumerate(_bytes_of(len(index), _size_now(index))):
         was = before[row] if before is not None and row < len(before) else None
         if skips and was != now and (index.at(row) != row or index.complaint_at(row)):
             continue
@@ -93,17 +104,28 @@ def _not_same(before: Path, now: Path, name: str, index: type[MappedIndex]) -> s
     return f"{len(changed):,} image files have another size in bytes, e.g. {_some(ids)}" if changed else ""
 
 
-def _bytes_of(files: Files) -> Iterator[int | None]:
+def _known_size(table: Looked) -> Callable[[int], int]:
+    return table.num_bytes_at if table.holds_files else lambda row: -1
+
+
+def _size_now(files: Files) -> Callable[[int], int]:
+    def size(row: int) -> int:
+        file = files.file_at(row)
+        return -1 if file is None else os.stat(file).st_size
+
+    return size
+
+
+def _bytes_of(count: int, size: Callable[[int], int]) -> Iterator[int | None]:
     """Yield the bytes of each file, None where there is none, -1 where the content is in memory."""
 
     def look(row: int) -> int | None:
         try:
-            file = files.file_at(row)
-            return -1 if file is None else os.stat(file).st_size
+            return size(row)
         except (OSError, DataError):
             return None
 
-    yield from in_threads(look, range(len(files)))
+    yield from in_threads(look, range(count))
 
 
 def _known(folder: Path) -> dict[str, list[int | None]]:

@@ -134,9 +134,19 @@ def _report_crowded(source: Source, kept: _Mask, log: ProblemLog) -> None:
 
 def _report_repeated(boxes: _Boxes, kept: _Mask, log: ProblemLog) -> None:
     numbers = np.flatnonzero(kept)
+    numbers = numbers[_shares_its_edge(boxes.source.rows[numbers], boxes.clipped[numbers, 0])]
     table = np.column_stack([boxes.source.rows, boxes.source.classes, boxes.clipped])[numbers]
     order = np.lexsort(table.T)
     same = np.all(table[order][1:] == table[order][:-1], axis=1)
     for place in np.flatnonzero(same):
         file, where = boxes.source.where(int(numbers[order[place + 1]]))
         log.warn("box-twice", file, where, "the same box of the same class again", "remove one of them")
+
+
+def _shares_its_edge(rows: NDArray[np.int64], left: NDArray[np.float64]) -> _Mask:
+    """Return which boxes `[B]` begin where another one of the same image does; few do, and all twins."""
+    order = np.lexsort((left, rows))
+    same = (rows[order][1:] == rows[order][:-1]) & (left[order][1:] == left[order][:-1])
+    found = np.zeros(len(rows), dtype=np.bool_)
+    found[order[1:][same]] = found[order[:-1][same]] = True
+    return found

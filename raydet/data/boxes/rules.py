@@ -53,15 +53,15 @@ def usable(
     _report_shared_files(source, log)
     boxes, kept = judge_boxes(source, sizes, on_bad_box, log)
     masks = judge_masks(source, sizes, kept, on_bad_box, log)
-    return replace(_table(source, sizes, boxes, masks, sizes[:, 0] > 0, kept), gray16_range=gray16_range)
+    return replace(_table(source, sizes, images.num_bytes, boxes, masks, kept), gray16_range=gray16_range)
 
 
 def _table(
     source: Source,
     sizes: NDArray[np.int64],
+    num_bytes: NDArray[np.int64],
     boxes: NDArray[np.float64],
     masks: NDArray[np.object_] | None,
-    images: _Mask,
     kept: _Mask,
 ) -> Table:
     order = np.argsort(source.rows, kind="stable")
@@ -76,6 +76,7 @@ def _table(
         ids=source.ids,
         files=source.files,
         sizes=sizes,
+        num_bytes=num_bytes,
         first=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         boxes=boxes,
         classes=source.classes[order],
@@ -85,7 +86,8 @@ def _table(
         federated=source.federated,
         masks=None if masks is None else masks[order],
     )
-    return table if images.all() else table.take(np.flatnonzero(images))
+    is_usable = sizes[:, 0] > 0
+    return table if is_usable.all() else table.take(np.flatnonzero(is_usable))
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
@@ -98,6 +100,7 @@ class _Images:
         self._source, self._on_bad_image, self._log = source, on_bad_image, log
         self._hints = 0
         self.wide: list[Path | memoryview] = []  # those with more than 8 bits
+        self.num_bytes = np.full(len(source.ids), -1, dtype=np.int64)  # [N] of the files, -1 where there is none
 
     def measure(self, *, decode_all: bool) -> NDArray[np.int64]:
         """Return the image sizes `[N, 2]` (height, width) after EXIF rotation, 0 where there is no usable image."""
@@ -116,6 +119,7 @@ class _Images:
                 self.wide.append(path)
             if _size_is_honest(source, row, seen, bool(has_boxes[row]), log):
                 sizes[row] = seen.upright
+                self.num_bytes[row] = seen.num_bytes
         return sizes
 
     def _look_at_all(self, decode_all: bool) -> Iterator[str | tuple[Path, Glance | None, str]]:
@@ -147,12 +151,12 @@ def _size_is_honest(source: Source, row: int, image: Glance, has_boxes: bool, lo
     """Compare the annotated size with the file's: where they differ, the boxes belong to another picture."""
     upright = image.upright
     declared = (int(source.sizes[row, 0]), int(source.sizes[row, 1]))
+    if 0 in declared or (declared == upright and image.orientation == 1):
+        return True
     where, name = f"image id {source.ids[row]}", source.files[row]
     said, is_really = f"{declared[1]} x {declared[0]} (width x height)", f"{upright[1]} x {upright[0]}"
-    if 0 in declared:
-        return True
     if declared == upright:
-        if has_boxes and image.orientation != 1 and upright == image.size:
+        if has_boxes and upright == image.size:
             message = f"{name} has EXIF orientation {image.orientation}; boxes are read in the turned picture"
             log.warn("exif-ambiguous", source.file, where, message, "if they are off, remove the EXIF tag of the file")
         return True

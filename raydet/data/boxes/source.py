@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Set
 from dataclasses import dataclass, replace
@@ -134,6 +135,7 @@ class Table:
     federated: Federated | None = None  # which classes were looked for, where not all were
     masks: NDArray[np.object_] | None = None
     """[B] bytes: compressed RLE of the whole image, empty where none is known. None: masks were not asked for."""
+    num_bytes: NDArray[np.int64] | None = None  # [N] of the files when they were looked at; None: ask them
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -159,6 +161,10 @@ class Table:
         """Return the content of a row that is in memory: there is none."""
         raise TypeError(f"{self.name_at(row)} is a file")
 
+    def num_bytes_at(self, row: int) -> int:
+        """Return how large a file was when it was looked at, or is. Raises OSError where it cannot be asked."""
+        return os.stat(self.file_at(row)).st_size if self.num_bytes is None else int(self.num_bytes[row])
+
     def box_rows(self) -> NDArray[np.int64]:
         """Return the image `[B]` of each box."""
         return np.repeat(np.arange(len(self)), np.diff(self.first))
@@ -181,6 +187,7 @@ class Table:
             annotated=None if self.annotated is None else self.annotated[rows],
             federated=None if self.federated is None else self.federated.take(rows),
             masks=None if self.masks is None else self.masks[picked],
+            num_bytes=None if self.num_bytes is None else self.num_bytes[rows],
         )
 
     def with_boxes(self, kept: NDArray[np.bool_]) -> Table:

@@ -5,6 +5,7 @@ An image is a file below `root`, or its content is in the table: encoded (JPEG, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -96,6 +97,11 @@ class ImageTable:
     def bytes_at(self, row: int) -> memoryview:
         """Return the content of a row that is in the table."""
         return memoryview(self.content[row].as_buffer())
+
+    def num_bytes_at(self, row: int) -> int:
+        """Return the size of a row's file or content. Raises OSError where a file cannot be asked."""
+        file = self.file_at(row)
+        return self.bytes_at(row).nbytes if file is None else os.stat(file).st_size
 
     def pixels_at(self, row: int) -> Tensor:
         """Decode an image: uint8 `[3, H, W]` RGB, gray as three equal channels. Raises DataError that names it."""

@@ -61,6 +61,10 @@ class LocatedTable:
         """Return the content of a row that is in the table."""
         return self.images.bytes_at(row)
 
+    def num_bytes_at(self, row: int) -> int:
+        """Return the size of a row's file or content. Raises OSError where a file cannot be asked."""
+        return self.images.num_bytes_at(row)
+
     def take(self, rows: NDArray[np.int64]) -> LocatedTable:
         """Return the images `rows`, in that order, with their boxes."""
         counts = np.diff(self.first)[rows]

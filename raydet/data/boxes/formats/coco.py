@@ -24,7 +24,7 @@ def read_coco(file: Path, images: Path | None, log: ProblemLog, *, masks: bool =
     and left out; `masks`: read them too. Raises DataError where the file as a whole cannot be used.
     """
     columns = CocoColumns(file, log, masks=masks)
-    handlers = {"images": columns.image, "annotations": columns.annotation, "categories": columns.category}
+    handlers = {"images": columns.images, "annotations": columns.annotations, "categories": columns.categories}
     keys = stream_object(file, handlers)
     if "images" not in keys:
         found = ", ".join(sorted(keys)) or "nothing"

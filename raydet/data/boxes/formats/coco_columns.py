@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeGuard
 
@@ -11,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet.data.boxes.federated import FederatedColumns
+from raydet.data.boxes.formats.coco_plain import PlainAnnotations, plain_annotations
 from raydet.data.boxes.masks import UNREADABLE, RawMask, read_mask
 from raydet.data.boxes.source import Source, box_place
 from raydet.data.boxes.turned import Corners, box_around, report_turned
@@ -21,7 +23,10 @@ _INT64 = range(-(2**63), 2**63)
 
 
 class CocoColumns:
-    """Collects the entries in file order; `annotations` may come before the images and categories they point to."""
+    """Collects the entries in file order; `annotations` may come before the images and categories they point to.
+
+    Entries come some at a time, with the number that the first of them has in its list.
+    """
 
     def __init__(self, file: Path, log: ProblemLog, *, masks: bool = False) -> None:
         self._file, self._log = file, log
@@ -41,8 +46,12 @@ class CocoColumns:
 
     # --- categories -------------------------------------------------------------------------------------------------
 
-    def category(self, number: int, entry: Any) -> None:
-        """Take one entry of `categories`."""
+    def categories(self, first: int, entries: Sequence[Any]) -> None:
+        """Take entries of `categories`."""
+        for number, entry in enumerate(entries, first):
+            self._category(number, entry)
+
+    def _category(self, number: int, entry: Any) -> None:
         where = f"categories[{number}]"
         if not isinstance(entry, dict):
             self._log.error("category-malformed", self._file, where, f"expected an object, got {_kind(entry)}")
@@ -82,8 +91,12 @@ class CocoColumns:
 
     # --- images -----------------------------------------------------------------------------------------------------
 
-    def image(self, number: int, entry: Any) -> None:
-        """Take one entry of `images`."""
+    def images(self, first: int, entries: Sequence[Any]) -> None:
+        """Take entries of `images`."""
+        for number, entry in enumerate(entries, first):
+            self._image(number, entry)
+
+    def _image(self, number: int, entry: Any) -> None:
         where = f"images[{number}]"
         if not isinstance(entry, dict):
             self._log.error("image-malformed", self._file, where, f"expected an object, got {_kind(entry)}")
@@ -115,8 +128,25 @@ class CocoColumns:
 
     # --- annotations ------------------------------------------------------------------------------------------------
 
-    def annotation(self, number: int, entry: Any) -> None:
-        """Take one entry of `annotations`."""
+    def annotations(self, first: int, entries: Sequence[Any]) -> None:
+        """Take entries of `annotations`."""
+        plain = plain_annotations(entries) if self._masks is None else None
+        if plain is not None:
+            self._take_plain(plain)
+            return
+        for number, entry in enumerate(entries, first):
+            self._annotation(number, entry)
+
+    def _take_plain(self, found: PlainAnnotations) -> None:
+        codes = self._code_of
+        self._box_codes.extend(codes.setdefault(str(image_id), len(codes)) for image_id in found.image_ids)
+        self._tags.frombytes(found.tags.tobytes())
+        self._categories.frombytes(found.categories.tobytes())
+        self._boxes.frombytes(found.boxes.tobytes())
+        self._crowd.frombytes(found.crowd.tobytes())
+        self._areas.frombytes(found.areas.tobytes())
+
+    def _annotation(self, number: int, entry: Any) -> None:
         if not isinstance(entry, dict):
             where = f"annotations[{number}]"
             self._log.error("annotation-malformed", self._file, where, f"expected an object, got {_kind(entry)}")
