@@ -1,12 +1,10 @@
-"""How the data of a run is read, checked, split and stored: one order for all families, steps of each family's own."""
+"""How the data of a run is read, checked, split and stored: one order for all families; their own part is steps.py."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, Generic, Protocol, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,12 +12,12 @@ from numpy.typing import NDArray
 from raydet.config.base import DataSection, SetConfig
 from raydet.data.bad_images import add_left_out, write_left_out
 from raydet.data.check import CheckReport, Summary, report_of
-from raydet.data.leaks import Pictures, report_repeated_images, report_shared_images
-from raydet.data.mapped import MappedIndex
+from raydet.data.leaks import report_repeated_images, report_shared_images
 from raydet.data.prepared import SETS, PreparedSets, leave_out_damaged, open_set, open_sets, write_sets
 from raydet.data.problems import ProblemLog
 from raydet.data.saved_split import SplitError, copy_split, saved_or_drawn
 from raydet.data.sources import check_same, check_sources, write_sources
+from raydet.data.steps import AnyIndex, AnyTable, DataSteps
 from raydet.data.withheld import spare, withheld
 from raydet.errors import DataError
 from raydet.files import make_folder
@@ -27,94 +25,8 @@ from raydet.files import make_folder
 _TITLE = "the data cannot be used (`raydet check-data` lists everything)"
 
 
-class Table(Pictures, Protocol):
-    """The usable images of one set, with what is known of them."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Return the names of the classes, in label order."""
-
-    def take(self, rows: NDArray[np.int64]) -> Self:
-        """Return the images `rows`, in that order."""
-
-
-AnyTable = TypeVar("AnyTable", bound=Table)
-AnyIndex = TypeVar("AnyIndex", bound=MappedIndex)
-
-
-class DataFamily(ABC, Generic[SetConfig, AnyTable, AnyIndex]):
-    """The steps of one family, and what all families do with them."""
-
-    kind: ClassVar[str]
-    """What the folders of prepared data are marked with."""
-    set_config: type[SetConfig]
-    index: type[AnyIndex]
-    most_files_searched: ClassVar[int | None] = None
-    """With more image files, a run starts without opening them all to find pictures that are in two sets."""
-    hides_of: ClassVar[tuple[str, ...]] = ("unlabeled",)
-    """The sets of which training must not see all that is known; of the last of them it is kept, for diagnostics."""
-
-    @abstractmethod
-    def read(
-        self,
-        name: str,
-        one: SetConfig,
-        log: ProblemLog,
-        *,
-        settings: DataSection[SetConfig] | None,
-        generated: Path,
-        decode_images: bool,
-    ) -> tuple[AnyTable, str]:
-        """Return what is usable of a set, and its format; `name` is "data" where it is looked at alone.
-
-        `generated` is for images that do not exist yet. Raises DataError where it cannot be read at all.
-        """
-
-    @abstractmethod
-    def renumbered(
-        self, table: AnyTable, class_names: tuple[str, ...], name: str, path: str, log: ProblemLog
-    ) -> AnyTable:
-        """Return a set with the class numbers of `class_names`, matched by name."""
-
-    @abstractmethod
-    def report_classes(self, table: AnyTable, name: str, path: str, log: ProblemLog) -> None:
-        """Report classes that nothing can be learnt, or measured, about."""
-
-    @abstractmethod
-    def is_barren(self, table: AnyTable) -> bool:
-        """Return whether nothing is known of any image."""
-
-    @abstractmethod
-    def ids(self, table: AnyTable) -> Sequence[str]:
-        """Return all image ids, in row order."""
-
-    @abstractmethod
-    def choose_rows(self, config: DataSection[SetConfig], table: AnyTable) -> NDArray[np.int64]:
-        """Return the rows that keep their labels, ascending. Raises DataError where `config` asks for too much."""
-
-    def thinned(self, config: DataSection[SetConfig], table: AnyTable) -> AnyTable:
-        """Return the labelled images with what the settings take away of their annotations. Raises DataError."""
-        return table
-
-    @abstractmethod
-    def classes_of(self, table: AnyTable) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Return rows and classes of all that is annotated: an image of several classes comes up several times."""
-
-    @abstractmethod
-    def fingerprint(self, table: AnyTable) -> str:
-        """Name what a split is drawn from."""
-
-    @abstractmethod
-    def hidden_and_bare(self, table: AnyTable) -> tuple[AnyTable | None, AnyTable]:
-        """Return what training must not know of images, if anything is known, and the images without it."""
-
-    @abstractmethod
-    def write(self, path: Path, table: AnyTable) -> None:
-        """Write an index file."""
-
-    @abstractmethod
-    def summarise(self, name: str, path: str, format: str, table: AnyTable, *, look: bool) -> Summary:
-        """Say what a set holds; with `look` images may be opened for it."""
+class DataFamily(DataSteps[SetConfig, AnyTable, AnyIndex]):
+    """What all families do with the steps of one."""
 
     def prepare(self, config: DataSection[SetConfig], folder: Path) -> PreparedSets[AnyIndex]:
         """Write the index files of a run and `FOLDER/split.json`; a saved split is used again.

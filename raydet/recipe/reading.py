@@ -9,8 +9,9 @@ from typing import Any
 
 from raydet.config.base import DataSection
 from raydet.config.load import resolve_section
-from raydet.data.family import AnyIndex, AnyTable, DataFamily
+from raydet.data.family import DataFamily
 from raydet.data.problems import ProblemLog
+from raydet.data.steps import AnyIndex, AnyTable
 from raydet.errors import DataError
 from raydet.recipe.document import Setting
 from raydet.recipe.request import Counts, Given, Request

@@ -6,20 +6,27 @@ import math
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raydet.data.boxes.federated import FederatedColumns
 from raydet.data.boxes.formats.coco_plain import PlainAnnotations, plain_annotations
+from raydet.data.boxes.formats.coco_values import (
+    as_float,
+    file_of_url,
+    four_floats,
+    id_as_text,
+    is_angle,
+    is_int64,
+    kind_of,
+)
 from raydet.data.boxes.masks import UNREADABLE, RawMask, read_mask
 from raydet.data.boxes.source import Source, box_place
 from raydet.data.boxes.turned import Corners, box_around, report_turned
 from raydet.data.problems import ProblemLog
 from raydet.text import is_plain
-
-_INT64 = range(-(2**63), 2**63)
 
 
 class CocoColumns:
@@ -54,10 +61,10 @@ class CocoColumns:
     def _category(self, number: int, entry: Any) -> None:
         where = f"categories[{number}]"
         if not isinstance(entry, dict):
-            self._log.error("category-malformed", self._file, where, f"expected an object, got {_kind(entry)}")
+            self._log.error("category-malformed", self._file, where, f"expected an object, got {kind_of(entry)}")
             return
         key, name = entry.get("id"), entry.get("name")
-        if not _is_int(key):
+        if not is_int64(key):
             self._log.error("category-id", self._file, where, f"id must be a whole number, got {key!r:.40}")
         elif not isinstance(name, str) or not name.strip() or not is_plain(name):
             self._log.error("category-name", self._file, where, f"name must be readable text, got {name!r:.40}")
@@ -99,15 +106,15 @@ class CocoColumns:
     def _image(self, number: int, entry: Any) -> None:
         where = f"images[{number}]"
         if not isinstance(entry, dict):
-            self._log.error("image-malformed", self._file, where, f"expected an object, got {_kind(entry)}")
+            self._log.error("image-malformed", self._file, where, f"expected an object, got {kind_of(entry)}")
             return
-        key = _image_id(entry.get("id"))
+        key = id_as_text(entry.get("id"))
         if key is None:
             message = f"id must be a whole number or text, got {entry.get('id')!r:.40}"
             self._log.error("image-id", self._file, where, message)
             return
         where = f"image id {key}"
-        name = entry.get("file_name") or _file_of_url(entry.get("coco_url"))
+        name = entry.get("file_name") or file_of_url(entry.get("coco_url"))
         if not isinstance(name, str) or not name:
             self._log.error("image-file-name", self._file, where, f"file_name must be text, got {name!r:.40}")
             return
@@ -149,21 +156,21 @@ class CocoColumns:
     def _annotation(self, number: int, entry: Any) -> None:
         if not isinstance(entry, dict):
             where = f"annotations[{number}]"
-            self._log.error("annotation-malformed", self._file, where, f"expected an object, got {_kind(entry)}")
+            self._log.error("annotation-malformed", self._file, where, f"expected an object, got {kind_of(entry)}")
             return
         tag = entry.get("id")
-        tag = tag if _is_int(tag) and tag >= 0 else ~number
+        tag = tag if is_int64(tag) and tag >= 0 else ~number
         where = box_place(tag, "annotation id")
-        key = _image_id(entry.get("image_id"))
+        key = id_as_text(entry.get("image_id"))
         category = entry.get("category_id")
         crowd = entry.get("iscrowd") or 0
-        box = _numbers(entry.get("bbox"))
-        if key is not None and (not _is_int(category) or box is None or crowd not in (0, 1)):
+        box = four_floats(entry.get("bbox"))
+        if key is not None and (not is_int64(category) or box is None or crowd not in (0, 1)):
             self._bad_codes.add(self._code_of.setdefault(key, len(self._code_of)))
         if key is None:
             message = f"image_id must be a whole number or text, got {entry.get('image_id')!r:.40}"
             self._log.error("annotation-image-id", self._file, where, message)
-        elif not _is_int(category):
+        elif not is_int64(category):
             message = f"category_id must be a whole number, got {category!r:.40}"
             self._log.error("annotation-category-id", self._file, where, message)
         elif box is None:
@@ -189,18 +196,18 @@ class CocoColumns:
         """Return the box around a turned one: CVAT writes it as it was before, and degrees among the attributes."""
         attributes = entry.get("attributes")
         degrees = attributes.get("rotation") if isinstance(attributes, dict) else None
-        if _is_angle(degrees):
+        if is_angle(degrees):
             self._turned += 1
             return box_around(*corners, float(degrees))
         # Other tools' fields: whether the box is meant before or after turning, nobody can know.
         if "rotation" in entry or "angle" in entry:
-            self._angles += _is_angle(entry.get("rotation")) or _is_angle(entry.get("angle"))
+            self._angles += is_angle(entry.get("rotation")) or is_angle(entry.get("angle"))
         return corners
 
     def _area(self, where: str, value: Any) -> float:
         if value is None:
             return math.nan
-        area = _number(value)
+        area = as_float(value)
         if area is None or not 0 <= area < math.inf:
             message = f"area must be a number of square pixels, got {value!r:.40}"
             self._log.warn("annotation-area", self._file, where, message, "the area of the box is used")
@@ -311,49 +318,3 @@ class CocoColumns:
             message = f"annotation id {tag} is used {count} times"
             fix = "both boxes are kept here, other tools count them double; give every annotation its own id"
             self._log.warn("annotation-id-twice", self._file, f"annotation id {tag}", message, fix)
-
-
-def _is_angle(value: Any) -> TypeGuard[float]:
-    """Return whether a value turns a box: a number that is no multiple of 180 degrees."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and bool(math.isfinite(value) and value % 180)
-
-
-def _file_of_url(url: Any) -> str | None:
-    """Return the file that LVIS names by its address alone: its last folder and its name."""
-    return "/".join(url.split("/")[-2:]) if isinstance(url, str) and url.count("/") >= 2 else None
-
-
-def _is_int(value: Any) -> TypeGuard[int]:
-    return isinstance(value, int) and not isinstance(value, bool) and value in _INT64
-
-
-def _image_id(value: Any) -> str | None:
-    """Return the id as text; ids of both kinds occur, `7` and `"7"` are the same image."""
-    if _is_int(value):
-        return str(value)
-    if isinstance(value, str) and value and is_plain(value):
-        return value
-    return None
-
-
-def _numbers(value: Any) -> tuple[float, float, float, float] | None:
-    """Return a list of exactly four numbers as floats; NaN and infinities pass, the box rules judge them."""
-    if not isinstance(value, list) or len(value) != 4:
-        return None
-    x, y, width, height = map(_number, value)
-    return None if x is None or y is None or width is None or height is None else (x, y, width, height)
-
-
-def _number(value: Any) -> float | None:
-    """Return a number as a float, None for what is none or too large for one."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        return float(value)
-    except OverflowError:
-        return None
-
-
-def _kind(value: Any) -> str:
-    names = {list: "a list", str: "text", int: "a number", float: "a number", bool: "true or false", type(None): "null"}
-    return names.get(type(value), type(value).__name__)
