@@ -70,7 +70,8 @@ def config_for(data: str, seed: int, variant: str, home: Path, overrides: list[s
         kept = set(type(resolve_method(name)).model_fields)
         method = {key: value for key, value in method.items() if key in kept} | {"name": name}
         if name == "classifier_retraining":
-            method |= {"retrain_from_step": base.optim.steps * 4 // 5, "labeled_sampling": "random"}
+            begun = base.method.burn_in_steps  # the last fifth of what comes after it
+            method |= {"retrain_from_step": begun + (base.optim.steps - begun) * 4 // 5, "labeled_sampling": "random"}
         if name == "eqlv2":
             method.pop("cls_focal_exponent")
     keys["method"] = method | own | ({} if name == "eqlv2" else {"cls_focal_exponent": 1.0})

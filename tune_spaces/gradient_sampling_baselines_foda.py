@@ -3,7 +3,7 @@
 from raydet.sweep.space import Sweep
 
 SHARED: dict[str, object] = {
-    "burn_in_steps": 300,
+    "burn_in_steps": 2000,
     "ema_keep_rate": 0.99,
     "cls_pseudo_threshold": 0.7,
     "rpn_pseudo_threshold": 0.7,
@@ -11,14 +11,14 @@ SHARED: dict[str, object] = {
     "unsup_weight": 1.0,
     "views": {"short_side": [160, 224]},
 }
-WARM_UP = {f"{part}_warmup_steps": 50 for part in ("gbr", "gbt", "crs")}
-OURS = {"crs_rebuild_steps": 100, "gbr_ema": 0.98, "weight_logits_lr": 0.02, **WARM_UP}
+WARM_UP = {"gbr_warmup_steps": 200, "gbt_warmup_steps": 50, "crs_warmup_steps": 50}
+OURS = {"crs_rebuild_steps": 100, "gbr_ema": 0.995, "weight_logits_lr": 0.005, **WARM_UP}
 
 sweep = Sweep(
     question="Which method for rare classes works best on Soft Teacher?",
     variants={
         "logit adjustment": {"method": {"name": "logit_adjustment", **SHARED}},
-        "classifier retraining": {"method": {"name": "classifier_retraining", "retrain_from_step": 720, **SHARED}},
+        "classifier retraining": {"method": {"name": "classifier_retraining", "retrain_from_step": 2480, **SHARED}},
         "EQLv2": {"method": {"name": "eqlv2", **SHARED}},
         "ours": {"method": {"name": "gradient_sampling", **SHARED, **OURS}},
     },

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from raydet.data.boxes.federated import Federated
 from raydet.errors import UserError
 from raydet.families.detection.report import classes, made
 from raydet.labels.snapshots import read_values, remove_after, write_values
@@ -50,9 +53,55 @@ def test_the_page_shows_all_of_it(run: Path):
     for name in (
         *("class_weights.png", "class_thresholds.png", "gradients.png", "gradients_of_one.png"),
         *("class_matrix.png", "class_scores.png", "class_logits.png", "repeats.png", "ap_groups.png"),
+        *("repeats_over_time.png", "labeled_repeats.png"),
     ):
         assert name in plots, name
     assert "minority" in text and "Balance of the classes" in text and "Pseudo-labels of the 10 classes" in text
+
+
+def test_images_that_are_listed_again_are_counted_at_every_snapshot():
+    early, late = np.array([0.0, 10, 4]), np.array([0.0, 6, 3, 2, 1, 1, 1])  # [k]: images listed k times
+    found = classes.listed_again(classes.Statistics([5.0, 9.0], [{"listed": early}, {"listed": late}]))
+    # Late: 3 + 2 + 1 + 1 + 1 twice or more, 2 + 1 + 1 + 1 three times or more, 1 + 1 five times or more.
+    assert found == {
+        "2 times or more": ([5.0, 9.0], [4.0, 8.0]),
+        "3 times or more": ([5.0, 9.0], [0.0, 5.0]),
+        "5 times or more": ([5.0, 9.0], [0.0, 2.0]),
+    }
+
+
+class Labeled:
+    """Four labelled images; the last class is in one of them."""
+
+    federated = Federated([np.zeros(0, np.int64)] * 4, [np.zeros(0, np.int64)] * 4, ("f", "r", "c", "r"))
+    classes = ([0], [0, 1], [0, 2], [0, 3])
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def classes_at(self, row: int) -> np.ndarray:
+        return np.array(self.classes[row])
+
+
+def test_labelled_classes_are_listed_by_how_rare_they_are():
+    method = SimpleNamespace(labeled_sampling="rfs", rfs_repeat_threshold=0.81)
+    run: Any = SimpleNamespace(
+        config=SimpleNamespace(method=method), labeled=Labeled(), class_names=("a", "b", "c", "d")
+    )
+    found = classes.labeled_factors(run)
+    # max(1, sqrt(.81 / f)): a is in all images, the others in one of four: sqrt(.81 / .25) = .9 / .5.
+    assert found is not None and found.tolist() == pytest.approx([1.0, 1.8, 1.8, 1.8])
+    method.labeled_sampling = "random"
+    assert classes.labeled_factors(run) is None
+
+
+def test_classes_of_a_federated_set_are_grouped_as_it_says():
+    split = SimpleNamespace(minority=(), novel=())
+    config = SimpleNamespace(data=SimpleNamespace(split=split))
+    run: Any = SimpleNamespace(config=config, labeled=Labeled(), class_names=("a", "b", "c", "d"))
+    assert classes.group_members(run) == {"rare": [1, 3], "common": [2], "frequent": [0]}
+    split.minority = ("b",)
+    assert classes.group_members(run)["minority"] == [1]
 
 
 def test_methods_without_such_statistics_have_no_such_sections(tmp_path: Path):

@@ -114,6 +114,30 @@ def test_the_full_commands_say_what_the_paper_trained() -> None:
             assert all(run.optim.precision == "fp32" for run in runs[0]), row
 
 
+LONG_TAIL = "jobs/configs/gradient_sampling_foda.yaml"
+RHYTHM = {  # key -> the switch that it is for
+    "burn_in_steps": None,
+    "ema_keep_rate": None,
+    "gbr_ema": "gbr_enabled",
+    "weight_logits_lr": "gbr_enabled",
+    "gbr_warmup_steps": "gbr_enabled",
+    "gbt_warmup_steps": "gbt_enabled",
+}
+SMALL = [c for page in PAGES.values() for _, commands in rows_of(page) for c in commands if LONG_TAIL in c]
+
+
+@pytest.mark.parametrize("command", sorted(set(SMALL)))
+def test_rows_on_small_long_tailed_data_keep_the_rhythm_of_their_preset(command: str) -> None:
+    preset = load(ROOT / LONG_TAIL).method
+    for run in resolved(command):
+        for key, switch in RHYTHM.items():
+            if hasattr(run.method, key) and (switch is None or getattr(run.method, switch)):
+                assert getattr(run.method, key) == getattr(preset, key), f"{key} of {run.method.name}"
+        if (start := getattr(run.method, "retrain_from_step", None)) is not None:
+            # The last fifth of what follows the burn-in: 2,000 + (2,600 - 2,000) * 4 / 5.
+            assert start == 2480
+
+
 @pytest.mark.parametrize("file", sorted((ROOT / "jobs" / "configs").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_preset_is_a_configuration_and_ends_where_its_arithmetic_does(file: Path) -> None:
     config = load(file)

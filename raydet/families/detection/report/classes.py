@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from raydet.data.boxes.federated import FREQUENCIES
 from raydet.families.detection.coco import GROUPS, GROUPS_AT_50
+from raydet.families.detection.repeats import class_factors, class_frequencies, images_per_class
 from raydet.families.detection.report.history import Select
 from raydet.families.detection.report.inputs import Inputs
 from raydet.labels.snapshots import read_values, steps_with
@@ -22,6 +23,7 @@ from raydet.report.figures import lines, surface
 from raydet.report.page import Pictures, Section, grid, heading, paragraph, table
 from raydet.text import percent
 
+LISTED = (2, 3, 5)  # times in an epoch
 BEST = 10  # classes of a group whose labels are looked at, by AP, as in the paper's Fig. 1
 CURVES = 4  # classes at either end of the tail that get a curve
 Floats = NDArray[np.float64]
@@ -137,7 +139,7 @@ def balance(run: Inputs, pictures: Pictures) -> Section:
     figures = [
         *_over_time(run, pictures, found, order),
         *_gradients(run, pictures, found, order),
-        *_at_the_end(pictures, found, order),
+        *_at_the_end(run, pictures, found, order),
     ]
     lead = (
         f"Classes by their labelled boxes: {run.class_names[order[0]]} has {counts[order[0]]}, "
@@ -147,7 +149,7 @@ def balance(run: Inputs, pictures: Pictures) -> Section:
 
 
 def _over_time(run: Inputs, pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
-    """Draw weights and thresholds of the rarest and the commonest classes."""
+    """Draw weights and thresholds of the rarest and the commonest classes, and how many images are listed again."""
     chosen = list(dict.fromkeys([*order[:CURVES], *order[-CURVES:]]))
     names = run.class_names
     weights = {names[k]: (found.steps, found.of("weights", k + 1)) for k in chosen}
@@ -164,7 +166,31 @@ def _over_time(run: Inputs, pictures: Pictures, found: Statistics, order: list[i
             lines(thresholds, y_label="threshold", marks=marks, top=1.0),
             "Thresholds of their pseudo-boxes.",
         ),
+        pictures.figure(
+            "repeats_over_time.png",
+            lines(listed_again(found), y_label="images", marks=marks),
+            "How many unlabelled images are listed several times in an epoch.",
+        ),
     ]
+
+
+def listed_again(found: Statistics) -> dict[str, tuple[list[float], list[float | None]]]:
+    """Return, over the snapshots, how many images are listed so often or more."""
+    return {
+        f"{times} times or more": (list(found.steps), [float(each["listed"][times:].sum()) for each in found.values])
+        for times in LISTED
+    }
+
+
+def labeled_factors(run: Inputs) -> Floats | None:
+    """Return the repeat factor `[n]` of each class in the listing of labelled images, None where they are not so
+    listed."""
+    threshold = getattr(run.config.method, "rfs_repeat_threshold", None)
+    if run.labeled is None or threshold is None or getattr(run.config.method, "labeled_sampling", "") != "rfs":
+        return None
+    classes = (run.labeled.classes_at(row) for row in range(len(run.labeled)))
+    counted = images_per_class(classes, len(run.class_names))
+    return class_factors(class_frequencies(counted, len(run.labeled)), threshold)
 
 
 def _gradients(run: Inputs, pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
@@ -214,15 +240,22 @@ def _gradients(run: Inputs, pictures: Pictures, found: Statistics, order: list[i
     return shown
 
 
-def _at_the_end(pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
-    """Draw scores and logits of all classes by rank, and how often images are listed."""
+def _at_the_end(run: Inputs, pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
+    """Draw scores, logits and repeat factors of all classes by rank, and how often unlabelled images are listed."""
     last, ranks = found.values[-1], [float(rank) for rank in range(len(order))]
     scores = {"mean score": (ranks, [float(last["scores"][k]) for k in order])}
     logits = {"mean own logit": (ranks, [float(last["logits"][k + 1]) for k in order])}
     listed = last["listed"]
     times = {"images": ([float(n) for n in range(1, len(listed))], [float(each) for each in listed[1:]])}
     x_label = "class, rarest first"
+    shown = []
+    if (factors := labeled_factors(run)) is not None:
+        repeats = {"repeat factor": (ranks, [float(factors[k]) for k in order])}
+        content = lines(repeats, y_label="times in an epoch", x_label=x_label, smooth=False)
+        caption = "How often labelled images of a class are listed, all along."
+        shown.append(pictures.figure("labeled_repeats.png", content, caption))
     return [
+        *shown,
         pictures.figure(
             "class_scores.png",
             lines(scores, y_label="score", x_label=x_label, smooth=False, top=1.0),
