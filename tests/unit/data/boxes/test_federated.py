@@ -1,4 +1,4 @@
-"""LVIS files: which classes were looked for in an image, from the JSON to the index."""
+"""LVIS files: which classes were looked for in an image, from the JSON to the index and to a batch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,12 @@ import pytest
 from raydet.data.boxes.class_names import renumbered
 from raydet.data.boxes.index import DatasetIndex, write_index
 from raydet.data.problems import ProblemLog
+from raydet.families.detection.data import BOXES
+from raydet.families.detection.method import DetectionMethod
+from raydet.families.detection.run import DetectionRun
+from raydet.group import Group
+from raydet.registry import build_method
+from tests.helpers import tiny_config
 from tests.tiny_data import coco_content, codes, read_table, write_coco
 
 
@@ -49,6 +55,31 @@ def test_the_index_says_which_classes_are_nowhere_without_a_box(tmp_path: Path):
     turned = table.take(np.array([1, 0]))
     assert [each.tolist() for each in turned.federated.negative] == [[2], []]
     assert table.without_boxes().federated is None
+
+
+@pytest.mark.parametrize(("federated", "expected"), [(True, {"1": [0], "2": [0, 2]}), (False, {"1": None, "2": None})])
+def test_a_batch_says_which_classes_were_looked_for_unless_told_not_to(
+    tmp_path: Path, federated: bool, expected: dict[str, list[int] | None]
+):
+    # The cat of image 2, 10 pixels in 80, has 4 in 32: it is dropped, and cats were looked for there all the same.
+    config = tiny_config(
+        tmp_path / "run",
+        method={"name": "supervised"},
+        data__labeled=str(write_coco(tmp_path, lvis_content())),
+        data__federated=federated,
+        data__views={"short_side": [32], "max_long_side": 40, "min_box_px": 5.0},
+        data__labeled_count=None,
+        data__val=None,
+        optim__labeled_batch=2,
+    )
+    data, method = BOXES.prepare(config.data, tmp_path / "data"), build_method(config)
+    assert isinstance(method, DetectionMethod)
+    loader = DetectionRun(data, method, Group()).build_loader()
+    taken = loader.take(0)
+    loader.close()
+    found = {view.image_id: view.target for view in taken.labeled}  # a weak and a strong view share it
+    assert {key: None if each.verified is None else each.verified.tolist() for key, each in found.items()} == expected
+    assert {key: len(each) for key, each in found.items()} == {"1": 2, "2": 0} and taken.dropped_boxes == 1
 
 
 def test_usual_data_sets_say_nothing_of_it(tmp_path: Path):

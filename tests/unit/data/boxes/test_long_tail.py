@@ -17,7 +17,7 @@ from raydet.data.boxes.source import Table
 from raydet.data.boxes.splits import thinned
 from raydet.errors import DataError
 from raydet.families.detection.data import BOXES
-from tests.tiny_data import coco_content, codes, read_table, write_coco
+from tests.tiny_data import coco_content, codes, read_table, write_coco, write_image
 
 NAMES = ("car", "sheep", "cow")
 
@@ -78,11 +78,45 @@ def test_every_image_of_a_minority_class_may_keep_its_boxes():
     assert classes_of(thinned(config(minority_classes=("sheep",), keep_images_per_minority=0), table)) == [[0], [], [2]]
 
 
-def test_unlabelled_images_keep_what_is_known_of_them(tmp_path: Path):
-    file = write_coco(tmp_path)
+def cat_and_dog(folder: Path, count: int, first: int = 0) -> str:
+    """A COCO JSON of so many images, each of a cat and a dog; another `first` gives other pictures."""
+    numbers = range(first, first + count)
+    for n in numbers:
+        write_image(folder / f"{n}.jpg", value=n)
+    content = coco_content()
+    content["images"] = [{"id": n, "file_name": f"{n}.jpg", "width": 100, "height": 80} for n in numbers]
+    content["annotations"] = [
+        {"id": 2 * n + k, "image_id": n, "category_id": (3, 7)[k], "bbox": [8 * k, 9, 30, 40], "iscrowd": 0}
+        for n in numbers
+        for k in (0, 1)
+    ]
+    (folder / "boxes.json").write_text(json.dumps(content))
+    return str(folder / "boxes.json")
+
+
+@pytest.mark.parametrize("layout", ["one set", "sets of their own"])
+def test_unlabelled_images_and_evaluation_keep_what_is_known_of_them(tmp_path: Path, layout: str):
+    if layout == "one set":  # 10 = 3 labelled + 5 unlabelled + 2 to evaluate on
+        sets: dict[str, Any] = {"labeled": cat_and_dog(tmp_path / "a", 10), "labeled_count": 3, "val_count": 2}
+    else:
+        names = {"labeled": (3, 0), "unlabeled": (5, 10), "val": (2, 20)}
+        sets = {name: cat_and_dog(tmp_path / name, count, first) for name, (count, first) in names.items()}
+    rare = {"minority_classes": ["dog"], "keep_images_per_minority": 1}
+    found = BOXES.prepare(DataConfig.model_validate({**sets, "split": rare}), tmp_path / "data")
+    hidden = BOXES.open_hidden(tmp_path / "data")
+    assert found.class_names == ("cat", "dog")
+    assert found.labeled.boxes_per_class().tolist() == [3, 1]
+    assert hidden is not None and hidden.boxes_per_class().tolist() == [5, 5]
+    assert found.val is not None and found.val.boxes_per_class().tolist() == [2, 2]
+    assert found.unlabeled is not None and found.unlabeled.boxes_per_class().tolist() == [0, 0]
+    rows = range(len(hidden))
+    assert [hidden.id_at(row) for row in rows] == [found.unlabeled.id_at(row) for row in rows]
+
+
+def test_rare_classes_that_leave_no_box_at_all_are_refused(tmp_path: Path):
     data = DataConfig.model_validate(
         {
-            "labeled": str(file),
+            "labeled": str(write_coco(tmp_path)),
             "labeled_count": 1,
             "split_seed": 3,
             "split": {"minority_classes": ["dog", "cat"], "keep_images_per_minority": 0},
