@@ -42,4 +42,3 @@ def test_labels_of_a_pool_and_of_one_process_list_the_same_images(tmp_path: Path
     assert_same_bits(inline, pool)
     assert float(saved(pool)["memory.repeats"].max()) > 1
     assert losses(inline) == losses(pool)
-

@@ -45,6 +45,10 @@ def test_every_evaluation_leaves_statistics_of_the_classes(run: Path):
     assert last["up"] == pytest.approx(-np.diag(matrix))
     assert last["down"] == pytest.approx(matrix.sum(axis=0) + last["up"], abs=1e-3)
     assert last["listed"].sum() == 14  # unlabelled images
+    w = last["weights"]
+    assert w.max() > w.min() and last["up_weighted"] == pytest.approx(-w * np.diag(matrix))
+    pulled = [sum(w[k] * matrix[k, i] for k in range(7) if k != i) for i in range(7)]
+    assert last["down_weighted"] == pytest.approx(pulled, abs=1e-3)
 
 
 def test_the_page_shows_all_of_it(run: Path):
@@ -53,7 +57,7 @@ def test_the_page_shows_all_of_it(run: Path):
     for name in (
         *("class_weights.png", "class_thresholds.png", "gradients.png", "gradients_of_one.png"),
         *("class_matrix.png", "class_scores.png", "class_logits.png", "repeats.png", "ap_groups.png"),
-        *("repeats_over_time.png", "labeled_repeats.png"),
+        *("repeats_over_time.png", "labeled_repeats.png", "gradients_weighted.png"),
     ):
         assert name in plots, name
     assert "minority" in text and "Balance of the classes" in text and "Pseudo-labels of the 10 classes" in text

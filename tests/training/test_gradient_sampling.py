@@ -18,11 +18,13 @@ from tests.helpers import tiny_config
 from tests.training.balanced import built, sampled, state_of, sums_of, updated
 
 
-def test_the_class_loss_is_weighed_by_class_weights_over_their_running_mean(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("beta", [0.3, 0.5, 0.8, 1.0])  # the paper's
+def test_the_class_loss_is_weighed_by_class_weights_over_their_running_mean(
+    beta: float, monkeypatch: pytest.MonkeyPatch
+):
     from tests.parity.test_gradient_sampling_ranks import CLASSES, batch_of
 
-    method = build_method(sampled(Path("unused"), method={"gbt_enabled": False}))
-    assert isinstance(method, GradientSampling)
+    method = built(gbt_enabled=False, labeled_weight_exponent=beta)
     torch.manual_seed(1)
     student = method.build_model(CLASSES).train()
     state = method.build_state(DataSizes(4, 4, CLASSES))
@@ -44,7 +46,7 @@ def test_the_class_loss_is_weighed_by_class_weights_over_their_running_mean(monk
     total = count = torch.zeros(2)
     for r in range(len(roi.labels)):  # a straight line over RoIs
         unlabeled = int(r >= sum(roi.counts[:4]))
-        exponent, mean = (1.0, 0.6) if unlabeled else (0.5, 0.8)
+        exponent, mean = (1.0, 0.6) if unlabeled else (beta, 0.8)
         loss = focal_cross_entropy(roi.logits[r : r + 1], roi.labels[r : r + 1], 1.0)[0]
         part = torch.zeros(2)
         part[unlabeled] = loss * omega[r] * w[roi.labels[r]] ** exponent / mean

@@ -15,7 +15,7 @@ from raydet.vision.losses import cross_entropy, focal_cross_entropy
 from raydet.window import Window
 from tests.helpers import tiny_config, tiny_soft
 from tests.integration.runs import saved
-from tests.training.balanced import built, sampled
+from tests.training.balanced import built, sampled, state_of, sums_of, updated
 
 
 def test_the_defaults_are_the_papers():
@@ -37,6 +37,39 @@ def test_what_is_left_out_follows_the_host():
     assert given.burn_in_steps == 2
     plain = tiny_soft(Path("unused"), method={"name": "gradient_sampling", "gbr_enabled": False}).method
     assert plain.cls_focal_exponent == 0
+
+
+def test_thresholds_follow_the_teachers_scores_only_where_that_is_asked_for():
+    # theta .19, floor .17; w = 4 softmax(a) = (1.2, .95, .6, 1.25), background first: theta / w = .2 .317 .152 of the
+    # classes; scores .8 .4 .6, mean .6: theta s / mean = .253 .127 .19
+    state = state_of()
+    state.matrix, state.weight_logits = -torch.eye(4), torch.tensor([1.2, 0.95, 0.6, 1.25]).log()
+    state.class_scores = torch.tensor([0.8, 0.4, 0.6])
+    with_scores, without = built(gbt_warmup_steps=0), built(gbt_warmup_steps=0, gbt_use_class_score=False)
+    assert with_scores.thresholds_at(state, 0).tolist() == pytest.approx([0.19, 0.17, 0.17])
+    assert without.thresholds_at(state, 0).tolist() == pytest.approx([0.19, 0.19, 0.17])
+
+
+@pytest.mark.parametrize("solver", ["jacobi", "direct"])
+def test_class_weights_stay_inside_the_bounds_that_are_set(solver: str):
+    w, state = torch.tensor([1.2, 0.3, 1.6, 0.9]), state_of()
+    state.matrix, state.weight_logits, state.solved = -torch.eye(4), w.log(), w  # w = 4 softmax(ln w): they add up to 4
+    narrow = built(gbr_solver=solver, class_weight_min=0.5, class_weight_max=1.5)
+    assert narrow.class_weights(state).tolist() == pytest.approx([1.0, 0.5, 1.5, 0.9])  # background never above 1
+    wide = built(gbr_solver=solver, class_weight_min=0.1, class_weight_max=9.0)
+    assert wide.class_weights(state).tolist() == pytest.approx([1.0, 0.3, 1.6, 0.9])
+    assert built(gbr_solver=solver).class_weights(state).tolist() == pytest.approx([1.0, 1 / 3, 1.6, 0.9])
+
+
+def test_what_the_weight_logits_move_to_stays_inside_the_bounds_that_are_set():
+    # C = [[-1, 1], [.25, -.25]], w = 1: targets (2 - 4, 4), of which the bounds leave (.5, 2): ln = -.693, .693;
+    # a = -.1 * 2 / 2 * (0 - ln target) * (1 + 4)
+    c = torch.tensor([[-1.0, 1.0], [0.25, -0.25]])
+    settings: dict[str, object] = {"gbr_warmup_steps": 0, "weight_logits_lr": 0.1, "unsup_weight": 4.0}
+    method, state = built(**settings, class_weight_min=0.5, class_weight_max=2.0), state_of(1)
+    state.matrix = c
+    updated(method, state, 0, sums_of(c))
+    assert state.weight_logits.tolist() == pytest.approx([-0.5 * 0.693147, 0.5 * 0.693147], rel=1e-4)
 
 
 def test_boxes_between_floor_and_theta_are_no_alarm_where_thresholds_differ():

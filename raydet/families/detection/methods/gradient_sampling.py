@@ -224,15 +224,17 @@ class GradientSampling(HostedMethod):
 
     def class_statistics(self, state: GradientState, step: int) -> dict[str, Tensor]:
         """Return w, theta, scores, logits, what pulls a class's logit up and down, and how often images are listed."""
-        matrix = state.matrix.cpu()
+        matrix, weights = state.matrix.cpu(), self.weights_at(state, step).cpu()
         up = -matrix.diagonal()
         found = {
-            "weights": self.weights_at(state, step),
+            "weights": weights,
             "thresholds": self.thresholds_at(state, step),
             "scores": state.class_scores,
             "logits": state.own_logits,
             "up": up,
             "down": matrix.sum(dim=0) + up,
+            "up_weighted": weights * up,  # the two sides of the balance (1)
+            "down_weighted": weights @ matrix + weights * up,
             "listed": torch.bincount(state.repeats[-1].ceil().long()).float(),
         }
         return found | ({"matrix": matrix} if len(matrix) <= MOST_DRAWN else {})

@@ -194,50 +194,59 @@ def labeled_factors(run: Inputs) -> Floats | None:
 
 
 def _gradients(run: Inputs, pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
-    """Draw gradient norms of groups, and what pulls one rare class up and down."""
-    members = group_members(run)
-    if not members:
-        half = len(order) // 2 or 1
-        members = {"rarer half": order[:half], "commoner half": order[half:] or order}
-    series = {
-        f"{name}, {kind}": (found.steps, found.mean(kind, [k + 1 for k in each]))
-        for name, each in members.items()
-        for kind in ("up", "down")
-    }
+    """Draw gradient norms of groups, what pulls one rare class up and down, and the matrix."""
     met = [k for k in order if found.values[-1]["up"][k + 1] > 0] or order
     rare = met[0]
     one = {
         "positive": (found.steps, found.of("up", rare + 1)),
         "negative": (found.steps, found.of("down", rare + 1)),
     }
-    marks = marks_of(run)
-    shown = [
-        pictures.figure(
-            "gradients.png",
-            lines(series, y_label="mean gradient", marks=marks),
-            "What pulls the logits of a class up and down, without class weights: means over groups of classes.",
-        ),
+    return [
+        *_gradients_of_groups(run, pictures, found, order),
         pictures.figure(
             "gradients_of_one.png",
-            lines(one, y_label="gradient", marks=marks),
+            lines(one, y_label="gradient", marks=marks_of(run)),
             f"Positive and negative gradient of {run.class_names[rare]}, the rarest class that was met.",
         ),
+        *([_matrix(pictures, found, order)] if "matrix" in found.values[-1] else []),
     ]
-    if "matrix" in found.values[-1]:
-        size = len(order) + 1
-        matrix = found.values[-1]["matrix"].reshape(size, size)[np.ix_(*[[0, *(k + 1 for k in order)]] * 2)]
-        numbers = ("logit: background, then classes, rarest first", list(range(size)))
-        picture = surface(
-            np.abs(matrix),
-            x=numbers,
-            y=("RoIs of: background, then classes", list(range(size))),
-            color_label="gradient (absolute)",
-            marks={},
-            logarithmic=True,
-        )
-        caption = "The class matrix at the end: what RoIs of each class (row) pull at each logit (column)."
-        shown.append(pictures.figure("class_matrix.png", picture, caption))
+
+
+def _gradients_of_groups(run: Inputs, pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
+    members = group_members(run)
+    if not members:
+        half = len(order) // 2 or 1
+        members = {"rarer half": order[:half], "commoner half": order[half:] or order}
+    drawn = {
+        "": ("gradients.png", "What pulls the logits of a class up and down, without class weights: means of groups.")
+    }
+    if all("up_weighted" in each for each in found.values):  # not in runs of older versions
+        caption = "The same with the class weights of the time, which are to make the two equal."
+        drawn["_weighted"] = ("gradients_weighted.png", caption)
+    shown = []
+    for ending, (name, caption) in drawn.items():
+        series = {
+            f"{group}, {kind}": (found.steps, found.mean(f"{kind}{ending}", [k + 1 for k in each]))
+            for group, each in members.items()
+            for kind in ("up", "down")
+        }
+        shown.append(pictures.figure(name, lines(series, y_label="mean gradient", marks=marks_of(run)), caption))
     return shown
+
+
+def _matrix(pictures: Pictures, found: Statistics, order: list[int]) -> str:
+    size = len(order) + 1
+    matrix = found.values[-1]["matrix"].reshape(size, size)[np.ix_(*[[0, *(k + 1 for k in order)]] * 2)]
+    picture = surface(
+        np.abs(matrix),
+        x=("logit: background, then classes, rarest first", list(range(size))),
+        y=("RoIs of: background, then classes", list(range(size))),
+        color_label="gradient (absolute)",
+        marks={},
+        logarithmic=True,
+    )
+    caption = "The class matrix at the end: what RoIs of each class (row) pull at each logit (column)."
+    return pictures.figure("class_matrix.png", picture, caption)
 
 
 def _at_the_end(run: Inputs, pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
