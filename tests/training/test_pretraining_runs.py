@@ -46,6 +46,12 @@ def test_the_log_and_the_page_tell_which_share_of_the_drawn_anchors_lies_on_a_bo
     assert "Anchors drawn for the region proposals" in page
 
 
+def test_the_page_shows_collapse_similarity_and_recall(run: Path):
+    write_report(run)
+    drawn = {path.stem for path in (run / "plots").iterdir()}
+    assert drawn >= {"spread", "similarity", "recall", "levels"}, drawn
+
+
 def test_a_run_cannot_be_made_longer(run: Path):
     with pytest.raises(ConfigError, match="optim.steps: 6 -> 9"):
         launch(tiny_views(run, optim__steps=9), resume=True)

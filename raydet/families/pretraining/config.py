@@ -225,7 +225,7 @@ class PretrainingConfig(RunConfig):
         if self.model.fpn_norm == "batch" and self.optim.labeled_batch // (self.cluster.workers) < 2:
             found.append(
                 f"optim.labeled_batch={self.optim.labeled_batch} gives a worker fewer than two images, of which batch "
-                f"norms know nothing: raise it, or set model.fpn_norm=group and a backbone without batch norms"
+                f"norms know nothing: raise it, or use fewer workers"
             )
         return found
 
