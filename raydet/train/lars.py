@@ -20,7 +20,8 @@ class Lars(torch.optim.Optimizer):
     """SGD with momentum whose gradients are scaled layer by layer.
 
     Groups of parameters with `adapts: False` (biases, norm layers) take SGD's steps. A layer whose weights or gradient
-    are all zero does so too. No step waits for the device.
+    are all zero does so too. No step waits for the device. Raises ValueError for a group that adapts and has matrices
+    and vectors in it: biases would take steps by their own size, which is near 0, and decay.
     """
 
     def __init__(
@@ -28,6 +29,13 @@ class Lars(torch.optim.Optimizer):
     ) -> None:
         super().__init__(groups, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "adapts": True})
         self.trust = trust
+        for number, group in enumerate(self.param_groups):
+            ranks = {weight.ndim > 1 for weight in group["params"]}
+            if group["adapts"] and len(ranks) > 1:
+                raise ValueError(
+                    f"group {number} of LARS has both matrices and vectors (biases, norm layers): give these a group "
+                    f"of their own with adapts=False and weight_decay=0"
+                )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

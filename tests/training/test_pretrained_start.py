@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -125,3 +126,10 @@ def test_views_have_the_published_probabilities():
     assert (views.blur, views.solarize) == ((1.0, 0.1, 0.1), (0.0, 0.2, 0.2))  # BYOL's for V1 and V2
     strengths = (photometrics.BRIGHTNESS, photometrics.CONTRAST, photometrics.SATURATION, photometrics.HUE)
     assert strengths == (0.4, 0.4, 0.2, 0.1)  # BYOL
+
+
+def test_pre_training_runs_with_lars_as_published_and_in_bf16(tmp_path: Path):
+    settings = {"optim__name": "lars", "optim__lr": 0.1, "optim__precision": "bf16", "optim__steps": 3}
+    run = launch(tiny_views(tmp_path / "run", **settings)).path
+    steps = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
+    assert len(steps) == 3 and all(math.isfinite(line["loss"]) for line in steps)

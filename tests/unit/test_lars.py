@@ -137,3 +137,11 @@ def test_a_step_does_not_depend_on_the_scale_of_the_loss():
         moved.append(weight.detach())
     torch.testing.assert_close(moved[0], moved[1])
     torch.testing.assert_close(moved[2], moved[1])
+
+
+def test_biases_among_matrices_are_refused():
+    layer = torch.nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="group 0 of LARS has both matrices and vectors"):
+        Lars([{"params": list(layer.parameters())}], lr=0.1, momentum=0.9, trust=0.001, weight_decay=1e-5)
+    apart = [{"params": [layer.weight]}, {"params": [layer.bias], "adapts": False, "weight_decay": 0.0}]
+    Lars(apart, lr=0.1, momentum=0.9, trust=0.001, weight_decay=1e-5)
