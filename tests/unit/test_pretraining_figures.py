@@ -77,18 +77,20 @@ def test_there_is_no_alarm_where_projections_differ_or_nothing_is_known():
     assert own.explain_barren(window(0.99, 0.4)) is None
 
 
-def test_a_collapse_raises_the_alarm_in_the_log(tmp_path: Path):
-    # images without any proposal of their own, all of one grey: whole views that are alike
-    run = launch(
-        tiny_views(
-            tmp_path / "run",
-            optim__lr=1e-9,
-            method={"name": "soco", "collapse_std": 0.999, "alarm_after_steps": 3},
-        )
-    ).path
-    alarms = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "alarm"]
-    assert [line["name"] for line in alarms] == ["collapse", "collapse"]  # after 3 steps, and 3 more
-    assert "optim.lr=1e-09" in alarms[0]["message"]
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_a_collapse_raises_the_alarm_and_nothing_else_does(tmp_path: Path, norm: str):
+    """Group norm keeps no box from becoming like all others, batch norm does: with the bound that is the default."""
+    method = {"name": "soco", "alarm_after_steps": 3}
+    run = launch(tiny_views(tmp_path / "run", model__fpn_norm=norm, method=method)).path
+    lines = read_metrics(run / "metrics.jsonl")
+    spreads = [line["similarity/projection_spread"] for line in lines if "similarity/projection_spread" in line]
+    alarms = [line for line in lines if line["kind"] == "alarm"]
+    if norm == "batch":
+        assert min(spreads) > 0.2 and not alarms, (spreads, alarms)
+        return
+    assert max(spreads[-3:]) < 0.2, spreads
+    assert {line["name"] for line in alarms} == {"collapse"}
+    assert "optim.lr=0.05" in alarms[0]["message"]
 
 
 def test_recall_counts_true_boxes_that_are_found_among_the_best():
