@@ -12,6 +12,7 @@ import torch
 
 from raydet.data.boxes.federated import Federated
 from raydet.errors import UserError
+from raydet.families.detection.long_tail_config import GradientSamplingConfig
 from raydet.families.detection.report import classes, made
 from raydet.labels.snapshots import read_values, remove_after, write_values
 from raydet.metrics import read_metrics
@@ -88,15 +89,15 @@ class Labeled:
 
 
 def test_labelled_classes_are_listed_by_how_rare_they_are():
-    method = SimpleNamespace(labeled_sampling="rfs", rfs_repeat_threshold=0.81)
-    run: Any = SimpleNamespace(
-        config=SimpleNamespace(method=method), labeled=Labeled(), class_names=("a", "b", "c", "d")
-    )
-    found = classes.labeled_factors(run)
+    def factors(**method: Any) -> Any:
+        config = SimpleNamespace(method=GradientSamplingConfig(rfs_repeat_threshold=0.81, **method))
+        run: Any = SimpleNamespace(config=config, labeled=Labeled(), class_names=("a", "b", "c", "d"))
+        return classes.labeled_factors(run)
+
+    found = factors()
     # max(1, sqrt(.81 / f)): a is in all images, the others in one of four: sqrt(.81 / .25) = .9 / .5.
     assert found is not None and found.tolist() == pytest.approx([1.0, 1.8, 1.8, 1.8])
-    method.labeled_sampling = "random"
-    assert classes.labeled_factors(run) is None
+    assert factors(labeled_sampling="random") is None
 
 
 def test_classes_of_a_federated_set_are_grouped_as_it_says():

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_INT64_MIN, _INT64_MAX = -(2**63), 2**63 - 1
+from raydet.data.boxes.formats.coco_values import is_int64
+
 _UNUSUAL_KEYS = {"attributes", "rotation", "angle"}  # may say that a box is turned
 _NUMBERS = {int, float}
 
@@ -37,14 +38,14 @@ def plain_annotations(entries: Sequence[Any]) -> PlainAnnotations | None:
     """Return the entries as columns, None where one of them is not as COCO writes it, or has a rotation."""
     if _types(entries) != {dict} or not _UNUSUAL_KEYS.isdisjoint(set().union(*entries)):
         return None
-    tags = _whole_numbers(_column(entries, "id"), at_least=0)
+    tags = _whole_numbers(_column(entries, "id"))
     image_ids = _column(entries, "image_id")
     categories = _whole_numbers(_column(entries, "category_id"))
     boxes, areas = _boxes(_column(entries, "bbox")), _areas(_column(entries, "area"))
     crowd = _column(entries, "iscrowd")
     if tags is None or categories is None or boxes is None or areas is None or _whole_numbers(image_ids) is None:
         return None
-    if not _types(crowd) <= {int, bool, type(None)} or not set(crowd) <= {0, 1, None}:
+    if tags.min() < 0 or not _types(crowd) <= {int, bool, type(None)} or not set(crowd) <= {0, 1, None}:
         return None
     return PlainAnnotations(tags, image_ids, categories, boxes, np.array(crowd, dtype=np.bool_), areas)
 
@@ -57,8 +58,8 @@ def _column(entries: Sequence[dict[str, Any]], key: str) -> list[Any]:
     return [entry.get(key) for entry in entries]
 
 
-def _whole_numbers(values: list[Any], *, at_least: int = _INT64_MIN) -> NDArray[np.int64] | None:
-    if _types(values) != {int} or min(values) < at_least or max(values) > _INT64_MAX:
+def _whole_numbers(values: list[Any]) -> NDArray[np.int64] | None:
+    if _types(values) != {int} or not (is_int64(min(values)) and is_int64(max(values))):
         return None
     return np.array(values, dtype=np.int64)
 

@@ -139,7 +139,7 @@ class _Scanner:
                 elements, end = self._parse(f"[{self._text[self._at : cut + 1]}]")
             except ValueError:
                 continue
-            self._at += end - 2 if elements else 0  # less the brackets; the array may have ended before
+            self._at += end - 2  # less the brackets; the array may have ended before
             return list(elements)
         self._one_by_one_until = self._dropped + len(self._text)  # or all of the window is tried at each element
         return []

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from raydet.data.boxes.federated import FREQUENCIES
 from raydet.families.detection.coco import GROUPS, GROUPS_AT_50
+from raydet.families.detection.long_tail_config import LongTailConfig
 from raydet.families.detection.repeats import class_factors, class_frequencies, images_per_class
 from raydet.families.detection.report.history import Select
 from raydet.families.detection.report.inputs import Inputs
@@ -185,12 +186,12 @@ def listed_again(found: Statistics) -> dict[str, tuple[list[float], list[float |
 def labeled_factors(run: Inputs) -> Floats | None:
     """Return the repeat factor `[n]` of each class in the listing of labelled images, None where they are not so
     listed."""
-    threshold = getattr(run.config.method, "rfs_repeat_threshold", None)
-    if run.labeled is None or threshold is None or getattr(run.config.method, "labeled_sampling", "") != "rfs":
+    method = run.config.method
+    if run.labeled is None or not isinstance(method, LongTailConfig) or method.labeled_sampling != "rfs":
         return None
     classes = (run.labeled.classes_at(row) for row in range(len(run.labeled)))
     counted = images_per_class(classes, len(run.class_names))
-    return class_factors(class_frequencies(counted, len(run.labeled)), threshold)
+    return class_factors(class_frequencies(counted, len(run.labeled)), method.rfs_repeat_threshold)
 
 
 def _gradients(run: Inputs, pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
