@@ -1,4 +1,4 @@
-"""Gradient-based sampling on Ray: a worker that is killed for real, between a rebuild and the listing it made."""
+"""Gradient-based sampling on Ray: a worker that is killed for real, and labels of a pool."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.training.balanced import run_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
 
-# Images are listed anew at 3, 6, ..., 27, each time from two steps later on; step 4 is between the two.
+# Images are listed anew at 3, 6, ..., 27, each time from two steps later on: the checkpoint of step 4 lies between.
 LONG = {"optim__steps": 30, "checkpoint__every": 4}
 POOL = {**LONG, "cluster__backend": "ray", "labels__source": "pool", "pool__actors": 1, "pool__cpus_per_actor": 0.5}
 
