@@ -155,8 +155,8 @@ def main() -> None:
         print(summarise(options.summarise))
         return
     for seed in options.seeds:
-        wanted = [CONTROL, *(variant for variant in options.variants if variant != CONTROL)]
-        for variant in wanted:  # the control first: others start from its burn-in
+        first = [CONTROL] if {*SHARING} & {*options.variants} else []  # others start from its burn-in
+        for variant in [*first, *(variant for variant in options.variants if variant != CONTROL)]:
             run_one(config_for(options.data, seed, variant, options.out, options.overrides), variant)
     print(summarise(options.out))
 
