@@ -16,10 +16,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from raydet.data.mapped import IndexKind, MappedIndex, flat, write_index_file
+from raydet.data.threads import in_threads
 from raydet.errors import DataError
 
 FILE = "proposals.arrow"
 _SHOWN = 3  # images that a message names
+_MISSING = -1  # bytes of a file that is not there
+
+
+class OtherImages(DataError):
+    """The proposals are not those of these images."""
 
 
 class Proposals(MappedIndex):
@@ -36,6 +42,7 @@ class Proposals(MappedIndex):
             "boxes": pa.large_list(pa.field("item", pa.float32(), nullable=False)),
             "fallback": pa.int8(),
         },
+        {"num_bytes": pa.int64()},  # of the images' files; files of older versions do not have it
         missing="make it with raydet proposals IMAGES --out DIR",
         remedy="delete it and run the same raydet proposals command again",
     )
@@ -46,6 +53,7 @@ class Proposals(MappedIndex):
         """All that the boxes depend on, by dotted key."""
         self._width, self._height = flat(batch.column("width")), flat(batch.column("height"))
         self._fallback = flat(batch.column("fallback"))
+        self._num_bytes = flat(batch.column("num_bytes")) if "num_bytes" in batch.schema.names else None
         boxes = batch.column("boxes")
         self._offsets, self._values = flat(boxes.offsets), flat(boxes.values)
 
@@ -79,6 +87,30 @@ class Proposals(MappedIndex):
         """Return which filters the boxes have passed: 0 all, 1 to 3 less and less (docs/proposals.md)."""
         return int(self._fallback[row])
 
+    def require_files(self, rows: Sequence[int], files: Sequence[Path]) -> None:
+        """Raise OtherImages, naming some, where a file has not as many bytes as the one whose proposals a row holds.
+
+        So a picture is told from another one of the same name and size. Each file is asked for its length, none is
+        read. Proposals of older versions do not know lengths: nothing is looked at then.
+        """
+        if self._num_bytes is None:
+            return
+        there = self._num_bytes[np.asarray(rows, np.int64)].tolist()
+        other = [
+            f"{str(file)!r} has {here:,} bytes, the file that was searched {length:,}"
+            for file, length, here in zip(files, there, in_threads(_length, files), strict=True)
+            if here not in (length, _MISSING)  # a missing file is told of where it is read
+        ]
+        self._refuse(other)
+
+    def _refuse(self, other: Sequence[str]) -> None:
+        if other:
+            raise OtherImages(
+                f"{self.path}: proposals of other images: {'; '.join(other[:_SHOWN])}"
+                f"{f' and {len(other) - _SHOWN:,} more' if len(other) > _SHOWN else ''}. Run raydet proposals on the "
+                f"images as they are, into another --out"
+            )
+
     def require(self, settings: Mapping[str, Any]) -> None:
         """Raise DataError, with what differs, unless the proposals were made with these settings (a selection)."""
         changed = [
@@ -96,7 +128,7 @@ class Proposals(MappedIndex):
     def rows_for(self, image_ids: Sequence[str], sizes: Sequence[tuple[int, int]]) -> NDArray[np.int64]:
         """Return the rows `[N]` of images, given their ids and `(height, width)`.
 
-        Raises DataError, naming some, where there are images without proposals, or proposals of another size.
+        Raises OtherImages, naming some, where there are images without proposals, or proposals of another size.
         """
         rows = np.full(len(image_ids), -1, np.int64)
         missing, other = [], []
@@ -111,19 +143,21 @@ class Proposals(MappedIndex):
                 other.append(f"{image_id!r}: proposals for {w} x {h} pixels, the image is {width} x {height}")
         if missing:
             some = ", ".join(map(repr, missing[:_SHOWN]))
-            raise DataError(
+            raise OtherImages(
                 f"{self.path}: no proposals of {len(missing):,} of {len(image_ids):,} images ({some}"
                 f"{', ...' if len(missing) > _SHOWN else ''}); it has {len(self):,} images of "
                 f"{self.settings.get('images_root')} such as {self.id_at(0)!r}. Those that could not be read are in "
                 f"skipped.csv beside it; for other images run raydet proposals into another --out"
             )
-        if other:
-            raise DataError(
-                f"{self.path}: proposals of other images: {'; '.join(other[:_SHOWN])}"
-                f"{f' and {len(other) - _SHOWN:,} more' if len(other) > _SHOWN else ''}. Run raydet proposals on the "
-                f"images as they are, into another --out"
-            )
+        self._refuse(other)
         return rows
+
+
+def _length(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return _MISSING
 
 
 def grid_boxes(
@@ -150,16 +184,13 @@ def grid_boxes(
 
 
 def write_proposals(file: Path, tables: Iterable[pa.Table], *, settings: Mapping[str, Any], listing: str) -> None:
-    """Write a proposals file from tables with the columns image, width, height, boxes (flat lists) and fallback.
+    """Write a proposals file from tables with the columns image, width, height, boxes (flat lists), fallback and
+    num_bytes; where one of the latter is null, lengths are left out.
 
     All boxes are in memory once: 16 bytes each.
     """
     table = pa.concat_tables(itertools.chain(tables))
-    columns = [
-        table[name].cast(type_).combine_chunks()
-        for name, type_ in zip(
-            ("image", "width", "height", "boxes", "fallback"), Proposals.kind.columns.values(), strict=True
-        )
-    ]
+    types = {**Proposals.kind.columns, **(Proposals.kind.extra if not table["num_bytes"].null_count else {})}
+    columns = [table["image" if name == "id" else name].cast(type_).combine_chunks() for name, type_ in types.items()]
     about = {"class_names": [], "settings": dict(settings), "listing": listing}
     write_index_file(file, Proposals.kind, columns, about)

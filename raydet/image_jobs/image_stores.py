@@ -23,6 +23,15 @@ _RETRY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
+class Picture:
+    """An image that was read."""
+
+    name: str  # relative to the root, with `/`
+    pixels: Tensor  # uint8 `[3, H, W]`
+    num_bytes: int  # of its file
+
+
+@dataclass(frozen=True, slots=True)
 class LocalStore:
     """A folder that every process sees under the same path."""
 
@@ -56,9 +65,10 @@ class LocalStore:
         except OSError as error:
             raise DataError(f"{self.path / folder}: cannot be listed: {error.strerror or error}") from None
 
-    def pixels(self, name: str) -> Tensor:
-        """Return an image, uint8 `[3, H, W]`. Raises DataError where it cannot be read, or lies outside the root."""
-        return decode(resolve_inside(self.path, name), self.gray16_range)
+    def picture(self, name: str) -> Picture:
+        """Read an image. Raises DataError where it cannot be read, or lies outside the root."""
+        path = resolve_inside(self.path, name)
+        return Picture(name, decode(path, self.gray16_range), path.stat().st_size)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +101,14 @@ class RemoteStore:
             elif depth != 1:
                 yield from self._walk(f"{folder}{entry.base_name}/", depth and depth - 1)
 
-    def pixels(self, name: str) -> Tensor:
-        """Return an image, uint8 `[3, H, W]`. Raises DataError where it cannot be read after some tries."""
+    def picture(self, name: str) -> Picture:
+        """Read an image. Raises DataError where it cannot be read after some tries."""
         path = f"{self.base}/{checked_name(name)}"
         for attempt in range(1, READ_TRIES + 1):
             try:
                 with self.files.open_input_file(path) as stream:
-                    return decode_bytes(stream.read(), path, self.gray16_range)
+                    content = stream.read()
+                return Picture(name, decode_bytes(content, path, self.gray16_range), len(content))
             except FileNotFoundError:
                 raise DataError(f"{path}: no such image file; copy it there or correct the name") from None
             except OSError as error:

@@ -10,12 +10,11 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 import torch
-from torch import Tensor
 
 from raydet.cluster.capacity import threads_for
 from raydet.cluster.process import keep_freed_memory
 from raydet.errors import DataError
-from raydet.image_jobs.image_stores import ImageStore
+from raydet.image_jobs.image_stores import ImageStore, Picture
 from raydet.image_jobs.mount_check import SampleFile
 from raydet.image_jobs.work import shown, skipped
 
@@ -26,8 +25,8 @@ Row = Mapping[str, Any]
 class Speaker(Protocol):
     """A task at work in one process."""
 
-    def see(self, pixels: Tensor, name: str) -> Any:
-        """Return what is needed of an image `[3, H, W]` uint8, given its name; called in several threads at once."""
+    def see(self, picture: Picture) -> Any:
+        """Return what is needed of an image; called in several threads at once."""
 
     def say(self, seen: Sequence[Any]) -> list[Row]:
         """Return a row for each; one call at a time."""
@@ -96,7 +95,7 @@ class Worker:
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     def _load(self, name: str) -> Any:
-        return self._speaker.see(self._job.store.pixels(name), name)
+        return self._speaker.see(self._job.store.picture(name))
 
     def _rows(self, names: Sequence[str], loading: Loading) -> pa.Table:
         seen: dict[int, Any] = {}

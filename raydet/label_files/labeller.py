@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from raydet.image_jobs.image_stores import Picture
 from raydet.image_jobs.worker import Row
 from raydet.precision import autocast_dtype
 
@@ -88,9 +89,9 @@ class Labeller:
         self._dtype = autocast_dtype(labelling.precision, self._device)
         self._model = labelling.of.model.to(self._device).eval().requires_grad_(False)
 
-    def see(self, pixels: Tensor, name: str) -> Any:
-        """Return what the model sees of an image `[3, H, W]` uint8."""
-        return self._of.see(pixels)
+    def see(self, picture: Picture) -> Any:
+        """Return what the model sees of an image."""
+        return self._of.see(picture.pixels)
 
     @torch.no_grad()
     def say(self, seen: Sequence[Any]) -> list[Row]:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from torch import Tensor
+import pyarrow.parquet as pq
 
 from raydet.data.proposals import FILE, write_proposals
+from raydet.image_jobs.image_stores import Picture
 from raydet.image_jobs.listing import open_images
 from raydet.image_jobs.run import Begun, beginning, check_options
 from raydet.image_jobs.shards import read_shard
@@ -33,6 +34,7 @@ SCHEMA = pa.schema(
         pa.field("height", pa.int32()),
         pa.field("boxes", pa.list_(pa.float32())),  # x1 y1 x2 y2 of box after box, pixels of the original image
         pa.field("fallback", pa.int8()),  # `filters.Fallback`
+        pa.field("num_bytes", pa.int64()),  # of the image's file; null where an older raydet searched it
         pa.field("error", pa.string()),  # why the image was skipped; null where it was searched
     ]
 )
@@ -83,12 +85,17 @@ class Proposer:
     def __init__(self, find: Finder, filters: Filters) -> None:
         self._find, self._filters = find, filters
 
-    def see(self, pixels: Tensor, name: str) -> Row:
-        """Return the row of an image `[3, H, W]` uint8."""
-        height, width = int(pixels.shape[1]), int(pixels.shape[2])
-        boxes, fallback = self._filters.kept(self._find(pixels, name), width, height)
-        flat_boxes = boxes.astype(np.float32).reshape(-1)
-        return {"width": width, "height": height, "boxes": flat_boxes, "fallback": int(fallback)}
+    def see(self, picture: Picture) -> Row:
+        """Return the row of an image."""
+        height, width = picture.pixels.shape[1:]
+        boxes, fallback = self._filters.kept(self._find(picture.pixels, picture.name), width, height)
+        return {
+            "width": width,
+            "height": height,
+            "boxes": boxes.astype(np.float32).reshape(-1),
+            "fallback": int(fallback),
+            "num_bytes": picture.num_bytes,
+        }
 
     def say(self, seen: Sequence[Row]) -> list[Row]:
         """Return the rows."""
@@ -144,5 +151,8 @@ _SAID = {
 def _tables(shards: Sequence[Path]) -> Iterator[pa.Table]:
     """Yield the rows of each shard that were not skipped."""
     for shard in shards:
-        table = read_shard(shard, SCHEMA.names)
+        known = set(pq.read_schema(shard).names)
+        table = read_shard(shard, [name for name in SCHEMA.names if name in known])
+        if "num_bytes" not in known:
+            table = table.append_column("num_bytes", pa.nulls(len(table), pa.int64()))
         yield table.filter(pc.is_null(table["error"]))

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
 from raydet.cli import main
-from raydet.image_jobs.image_stores import LocalStore
+from raydet.image_jobs.image_stores import LocalStore, Picture
 from raydet.image_jobs.listing import Images
 from tests.unit.proposals.pictures import picture
 
@@ -27,11 +26,11 @@ class DeadlyStore(LocalStore):
     deadly: str = ""
     killed: Path = Path()
 
-    def pixels(self, name: str) -> torch.Tensor:
+    def picture(self, name: str) -> Picture:
         if name == self.deadly and not self.killed.exists():
             self.killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return LocalStore.pixels(self, name)
+        return LocalStore.picture(self, name)
 
 
 @pytest.mark.usefixtures("local_ray")

@@ -27,6 +27,8 @@ CPU = torch.device("cpu")
 IMAGES = 5  # two of rank 0, three of rank 1
 METHODS: dict[str, dict[str, object]] = {
     "joint": {"name": "adept", "rpn_views": [1, 2], "backbone_loss": "det+rpn"},
+    "stopped": {"name": "adept"},
+    "own proposals": {"name": "adept", "det_proposals": "ss+rpn"},
     "soco": {"name": "soco"},
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,27 @@ from tests.integration.runs import assert_same_bits, losses
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return launch(tiny_views(tmp_path_factory.mktemp("whole") / "run")).path
+
+
+@pytest.fixture(scope="module")
+def soco(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return launch(tiny_views(tmp_path_factory.mktemp("soco") / "run", method={"name": "soco"})).path
+
+
+def test_a_resumed_run_of_soco_ends_with_the_same_bits(soco: Path, tmp_path: Path):
+    launch(tiny_views(tmp_path / "halved", method={"name": "soco"}, run__stop_at=2))
+    halved = launch(tiny_views(tmp_path / "halved", method={"name": "soco"}), resume=True).path
+    assert_same_bits(soco, halved)
+    assert losses(soco) == losses(halved)
+
+
+def test_resumed_region_proposals_on_a_frozen_network_end_with_the_same_bits(soco: Path, tmp_path: Path):
+    method = {"name": "adept", "mode": "separate", "soco_checkpoint": str(soco)}
+    straight = launch(tiny_views(tmp_path / "straight", method=method)).path
+    launch(tiny_views(tmp_path / "halved", method=method, run__stop_at=2))
+    halved = launch(tiny_views(tmp_path / "halved", method=method), resume=True).path
+    assert_same_bits(straight, halved)
+    assert losses(straight) == losses(halved)
 
 
 def test_a_resumed_run_ends_with_the_same_bits(run: Path, tmp_path: Path):
@@ -97,8 +119,8 @@ def file(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def on(pictures: Path, proposals: Path, run_dir: Path, **changes: object):
-    data = {"images": str(pictures), "proposals": str(proposals), "val": None}
-    return tiny_views(run_dir, optim__steps=1, **{f"data__{k}": v for k, v in data.items()}, **changes)
+    data = {"data__images": str(pictures), "data__proposals": str(proposals), "data__val": None}
+    return tiny_views(run_dir, optim__steps=1, **{**data, **changes})
 
 
 def test_a_folder_and_its_file_of_proposals_train(pictures: Path, file: Path, tmp_path: Path):
@@ -125,6 +147,32 @@ def test_proposals_of_another_size_are_refused_by_name(pictures: Path, file: Pat
     Image.open(pictures / "0.png").resize((60, 40)).save(other / "0.png")
     with pytest.raises(DataError, match=r"'0\.png': proposals for 50 x 40 pixels, the image is 60 x 40"):
         launch(on(other, file, tmp_path / "run"))
+
+
+def test_other_pictures_of_the_same_names_and_sizes_are_refused(pictures: Path, file: Path, tmp_path: Path):
+    other = tmp_path / "others"
+    shutil.copytree(pictures, other)
+    assert launch(on(other, file, tmp_path / "copied"))  # the same pictures elsewhere
+    Image.new("RGB", (50, 40)).save(other / "0.png")
+    config = on(other, file, tmp_path / "run")
+    with pytest.raises(
+        DataError, match=r"data\.proposals: .*0\.png' has [\d,]+ bytes, the file that was searched [\d,]+"
+    ):
+        launch(config)
+    report = family_of(config).check_data(config, decode_images=False)
+    assert [problem.code for problem in report.problems if problem.severity == "error"] == ["proposals"]
+
+
+def test_held_out_pictures_that_share_names_and_sizes_with_the_searched_ones_are_not_given_their_boxes(
+    pictures: Path, file: Path, tmp_path: Path
+):
+    other = tmp_path / "others"
+    shutil.copytree(pictures, other)
+    for name, known in (("searched", True), ("changed", False)):
+        run = launch(on(pictures, file, tmp_path / name, data__val=str(other))).path
+        newest = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "eval"][-1]
+        assert (newest["similarity"] is not None) == known
+        Image.new("RGB", (50, 40)).save(other / "0.png")
 
 
 def test_a_file_that_is_none_is_named(pictures: Path, tmp_path: Path):

@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 
 from raydet.data.boxes.index import DatasetIndex
-from raydet.errors import DataError
+from raydet.data.proposals import OtherImages
 from raydet.families.pretraining.assemble import assemble
 from raydet.families.pretraining.loader import StepViews, views_of
 from raydet.families.pretraining.method import PretrainingMethod
 from raydet.families.pretraining.model import PretrainingModel, normalised
-from raydet.families.pretraining.proposals import ImageProposals, proposals_of
+from raydet.families.pretraining.proposals import ImageProposals, checked_proposals_of
 from raydet.families.pretraining.similarity import spread
 from raydet.families.pretraining.views import plain_view
 from raydet.group import Group
@@ -78,10 +78,13 @@ class PretrainingResult:
 
 
 def known_proposals(index: DatasetIndex, where: str) -> ImageProposals | None:
-    """Return the proposals of held-out images; None where the file has not those of all of them."""
+    """Return the proposals of held-out images; None where the file has not those of all of them.
+
+    Raises DataError where the file is damaged or missing.
+    """
     try:
-        return proposals_of(index, where)
-    except DataError:
+        return checked_proposals_of(index, where)
+    except OtherImages:
         return None
 
 

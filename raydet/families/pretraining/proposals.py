@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -45,10 +46,16 @@ class FileProposals:
     """Those of a file."""
 
     def __init__(self, index: DatasetIndex, proposals: Proposals) -> None:
-        """Raise DataError, naming some, where images have no proposals, or these are of another size."""
+        """Raise OtherImages, naming some, where images have no proposals, or these are of another size."""
         self._index, self._proposals = index, proposals
         sizes = [index.size_of(row) for row in range(len(index))]
         self._rows = proposals.rows_for(_names(index, proposals), sizes)
+
+    def require_same_files(self) -> None:
+        """Raise OtherImages, naming some, where a file has another length than the one that was searched."""
+        rows = range(len(self._index))
+        own = [int(self._rows[self._index.at(row)]) for row in rows]
+        self._proposals.require_files(own, [self._index.file_at(row) for row in rows])
 
     def boxes_at(self, row: int) -> NDArray[np.float32]:
         """Return the boxes of the image that is seen at a row."""
@@ -66,20 +73,33 @@ def proposals_of(index: DatasetIndex, where: str) -> ImageProposals:
     """
     if where == GRID:
         return GridProposals(index)
-    try:
+    with _naming_the_key():
         return FileProposals(index, Proposals.open(where))
-    except DataError as error:
-        raise DataError(f"data.proposals: {error}") from None
+
+
+def checked_proposals_of(index: DatasetIndex, where: str) -> ImageProposals:
+    """Return the same, after a look at the length of every image's file. Raises DataError likewise."""
+    proposals = proposals_of(index, where)
+    if isinstance(proposals, FileProposals):
+        with _naming_the_key():
+            proposals.require_same_files()
+    return proposals
 
 
 def content_of(where: str) -> str:
     """Return what proposals are known by: the same for a copy elsewhere. Raises DataError where there are none."""
     if where == GRID:
         return GRID
-    try:
+    with _naming_the_key():
         return Proposals.open(where).content
+
+
+@contextmanager
+def _naming_the_key() -> Iterator[None]:
+    try:
+        yield
     except DataError as error:
-        raise DataError(f"data.proposals: {error}") from None
+        raise type(error)(f"data.proposals: {error}") from None
 
 
 def _names(index: DatasetIndex, proposals: Proposals) -> Sequence[str]:

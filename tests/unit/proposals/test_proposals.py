@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_a_thing_is_proposed_where_it_is_and_bad_images_are_listed(photos: Path,
 
 def test_the_boxes_of_an_image_are_the_same_each_time_and_scale_with_it(tmp_path: Path):
     pytest.importorskip("cv2")
-    pixels = LocalStore(tmp_path).pixels(picture(tmp_path / "a.png").name)
+    pixels = LocalStore(tmp_path).picture(picture(tmp_path / "a.png").name).pixels
     first, again = (np.unique(SelectiveSearch().finder()(pixels, "a.png"), axis=0) for _ in range(2))
     assert np.array_equal(first, again)
     small = SelectiveSearch(max_side=60).finder()(pixels, "a.png")  # searched at 60 x 45, said at 120 x 90
@@ -152,6 +153,42 @@ def test_proposals_of_other_images_or_sizes_are_refused_by_name(photos: Path, tm
         found.rows_for(["0.png", "x.png"], [(90, 120), (90, 120)])
     with pytest.raises(DataError, match="'0.png': proposals for 120 x 90 pixels, the image is 90 x 120"):
         found.rows_for(["0.png"], [(120, 90)])
+
+
+def as_of_an_older_version(out: Path) -> None:
+    """Take the lengths of files from the shards, and proposals.arrow away."""
+    for shard in (out / "shards").iterdir():
+        pq.write_table(pq.read_table(shard).drop_columns(["num_bytes"]), shard)
+    (out / "proposals.arrow").unlink()
+
+
+def test_a_picture_of_the_same_name_and_size_is_told_by_the_length_of_its_file(photos: Path, tmp_path: Path):
+    assert propose(photos, tmp_path / "out", "--source", "grid") == 0
+    found, files = Proposals.open(tmp_path / "out"), [photos / "0.png", photos / "3.png"]
+    rows = [found.position(file.name) for file in files]
+    found.require_files(rows, files)
+    before = files[1].stat().st_size
+    files[1].write_bytes(files[1].read_bytes() + b"!")
+    with pytest.raises(
+        DataError, match=rf"3\.png' has {before + 1:,} bytes, the file that was searched {before:,}\. Run"
+    ):
+        found.require_files(rows, files)
+    found.require_files(rows[:1], files[:1])
+    files[0].unlink()  # told of by who reads it
+    found.require_files(rows[:1], files[:1])
+
+
+def test_searches_of_an_older_version_are_finished_and_read_without_lengths(photos: Path, tmp_path: Path):
+    out = tmp_path / "out"
+    assert propose(photos, out, "--source", "grid") == 0
+    boxes = Proposals.open(out).boxes_at(0).tolist()
+    as_of_an_older_version(out)
+    assert propose(photos, out, "--source", "grid") == 0
+    assert "num_bytes" not in pa.ipc.open_file(pa.memory_map(str(out / "proposals.arrow"))).schema.names
+    found = Proposals.open(out)
+    assert found.boxes_at(0).tolist() == boxes
+    (photos / "0.png").write_bytes(b"another")
+    found.require_files([0], [photos / "0.png"])
 
 
 def test_a_changed_byte_and_a_file_that_is_not_there_are_named(photos: Path, tmp_path: Path):
