@@ -71,7 +71,7 @@ def bare(job: Job, saved: SavedModel, names: list[str]) -> None:
     """The loop one would write by hand."""
     with torch.no_grad():
         for name in names:
-            original = job.store.pixels(name)
+            original = job.store.picture(name).pixels
             pixels, view = eval_view(original, saved.config.data.views)
             said = saved.method.detect(saved.model, collate([pixels], "cpu"))[0]
             clip_boxes(view.to_original(said.boxes), *original.shape[1:])

@@ -68,7 +68,7 @@ def bare(job: Job, names: list[str]) -> int:
     kit, boxes = cv2.ximgproc.segmentation, 0
     parts = ("Color", "Texture", "Size", "Fill")
     for name in names:
-        image = np.ascontiguousarray(job.store.pixels(name).permute(1, 2, 0).numpy())
+        image = np.ascontiguousarray(job.store.picture(name).pixels.permute(1, 2, 0).numpy())
         search = kit.createSelectiveSearchSegmentation()
         search.addImage(image)
         search.addGraphSegmentation(kit.createGraphSegmentation(0.9, 500.0, 10))

@@ -26,7 +26,7 @@ from raydet.data.boxes.synthetic import materialise
 from raydet.families.detection.evaluate import predict
 from raydet.image_jobs import actors
 from raydet.image_jobs.actors import Share, work_with_actors
-from raydet.image_jobs.image_stores import LocalStore
+from raydet.image_jobs.image_stores import LocalStore, Picture
 from raydet.image_jobs.listing import Images, write_listing
 from raydet.image_jobs.progress import Progress
 from raydet.image_jobs.shards import chunks
@@ -201,12 +201,12 @@ class DeadlyStore(LocalStore):
     deadly: str = ""
     killed: Path | None = None
 
-    def pixels(self, name: str) -> torch.Tensor:
+    def picture(self, name: str) -> Picture:
         if name == self.deadly and (self.killed is None or not self.killed.exists()):
             if self.killed is not None:
                 self.killed.touch()
             os.kill(os.getpid(), signal.SIGKILL)
-        return LocalStore.pixels(self, name)
+        return LocalStore.picture(self, name)
 
 
 @pytest.mark.usefixtures("local_ray")

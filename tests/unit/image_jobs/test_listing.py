@@ -89,7 +89,7 @@ def test_full_paths_may_name_the_root_as_it_was_given_or_as_it_is(photos: Path, 
         assert listed(tmp_path / "list.txt", tmp_path, root) == expected
     for name in expected[:2]:
         with pytest.raises(DataError):
-            open_images(str(alias)).store.pixels(name)
+            open_images(str(alias)).store.picture(name)
     (alias / "own.txt").write_text(lines[0])  # a list file's own folder is such a root too
     assert listed(alias / "own.txt", tmp_path) == ["b.jpg"]
 
@@ -99,7 +99,11 @@ def test_the_root_of_everything_is_a_root(tmp_path: Path):
     (tmp_path / "list.txt").write_text(f"{tmp_path}/a.png\n//etc/x.png\n")
     # //etc/x.png is odd, and refused as a full path
     assert listed(tmp_path / "list.txt", tmp_path, "/") == ["/etc/x.png", f"{tmp_path}/a.png"[1:]]
-    assert open_images(str(tmp_path / "list.txt"), "/").store.pixels(f"{tmp_path}/a.png"[1:]).shape == (3, 80, 100)
+    assert open_images(str(tmp_path / "list.txt"), "/").store.picture(f"{tmp_path}/a.png"[1:]).pixels.shape == (
+        3,
+        80,
+        100,
+    )
 
 
 def test_a_remote_folder_gives_the_names_and_pixels_of_a_local_one(tmp_path: Path):
@@ -111,11 +115,13 @@ def test_a_remote_folder_gives_the_names_and_pixels_of_a_local_one(tmp_path: Pat
     assert sorted(remote.walk()) == sorted(local.walk()) == ["a.png", "bad.jpg", "sub/b.jpg"]
     assert sorted(remote.walk(1)) == sorted(local.walk(1)) == ["a.png", "bad.jpg"]
     for name in ("a.png", "sub/b.jpg"):
-        assert remote.pixels(name).equal(local.pixels(name))
+        there, here = remote.picture(name), local.picture(name)
+        assert there.pixels.equal(here.pixels)
+        assert there.num_bytes == here.num_bytes == (folder / name).stat().st_size
     for name, message in (("bad.jpg", "a GIF file"), ("gone.jpg", "no such image file"), ("../x.jpg", "must stay")):
         for root in (local, remote):
             with pytest.raises(DataError, match=message):
-                root.pixels(name)
+                root.picture(name)
 
 
 def test_a_remote_file_that_fails_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -131,11 +137,11 @@ def test_a_remote_file_that_fails_is_read_again(tmp_path: Path, monkeypatch: pyt
             return fs.LocalFileSystem().open_input_file(path)
 
     root = RemoteStore("x://", Flaky(), str(tmp_path))
-    assert root.pixels("a.png").shape == (3, 80, 100)
+    assert root.picture("a.png").pixels.shape == (3, 80, 100)
     tries.clear()
     monkeypatch.setattr("raydet.image_jobs.image_stores.READ_TRIES", 2)
     with pytest.raises(DataError, match=r"cannot be read \(2 tries\): timeout"):
-        root.pixels("a.png")
+        root.picture("a.png")
 
 
 @settings()
@@ -215,7 +221,7 @@ def test_symlinked_folders_and_those_of_other_systems_are_not_entered_and_the_fi
 
 def test_a_store_reads_16_bits_as_its_model_does(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 5), 1500, dtype=np.uint16)).save(tmp_path / "a.png")
-    assert int(LocalStore(tmp_path).pixels("a.png").max()) == 6  # 1500 / 257
-    assert int(LocalStore(tmp_path, gray16_range=(0, 4095)).pixels("a.png").max()) == 93  # 1500 * 255 / 4095
+    assert int(LocalStore(tmp_path).picture("a.png").pixels.max()) == 6  # 1500 / 257
+    assert int(LocalStore(tmp_path, gray16_range=(0, 4095)).picture("a.png").pixels.max()) == 93  # 1500 * 255 / 4095
     remote = RemoteStore("file://x", fs.LocalFileSystem(), str(tmp_path), gray16_range=(0, 4095))
-    assert int(remote.pixels("a.png").max()) == 93
+    assert int(remote.picture("a.png").pixels.max()) == 93
