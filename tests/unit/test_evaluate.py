@@ -147,6 +147,20 @@ def test_the_result_as_text_and_json():
     assert result.as_json()["per_class"]["dog"] == {"AP": None, "AP50": None}
 
 
+def test_kinds_of_errors_are_those_of_what_was_said_and_what_is_true():
+    # The cat is called a dog at its very place, a dog is said where nothing is, the dog itself is not found.
+    index = FakeIndex([(MEDIUM, 0, False), (SMALL, 1, False)])
+    said = [found(0, (MEDIUM, 1, 0.9), ([150, 150, 180, 180], 1, 0.8))]
+    result = coco_metrics(index, said, engine="pycocotools")
+    assert result.AP50 == 0 and result.tide is not None
+    counts = {"Cls": 1, "Loc": 0, "Both": 0, "Dupe": 0, "Bkg": 1, "Miss": 1}
+    assert {name: result.tide.counts[name] for name in counts} == counts
+    # Mended, the cat is found and AP50 of the two classes is (1 + 0) / 2; to strike out the other one gains nothing.
+    assert (result.tide.gains["Cls"], result.tide.gains["Bkg"]) == (0.5, 0.0)
+    assert "Cls 50.0  Loc 0.0" in result.as_text()
+    assert result.as_json()["tide"]["counts"]["Cls"] == 1
+
+
 @pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
 def test_novel_and_base_classes_have_means_of_their_own(engine):
     # The dog is found with IoU 1; of the cat 50*50 / (50*80) = 0.625 is a hit at 3 of 10 thresholds.

@@ -59,7 +59,8 @@ class AdeptConfig(PretrainingSection):
     """`joint`: everything, from random weights. `separate`: the region proposals alone, on the frozen network of
     `soco_checkpoint`."""
     soco_checkpoint: PathText | None = None
-    """With `mode: separate`: run or checkpoint folder of `soco` with the same `model`."""
+    """With `mode: separate`: run or checkpoint folder of `soco` with the same `model`. Of one of `adept` all but its
+    region proposals is taken."""
     backbone_loss: Literal["det", "det+rpn"] = "det"
     """Which losses reach backbone and pyramid: that of the region proposals is stopped before them, or is not."""
     det_proposals: Literal["ss", "ss+rpn"] = "ss"
