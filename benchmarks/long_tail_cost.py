@@ -3,6 +3,7 @@
     python benchmarks/long_tail_cost.py --parts        # matrix, weights, solvers, listings, at the paper's batch
     python benchmarks/long_tail_cost.py --step --backbone resnet50_fpn --classes 1203
     python benchmarks/long_tail_cost.py --step --backbone efficientnet_lite0_fpn --classes 80
+    python benchmarks/long_tail_cost.py --rebuild 100000   # one rebuild of a listing, with its labels read from a store
 
 A real step is raydet's own, 1 labelled and 4 unlabelled images as each of the paper's GPUs has them, on generated
 images of COCO's size and with the views of Soft Teacher; weights are random, which takes the same time. CPU seconds,
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import statistics
 import time
 from collections.abc import Callable
@@ -21,10 +23,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import NEVER, SteppedTrainer, machine
+from common import NEVER, Clock, SteppedTrainer, machine
 from sections import Sections
 from torchvision.io import write_jpeg
 
+from raydet.data.order import RepeatedOrder
 from raydet.families.detection.gradient_balance import (
     Bounds,
     class_thresholds,
@@ -36,7 +39,17 @@ from raydet.families.detection.gradient_balance import (
     stationary_weights,
 )
 from raydet.families.detection.methods.gradient_sampling import GradientSampling
-from raydet.families.detection.repeats import class_factors, crs_image_factor
+from raydet.families.detection.repeats import (
+    class_factors,
+    class_frequencies,
+    crs_image_factor,
+    images_per_class,
+    sure_boxes,
+)
+from raydet.labels.convert import to_table
+from raydet.labels.recall import recall
+from raydet.labels.store import PseudoLabelStore
+from raydet.records import PseudoBoxes, TeacherRef
 from raydet.settings import resolve
 from raydet.train.loop import Trainer
 from raydet.train.step import StepModule
@@ -168,11 +181,65 @@ def real_steps(backbone: str, classes: int, steps: int, out: Path) -> str:
     return "\n".join([*lines, f"| whole step | {1e3 * total:.0f} | 100 % |"])
 
 
+def rebuild(images: int, folder: Path, *, batch: int = 32, classes: int = 80) -> str:
+    """Return a Markdown table: one rebuild of the listing of `images` unlabelled images, in CPU seconds.
+
+    Each image was labelled twice in the window, in listed order, by the teacher of its step; a label has 20
+    candidates, as stored above the score floor. One process, which has all of it; ranks would share reading.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    steps, draw = 2 * images // batch, torch.Generator().manual_seed(0)
+    order = RepeatedOrder(np.full(images, 1.0), batch, 0, "unlabeled")
+    store = PseudoLabelStore(folder, "writer")
+    for step in range(steps):
+        ref = TeacherRef(step, f"{step:016x}")
+        store.append(to_table([_label(f"{row:012d}.jpg", ref, classes, draw) for row in order.positions(step)]))
+    store.flush()
+    theta = torch.full((classes,), 0.9)
+    clock = Clock()
+
+    def newest() -> dict[int, dict[str, int]]:
+        when = np.full(images, -1, np.int64)
+        for step in range(steps):
+            when[order.positions(step)] = step
+        wanted: dict[int, dict[str, int]] = {}
+        for row in range(images):
+            wanted.setdefault(int(when[row]), {})[f"{row:012d}.jpg"] = row
+        return wanted
+
+    wanted = clock.measure(newest)
+    labels = clock.measure(lambda: list(recall(folder, wanted)))
+    pool = clock.measure(lambda: sure_boxes(labels, theta))
+
+    def count() -> list[float]:
+        counted = images_per_class((kinds for kinds, _ in pool.values()), classes)
+        factors = class_factors(class_frequencies(counted, len(pool)), 0.5)
+        return [crs_image_factor(*boxes, factors) for boxes in pool.values()]
+
+    clock.measure(count)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
+    names = ("newest step of each image", "labels read back", "sure boxes", "frequencies and factors")
+    rows = [f"| {name} | {cpu:.2f} |" for name, cpu in zip(names, clock.cpu, strict=True)]
+    stored = f"{2 * images:,} labels in {size:.0f} MiB, window of {steps:,} steps"
+    head = f"{images:,} images, {stored}; {len(pool):,} with sure boxes"
+    return "\n".join([head, "", "| what | CPU s |", "|---|---|", *rows, f"| a rebuild | {sum(clock.cpu):.2f} |"])
+
+
+def _label(image_id: str, ref: TeacherRef, classes: int, draw: torch.Generator) -> PseudoBoxes:
+    number = 20
+    corner = torch.rand(number, 2, generator=draw) * 400
+    boxes = torch.cat([corner, corner + 20 + 100 * torch.rand(number, 2, generator=draw)], dim=1)
+    kinds = torch.randint(classes, (number,), generator=draw)
+    scores = torch.rand(number, generator=draw).sort(descending=True).values
+    return PseudoBoxes(image_id, ref, boxes, kinds, scores, torch.rand(number, generator=draw), 0.05)
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", action="store_true", help="measure the parts alone")
     parser.add_argument("--step", action="store_true", help="measure them in real steps")
+    parser.add_argument("--rebuild", type=int, default=0, metavar="IMAGES", help="measure one rebuild of a listing")
     parser.add_argument("--backbone", default="resnet50_fpn")
     parser.add_argument("--classes", type=int, default=1203)
     parser.add_argument("--steps", type=int, default=3, help="before images are listed anew")
@@ -182,6 +249,8 @@ def main() -> None:
     print(machine())
     if options.parts:
         print(parts())
+    if options.rebuild:
+        print(rebuild(options.rebuild, options.out / "labels"))
     if options.step:
         print(real_steps(options.backbone, options.classes, options.steps, options.out))
 
