@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -99,11 +100,16 @@ def trained(group: Group, folder: Path, *, parts: int = 1) -> dict[str, torch.Te
     names, weights = tuple(method.loss_weights), torch.tensor(list(method.loss_weights.values()))
     state = method.build_state(sizes_of(data))
     found = {}
-    for step in range(STEPS):
-        batch = batch_of(step, group.rank, group.world)
-        losses = backward(module, batch, weights, group, names=names, teacher=teacher, state=state, accumulate=parts)
-        method.update(state, batch, losses.per_view, losses.sums, group)
-        found[f"raw {step}"] = losses.raw[weights > 0]
+    with patch.object(dist, "all_reduce", wraps=dist.all_reduce) as reduce:
+        for step in range(STEPS):
+            batch = batch_of(step, group.rank, group.world)
+            losses = backward(
+                module, batch, weights, group, names=names, teacher=teacher, state=state, accumulate=parts
+            )
+            method.update(state, batch, losses.per_view, losses.sums, group)
+            found[f"raw {step}"] = losses.raw[weights > 0]
+    if group.world > 1:  # but for DistributedDataParallel's own, which is none of Python's
+        found["reductions"] = torch.tensor(reduce.call_count)
     method.rebuild(state, sizes_of(data), STEPS, labels_of(group.rank, group.world), group)
     return {**found, **{name: value.double() for name, value in state.tensors().items()}}
 
@@ -133,6 +139,7 @@ def test_statistics_weights_and_listings_are_the_same_on_one_rank_and_on_two(fol
         assert torch.equal(ranks[0][name], ranks[1][name]), f"{name}: the ranks differ"
         torch.testing.assert_close(ranks[0][name], value, rtol=2e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")
     assert torch.equal(ranks[0]["repeats"], alone["repeats"])  # to the bit: order depends on it
+    assert int(ranks[0]["reductions"]) == STEPS  # the matrix rides in the one sum of losses and counts of every step
 
 
 def test_a_step_in_two_passes_has_the_statistics_of_one(folder: Path):
