@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from raydet.data.boxes.federated import Federated
+from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
 from raydet.families.detection.long_tail_config import GradientSamplingConfig
 from raydet.families.detection.report import classes, made
@@ -62,6 +63,20 @@ def test_the_page_shows_all_of_it(run: Path):
     ):
         assert name in plots, name
     assert "minority" in text and "Balance of the classes" in text and "Pseudo-labels of the 10 classes" in text
+
+
+def test_the_matrix_is_drawn_with_a_row_for_the_rois_of_a_class(run: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn: list[np.ndarray] = []
+    draw = classes.surface
+    monkeypatch.setattr(classes, "surface", lambda values, **words: drawn.append(values) or draw(values, **words))
+    write_report(run)
+    matrix = classes.read_statistics(run / "diagnostics").values[-1]["matrix"].reshape(7, 7)
+    rarest_first = np.argsort(DatasetIndex.open(run / "data" / "labeled.arrow").boxes_per_class(), kind="stable")
+    places = [0, *(rarest_first + 1)]  # background first
+    assert len(drawn) == 1 and not np.allclose(matrix, matrix.T)
+    for row, roi_class in enumerate(places):
+        for column, logit in enumerate(places):
+            assert drawn[0][row, column] == abs(matrix[roi_class, logit])
 
 
 def test_images_that_are_listed_again_are_counted_at_every_snapshot():

@@ -43,7 +43,9 @@ candidates = st.tuples(boxes, st.integers(0, CLASSES - 1), st.sampled_from(LEVEL
 truths = st.lists(st.tuples(boxes, st.integers(0, CLASSES - 1)), max_size=4)
 
 
-def true_label(rows: list, truth: list, complete_above: float = 0.05, image_id: str = "a") -> TrueLabel:
+def true_label(
+    rows: list, truth: list, complete_above: float = 0.05, verified: set[int] | None = None, image_id: str = "a"
+) -> TrueLabel:
     """Return a label from (box, class, score, quality) rows beside true (box, class) rows."""
     rows = sorted(rows, key=lambda row: -row[2])
     label = PseudoBoxes(
@@ -59,6 +61,7 @@ def true_label(rows: list, truth: list, complete_above: float = 0.05, image_id: 
         label,
         np.array([box for box, _ in truth], dtype=np.float64).reshape(-1, 4),
         np.array([k for _, k in truth], dtype=np.int64),
+        None if verified is None else np.array(sorted(verified), dtype=np.int64),
     )
 
 
@@ -70,7 +73,7 @@ def naive(config: DetectionConfig, axes: Axes, images: list[TrueLabel], score: f
     method = build_method(resolve(config.model_dump(mode="json"), keys))
     picked = [method.select(image.label) for image in images]
     pairs = [
-        LabelPair(each.kept.boxes.numpy(), each.kept.classes.numpy(), image.boxes, image.classes)
+        LabelPair(each.kept.boxes.numpy(), each.kept.classes.numpy(), image.boxes, image.classes, image.verified)
         for each, image in zip(picked, images, strict=True)
     ]
     counts = pseudo_label_quality(pairs, CLASSES)
@@ -82,7 +85,14 @@ def naive(config: DetectionConfig, axes: Axes, images: list[TrueLabel], score: f
 @settings(max_examples=30)
 @given(
     images=st.lists(
-        st.tuples(st.lists(candidates, max_size=12), truths, st.sampled_from([0.05, 0.3, 0.4])), min_size=1, max_size=3
+        st.tuples(
+            st.lists(candidates, max_size=12),
+            truths,
+            st.sampled_from([0.05, 0.3, 0.4]),
+            st.none() | st.sets(st.integers(0, CLASSES - 1)),
+        ),
+        min_size=1,
+        max_size=3,
     )
 )
 def test_the_grid_is_what_the_methods_select_gives_at_every_point(name: str, images: list):

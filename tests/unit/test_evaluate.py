@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -205,6 +207,17 @@ def test_the_other_match_direction_judges_true_boxes():
     assert by_box.class_errors.tolist() == [0] * 8 + [1, 0]
     assert by_truth.iou_histogram.tolist() == [1] + [0] * 8 + [1]
     assert by_truth.class_errors.sum() == 0
+
+
+def test_pseudo_boxes_of_classes_that_nobody_looked_for_are_not_judged():
+    # Of class 0 all is known, of 1 nothing, of 2 one object; a class that is verified has no object without a box.
+    boxes = [[0, 0, 10, 10], [20, 0, 30, 10], [40, 0, 50, 10], [60, 0, 70, 10]]
+    example = replace(pair(boxes, [0, 1, 2, 2], [[40, 0, 50, 10]], [2]), verified=np.array([0]))
+    quality = pseudo_label_quality([example], 3)
+    # Wrong: that of class 0. Right: the first of class 2. The other two may be either.
+    assert (quality.boxes.tolist(), quality.hits.tolist(), quality.truths.tolist()) == ([1, 0, 1], [0, 0, 1], [0, 0, 1])
+    assert quality.precision == 0.5 and quality.iou_histogram.tolist() == [1] + [0] * 8 + [1]
+    assert pseudo_label_quality([replace(example, verified=None)], 3).boxes.tolist() == [1, 1, 2]
 
 
 def test_duplicates_of_one_true_box_hit_once():

@@ -134,6 +134,7 @@ class DatasetIndex(MappedIndex):
         """Return the classes of which it is known that the image has no object without a box; None: all."""
         if self.federated is None:
             return None
+        row = self.at(row)
         complete = np.setdiff1d(self.truth_at(row).classes, self.federated.partial[row])
         return np.union1d(complete, self.federated.negative[row])
 

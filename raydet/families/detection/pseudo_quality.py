@@ -19,6 +19,13 @@ class LabelPair:
     classes: np.ndarray  # [N] int, 0-based
     truth_boxes: np.ndarray  # [M, 4]
     truth_classes: np.ndarray  # [M]
+    verified: np.ndarray | None = None  # classes of which every object has a box here; None: all
+
+    def is_judged(self, is_hit: np.ndarray) -> np.ndarray:
+        """Return `[N]` which pseudo-boxes can be judged: hits, and those of verified classes. Of any other nobody knows
+        whether it is right (LVIS)."""
+        everything = np.ones(len(self.classes), dtype=np.bool_)
+        return everything if self.verified is None else is_hit | np.isin(self.classes, self.verified)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -70,7 +77,8 @@ def pseudo_label_quality(
     pseudo-box whose class differs from that box's. `match_direction="truth"` takes each true box's best pseudo-box
     instead. What overlaps nothing has IoU 0 and no counterpart, hence no class error.
     Hits, for precision and recall, pair one to one: each pseudo-box, best score first, takes the free true box of its
-    class with the highest IoU, if that is at least `iou_threshold`.
+    class with the highest IoU, if that is at least `iou_threshold`. Pseudo-boxes that cannot be judged
+    (`LabelPair.is_judged`) are left out of everything.
     """
     boxes, truths, hits = (np.zeros(num_classes, dtype=np.int64) for _ in range(3))
     best, wrong = [np.zeros(0)], [np.zeros(0, dtype=bool)]
@@ -79,9 +87,12 @@ def pseudo_label_quality(
         images += 1
         iou = _iou(pair.boxes, pair.truth_boxes)
         same = pair.classes[:, None] == pair.truth_classes[None, :]
-        boxes += np.bincount(pair.classes, minlength=num_classes)
+        is_hit = _own_iou(iou, same, iou_threshold) > 0
+        hits += np.bincount(pair.classes[is_hit], minlength=num_classes)
+        judged = pair.is_judged(is_hit)
+        iou, same = iou[judged], same[judged]
+        boxes += np.bincount(pair.classes[judged], minlength=num_classes)
         truths += np.bincount(pair.truth_classes, minlength=num_classes)
-        hits += np.bincount(pair.classes[_own_iou(iou, same, iou_threshold) > 0], minlength=num_classes)
         image_best, image_wrong = _best(iou, same) if match_direction == "box" else _best(iou.T, same.T)
         best.append(image_best)
         wrong.append(image_wrong)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from raydet.errors import UserError
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.method import Thresholds, detection_method
-from raydet.families.detection.report.history import true_boxes
 from raydet.families.detection.report.inputs import Inputs
 from raydet.families.detection.thresholds.axes import Axes, read_axes, selection
-from raydet.families.detection.thresholds.count import Reading, TrueLabel, threshold_grid
+from raydet.families.detection.thresholds.count import Reading, threshold_grid
+from raydet.families.detection.thresholds.inputs import true_label
 
 ALL_PASS = 1e-6  # a quality threshold that drops nothing but a quality of exactly 0
 LATE = 0.25  # the last quarter of the log lines with pseudo-labels
@@ -73,7 +73,7 @@ def _judged(run: Inputs, axes: Axes) -> Judged | None:
     hidden, newest = run.hidden, run.history.newest
     if hidden is None or not newest:
         return None
-    images = [TrueLabel(each.stored, *true_boxes(hidden, each.stored.image_id)) for each in newest]
+    images = [true_label(each.stored, hidden) for each in newest]
     names, key = axes.thresholds.score, axes.thresholds.quality
     qualities = [axes.quality] if key is None else [axes.quality, ALL_PASS]
     selects = [

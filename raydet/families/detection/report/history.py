@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,12 +81,24 @@ def true_boxes(hidden: DatasetIndex, image_id: str) -> tuple[np.ndarray, np.ndar
     return truth.boxes[~truth.crowd], truth.classes[~truth.crowd]
 
 
+def verified_classes(hidden: DatasetIndex, image_id: str) -> np.ndarray | None:
+    """Return the classes of which every object of an image has a box, None: all. Raises KeyError."""
+    return hidden.verified_at(hidden.position(image_id))
+
+
+def pair_of(kept: PseudoBoxes, hidden: DatasetIndex) -> LabelPair:
+    """Return pseudo-boxes beside what is known of their image. Raises KeyError where it is none of these."""
+    truth = (*true_boxes(hidden, kept.image_id), verified_classes(hidden, kept.image_id))
+    return LabelPair(kept.boxes.numpy(), kept.classes.numpy(), *truth)
+
+
 def _window(
     versions: np.ndarray, labels: int, judged: Sequence[JudgedLabel], hidden: DatasetIndex | None
 ) -> LabelWindow:
     quality = None
     if hidden is not None:
-        quality = pseudo_label_quality(_pairs(judged, hidden), len(hidden.class_names))
+        pairs = (pair_of(each.kept, hidden) for each in judged)
+        quality = pseudo_label_quality(pairs, len(hidden.class_names))
     return LabelWindow(
         first=int(versions[0]),
         last=int(versions[-1]),
@@ -96,12 +108,6 @@ def _window(
         stored_per_image=sum(len(each.stored) for each in judged) / len(judged),
         quality=quality,
     )
-
-
-def _pairs(judged: Sequence[JudgedLabel], hidden: DatasetIndex) -> Iterator[LabelPair]:
-    for each in judged:
-        boxes, classes = true_boxes(hidden, each.stored.image_id)
-        yield LabelPair(each.kept.boxes.numpy(), each.kept.classes.numpy(), boxes, classes)
 
 
 def _take(tables: Sequence[pa.Table], rows: np.ndarray) -> list[PseudoBoxes]:

@@ -36,6 +36,7 @@ class TrueLabel:
     label: PseudoBoxes
     boxes: np.ndarray  # [M, 4] float xyxy, pixels of the original image
     classes: np.ndarray  # [M] int, 0-based
+    verified: np.ndarray | None = None  # as `LabelPair` has it
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class ThresholdGrid:
 
     @property
     def boxes_per_image(self) -> Floats:
-        """Pseudo-boxes per image `[S, T]`."""
+        """Pseudo-boxes per image `[S, T]`, of those that can be judged."""
         return _ratio(self.boxes.sum(axis=2), self.images)
 
     @property
@@ -156,11 +157,13 @@ def threshold_grid(
         for column, (_, select) in enumerate(selects):
             kept = select(image.label)
             classes = kept.classes.numpy()
-            iou = own_truth_iou(LabelPair(kept.boxes.numpy(), classes, image.boxes, image.classes), iou_threshold)
+            pair = LabelPair(kept.boxes.numpy(), classes, image.boxes, image.classes, image.verified)
+            iou = own_truth_iou(pair, iou_threshold)
             ends = np.searchsorted(limits, kept.scores.numpy()) - 1  # the highest threshold below each score, or -1
             place = ends * num_classes + classes
             is_hit = (ends >= 0) & (iou > 0)
-            boxes[:, column] += np.bincount(place[ends >= 0], minlength=size).reshape(-1, num_classes)
+            counted = (ends >= 0) & pair.is_judged(iou > 0)
+            boxes[:, column] += np.bincount(place[counted], minlength=size).reshape(-1, num_classes)
             hits[:, column] += np.bincount(place[is_hit], minlength=size).reshape(-1, num_classes)
             iou_sums[:, column] += np.bincount(place[is_hit], iou[is_hit], size).reshape(-1, num_classes)
     if not number:

@@ -16,7 +16,7 @@ from raydet.errors import CheckpointError, DataError, UserError
 from raydet.families.detection.annotator import labelled
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.loader import teacher_view
-from raydet.families.detection.report.history import true_boxes
+from raydet.families.detection.report.history import true_boxes, verified_classes
 from raydet.families.detection.saved import SavedDetector, load_detector
 from raydet.families.detection.thresholds.count import TrueLabel
 from raydet.labels.convert import from_table
@@ -149,8 +149,13 @@ def _annotate(saved: SavedDetector, index: DatasetIndex, rows: Sequence[int]) ->
             yield from labelled(saved.method, model, [view], ref, [index.size_at(row)], device)
 
 
+def true_label(label: PseudoBoxes, truth: DatasetIndex) -> TrueLabel:
+    """Return a label beside what is known of its image. Raises KeyError where the image is none of these."""
+    return TrueLabel(label, *true_boxes(truth, label.image_id), verified_classes(truth, label.image_id))
+
+
 def _beside_truth(label: PseudoBoxes, truth: DatasetIndex) -> TrueLabel:
     try:
-        return TrueLabel(label, *true_boxes(truth, label.image_id))
+        return true_label(label, truth)
     except KeyError as error:
         raise DataError(f"a stored label does not belong to this run's data: {error.args[0]}") from None

@@ -7,14 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from raydet.data.boxes.class_names import renumbered
 from raydet.data.boxes.index import DatasetIndex, write_index
 from raydet.data.problems import ProblemLog
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.method import DetectionMethod
+from raydet.families.detection.report.history import pair_of
 from raydet.families.detection.run import DetectionRun
+from raydet.families.detection.thresholds.inputs import true_label
 from raydet.group import Group
+from raydet.records import PseudoBoxes, TeacherRef
 from raydet.registry import build_method
 from tests.helpers import tiny_config
 from tests.tiny_data import coco_content, codes, read_table, write_coco
@@ -52,6 +56,13 @@ def test_the_index_says_which_classes_are_nowhere_without_a_box(tmp_path: Path):
     assert [index.verified_at(row).tolist() for row in (0, 1)] == [[0], [0, 2]]
     assert index.target_at(1).verified.tolist() == [0, 2]
     assert index.target_at(1).where(np.array([False])).verified.tolist() == [0, 2]
+    said = PseudoBoxes(
+        index.id_at(1), TeacherRef(0, ""), torch.zeros(1, 4), torch.tensor([1]), torch.ones(1), torch.ones(1), 0.05
+    )
+    for beside in (true_label(said, index), pair_of(said, index)):
+        assert beside.verified is not None and beside.verified.tolist() == [0, 2]
+    index.seen_as = np.array([1, 1])  # image 1 turned out to be damaged: what is known is that of the one seen instead
+    assert index.verified_at(0).tolist() == [0, 2]
     turned = table.take(np.array([1, 0]))
     assert [each.tolist() for each in turned.federated.negative] == [[2], []]
     assert table.without_boxes().federated is None
