@@ -12,15 +12,13 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
-from torchvision.ops import roi_align
 
 from raydet.config.detector import ModelConfig
-from raydet.vision.geometry import box_areas
 from raydet.vision.matching import match, sample
 from raydet.vision.norms import norm_layer
+from raydet.vision.roi_pooling import pool_rois
 
 box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
-CANONICAL_SIDE_PX, CANONICAL_LEVEL = 224, 4  # an RoI of ImageNet's crop size is pooled from stride 2^4 (FPN, Eq. 1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -144,42 +142,3 @@ def build_box_head(config: ModelConfig) -> nn.Sequential | TwoMLPHead:
 def by_class(box_deltas: Tensor) -> Tensor:
     """Return deltas `[R, 4 * (K + 1)]` as `[R, K + 1, 4]`."""
     return box_deltas.reshape(box_deltas.shape[0], box_deltas.shape[1] // 4, 4)
-
-
-def pool_rois(
-    features: Sequence[Tensor],
-    rois: Sequence[Tensor] | Tensor,
-    *,
-    strides: Sequence[int],
-    side: int,
-    sampling_ratio: int,
-    aligned: bool,
-) -> Tensor:
-    """RoIAlign each RoI from the level that fits its size: `[R, C, side, side]` float32.
-
-    torchvision's `MultiScaleRoIAlign` with `aligned`, the half-pixel shift that it lacks. `features[l]` is
-    `[N, C, H_l, W_l]` at `strides[l]`; `rois[i]` `[R_i, 4]` xyxy in pixels of image i. Ratio 0 samples adaptively.
-    """
-    if isinstance(rois, Tensor):
-        rows = rois
-    else:
-        owner = torch.cat([torch.full_like(part[:, :1], i) for i, part in enumerate(rois)])
-        rows = torch.cat([owner, torch.cat(list(rois))], dim=1)
-    boxes = rows[:, 1:]
-    level_of = _levels(boxes, strides)
-    parts, order = [], []
-    for level, (feature, stride) in enumerate(zip(features, strides, strict=True)):
-        members = torch.where(level_of == level)[0]
-        order.append(members)
-        parts.append(roi_align(feature.float(), rows[members], side, 1 / stride, sampling_ratio, aligned))
-    pooled = torch.cat(parts)[torch.argsort(torch.cat(order))]
-    # The levels' parts add up to all RoIs: the ONNX exporter cannot know.
-    return pooled.reshape(boxes.shape[0], pooled.shape[1], side, side)
-
-
-def _levels(boxes: Tensor, strides: Sequence[int]) -> Tensor:
-    """Return the pyramid level `[R]`, an index into `strides`, for boxes `[R, 4]` (FPN, Eq. 1)."""
-    first, last = strides[0].bit_length() - 1, strides[-1].bit_length() - 1
-    sides = box_areas(boxes).sqrt()
-    level = torch.floor(CANONICAL_LEVEL + torch.log2(sides / CANONICAL_SIDE_PX) + 1e-6)
-    return level.clamp(first, last).to(torch.int64) - first

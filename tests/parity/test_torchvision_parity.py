@@ -20,7 +20,7 @@ from raydet.records import Target
 from raydet.vision.backbones import build_backbone
 from raydet.vision.detector import Detector
 from raydet.vision.images import collate
-from raydet.vision.roi import pool_rois
+from raydet.vision.roi_pooling import pool_rois
 from raydet.vision.weights import weights_of
 
 HEIGHT, WIDTH, CLASSES = 96, 128, 3
@@ -174,6 +174,42 @@ def test_pooling_without_alignment_equals_torchvisions_from_every_level():
     expected = MultiScaleRoIAlign(list(maps), 7, 2)(maps, rois, [(frame, frame)] * 2)
     found = pool_rois(list(maps.values()), rois, strides=strides, side=7, sampling_ratio=2, aligned=False)
     torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize(("number", "ratio", "aligned"), [(1300, 0, True), (60, 2, False), (1, 2, True), (0, 0, True)])
+def test_pooling_for_training_has_the_values_and_gradients_of_autograds_own(number: int, ratio: int, aligned: bool):
+    rng = torch.Generator().manual_seed(0)
+    strides, frame = (4, 8, 16), 256
+    maps = [torch.rand(2, 3, frame // s, frame // s, generator=rng) for s in strides]
+    corners = torch.rand(number, 2, generator=rng) * 100
+    boxes = torch.cat([corners, corners + 4 + torch.rand(number, 2, generator=rng) ** 2 * 150], dim=1)
+    rows = torch.cat([torch.randint(2, (number, 1), generator=rng).float(), boxes], dim=1)
+    weight = torch.rand(number, 3, 7, 7, generator=rng)
+
+    def by_autograd(*own: torch.Tensor) -> torch.Tensor:
+        # FPN, Eq. 1: an RoI of 224 pixels from stride 16, one of 112 from stride 8; none here is as large as 448.
+        level = torch.floor(4 + torch.log2(((boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()) / 224) + 1e-6).clamp(2, 4)
+        members = [torch.where(level == 2 + i)[0] for i in range(3)]
+        parts = [
+            roi_align(each, rows[some], 7, 1 / stride, ratio, aligned)
+            for each, some, stride in zip(own, members, strides, strict=True)
+        ]
+        return torch.cat(parts)[torch.argsort(torch.cat(members))]
+
+    def ours(*own: torch.Tensor) -> torch.Tensor:
+        return pool_rois(own, rows, strides=strides, side=7, sampling_ratio=ratio, aligned=aligned)
+
+    results = []
+    for pool in (ours, by_autograd):
+        own = [each.clone().requires_grad_(level != 1) for level, each in enumerate(maps)]  # the middle one is frozen
+        pooled = pool(*own)
+        (pooled * weight).sum().backward()
+        assert own[1].grad is None
+        results.append((pooled.detach(), own[0].grad, own[2].grad))
+    for mine, theirs in zip(*results, strict=True):
+        assert mine is not None and torch.equal(mine, theirs)
+    with torch.no_grad():
+        assert torch.equal(ours(*maps), results[0][0])
 
 
 def test_alignment_moves_the_samples_by_half_a_pixel():
