@@ -36,7 +36,8 @@ def pool_rois(
         rows = torch.cat([owner, torch.cat(list(rois))], dim=1)
     level_of = _levels(rows[:, 1:], strides)
     maps = [feature.float() for feature in features]
-    if torch.is_grad_enabled() and any(feature.requires_grad for feature in maps):
+    trains = torch.is_grad_enabled() and any(feature.requires_grad for feature in maps)
+    if trains and not torch.compiler.is_exporting():  # nobody learns from an exported network
         found: Tensor = _Pooled.apply(rows, level_of, tuple(strides), (side, sampling_ratio, aligned), *maps)
         return found
     parts, order = [], []
