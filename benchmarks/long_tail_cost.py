@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -187,7 +187,6 @@ def rebuild(images: int, folder: Path, *, batch: int = 32, classes: int = 80) ->
     Each image was labelled twice in the window, in listed order, by the teacher of its step; a label has 20
     candidates, as stored above the score floor. One process, which has all of it; ranks would share reading.
     """
-    shutil.rmtree(folder, ignore_errors=True)
     steps, draw = 2 * images // batch, torch.Generator().manual_seed(0)
     order = RepeatedOrder(np.full(images, 1.0), batch, 0, "unlabeled")
     store = PseudoLabelStore(folder, "writer")
@@ -250,7 +249,8 @@ def main() -> None:
     if options.parts:
         print(parts())
     if options.rebuild:
-        print(rebuild(options.rebuild, options.out / "labels"))
+        with TemporaryDirectory() as folder:
+            print(rebuild(max(options.rebuild, 32), Path(folder)))
     if options.step:
         print(real_steps(options.backbone, options.classes, options.steps, options.out))
 

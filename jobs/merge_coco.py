@@ -14,7 +14,7 @@ import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -24,6 +24,7 @@ from raydet.errors import DataError
 from raydet.files import read_json, replacing
 
 Coco = dict[str, Any]
+Numbers = dict[Any, Any]
 LISTS = ("images", "annotations", "categories")
 
 
@@ -31,34 +32,55 @@ def merged(first: Coco, second: Coco, class_map: Mapping[str, str | None], prefi
     """Return both as one: categories of the first, images and annotations numbered from 1, file names below
     `prefixes`.
 
-    Raises DataError where a class of the second that has boxes is none of the first, and for twice the same file name.
+    Raises DataError for a class of the second that has boxes and is none of the first, a name in the class map that is
+    no class of the second, a category id or a file name that is there twice, and for LVIS, whose lists of what was
+    looked for would have to be joined too.
     """
-    kinds = {kind["name"]: kind["id"] for kind in first["categories"]}
-    own = {kind["id"]: kind["id"] for kind in first["categories"]}
-    names = {kind["id"]: class_map.get(kind["name"], kind["name"]) for kind in second["categories"]}
-    used = {box["category_id"] for box in second["annotations"]}
-    strange = sorted({name for number, name in names.items() if number in used and name not in {*kinds, None}})
-    if strange:
-        raise DataError(
-            f"classes of the second file that the first has not: {', '.join(strange[:5])}"
-            f"{', ...' if len(strange) > 5 else ''}; give them one of its names, or null, with --class-map"
-        )
-    renamed = {number: kinds.get(name) for number, name in names.items()}
+    for content in (first, second):
+        _check(content)
+    numbers = _renamed(first, second, class_map)
     images: list[Coco] = []
     boxes: list[Coco] = []
-    for content, number_of, prefix in ((first, own, prefixes[0]), (second, renamed, prefixes[1])):
+    for content, number_of, prefix in zip((first, second), numbers, prefixes, strict=True):
         new = {image["id"]: len(images) + place for place, image in enumerate(content["images"], start=1)}
         for image in content["images"]:
-            images.append(
-                {**image, "id": new[image["id"]], "file_name": str(PurePosixPath(prefix, image["file_name"]))}
-            )
+            file = str(PurePosixPath(prefix, image["file_name"]))
+            images.append({**image, "id": new[image["id"]], "file_name": file})
         for box in content["annotations"]:
             if (kind := number_of[box["category_id"]]) is not None:
-                boxes.append({**box, "id": len(boxes) + 1, "image_id": new[box["image_id"]], "category_id": kind})
+                moved = {"id": len(boxes) + 1, "image_id": new[box["image_id"]], "category_id": kind}
+                boxes.append({**box, **moved})
     (file, times), *_ = Counter(image["file_name"] for image in images).most_common(1) or [("", 0)]
     if times > 1:
-        raise DataError(f"the same image {times} times in both files together, such as {file}: it would count as often")
+        raise DataError(f"{file} is there {times} times, in both files together: it would count as often")
     return {"images": images, "annotations": boxes, "categories": first["categories"]}
+
+
+def _check(content: Coco) -> None:
+    number, times = Counter(kind["id"] for kind in content["categories"]).most_common(1)[0]
+    if times > 1:
+        raise DataError(f"category id {number} is there {times} times in one file")
+    if any("frequency" in kind for kind in content["categories"]):
+        raise DataError("LVIS files, whose categories have a frequency, cannot be merged by this script")
+
+
+def _renamed(first: Coco, second: Coco, class_map: Mapping[str, str | None]) -> tuple[Numbers, Numbers]:
+    """Return, for each file, its category ids -> those of the first, None for boxes that are left out."""
+    kinds = {kind["name"]: kind["id"] for kind in first["categories"]}
+    names = {kind["id"]: class_map.get(kind["name"], kind["name"]) for kind in second["categories"]}
+    if unknown := sorted(set(class_map) - {kind["name"] for kind in second["categories"]}):
+        raise DataError(f"--class-map names {_some(unknown)}, which the second file has not")
+    used = {box["category_id"] for box in second["annotations"]}
+    if strange := sorted({name for number, name in names.items() if number in used and name not in {*kinds, None}}):
+        raise DataError(
+            f"classes of the second file that the first has not: {_some(strange)}; give them one of its names, or "
+            f"null, with --class-map"
+        )
+    return {number: number for number in kinds.values()}, {number: kinds.get(name) for number, name in names.items()}
+
+
+def _some(names: Sequence[str | None]) -> str:
+    return ", ".join(map(str, names[:5])) + (", ..." if len(names) > 5 else "")
 
 
 def main() -> int:
@@ -82,7 +104,7 @@ def main() -> int:
     class_map = {} if given.class_map is None else read_class_map(given.class_map)
     try:
         content = merged(first, second, class_map, prefixes)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise DataError(
             f"{given.files[0]} or {given.files[1]}: not as COCO has it ({type(error).__name__}: {error}); raydet "
             f"check-data FILE says where"

@@ -46,7 +46,7 @@ def decode(path: str | Path, gray16_range: tuple[int, int] = FULL_RANGE) -> Tens
     to 255. Raises DataError for files that are missing, of another format, damaged, truncated, or larger than
     `MAX_PIXELS`.
     """
-    return decode_bytes(_read(Path(path)), str(path), gray16_range)
+    return decode_bytes(read_file(Path(path)), str(path), gray16_range)
 
 
 def decode_bytes(data: bytes, name: str, gray16_range: tuple[int, int] = FULL_RANGE) -> Tensor:
@@ -86,7 +86,8 @@ def require_file(path: Path) -> None:
         raise DataError(f"{path}: not a regular file; name an image file")
 
 
-def _read(path: Path) -> bytes:
+def read_file(path: Path) -> bytes:
+    """Return the content of a regular file. Raises DataError where there is none, or it cannot be read."""
     require_file(path)
     try:
         return path.read_bytes()

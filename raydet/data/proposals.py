@@ -7,7 +7,7 @@ image's name relative to the image root, with `/`.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -87,8 +87,9 @@ class Proposals(MappedIndex):
         """Return which filters the boxes have passed: 0 all, 1 to 3 less and less (docs/proposals.md)."""
         return int(self._fallback[row])
 
-    def require_files(self, rows: Sequence[int], files: Sequence[Path]) -> None:
-        """Raise OtherImages, naming some, where a file has not as many bytes as the one whose proposals a row holds.
+    def require_files(self, rows: Sequence[int], file_of: Callable[[int], Path]) -> None:
+        """Raise OtherImages, naming some, where `file_of(place)` has not as many bytes as the file whose proposals
+        `rows[place]` holds.
 
         So a picture is told from another one of the same name and size. Each file is asked for its length, none is
         read. Proposals of older versions do not know lengths: nothing is looked at then.
@@ -96,10 +97,11 @@ class Proposals(MappedIndex):
         if self._num_bytes is None:
             return
         there = self._num_bytes[np.asarray(rows, np.int64)].tolist()
+        here = in_threads(lambda place: _length(file_of(place)), range(len(rows)))
         other = [
-            f"{str(file)!r} has {here:,} bytes, the file that was searched {length:,}"
-            for file, length, here in zip(files, there, in_threads(_length, files), strict=True)
-            if here not in (length, _MISSING)  # a missing file is told of where it is read
+            f"{str(file_of(place))!r} has {length:,} bytes, the file that was searched {searched:,}"
+            for place, (searched, length) in enumerate(zip(there, here, strict=True))
+            if length not in (searched, _MISSING)  # a missing file is told of where it is read
         ]
         self._refuse(other)
 

@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 from pyarrow import fs
 from torch import Tensor
 
-from raydet.data.decode import FULL_RANGE, decode, decode_bytes
+from raydet.data.decode import FULL_RANGE, decode_bytes, read_file
 from raydet.data.folder import is_passed_over
 from raydet.data.paths import checked_name, resolve_inside
 from raydet.errors import DataError
@@ -68,7 +68,8 @@ class LocalStore:
     def picture(self, name: str) -> Picture:
         """Read an image. Raises DataError where it cannot be read, or lies outside the root."""
         path = resolve_inside(self.path, name)
-        return Picture(name, decode(path, self.gray16_range), path.stat().st_size)
+        content = read_file(path)
+        return Picture(name, decode_bytes(content, str(path), self.gray16_range), len(content))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -93,10 +93,18 @@ def finished(folder: Path, chunk: Chunk, settings: str) -> ShardNote | None:
     return note
 
 
-def read_shard(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Read columns of a shard. Raises DataError where it is damaged."""
+def read_shard(path: Path, columns: Sequence[str], later: Mapping[str, pa.DataType] | None = None) -> pa.Table:
+    """Read columns of a shard, in this order. Raises DataError where it is damaged.
+
+    `later`: those of them that shards of older versions do not have, and their types; they are null there.
+    """
     try:
-        table = pq.read_table(path, columns=list(columns), page_checksum_verification=True)
+        known = set(pq.read_schema(path).names)
+        missing = {name: type_ for name, type_ in (later or {}).items() if name not in known}
+        own = [name for name in columns if name not in missing]
+        table = pq.read_table(path, columns=own, page_checksum_verification=True)
     except (OSError, ValueError) as error:  # pyarrow's own errors are among both
         raise DataError(f"{path}: damaged: {error}; delete it and run the same command again") from None
-    return table
+    for name, type_ in missing.items():
+        table = table.append_column(name, pa.nulls(len(table), type_))
+    return table.select(list(columns))

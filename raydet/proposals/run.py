@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from raydet.data.proposals import FILE, write_proposals
 from raydet.image_jobs.image_stores import Picture
@@ -151,8 +150,5 @@ _SAID = {
 def _tables(shards: Sequence[Path]) -> Iterator[pa.Table]:
     """Yield the rows of each shard that were not skipped."""
     for shard in shards:
-        known = set(pq.read_schema(shard).names)
-        table = read_shard(shard, [name for name in SCHEMA.names if name in known])
-        if "num_bytes" not in known:
-            table = table.append_column("num_bytes", pa.nulls(len(table), pa.int64()))
+        table = read_shard(shard, SCHEMA.names, later={"num_bytes": pa.int64()})
         yield table.filter(pc.is_null(table["error"]))

@@ -37,7 +37,8 @@ def pool_rois(
     level_of = _levels(rows[:, 1:], strides)
     maps = [feature.float() for feature in features]
     trains = torch.is_grad_enabled() and any(feature.requires_grad for feature in maps)
-    if trains and not torch.compiler.is_exporting():  # nobody learns from an exported network
+    # Nobody learns from an exported network; and where algorithms must be deterministic, torchvision has its own way.
+    if trains and not (torch.compiler.is_exporting() or torch.are_deterministic_algorithms_enabled()):
         found: Tensor = _Pooled.apply(rows, level_of, tuple(strides), (side, sampling_ratio, aligned), *maps)
         return found
     parts, order = [], []
@@ -67,6 +68,7 @@ class _Pooled(torch.autograd.Function):
         side, ratio, aligned = how
         pooled = maps[0].new_empty(len(rows), maps[0].shape[1], side, side)
         for level, (feature, stride) in enumerate(zip(maps, strides, strict=True)):
+            feature = feature.contiguous()  # roi_align would copy it at every call
             for members in torch.split(torch.where(level_of == level)[0], AT_A_TIME):
                 pooled[members] = roi_align(feature, rows[members], side, 1 / stride, ratio, aligned)
         ctx.save_for_backward(rows, level_of)

@@ -176,40 +176,50 @@ def test_pooling_without_alignment_equals_torchvisions_from_every_level():
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize(("number", "ratio", "aligned"), [(1300, 0, True), (60, 2, False), (1, 2, True), (0, 0, True)])
-def test_pooling_for_training_has_the_values_and_gradients_of_autograds_own(number: int, ratio: int, aligned: bool):
+@pytest.mark.parametrize(
+    ("number", "ratio", "aligned", "frozen"),
+    [(1700, 0, True, None), (90, 2, False, 1), (90, 2, True, 0), (1, 2, True, None), (0, 0, True, None)],
+)
+def test_pooling_for_training_has_the_values_and_gradients_of_autograds_own(
+    number: int, ratio: int, aligned: bool, frozen: int | None
+):
     rng = torch.Generator().manual_seed(0)
-    strides, frame = (4, 8, 16), 256
-    maps = [torch.rand(2, 3, frame // s, frame // s, generator=rng) for s in strides]
-    corners = torch.rand(number, 2, generator=rng) * 100
-    boxes = torch.cat([corners, corners + 4 + torch.rand(number, 2, generator=rng) ** 2 * 150], dim=1)
+    strides, frame = (4, 8, 16), 512
+    # As a channels-last network gives them.
+    maps = [
+        torch.rand(2, 3, frame // s, frame // s, generator=rng).to(memory_format=torch.channels_last) for s in strides
+    ]
+    corners = torch.rand(number, 2, generator=rng) * 150
+    boxes = torch.cat([corners, corners + 4 + torch.rand(number, 2, generator=rng) ** 2 * 350], dim=1)
     rows = torch.cat([torch.randint(2, (number, 1), generator=rng).float(), boxes], dim=1)
-    weight = torch.rand(number, 3, 7, 7, generator=rng)
+    weight = torch.rand(number, 7, 7, 3, generator=rng).permute(0, 3, 1, 2)  # a gradient that is not contiguous
+    # FPN, Eq. 1: an RoI of 224 pixels from stride 16, one of 112 from stride 8.
+    level = torch.floor(4 + torch.log2(((boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()) / 224) + 1e-6).clamp(2, 4)
+    members = [torch.where(level == 2 + i)[0] for i in range(3)]
+    assert number < 90 or min(map(len, members)) > 5
 
-    def by_autograd(*own: torch.Tensor) -> torch.Tensor:
-        # FPN, Eq. 1: an RoI of 224 pixels from stride 16, one of 112 from stride 8; none here is as large as 448.
-        level = torch.floor(4 + torch.log2(((boxes[:, 2:] - boxes[:, :2]).prod(dim=1).sqrt()) / 224) + 1e-6).clamp(2, 4)
-        members = [torch.where(level == 2 + i)[0] for i in range(3)]
+    def by_autograd(own: list[torch.Tensor]) -> torch.Tensor:
         parts = [
             roi_align(each, rows[some], 7, 1 / stride, ratio, aligned)
             for each, some, stride in zip(own, members, strides, strict=True)
         ]
         return torch.cat(parts)[torch.argsort(torch.cat(members))]
 
-    def ours(*own: torch.Tensor) -> torch.Tensor:
+    def ours(own: list[torch.Tensor]) -> torch.Tensor:
         return pool_rois(own, rows, strides=strides, side=7, sampling_ratio=ratio, aligned=aligned)
 
     results = []
     for pool in (ours, by_autograd):
-        own = [each.clone().requires_grad_(level != 1) for level, each in enumerate(maps)]  # the middle one is frozen
-        pooled = pool(*own)
+        own = [each.clone().requires_grad_(place != frozen) for place, each in enumerate(maps)]
+        pooled = pool(own)
         (pooled * weight).sum().backward()
-        assert own[1].grad is None
-        results.append((pooled.detach(), own[0].grad, own[2].grad))
+        results.append([pooled.detach(), *(each.grad for each in own)])
     for mine, theirs in zip(*results, strict=True):
-        assert mine is not None and torch.equal(mine, theirs)
+        assert (mine is None) == (theirs is None)
+        assert mine is None or torch.equal(mine, theirs)
+    assert sum(each is None for each in results[0]) == (frozen is not None)
     with torch.no_grad():
-        assert torch.equal(ours(*maps), results[0][0])
+        assert torch.equal(ours(maps), results[0][0])
 
 
 def test_alignment_moves_the_samples_by_half_a_pixel():

@@ -74,11 +74,15 @@ def test_detections_are_judged_best_score_first_and_cut_at_one_threshold():
     # The best takes the true box (IoU .8), the second comes too late; the third has another class.
     first = Detections("a", boxes, torch.tensor([0, 0, 1]), torch.tensor([0.9, 0.8, 0.7]))
     second = Detections("b", boxes[1:2], torch.tensor([0]), torch.tensor([0.6]))
-    judged, least = judged_by_truth([first, second], [truth, truth])
+    judged, least = judged_by_truth([first, second], [(*truth, None), (*truth, None)])
     # 2 true boxes; cut at .9: 2 / 3, .8: 2 / 4, .7: 2 / 5, .6: 4 / 6, no better than the first.
     assert least == pytest.approx(0.9)
     assert [[box.is_right for box in each.boxes] for each in judged] == [[True], []]
     assert [each.truths for each in judged] == [1, 1]
+    # Where nobody looked for class 1, the third is no mistake: cut at .6, 4 / 5.
+    judged, least = judged_by_truth([first, second], [(*truth, np.array([0])), (*truth, None)])
+    assert least == pytest.approx(0.6)
+    assert [[box.is_right for box in each.boxes] for each in judged] == [[True, False], [True]]
 
 
 def test_classifiers_are_compared_image_by_image():

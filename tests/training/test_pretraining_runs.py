@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -169,10 +170,37 @@ def test_held_out_pictures_that_share_names_and_sizes_with_the_searched_ones_are
     other = tmp_path / "others"
     shutil.copytree(pictures, other)
     for name, known in (("searched", True), ("changed", False)):
-        run = launch(on(pictures, file, tmp_path / name, data__val=str(other))).path
+        with (
+            nullcontext() if known else pytest.warns(UserWarning, match=r"is not measured: .*0\.png' has [\d,]+ bytes")
+        ):
+            run = launch(on(pictures, file, tmp_path / name, data__val=str(other))).path
         newest = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "eval"][-1]
         assert (newest["similarity"] is not None) == known
         Image.new("RGB", (50, 40)).save(other / "0.png")
+
+
+def test_a_picture_that_became_a_link_out_of_its_folder_is_told_of_as_such(pictures: Path, file: Path, tmp_path: Path):
+    own = tmp_path / "own"
+    shutil.copytree(pictures, own)
+    config = on(own, file, tmp_path / "run")
+    launch(config)
+    (tmp_path / "aside.png").write_bytes((own / "0.png").read_bytes())
+    (own / "0.png").unlink()
+    (own / "0.png").symlink_to(tmp_path / "aside.png")
+    with pytest.raises(DataError, match=r"0\.png"):
+        launch(config, resume=True)
+
+
+def test_without_their_proposals_a_run_is_judged_but_for_the_likeness_of_views(
+    pictures: Path, file: Path, tmp_path: Path
+):
+    own = tmp_path / "proposals"
+    shutil.copytree(file, own)
+    run = launch(on(pictures, own, tmp_path / "run", data__val=str(pictures))).path
+    assert evaluate_saved(run, data=None, split="val", role=None).similarity is not None
+    shutil.rmtree(own)
+    with pytest.warns(UserWarning, match="is not measured: .*raydet proposals"):
+        assert evaluate_saved(run, data=None, split="val", role=None).similarity is None
 
 
 def test_a_file_that_is_none_is_named(pictures: Path, tmp_path: Path):

@@ -6,6 +6,7 @@ Region proposals against true boxes, whatever their class: recall among the best
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from raydet.data.boxes.index import DatasetIndex
-from raydet.data.proposals import OtherImages
+from raydet.errors import DataError
 from raydet.families.pretraining.assemble import assemble
 from raydet.families.pretraining.loader import StepViews, views_of
 from raydet.families.pretraining.method import PretrainingMethod
@@ -78,13 +79,12 @@ class PretrainingResult:
 
 
 def known_proposals(index: DatasetIndex, where: str) -> ImageProposals | None:
-    """Return the proposals of held-out images; None where the file has not those of all of them.
-
-    Raises DataError where the file is damaged or missing.
-    """
+    """Return the proposals of held-out images; None, with a warning that says why, where there are none of all of
+    them: everything else that evaluation measures can do without."""
     try:
         return checked_proposals_of(index, where)
-    except OtherImages:
+    except DataError as error:
+        warnings.warn(f"similarity of held-out images is not measured: {error}", stacklevel=2)
         return None
 
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from raydet.config.proposal_data import GRID
 from raydet.data.boxes.index import DatasetIndex
-from raydet.data.proposals import Proposals, grid_boxes
+from raydet.data.paths import LeadsOutsideError
+from raydet.data.proposals import OtherImages, Proposals, grid_boxes
 from raydet.errors import DataError
 
 
@@ -53,9 +54,8 @@ class FileProposals:
 
     def require_same_files(self) -> None:
         """Raise OtherImages, naming some, where a file has another length than the one that was searched."""
-        rows = range(len(self._index))
-        own = [int(self._rows[self._index.at(row)]) for row in rows]
-        self._proposals.require_files(own, [self._index.file_at(row) for row in rows])
+        own = [int(self._rows[self._index.at(row)]) for row in range(len(self._index))]
+        self._proposals.require_files(own, self._index.file_at)
 
     def boxes_at(self, row: int) -> NDArray[np.float32]:
         """Return the boxes of the image that is seen at a row."""
@@ -98,8 +98,12 @@ def content_of(where: str) -> str:
 def _naming_the_key() -> Iterator[None]:
     try:
         yield
+    except OtherImages as error:
+        raise OtherImages(f"data.proposals: {error}") from None
+    except LeadsOutsideError:
+        raise  # of an image
     except DataError as error:
-        raise type(error)(f"data.proposals: {error}") from None
+        raise DataError(f"data.proposals: {error}") from None
 
 
 def _names(index: DatasetIndex, proposals: Proposals) -> Sequence[str]:

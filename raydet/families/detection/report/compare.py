@@ -19,7 +19,7 @@ from raydet.families.detection.judged_boxes import Detections
 from raydet.families.detection.pseudo_quality import LabelPair, own_truth_iou
 from raydet.families.detection.report import errors
 from raydet.families.detection.report.gallery import FoundBox, found_picture, truth_picture
-from raydet.families.detection.report.history import true_boxes
+from raydet.families.detection.report.history import true_boxes, verified_classes
 from raydet.families.detection.saved import SavedDetector, load_detector
 from raydet.report.compare.runs import Compared
 from raydet.report.page import Pictures, Section, grid, heading, paragraph
@@ -124,16 +124,21 @@ def best_threshold(scores: Floats, hits: NDArray[np.bool_], truths: int) -> floa
 
 
 def judged_by_truth(
-    found: Sequence[Detections], truths: Sequence[tuple[Floats, NDArray[np.int64]]]
+    found: Sequence[Detections], truths: Sequence[tuple[Floats, NDArray[np.int64], NDArray[np.int64] | None]]
 ) -> tuple[list[Judged], float]:
-    """Return what a model finds in each image, above the score at which its F1 over all of them is highest, and it."""
+    """Return what a model finds in each image, above the score at which its F1 over all of them is highest, and it.
+
+    `truths`: boxes, classes, and which classes are verified (`LabelPair`); what cannot be judged is left out.
+    """
     columns = []
-    for each, (boxes, classes) in zip(found, truths, strict=True):
+    for each, truth in zip(found, truths, strict=True):
         order = torch.argsort(each.scores, descending=True, stable=True)
         own, labels, scores = (part[order].numpy() for part in (each.boxes, each.classes, each.scores))
-        hits = own_truth_iou(LabelPair(own, labels, boxes, classes)) > 0
-        columns.append((own, labels, scores.astype(np.float64), hits))
-    total = sum(len(classes) for _, classes in truths)
+        pair = LabelPair(own, labels, *truth)
+        hits = own_truth_iou(pair) > 0
+        kept = pair.is_judged(hits)
+        columns.append((own[kept], labels[kept], scores[kept].astype(np.float64), hits[kept]))
+    total = sum(len(classes) for _, classes, _ in truths)
     every = [np.concatenate([np.zeros(0), *(column[place] for column in columns)]) for place in (2, 3)]
     least = best_threshold(every[0], every[1].astype(np.bool_), total)
     judged = [
@@ -145,7 +150,7 @@ def judged_by_truth(
             ),
             len(classes),
         )
-        for column, (_, classes) in zip(columns, truths, strict=True)
+        for column, (_, classes, _) in zip(columns, truths, strict=True)
     ]
     return judged, least
 
@@ -153,7 +158,8 @@ def judged_by_truth(
 def _judged(saved: SavedDetector, index: DatasetIndex, rows: list[int]) -> tuple[list[Judged], float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     found = predict(saved.method, saved.model.to(device), index, rows, device)
-    return judged_by_truth(found, [true_boxes(index, index.id_at(row)) for row in rows])
+    ids = [index.id_at(row) for row in rows]
+    return judged_by_truth(found, [(*true_boxes(index, each), verified_classes(index, each)) for each in ids])
 
 
 def _beside_each_other(

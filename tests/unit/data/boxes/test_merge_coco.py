@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -26,7 +27,7 @@ def job() -> ModuleType:
     return module
 
 
-def coco(names: dict[int, str], images: dict[int, str], boxes: list[tuple[int, int]]) -> dict[str, object]:
+def coco(names: dict[int, str], images: dict[int, str], boxes: list[tuple[int, int]]) -> dict[str, Any]:
     """Return a file of `boxes`, each an image's and a class's id."""
     return {
         "categories": [{"id": number, "name": name} for number, name in names.items()],
@@ -64,9 +65,17 @@ def test_a_class_that_the_first_file_has_not_is_named(job: ModuleType):
         job.merged(FEW, MORE, {"person": "Person", "tv": "Monitor/TV"}, ("few", "more"))
 
 
-def test_an_image_of_both_files_is_refused(job: ModuleType):
-    with pytest.raises(DataError, match=r"the same image 2 times in both files together, such as all/a\.png"):
+def test_what_would_be_mixed_up_is_refused(job: ModuleType):
+    with pytest.raises(DataError, match=r"all/a\.png is there 2 times, in both files together"):
         job.merged(FEW, MORE, MAP, ("all", "all"))
+    with pytest.raises(DataError, match="--class-map names sofa, which the second file has not"):
+        job.merged(FEW, MORE, {**MAP, "sofa": "Lamp"}, ("few", "more"))
+    twice = {**MORE, "categories": [*MORE["categories"], {"id": 2, "name": "car"}]}
+    with pytest.raises(DataError, match="category id 2 is there 2 times in one file"):
+        job.merged(FEW, twice, MAP, ("few", "more"))
+    lvis = {**MORE, "categories": [{**kind, "frequency": "r"} for kind in MORE["categories"]]}
+    with pytest.raises(DataError, match="LVIS files, whose categories have a frequency"):
+        job.merged(FEW, lvis, MAP, ("few", "more"))
 
 
 def test_the_command_writes_a_set_that_raydet_reads(
