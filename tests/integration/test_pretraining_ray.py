@@ -38,7 +38,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     for number in range(5):
         picture(home / "photos" / f"{number}.png", thing=(5 * number, 20, 5 * number + 50, 60))
     propose(ProposalOptions(str(home / "photos"), home / "proposals", source=Grid(), actors=0))
-    return {**SLOW, "data__images": str(home / "photos"), "data__proposals": str(home / "proposals")}
+    photos = str(home / "photos")
+    return {**SLOW, "data__images": photos, "data__val": photos, "data__proposals": str(home / "proposals")}
 
 
 def assert_same_steps(run: Path, other: Path) -> None:
@@ -67,8 +68,9 @@ def test_two_workers_learn_what_one_process_learns(straight: Path, found: dict[s
         [line for line in read_metrics(each / "metrics.jsonl") if line["kind"] == "eval"][-1]
         for each in (run, straight)
     )
-    assert (mine["images"], mine["boxes"]) == (theirs["images"], theirs["boxes"])
-    assert mine["projection_spread"] == pytest.approx(theirs["projection_spread"], abs=0.05)
+    assert mine["images"] == theirs["images"] == 5  # each rank judges some
+    for name in ("similarity", "projection_spread"):  # roughly: these are of the last step
+        assert theirs[name] is not None and mine[name] == pytest.approx(theirs[name], abs=0.1)
 
 
 def test_a_run_that_two_workers_began_is_ended_by_one_process(straight: Path, found: dict[str, object], tmp_path: Path):
