@@ -97,6 +97,9 @@ def main() -> int:
     given = parser.parse_args()
     if given.out.exists():
         raise DataError(f"{given.out}: exists already and is not overwritten; give another name")
+    for folder in given.images:
+        if not folder.is_dir():
+            raise DataError(f"--images {folder}: no such folder")
     first, second = (_read(file) for file in given.files)
     folders = [folder.resolve() for folder in given.images]
     root = Path(os.path.commonpath(folders))

@@ -52,7 +52,7 @@ def teachers(broker) -> dict[str, int]:
     return {name: pid for name, pid in found.items() if pid is not None}
 
 
-def wait_until(claim, *, timeout_s=90.0):
+def wait_until(claim, *, timeout_s=30.0):
     deadline = time.monotonic() + timeout_s
     while not claim():
         assert time.monotonic() < deadline, "it never came true"
@@ -395,7 +395,7 @@ def test_the_pool_grows_when_labels_are_late_and_shrinks_when_idle(tmp_path):
         source = client(broker)
         publish(source, 1)
         source.request(names(900), 1)  # 45 s for one teacher: others take seconds to start on a busy machine
-        wait_until(lambda: len(teachers(broker)) == 3)
+        wait_until(lambda: len(teachers(broker)) == 3, timeout_s=60)
         assert_right(source.take(names(900), 1), names(900), 1)
         wait_until(lambda: len(teachers(broker)) == 1)
         assert_right(source.take(["again"], 1), ["again"], 1)

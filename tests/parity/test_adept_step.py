@@ -24,7 +24,7 @@ from raydet.train.checkpoint import folder_of, open_checkpoint
 from raydet.train.launch import launch
 from tests.helpers import tiny_views
 
-STEPS, LR, DECAY, MOMENTUM, LAMBDA, START, K = 5, 0.05, 1e-2, 0.9, 0.7, 0.9, 4
+STEPS, LR, DECAY, MOMENTUM, LAMBDA, START, K = 5, 0.05, 1e-2, 0.9, 0.7, 0.9, 8
 SIZES, STRIDES, RATIOS, SAMPLED = (12, 24, 48), (8, 16, 32), (0.5, 1.0, 2.0), 32
 
 
@@ -36,7 +36,7 @@ def config(run_dir: Path) -> PretrainingConfig:
         optim__weight_decay=DECAY,
         optim__momentum=MOMENTUM,
         checkpoint={"every": 1, "keep": 9},
-        method={"name": "adept", "rpn_reg_weight": LAMBDA, "ema_momentum_start": START},
+        method={"name": "adept", "rpn_reg_weight": LAMBDA, "ema_momentum_start": START, "num_boxes": K},
     )
 
 
@@ -135,8 +135,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("step", range(STEPS))
 def test_each_step_is_what_the_equations_say(run: Path, step: int):
-    """From the engine's own weights of every step: a network of batch norms over twelve boxes doubles what rounds
-    differently from step to step."""
+    """From the engine's own weights of every step: a network of batch norms doubles what rounds differently from step
+    to step. With four boxes an image, half as many, one processor rounded weights of one step apart by 4e-5."""
     own = config(run)
     images = PROPOSED.open(run / "data").labeled
     batch = ViewLoader(images, GridProposals(images), own, rank=0, world=1).take(step)
@@ -178,9 +178,7 @@ def test_each_step_is_what_the_equations_say(run: Path, step: int):
     ended = saved_at(run, step + 1, "student")
     assert ended.keys() == model.state_dict().keys()
     for name, value in model.state_dict().items():
-        # Gradients through norms of twelve boxes round to 3 parts in 10,000 of their largest, by the processor.
-        moved = rate * float(trained[name].grad.abs().max()) if name in trained else 0.0
-        assert torch.allclose(ended[name].float(), value.float(), rtol=1e-3, atol=2e-5 + 5e-4 * moved), name
+        assert torch.allclose(ended[name].float(), value.float(), rtol=1e-3, atol=1e-5), name
 
 
 def saved_at(run: Path, step: int, part: str) -> dict[str, Tensor]:

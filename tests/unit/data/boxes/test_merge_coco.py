@@ -98,8 +98,12 @@ def test_the_command_writes_a_set_that_raydet_reads(
     assert raydet(["check-data", str(out), "--images", str(tmp_path)]) == 0
     with pytest.raises(DataError, match="exists already and is not overwritten"):
         job.main()
-    (tmp_path / "few.json").write_text(json.dumps({"images": []}))
     out.unlink()
+    (tmp_path / "more").rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=r"--images .*/more: no such folder"):
+        job.main()
+    (tmp_path / "elsewhere").rename(tmp_path / "more")
+    (tmp_path / "few.json").write_text(json.dumps({"images": []}))
     with pytest.raises(DataError, match=r"few\.json: not a COCO file: 'annotations' is not a list"):
         job.main()
     assert not out.exists()
