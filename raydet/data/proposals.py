@@ -187,7 +187,7 @@ def grid_boxes(
 
 def write_proposals(file: Path, tables: Iterable[pa.Table], *, settings: Mapping[str, Any], listing: str) -> None:
     """Write a proposals file from tables with the columns image, width, height, boxes (flat lists), fallback and
-    num_bytes; where one of the latter is null, lengths are left out.
+    num_bytes. Where an older version did not write down the length of one file, the column is left out.
 
     All boxes are in memory once: 16 bytes each.
     """
