@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from PIL import Image
 
 from raydet.config.detector import ModelConfig
 from raydet.errors import CheckpointError, ConfigError, DataError
+from raydet.families.pretraining.data import PROPOSED
+from raydet.families.pretraining.evaluate import known_proposals
 from raydet.metrics import read_metrics
 from raydet.proposals.run import ProposalOptions, propose
 from raydet.proposals.sources import Grid
@@ -201,6 +204,10 @@ def test_without_their_proposals_a_run_is_judged_but_for_the_likeness_of_views(
     shutil.rmtree(own)
     with pytest.warns(UserWarning, match="is not measured: .*raydet proposals"):
         assert evaluate_saved(run, data=None, split="val", role=None).similarity is None
+    index = PROPOSED.open(run / "data").val
+    with warnings.catch_warnings():  # of many ranks one says it
+        warnings.simplefilter("error")
+        assert known_proposals(index, str(own), tell=False) is None
 
 
 def test_a_file_that_is_none_is_named(pictures: Path, tmp_path: Path):

@@ -78,21 +78,26 @@ class PretrainingResult:
         return "\n".join(lines)
 
 
-def known_proposals(index: DatasetIndex, where: str) -> ImageProposals | None:
-    """Return the proposals of held-out images; None, with a warning that says why, where there are none of all of
-    them: everything else that evaluation measures can do without."""
+def known_proposals(index: DatasetIndex, where: str, *, tell: bool) -> ImageProposals | None:
+    """Return the proposals of held-out images; None where there are none of all of them: everything else that
+    evaluation measures can do without. `tell`: warn, saying why."""
     try:
         return checked_proposals_of(index, where)
     except DataError as error:
-        warnings.warn(f"similarity of held-out images is not measured: {error}", stacklevel=2)
+        if tell:
+            warnings.warn(f"similarity of held-out images is not measured: {error}", stacklevel=2)
         return None
 
 
 def count_rows(
-    method: PretrainingMethod, model: PretrainingModel, index: DatasetIndex, rows: range, device: torch.device
+    method: PretrainingMethod,
+    model: PretrainingModel,
+    index: DatasetIndex,
+    boxes: ImageProposals | None,
+    rows: range,
+    device: torch.device,
 ) -> Counts:
     """Judge the images at `rows`."""
-    boxes = known_proposals(index, method.run.data.proposals)
     best = [np.zeros((0, len(BUDGETS)), np.float32)]
     similarity, compared, moments = 0.0, 0, None
     for start in range(0, len(rows), IMAGES_PER_FORWARD):
@@ -117,7 +122,9 @@ def evaluate_sharded(
 ) -> PretrainingResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
     number = len(index) if max_images is None else min(max_images, len(index))
-    parts: list[Counts] = group.all_gather(count_rows(method, model, index, group.every(number), group.device))
+    boxes = known_proposals(index, method.run.data.proposals, tell=group.is_lead)
+    own = count_rows(method, model, index, boxes, group.every(number), group.device)
+    parts: list[Counts] = group.all_gather(own)
     if not group.is_lead:
         return None
     best = np.concatenate([part.best for part in parts])
