@@ -4,7 +4,7 @@ PyTorch's takes 5 x 5 kernels through a reference implementation there: in bf16 
 pass (benchmarks/step.md). The gradients are those of the same convolution, so they can be said with fast operations:
 
     dL/dx = the gradient of the output, convolved with the kernel turned by 180 degrees
-    dL/dw[i, j] = sum over images and pixels of x shifted by (i, j), times the gradient of the output
+    dL/dw = for every three columns of the kernel, that of a kernel of three columns; those are fast
 """
 
 from __future__ import annotations
@@ -38,41 +38,46 @@ class _Depthwise(torch.autograd.Function):
         (grad,) = grads
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
-        of_bias = grad.sum((0, 2, 3), dtype=weight.dtype) if wants_bias else None
-        if ctx.stride == 1:
-            of_x = _of_input(grad, weight, ctx.padding) if wants_x else None
-            of_weight = _of_weight(x, grad, weight, ctx.padding) if wants_weight else None
-        else:  # with holes in the shifts, PyTorch's own is as fast, in float32
-            mask = [wants_x, wants_weight, False]
-            sizes = [ctx.stride] * 2, [ctx.padding] * 2
-            of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-                grad.float(), x.float(), weight.float(), None, *sizes, [1, 1], False, [0, 0], len(weight), mask
-            )
+        how = ctx.stride, ctx.padding
         return (
-            None if of_x is None else of_x.to(ctx.dtype),
-            None if of_weight is None else of_weight.to(weight.dtype),
-            of_bias,
+            _of_input(x, grad, weight, *how).to(ctx.dtype) if wants_x else None,
+            _of_weight(x, grad, weight, *how).to(weight.dtype) if wants_weight else None,
+            grad.sum((0, 2, 3), dtype=weight.dtype) if wants_bias else None,
             None,
             None,
         )
 
 
-def _of_input(grad: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """Return the gradient `[N, C, H, W]` of the input, for stride 1."""
+def _of_input(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Return the gradient `[N, C, H, W]` of the input."""
+    if stride > 1:  # with holes in the shifts, PyTorch's own is as fast, in float32
+        return _gradients(grad.float(), x.float(), weight.float(), stride, (padding, padding), of_input=True)[0]
     turned = weight.flip(2, 3).to(grad.dtype)
     return F.conv2d(grad, turned, None, 1, weight.shape[-1] - 1 - padding, groups=len(weight))
 
 
-def _of_weight(x: Tensor, grad: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """Return the gradient `[C, 1, k, k]` of the kernels, for stride 1, summed in float32 or better."""
+def _of_weight(x: Tensor, grad: Tensor, weight: Tensor, stride: int, padding: int) -> Tensor:
+    """Return the gradient `[C, 1, k, k]` of the kernels, summed in float32 or better.
+
+    Three columns of the kernels at a time: that is what the fast implementation takes, whatever their height.
+    """
     exact = torch.promote_types(x.dtype, torch.float32)
-    padded = F.pad(x.to(exact), (padding,) * 4).permute(0, 2, 3, 1)  # [N, H, W, C]: channels next to each other
-    wanted = grad.to(exact).permute(0, 2, 3, 1).contiguous()
-    height, width = wanted.shape[1:3]
-    side = weight.shape[-1]
-    product, sums = torch.empty_like(wanted), wanted.new_empty(side, side, len(weight))
-    for i in range(side):
-        for j in range(side):
-            torch.mul(padded[:, i : i + height, j : j + width], wanted, out=product)
-            torch.sum(product, (0, 1, 2), out=sums[i, j])
-    return sums.permute(2, 0, 1)[:, None]
+    x, grad = x.to(exact), grad.to(exact)
+    side, span = weight.shape[-1], (grad.shape[-1] - 1) * stride + 3
+    found, three = x.new_empty(weight.shape), x.new_empty(len(weight), 1, side, 3)
+    for first in (min(column, side - 3) for column in range(0, side - 1, 2)):
+        left = padding - first
+        seen = F.pad(x, (left, span - left - x.shape[-1]))  # what these columns meet
+        found[..., first : first + 3] = _gradients(grad, seen, three, stride, (padding, 0), of_input=False)[1]
+    return found
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: tuple[int, int], *, of_input: bool
+) -> tuple[Tensor, ...]:
+    """Return PyTorch's gradients of input and kernels, of which one is asked for."""
+    mask, groups = [of_input, not of_input, False], len(weight)
+    found: tuple[Tensor, ...] = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [stride, stride], list(padding), [1, 1], False, [0, 0], groups, mask
+    )
+    return found

@@ -87,8 +87,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return `[N, outputs, H / stride, W / stride]`."""
-        inner = F.relu6(self._bn0(self._expand_conv(x))) if self.expands else x
-        inner = F.relu6(self._bn1(self._depthwise_conv(inner)))
+        inner = F.relu6(self._bn0(self._expand_conv(x)), inplace=True) if self.expands else x
+        inner = F.relu6(self._bn1(self._depthwise_conv(inner)), inplace=True)
         narrowed: Tensor = self._bn2(self._project_conv(inner))
         return x + narrowed if self.has_shortcut else narrowed
 
@@ -117,7 +117,7 @@ class EfficientNetLite0(nn.Module):
 
     def maps(self, pixels: Tensor) -> dict[int, Tensor]:
         """Return the last map of each stride from 4 on, `[N, C, H / stride, W / stride]`; see `LEVELS`."""
-        x = F.relu6(self._bn0(self._conv_stem(pixels)))
+        x = F.relu6(self._bn0(self._conv_stem(pixels)), inplace=True)
         ends = {block: stride for stride, (block, _) in LEVELS.items()}
         found = {}
         for i, block in enumerate(self._blocks):

@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from raydet.vision import roi_products
 from raydet.vision.geometry import box_areas
+from raydet.vision.roi_products import Bins
 
 CANONICAL_SIDE_PX, CANONICAL_LEVEL = 224, 4  # an RoI of ImageNet's crop size is pooled from stride 2^4 (FPN, Eq. 1)
 AT_A_TIME = 512  # RoIs, 26 MB of 256 channels: pooled values are tens of kilobytes each, copies of all are what peaks
@@ -35,20 +37,49 @@ def pool_rois(
         owner = torch.cat([torch.full_like(part[:, :1], i) for i, part in enumerate(rois)])
         rows = torch.cat([owner, torch.cat(list(rois))], dim=1)
     level_of = _levels(rows[:, 1:], strides)
-    maps = [feature.float() for feature in features]
-    trains = torch.is_grad_enabled() and any(feature.requires_grad for feature in maps)
-    # Nobody learns from an exported network; and where algorithms must be deterministic, torchvision has its own way.
-    if trains and not (torch.compiler.is_exporting() or torch.are_deterministic_algorithms_enabled()):
-        found: Tensor = _Pooled.apply(rows, level_of, tuple(strides), (side, sampling_ratio, aligned), *maps)
+    maps, bins = [feature.float() for feature in features], Bins(side, sampling_ratio, aligned)
+    if torch.compiler.is_exporting() or torch.are_deterministic_algorithms_enabled():
+        # Nobody learns from an exported network; and torchvision has its own way where all must be deterministic.
+        return _pooled_by_torchvision(maps, rows, level_of, strides, bins)
+    if torch.is_grad_enabled() and any(feature.requires_grad for feature in maps):
+        found: Tensor = _Pooled.apply(rows, level_of, tuple(strides), bins, *maps)
         return found
+    return _pooled(maps, rows, level_of, strides, bins, trained=False)
+
+
+def _pooled_by_torchvision(
+    maps: Sequence[Tensor], rows: Tensor, level_of: Tensor, strides: Sequence[int], bins: Bins
+) -> Tensor:
+    """Pool level by level, in operations that autograd and the ONNX exporter know."""
     parts, order = [], []
     for level, (feature, stride) in enumerate(zip(maps, strides, strict=True)):
         members = torch.where(level_of == level)[0]
         order.append(members)
-        parts.append(roi_align(feature, rows[members], side, 1 / stride, sampling_ratio, aligned))
+        parts.append(_align(feature, rows[members], stride, bins))
     pooled = torch.cat(parts)[torch.argsort(torch.cat(order))]
     # The levels' parts add up to all RoIs: the ONNX exporter cannot know.
-    return pooled.reshape(rows.shape[0], pooled.shape[1], side, side)
+    return pooled.reshape(rows.shape[0], pooled.shape[1], bins.side, bins.side)
+
+
+def _pooled(
+    maps: Sequence[Tensor], rows: Tensor, level_of: Tensor, strides: Sequence[int], bins: Bins, *, trained: bool
+) -> Tensor:
+    """Pool some RoIs at a time, each to its place, the faster way."""
+    pooled = maps[0].new_empty(len(rows), maps[0].shape[1], bins.side, bins.side)
+    for level, (feature, stride) in enumerate(zip(maps, strides, strict=True)):
+        members = torch.where(level_of == level)[0]
+        if roi_products.is_fast(feature, trained=trained):
+            pooled[members] = roi_products.pool(feature, rows[members], 1 / stride, bins)
+            continue
+        feature = feature.contiguous()  # roi_align would copy it at every call
+        for some in torch.split(members, AT_A_TIME):
+            pooled[some] = _align(feature, rows[some], stride, bins)
+    return pooled
+
+
+def _align(feature: Tensor, rows: Tensor, stride: int, bins: Bins) -> Tensor:
+    found: Tensor = roi_align(feature, rows, bins.side, 1 / stride, bins.sampling_ratio, bins.aligned)
+    return found
 
 
 class _Pooled(torch.autograd.Function):
@@ -57,37 +88,32 @@ class _Pooled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        rows: Tensor,
-        level_of: Tensor,
-        strides: tuple[int, ...],
-        how: tuple[int, int, bool],
-        *maps: Tensor,
+        ctx: Any, rows: Tensor, level_of: Tensor, strides: tuple[int, ...], bins: Bins, *maps: Tensor
     ) -> Tensor:
-        """Pool some RoIs at a time, each to its place."""
-        side, ratio, aligned = how
-        pooled = maps[0].new_empty(len(rows), maps[0].shape[1], side, side)
-        for level, (feature, stride) in enumerate(zip(maps, strides, strict=True)):
-            feature = feature.contiguous()  # roi_align would copy it at every call
-            for members in torch.split(torch.where(level_of == level)[0], AT_A_TIME):
-                pooled[members] = roi_align(feature, rows[members], side, 1 / stride, ratio, aligned)
+        """Pool."""
         ctx.save_for_backward(rows, level_of)
-        ctx.strides, ctx.how, ctx.shapes = strides, how, [feature.shape for feature in maps]
-        return pooled
+        ctx.strides, ctx.bins = strides, bins
+        ctx.shapes = [feature.shape for feature in maps]
+        ctx.are_products = [roi_products.is_fast(feature, trained=True) for feature in maps]
+        return _pooled(maps, rows, level_of, strides, bins, trained=True)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Give each level the gradients of its RoIs."""
         rows, level_of = ctx.saved_tensors
-        side, ratio, aligned = ctx.how
         found: list[Tensor | None] = []
         for level, (shape, stride) in enumerate(zip(ctx.shapes, ctx.strides, strict=True)):
             if not ctx.needs_input_grad[4 + level]:
                 found.append(None)
                 continue
             members = torch.where(level_of == level)[0]
+            own, seen = grad[members], rows[members]
+            if ctx.are_products[level]:
+                found.append(roi_products.pool_back(own, shape, seen, 1 / stride, ctx.bins))
+                continue
+            side, ratio, aligned = ctx.bins
             back = torch.ops.torchvision._roi_align_backward
-            found.append(back(grad[members], rows[members], 1 / stride, side, side, *shape, ratio, aligned))
+            found.append(back(own, seen, 1 / stride, side, side, *shape, ratio, aligned))
         return None, None, None, None, *found
 
 
