@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -64,7 +64,6 @@ class Teacher:
 
     first_step: int  # there it becomes an exact copy of the student
     keep_at: Callable[[int], float]  # step -> keep, in [0, 1)
-    buffers: Literal["average", "own"] = "average"  # whether the statistics of norms are averaged, or left to itself
     judged: bool = True  # whether it is evaluated, and is what comes out of the run
 
     def share_of_start(self, last_step: int) -> float:

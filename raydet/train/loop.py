@@ -218,7 +218,7 @@ class Trainer:
     def update_teacher_version(self, s: int) -> None:
         """Create the teacher at its first step, and publish at publish steps: the teacher, or else the student."""
         if self.teacher is not None and s == self.teacher.first_step and self.state.ema is None:
-            self.state.ema = EmaTeacher(self.state.student, own_buffers=self.teacher.buffers == "own")
+            self.state.ema = EmaTeacher(self.state.student)
         if self.schedule.is_publish_step(s):
             weights = weights_of(self.state.student if self.state.ema is None else self.state.ema.model)
             ref = TeacherRef(s, digest(weights))

@@ -68,7 +68,7 @@ class TrainState:
         self._restore_student(checkpoint)
         self._restore_learned(checkpoint)
         if checkpoint.has("teacher") and teacher is not None:
-            self.ema = EmaTeacher(self.student, own_buffers=teacher.buffers == "own")
+            self.ema = EmaTeacher(self.student)
             self.ema.load(_to_numpy(checkpoint.tensors("teacher")))
         ref = checkpoint.state.get("published")
         if ref is not None and checkpoint.has("published"):

@@ -42,17 +42,15 @@ class EmaTeacher:
     """A model that follows the student: `teacher <- keep * teacher + (1 - keep) * student` at every update.
 
     It starts as an exact copy. Floating-point parameters and buffers are averaged, everything else (the batch counters
-    of BatchNorm) is copied: averaging would truncate .9996 * 100 + .0004 * 101 to 100 for ever. With
-    `own_buffers` buffers are left alone: they are the teacher's own.
+    of BatchNorm) is copied: averaging would truncate .9996 * 100 + .0004 * 101 to 100 for ever.
     """
 
-    def __init__(self, student: nn.Module, *, own_buffers: bool = False) -> None:
+    def __init__(self, student: nn.Module) -> None:
         self.model = copy.deepcopy(student).eval().requires_grad_(False)
-        self._buffers = {name for name, _ in self.model.named_buffers()} if own_buffers else set()
 
     def update(self, student: nn.Module, *, keep: float) -> None:
         """Absorb the student as it is now; call once per optimiser step. Raises ValueError unless keep is in [0, 1)."""
-        average_into(self.model, student, keep=keep, without=self._buffers)
+        average_into(self.model, student, keep=keep)
 
     def snapshot(self) -> Weights:
         """Return the teacher's weights as NumPy arrays, real copies."""

@@ -16,8 +16,9 @@ from raydet.families.detection.methods.gradient_sampling import GradientSampling
 from raydet.families.detection.methods.unbiased_teacher import UnbiasedTeacher
 from raydet.registry import build_method
 from raydet.train.launch import launch
+from raydet.train.saved import load_saved
 from raydet.vision.losses import focal_cross_entropy
-from tests.helpers import tiny_config
+from tests.helpers import tiny_config, tiny_soft
 from tests.integration.runs import losses, saved
 from tests.parity.test_gradient_sampling_ranks import CLASSES, batch_of
 
@@ -155,3 +156,12 @@ def test_classifiers_alone_have_the_weight_of_unlabelled_images():
         "unsup/roi_reg": 0.0,
         "unsup/boxes_cls": 0.0,
     }
+
+
+def test_a_teacher_follows_the_statistics_of_batch_norms_that_train(tmp_path: Path):
+    # Those that it was copied with (mean 0, variance 1) would stay for ever, and it labels with them.
+    run = launch(tiny_soft(tmp_path / "run", model__fpn_norm="batch", optim__steps=3)).path
+    weights = load_saved(run, role="teacher").model.state_dict()
+    means = [value for name, value in weights.items() if name.endswith("running_mean")]
+    assert len(means) == 6  # three levels of the pyramid, before and after they are added up
+    assert all(mean.abs().max() > 0 for mean in means)

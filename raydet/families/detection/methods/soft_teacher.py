@@ -96,10 +96,10 @@ class SoftTeacher(DetectionMethod):
         return self.moving_teacher()
 
     def teacher(self) -> Teacher:
-        """Average the parameters; the t-th update (before step t) keeps min(.999, 1 - 1 / (t + 1))."""
+        """Average the student; the t-th update (before step t) keeps min(.999, 1 - 1 / (t + 1))."""
         first, most = self.config.burn_in_steps, self.config.ema_keep_rate
         # The engine updates after step s: before step t = s + 1.
-        return Teacher(first, lambda s: min(most, 1 - 1 / (s - first + 2)), buffers="own")
+        return Teacher(first, lambda s: min(most, 1 - 1 / (s - first + 2)))
 
     def annotate(self, teacher: Any, images: ImageBatch, rngs: Sequence[torch.Generator]) -> list[Candidates]:
         """Return the teacher's detections, and as `quality` 1 - spread of those above the floor."""

@@ -9,6 +9,7 @@ from raydet.families.detection.data import BOXES
 from raydet.families.detection.recipe import rules
 from raydet.families.detection.recipe.anchors import Anchors, choose
 from raydet.families.detection.recipe.facts import BoxFacts, check_boxes, look_at
+from raydet.families.detection.soft_config import SoftSettings
 from raydet.recipe.document import Setting
 from raydet.recipe.machine import Machine
 from raydet.recipe.reading import chosen, read_sets
@@ -47,9 +48,10 @@ def propose(request: Request) -> Recipe:
     settings = [
         Setting("run.dir", request.run_dir),
         *data_settings(request, counts),
-        *views(facts, side, why_side, machine),
+        *views(facts, side, why_side, machine, own=is_soft(method)),
         *model(facts, side, small * side / facts.short_side, machine),
         *method_settings(method, why_method, counts, steps),
+        *(soft_views(side, machine) if is_soft(method) else []),
         *optimiser(counts, batch, steps, by_name[method], side, facts, machine),
         *cluster_settings(machine),
         *rhythm(steps, machine, most_on_cpu=500, log_every=10),
@@ -84,14 +86,18 @@ def usual_method(counts: Counts) -> tuple[str, str]:
     return "supervised", "nothing is unlabelled: with --unlabeled DIR or --labels N other methods are possible"
 
 
-def views(facts: BoxFacts, side: int, why: str, machine: Machine) -> Settings:
-    """Return the size of views and the flips."""
-    sides = rules.jittered(side, machine)
+def is_soft(method: str) -> bool:
+    """Whether a method is Soft Teacher, or stands on it: these have views and thresholds of their own."""
+    return any(each.model_fields["name"].default == method and issubclass(each, SoftSettings) for each in METHODS)
+
+
+def views(facts: BoxFacts, side: int, why: str, machine: Machine, *, own: bool) -> Settings:
+    """Return the size of views and the flips; with `own` views the method says at which sizes it trains."""
     long = rules.long_side(side, facts.stretch)
     return [
-        Setting("data.views.short_side", sides, why),
+        *([] if own else [Setting("data.views.short_side", rules.jittered(side, machine), why)]),
         Setting("data.views.max_long_side", long, f"the longest images are {facts.stretch:.2f} times as long as short"),
-        Setting("data.views.eval_short_side", side, "as in training"),
+        Setting("data.views.eval_short_side", side, why if own else "as in training"),
         Setting("data.views.horizontal_flip", 0.5, "0.0 where left and right differ, as in text"),
         Setting(
             "data.views.vertical_flip", 0.0, "0.5 where pictures have no up, as through a microscope or from above"
@@ -169,6 +175,13 @@ def anchors(found: Anchors, defaults: Anchors) -> Settings:
     ]
 
 
+def soft_views(side: int, machine: Machine) -> Settings:
+    """Return the sizes of Soft Teacher's views: between half and one and a half times, as the paper's; less on a CPU."""
+    low, high = (3 / 4, 1.0) if machine.is_cpu else (1 / 2, 3 / 2)
+    sides = [round(side * share / 8) * 8 for share in (low, high)]
+    return [Setting("method.views.short_side", sides, f"drawn from {low:g} to {high:g} times the size of evaluation")]
+
+
 def method_settings(name: str, why: str, counts: Counts, steps: int) -> Settings:
     """Return the method's own settings."""
     burn_in = steps // 2
@@ -187,6 +200,10 @@ def method_settings(name: str, why: str, counts: Counts, steps: int) -> Settings
     settings += [
         Setting("method.burn_in_steps", burn_in, half),
         Setting("method.ema_keep_rate", rate, looks),
+    ]
+    if is_soft(name):
+        return [*settings, *soft_settings(name, few_labels, weight, why_weight, burn_in, steps)]
+    settings += [
         Setting(
             "method.score_threshold",
             0.7,
@@ -200,6 +217,22 @@ def method_settings(name: str, why: str, counts: Counts, steps: int) -> Settings
             Setting("method.iou_filter_threshold", 0.4, "the paper's; `raydet thresholds RUN` measures it too"),
         ]
     return settings
+
+
+def soft_settings(name: str, few_labels: bool, weight: float, why: str, burn_in: int, steps: int) -> Settings:
+    """Return thresholds and weight of Soft Teacher, or of what stands on it."""
+    sure, floor = (0.7, 0.4) if few_labels else (0.9, 0.5)
+    why_sure = "after few labels a teacher is hardly ever surer" if few_labels else "the paper's"
+    found = [
+        Setting("method.cls_pseudo_threshold", sure, why_sure),
+        Setting("method.rpn_pseudo_threshold", sure, why_sure),
+        Setting("method.pseudo_score_floor", floor, "what no pseudo-box may be below"),
+        Setting("method.unsup_weight", weight, why),
+    ]
+    if name == "classifier_retraining":
+        last = burn_in + (steps - burn_in) * 4 // 5
+        found.append(Setting("method.retrain_from_step", last, "the last fifth trains the classifier alone"))
+    return found
 
 
 def optimiser(
