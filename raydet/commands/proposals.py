@@ -48,6 +48,14 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--sqrt-area-range", type=float, nargs=2, default=(0.3, 0.8), help="of the image's (0.3 to 0.8)"
     )
     parser.add_argument("--min-side", type=float, default=0.0, help="pixels of the original image (default 0)")
+    parser.add_argument(
+        "--gray16-range",
+        type=int,
+        nargs=2,
+        default=(0, 65535),
+        metavar=("LOW", "HIGH"),
+        help="values of 16-bit pictures that become 0 to 255, as data.views.gray16_range (default 0 65535)",
+    )
     parser.add_argument("--actors", type=int, default=1, help="searching processes (default 1); 0: this one, no Ray")
     parser.add_argument("--cpus-per-actor", type=float, default=1.0, help="also the images an actor searches at once")
     parser.add_argument("--address", help="Ray address; default: RAY_ADDRESS where set, else a local Ray")
@@ -73,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         address=arguments.address,
         shard_images=arguments.shard_images,
         retry_skipped=arguments.retry_skipped,
+        gray16_range=tuple(arguments.gray16_range),
     )
     try:
         propose(options)

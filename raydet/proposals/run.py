@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from raydet.data.decode import FULL_RANGE
 from raydet.data.proposals import FILE, write_proposals
+from raydet.errors import ConfigError
 from raydet.image_jobs.image_stores import Picture
 from raydet.image_jobs.listing import open_images
 from raydet.image_jobs.run import Begun, beginning, check_options
@@ -54,6 +56,7 @@ class ProposalOptions:
     address: str | None = None
     shard_images: int = 128
     retry_skipped: bool = False
+    gray16_range: tuple[int, int] = FULL_RANGE  # as `data.views.gray16_range`
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +112,12 @@ def propose(options: ProposalOptions) -> Path:
     options.filters.check()
     options.source.check()
     check_options(options)
+    low, high = options.gray16_range
+    if not 0 <= low < high <= FULL_RANGE[1]:
+        raise ConfigError(f"--gray16-range {low} {high}: expected two values of 0 to {FULL_RANGE[1]}, the lower first")
     images = open_images(options.images, options.root)
-    settings = settings_of(options.source, options.filters)
+    images = replace(images, store=replace(images.store, gray16_range=options.gray16_range))
+    settings = settings_of(options.source, options.filters, options.gray16_range)
     with beginning(images, settings, options, WORDS) as job:
         name = settings["source.name"]
         print(f"{name}: {plural(job.listing.count, 'image')} of {images.given} -> {job.folder}", flush=True)
@@ -118,9 +125,12 @@ def propose(options: ProposalOptions) -> Path:
         return _export(job)
 
 
-def settings_of(source: Source, filters: Filters) -> dict[str, Any]:
+def settings_of(source: Source, filters: Filters, gray16_range: tuple[int, int] = FULL_RANGE) -> dict[str, Any]:
     """Return all that the boxes depend on, but for the images, by dotted key."""
-    return flat(json.loads(json.dumps({"source": source.settings(), "filters": asdict(filters)})))
+    found: dict[str, Any] = {"source": source.settings(), "filters": asdict(filters)}
+    if gray16_range != FULL_RANGE:  # older files do not say
+        found["gray16_range"] = list(gray16_range)
+    return flat(json.loads(json.dumps(found)))
 
 
 def _export(job: Begun) -> Path:

@@ -61,11 +61,12 @@ def statistics_of(model: nn.Module) -> list[Tensor]:
 def share_statistics(statistics: list[Tensor], group: Group) -> None:
     """Replace every rank's running statistics by their mean over ranks, so that all ranks hold the same model.
 
-    In training each rank normalises with the statistics of its own images, as usual.
+    In training each rank normalises with the statistics of its own images, as usual. Statistics that are equal
+    everywhere, as those of norms that rest, stay so to the bit: in float64 the sum of n equal float32 is exact.
     """
     if group.world == 1 or not statistics:
         return
-    flat = group.sum(torch.cat([each.reshape(-1) for each in statistics])) / group.world
+    flat = group.sum(torch.cat([each.reshape(-1) for each in statistics]).double()) / group.world
     for each, mean in zip(statistics, torch.split(flat, [each.numel() for each in statistics]), strict=True):
         each.copy_(mean.reshape(each.shape))
 

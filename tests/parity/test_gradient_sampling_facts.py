@@ -159,6 +159,18 @@ def test_a_class_that_was_not_met_changes_no_solution_of_the_others():
         assert solve(c).tolist() == near([21 / 79, 66 / 79, 150 / 79, 1.0])  # the three add up to 3, not to 4
 
 
+def test_what_a_class_that_was_not_met_pushes_by_leaves_the_sum_of_the_others():
+    # Its column is not zero: softmax gives every class something. Without it the two others push each other by .02
+    # each, so that their weights are equal, and add up to two.
+    c = matrix([[-0.10, 0.02, 0.08], [0.02, -0.30, 0.28], [0.0, 0.0, 0.0]])
+    for solve in (direct_weights, stationary_weights):
+        assert solve(c).tolist() == near([1.0, 1.0, 1.0])
+    # .25 w_1 = .2 w_2: 2 * .2 / .45 = .888889 and 2 * .25 / .45 = 1.111111.
+    c = matrix([[-0.40, 0.25, 0.15], [0.20, -0.30, 0.10], [0.0, 0.0, 0.0]])
+    for solve in (direct_weights, stationary_weights):
+        assert solve(c).tolist() == near([8 / 9, 10 / 9, 1.0])
+
+
 def test_fact_3_the_softmax_reaches_the_exact_weights():
     a, _ = descended(matrix(THREE), None)
     assert softmax_weights(a).tolist() == pytest.approx([0.265823, 0.835443, 1.898734], abs=2e-5)

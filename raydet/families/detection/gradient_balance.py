@@ -153,9 +153,13 @@ def stationary_weights(matrix: Tensor) -> Tensor:
 
 
 def _met_part(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which classes were met, and their part of the matrix in float64."""
+    """Return which classes were met, and their part of the matrix in float64.
+
+    What a class that was left out is pushed by goes to the diagonal, so that rows sum to 0 as they did.
+    """
     seen = met(matrix)
-    return seen, matrix.double()[seen][:, seen]
+    own = matrix.double()[seen][:, seen]
+    return seen, own if bool(seen.all()) else own - torch.diag(own.sum(dim=1))
 
 
 def _whole(matrix: Tensor, seen: Tensor, solved: Tensor) -> Tensor:

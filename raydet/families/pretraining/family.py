@@ -18,7 +18,7 @@ from raydet.families.pretraining.data import PROPOSED, PreparedProposals, note_p
 from raydet.families.pretraining.evaluate import PretrainingResult, evaluate_sharded
 from raydet.families.pretraining.method import PretrainingMethod
 from raydet.families.pretraining.model import PretrainingModel
-from raydet.families.pretraining.proposals import checked_proposals_of, content_of
+from raydet.families.pretraining.proposals import checked_proposals_of, content_of, require_same_brightness
 from raydet.families.pretraining.run import PretrainingRun
 from raydet.group import Group
 from raydet.recipe.request import Recipe, Request
@@ -34,6 +34,7 @@ class Pretraining(Family[PretrainingConfig]):
     def check(self, config: PretrainingConfig, data: PreparedProposals) -> None:
         """Raise DataError unless there are proposals of all images, of these files, and those that a run which
         goes on began with."""
+        require_same_brightness(config.data.proposals, config.data.views.gray16_range)
         checked_proposals_of(data.labeled, config.data.proposals)
         note_proposals(data.folder, content_of(config.data.proposals))
 
@@ -45,6 +46,7 @@ class Pretraining(Family[PretrainingConfig]):
         log = ProblemLog()
         with TemporaryDirectory(prefix="raydet-") as aside:
             try:
+                require_same_brightness(config.data.proposals, config.data.views.gray16_range)
                 checked_proposals_of(self.prepare(config, Path(aside)).labeled, config.data.proposals)
             except DataError as error:
                 said = str(error).removeprefix("data.proposals: ").removeprefix(f"{config.data.proposals}: ")

@@ -6,7 +6,7 @@ Views and boxes of an image are a pure function of (seed, image, step, slot in t
 from __future__ import annotations
 
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -17,6 +17,7 @@ from raydet.data.prefetch import Prefetcher
 from raydet.families.pretraining.config import PretrainingConfig, PretrainingSection
 from raydet.families.pretraining.proposals import ImageProposals
 from raydet.families.pretraining.views import ThreeViews, three_views
+from raydet.proposals.filters import Fallback
 from raydet.randomness import stream
 
 
@@ -89,4 +90,6 @@ def views_of(
 ) -> ThreeViews:
     """Return the three views of the image at a row of the index."""
     boxes = torch.from_numpy(proposals.boxes_at(row).copy())
-    return three_views(index.pixels_at(row), boxes, config.data.views, num_boxes, rng)
+    seen = three_views(index.pixels_at(row), boxes, config.data.views, num_boxes, rng)
+    # Where nothing passed any filter the image itself is the box: the views' share of it, so again whole views.
+    return replace(seen, is_fallback=True) if proposals.fallback_at(row) == Fallback.IMAGE else seen

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from raydet.config.proposal_data import GRID
 from raydet.data.boxes.index import DatasetIndex
+from raydet.data.decode import FULL_RANGE
 from raydet.data.paths import LeadsOutsideError
 from raydet.data.proposals import OtherImages, Proposals, grid_boxes
 from raydet.errors import DataError
@@ -92,6 +93,21 @@ def content_of(where: str) -> str:
         return GRID
     with _naming_the_key():
         return Proposals.open(where).content
+
+
+def require_same_brightness(where: str, gray16_range: tuple[int, int]) -> None:
+    """Raise DataError where 16-bit pictures were searched at another brightness than they are trained at."""
+    if where == GRID:
+        return
+    with _naming_the_key():
+        settings = Proposals.open(where).settings
+    searched = tuple(settings.get("gray16_range", FULL_RANGE))
+    if settings.get("source.name") == "selective_search" and searched != gray16_range:
+        low, high = gray16_range
+        raise DataError(
+            f"data.proposals: {where}: 16-bit pictures were searched with {list(searched)}, data.views.gray16_range is "
+            f"[{low}, {high}]: run raydet proposals again, into another folder, with --gray16-range {low} {high}"
+        )
 
 
 @contextmanager

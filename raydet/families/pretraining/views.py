@@ -31,7 +31,7 @@ class ThreeViews:
     boxes: Tensor  # [3, K, 4] float32 xyxy, pixels of each view, clipped to it
     ids: Tensor  # [K] int64: which proposals, counted from 1; those that had to be repeated are there several times
     views: tuple[View, View, View]  # original -> view
-    is_fallback: bool  # no proposal is in all views: the whole views count as one box
+    is_fallback: bool  # the image has no proposals, or none that is in all views: whole views count as one box
     eligible: int  # how many proposals are in all views
 
 

@@ -31,7 +31,7 @@ def views(run: PretrainingInputs, pictures: Pictures) -> Section:
             seen = views_of(images, run.proposals, run.config, run.method.num_boxes, row, rng)
         except DataError as error:
             return Section(title, [paragraph(f"An image cannot be read: {error}", "absent")])
-        note = ": no proposal is in all views" if seen.is_fallback else ""
+        note = ": no proposal is in all views, or there is none" if seen.is_fallback else ""
         shown.append(pictures.figure(f"views_{row:06d}.jpg", _jpeg(_drawn(seen)), f"{images.id_at(row)}{note}"))
     lead = "V1, V2 and V3 of an image as training sees them. A box has the same colour in all three."
     return Section(title, [paragraph(lead), grid(shown)])
