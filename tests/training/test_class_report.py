@@ -13,13 +13,15 @@ import torch
 from raydet.data.boxes.federated import Federated
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
+from raydet.families.detection.limits.figures import box_figures
 from raydet.families.detection.long_tail_config import GradientSamplingConfig
-from raydet.families.detection.report import classes, made
+from raydet.families.detection.report import classes, made, own_select
 from raydet.labels.snapshots import read_values, remove_after, write_values
 from raydet.metrics import read_metrics
 from raydet.records import PseudoBoxes, TeacherRef
 from raydet.report.write import write_report
 from raydet.train.launch import launch
+from raydet.train.saved import load_saved
 from tests.helpers import tiny_soft
 from tests.training.balanced import EARLY
 
@@ -153,3 +155,24 @@ def test_snapshots_of_values_are_what_was_written_and_go_with_the_steps_beyond_a
     (tmp_path / "step_00000005.values.arrow").write_bytes(b"x")
     with pytest.raises(UserError, match="step_00000005.values.arrow: damaged"):
         read_values(tmp_path, 5)
+
+
+def test_what_limits_a_run_is_concluded_from_what_classes_kept_by_their_own_thresholds(run: Path):
+    config = load_saved(run, role=None).config
+    assert classes.are_learned(run / "diagnostics", config.method.cls_pseudo_threshold)
+    inputs, _ = made(run, config)
+    judged = box_figures(inputs).judged
+    kept = classes.at_the_time(run / "diagnostics", own_select(config))
+    common = own_select(config)
+    newest = [each.stored for each in inputs.history.newest]
+    numbers = [sum(len(select(label).scores) for label in newest) for select in (kept, common)]
+    assert judged.now.boxes == sum(each.boxes for each in judged.classes) == numbers[0]
+    assert numbers[0] != numbers[1]  # the common threshold keeps others
+    assert not judged.at and judged.ungated is None  # nothing is said of a common threshold
+
+
+def test_thresholds_that_stayed_at_the_common_one_are_not_learned(tmp_path: Path):
+    write_values(tmp_path, 3, {"thresholds": np.array([0.7, 0.7], np.float32)})
+    assert not classes.are_learned(tmp_path, 0.7)
+    write_values(tmp_path, 6, {"thresholds": np.array([0.7, 0.65], np.float32)})
+    assert classes.are_learned(tmp_path, 0.7)

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from raydet.errors import UserError
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.method import Thresholds, detection_method
+from raydet.families.detection.report import classes
 from raydet.families.detection.report.inputs import Inputs
 from raydet.families.detection.thresholds.axes import Axes, read_axes, selection
-from raydet.families.detection.thresholds.count import Reading, threshold_grid
+from raydet.families.detection.thresholds.count import Reading, ThresholdGrid, TrueLabel, threshold_grid
 from raydet.families.detection.thresholds.inputs import true_label
 
 ALL_PASS = 1e-6  # a quality threshold that drops nothing but a quality of exactly 0
@@ -32,7 +33,7 @@ class Judged:
     """The newest pseudo-boxes against the hidden truth; `at` is ascending in the score threshold."""
 
     now: Reading
-    at: Sequence[Reading]  # every score threshold, the quality threshold as it is
+    at: Sequence[Reading]  # every score threshold, the quality threshold as it is; empty where classes have their own
     ungated: Reading | None  # the present score threshold without the quality gate; None: no such gate
     truths: int
     classes: Sequence[ClassCounts]
@@ -74,6 +75,8 @@ def _judged(run: Inputs, axes: Axes) -> Judged | None:
     if hidden is None or not newest:
         return None
     images = [true_label(each.stored, hidden) for each in newest]
+    if classes.are_learned(run.folder / "diagnostics", axes.score):
+        return _judged_by_class(run, images, axes)
     names, key = axes.thresholds.score, axes.thresholds.quality
     qualities = [axes.quality] if key is None else [axes.quality, ALL_PASS]
     selects = [
@@ -82,19 +85,34 @@ def _judged(run: Inputs, axes: Axes) -> Judged | None:
     ]
     grid = threshold_grid(images, axes.scores, selects, len(hidden.class_names))
     row = axes.scores.index(axes.score)
-    classes = [
+    return _against(
+        run,
+        grid,
+        row,
+        at=[grid.at(place, 0) for place in range(len(axes.scores))],
+        ungated=grid.at(row, 1) if key is not None else None,
+    )
+
+
+def _judged_by_class(run: Inputs, images: Sequence[TrueLabel], axes: Axes) -> Judged:
+    """Judge what classes kept by their thresholds of the time: no common threshold says it."""
+    assert run.hidden is not None
+    kept = classes.at_the_time(run.folder / "diagnostics", selection(run.config, {}))
+    lowest = [0.0]  # of what was kept anyway
+    grid = threshold_grid(images, lowest, [(axes.quality, kept)], len(run.hidden.class_names))
+    return _against(run, grid, 0, at=(), ungated=None)
+
+
+def _against(run: Inputs, grid: ThresholdGrid, row: int, *, at: Sequence[Reading], ungated: Reading | None) -> Judged:
+    """Return the counts of one row of a grid, with the classes'."""
+    assert run.hidden is not None
+    counts = [
         ClassCounts(name, int(grid.truths[k]), int(grid.boxes[row, 0, k]), int(grid.hits[row, 0, k]))
-        for k, name in enumerate(hidden.class_names)
+        for k, name in enumerate(run.hidden.class_names)
     ]
     window = run.history.windows[-1].quality
-    return Judged(
-        grid.at(row, 0),
-        [grid.at(place, 0) for place in range(len(axes.scores))],
-        grid.at(row, 1) if key is not None else None,
-        int(grid.truths.sum()),
-        classes,
-        None if window is None else window.class_error_rate,
-    )
+    errors = None if window is None else window.class_error_rate
+    return Judged(grid.at(row, 0), at, ungated, int(grid.truths.sum()), counts, errors)
 
 
 def _late(run: Inputs, name: str) -> float | None:

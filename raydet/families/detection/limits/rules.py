@@ -28,7 +28,7 @@ def box_findings(found: BoxFigures) -> list[Finding]:
     if judged is None:
         return [*_density(found), *_incomplete(found)]
     return [
-        *_thresholds(found, judged),
+        *(_thresholds(found, judged) if judged.at else ()),
         *_gate(found, judged),
         *_wrong_classes(judged),
         *_unseen_classes(judged),

@@ -71,6 +71,12 @@ def at_the_time(folder: Path, select: Select) -> Select:
     return kept
 
 
+def are_learned(folder: Path, threshold: float) -> bool:
+    """Return whether classes have had thresholds of their own, other than the common one."""
+    learned = (read_values(folder, step)["thresholds"] for step in steps_with(folder, "values"))
+    return any(not np.allclose(each, threshold, atol=1e-6) for each in learned)
+
+
 def group_members(run: Inputs) -> dict[str, list[int]]:
     """Return the class numbers of each group that there is: minority and majority, novel and base, LVIS's three."""
     names, found, split = run.class_names, {}, run.config.data.split
