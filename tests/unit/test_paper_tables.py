@@ -34,7 +34,9 @@ WANTED = {
     "unbiased_teacher": ["COCO-standard", "labelled images only"],
     "gradient_sampling": [*(f"Table {n}" for n in range(1, 6)), *(f"Fig. {n}" for n in range(1, 8))],
     "lchp": [*(f"Table {n}" for n in range(1, 7)), *(f"Table {n}, LCHP-I and LCHP-R" for n in (2,)), "Table 1, CAM"],
-    "adept": [f"Table {n}" for n in range(1, 5)] + ["Table 1, 1 %", "Table 1, 10 %", "Table 1, SODA10M"],
+    "adept": [f"Table {n}" for n in range(1, 5)]
+    + ["Table 1, scratch", "Table 1, supervised", "Table 1, 1 %"]
+    + ["Table 1, 10 %", "Table 1, SODA10M"],
     "soft_teacher": ["COCO, 10 %", "labelled images only"],
     "long_tail_baselines": ["logit adjustment", "classifier retraining", "EQLv2", "repeat factor sampling"],
 }
