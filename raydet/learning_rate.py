@@ -7,19 +7,28 @@ import math
 from raydet.config.optim import OptimConfig
 
 
-def base_lr(config: OptimConfig) -> float:
+def images_per_step(config: OptimConfig, *, uses_unlabeled: bool) -> int:
+    """Return the images of a step over all workers.
+
+    `unlabeled_batch` has a value in every configuration; it counts only where the method reads such images
+    (`RunConfig.uses_labels`).
+    """
+    return config.labeled_batch + (config.unlabeled_batch if uses_unlabeled else 0)
+
+
+def base_lr(config: OptimConfig, *, uses_unlabeled: bool) -> float:
     """Return the learning rate after warm-up, scaled to the batch where the config asks for it."""
     if config.lr_scaling == "none":
         return config.lr
-    return config.lr * (config.labeled_batch + config.unlabeled_batch) / config.reference_batch
+    return config.lr * images_per_step(config, uses_unlabeled=uses_unlabeled) / config.reference_batch
 
 
-def lr_at(step: int, config: OptimConfig) -> float:
+def lr_at(step: int, config: OptimConfig, *, uses_unlabeled: bool) -> float:
     """Return the learning rate of the step that starts after `step` completed ones.
 
     Linear warm-up; then `schedule=steps`: a tenth less at each step of `decay_at`, `schedule=cosine`: down to 0.
     """
-    lr = base_lr(config) * warm_up(step, config)
+    lr = base_lr(config, uses_unlabeled=uses_unlabeled) * warm_up(step, config)
     if config.schedule == "cosine":
         return lr * half_cosine(step / config.steps)
     return lr * 0.1 ** sum(step >= boundary for boundary in config.decay_at)

@@ -19,9 +19,10 @@ class OptimConfig(Section):
     lr: PositiveFloat = 0.0075
     """Learning rate for `reference_batch` images; see `lr_scaling`."""
     lr_scaling: Literal["none", "linear"] = "none"
-    """`linear` multiplies lr by (labeled_batch + unlabeled_batch) / reference_batch; the result is printed."""
+    """`linear` multiplies lr by (labeled_batch + unlabeled_batch) / reference_batch, or by labeled_batch /
+    reference_batch where the method uses no unlabelled images; the result is printed."""
     reference_batch: PositiveInt = 24
-    """Images per step that `lr` was chosen for (labelled + unlabelled)."""
+    """Images per step that `lr` was chosen for (labelled + unlabelled, where the method uses such)."""
     momentum: Fraction = 0.9
     """Momentum of SGD and LARS."""
     nesterov: bool = False
@@ -48,7 +49,8 @@ class OptimConfig(Section):
     """A run has diverged where the loss of a step is above this, and above so many times its running median: an alarm,
     and checkpoints that are marked unhealthy; where it stays so, the run ends. `null`: never."""
     accumulate: PositiveInt = 1
-    """Split each step into so many passes to save memory; the optimiser sees the same gradient."""
+    """Split each step into so many passes to save memory. The optimiser sees the same gradient, but where batch norms
+    train: they see the images of one pass."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on GPUs with hardware for it, and on CPUs with hardware for it where a short timing (kept in the
     user's cache folder) finds it faster; fp32 elsewhere. fp16 uses a gradient scaler."""

@@ -84,7 +84,7 @@ class Method(ABC, Generic[Config, AnyBatch]):
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of the step that starts after `step` completed ones."""
-        return lr_at(step, self.run.optim)
+        return lr_at(step, self.run.optim, uses_unlabeled=self.run.uses_labels)
 
     def param_groups(self) -> list[ParamGroup]:
         """Return which parameters follow which law of the learning rate; every parameter matches one."""

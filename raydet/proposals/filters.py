@@ -16,6 +16,7 @@ from raydet.errors import ConfigError
 
 Boxes = NDArray[np.float64]
 
+TOLERANCE = 1e-9  # relative: bounds are inclusive, and what equals one may be rounded to either side of it
 FALLBACK_SIDE = 32.0  # pixels: what SoCo asks of a box where nothing passes all filters
 
 
@@ -59,9 +60,10 @@ class Filters:
         boxes = np.unique(boxes[(sides > 0).all(axis=1)], axis=0)
         sides = boxes[:, 2:] - boxes[:, :2]
         ratio = sides[:, 0] / sides[:, 1]
-        fits = (self.aspect_range[0] <= ratio) & (ratio <= self.aspect_range[1])
-        share = np.sqrt(sides.prod(axis=1)) / math.sqrt(width * height)
-        sized = (self.sqrt_area_range[0] <= share) & (share <= self.sqrt_area_range[1])
+        fits = _within(ratio, *self.aspect_range)
+        # Squared, as two square roots would round 30 x 75 of 100 x 250 to less than 0.3.
+        share = sides.prod(axis=1) / (width * height)
+        sized = _within(share, self.sqrt_area_range[0] ** 2, self.sqrt_area_range[1] ** 2)
         large = (sides >= FALLBACK_SIDE).all(axis=1)
         passed = {
             Fallback.NONE: fits & sized & (sides >= self.min_side).all(axis=1),
@@ -72,3 +74,9 @@ class Filters:
             if mask.any():
                 return boxes[mask], fallback
         return np.array([[0.0, 0.0, width, height]]), Fallback.IMAGE
+
+
+def _within(values: NDArray[np.float64], low: float, high: float) -> NDArray[np.bool_]:
+    """Say which values lie from `low` to `high`, both included."""
+    found: NDArray[np.bool_] = (values >= low * (1 - TOLERANCE)) & (values <= high * (1 + TOLERANCE))
+    return found

@@ -32,9 +32,10 @@ def advice(config: RunConfig, folder: RunFolder, bad: range = range(0)) -> str:
     step = healthy_step(folder, bad)
     where = "the newest healthy checkpoint" if step else "the beginning: no checkpoint was written before"
     keys = " or ".join(config.method.lr_keys)
+    lr = base_lr(config.optim, uses_unlabeled=config.uses_labels)
     return (
         f"go on with --resume --from {step} ({where}) and a lower {keys} (optim.lr is {config.optim.lr:g}"
-        + ("" if base_lr(config.optim) == config.optim.lr else f", scaled to {base_lr(config.optim):g}")
+        + ("" if lr == config.optim.lr else f", scaled to {lr:g}")
         + f"), or an optim.clip_norm{'' if config.optim.clip_norm is None else f' below {config.optim.clip_norm:g}'}"
     )
 

@@ -22,7 +22,7 @@ from raydet.contract import Teacher, sizes_of
 from raydet.data.prepared import PreparedSets
 from raydet.errors import DataError, RunError, RunStopped, StorageError
 from raydet.group import Group
-from raydet.learning_rate import base_lr
+from raydet.learning_rate import base_lr, images_per_step
 from raydet.metrics import read_metrics
 from raydet.precision import NAMES, autocast_dtype
 from raydet.registry import build_method, family_of
@@ -188,7 +188,8 @@ def kind_of_images(config: RunConfig) -> str:
 
 def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
     """Say what is about to happen, in a few lines."""
-    optim = config.optim
+    optim, uses_unlabeled = config.optim, config.uses_labels
+    lr, images = base_lr(optim, uses_unlabeled=uses_unlabeled), images_per_step(optim, uses_unlabeled=uses_unlabeled)
     num_unlabeled = 0 if data.unlabeled is None else len(data.unlabeled)
     unlabeled = f", {num_unlabeled} unlabelled" if num_unlabeled else ""
     val = f", {len(data.val)} for validation" if data.val is not None else ""
@@ -197,13 +198,9 @@ def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
         f"  data: {family_of(config).describe(data)}{unlabeled}{val}",
         f"  steps: {config.last_step}, of which burn-in {config.method.burn_in_steps}; "
         f"batch {optim.labeled_batch} {kind_of_images(config)}"
-        + (f" + {optim.unlabeled_batch} unlabelled" if config.uses_labels else ""),
-        f"  learning rate: {base_lr(optim):g}"
-        + (
-            f" = {optim.lr:g} x {optim.labeled_batch + optim.unlabeled_batch} / {optim.reference_batch} images"
-            if optim.lr_scaling == "linear"
-            else ""
-        ),
+        + (f" + {optim.unlabeled_batch} unlabelled" if uses_unlabeled else ""),
+        f"  learning rate: {lr:g}"
+        + (f" = {optim.lr:g} x {images} / {optim.reference_batch} images" if optim.lr_scaling == "linear" else ""),
     ]
     method = build_method(config)
     lines += [f"  {note}" for note in method.notes(sizes_of(data))]

@@ -9,7 +9,6 @@ from torch import nn
 
 from raydet.config.optim import OptimConfig
 from raydet.contract import ParamGroup
-from raydet.learning_rate import base_lr
 from raydet.train.lars import Lars
 
 OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "adamw": torch.optim.AdamW, "lars": Lars}
@@ -19,8 +18,8 @@ OPTIMIZERS: dict[str, type[torch.optim.Optimizer]] = {"sgd": torch.optim.SGD, "a
 def build_optimizer(model: nn.Module, groups: Sequence[ParamGroup], config: OptimConfig) -> torch.optim.Optimizer:
     """Return the optimiser over the trainable parameters; norm layers and all biases are not decayed.
 
-    Each of `groups` becomes two of the optimiser's, its weights and what is not decayed of it, in that order. Raises
-    ValueError where a parameter matches none.
+    Each of `groups` becomes two of the optimiser's, its weights and what is not decayed of it, in that order. Rates are
+    the loop's to set (`set_lrs`), before each step. Raises ValueError where a parameter matches none.
     """
     own: dict[str, tuple[list[nn.Parameter], list[nn.Parameter]]] = {group.name: ([], []) for group in groups}
     for name, parameter in model.named_parameters():
@@ -32,18 +31,18 @@ def build_optimizer(model: nn.Module, groups: Sequence[ParamGroup], config: Opti
         found.append({"params": exempt, "weight_decay": 0.0, "name": name})
     if config.name == "lars":
         found = [{**each, "adapts": place % 2 == 0} for place, each in enumerate(found)]  # the decayed ones
-        return Lars(found, lr=base_lr(config), momentum=config.momentum, trust=config.lars_trust)
+        return Lars(found, lr=config.lr, momentum=config.momentum, trust=config.lars_trust)
     fused = all(p.is_cuda for each in own.values() for kind in each for p in kind)
     if config.name == "sgd":
         return torch.optim.SGD(
             found,
-            lr=base_lr(config),
+            lr=config.lr,
             momentum=config.momentum,
             nesterov=config.nesterov,
             foreach=not fused,
             fused=fused,
         )
-    return torch.optim.AdamW(found, lr=base_lr(config), foreach=not fused, fused=fused)
+    return torch.optim.AdamW(found, lr=config.lr, foreach=not fused, fused=fused)
 
 
 def group_of(name: str, groups: Sequence[ParamGroup]) -> ParamGroup:

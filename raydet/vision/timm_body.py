@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raydet.errors import CheckpointError
+from raydet.errors import CheckpointError, ConfigError
 from raydet.vision.weights import COUNTER, load_tensors, read_tensors
 
 PROBE = (64, 96)  # height and width of the image that a network must take
+ALL_STAGES = 5  # of model.trainable_stages: nothing is frozen, however many stages a network has
 
 
 class TimmBody(nn.Module):
@@ -26,7 +27,7 @@ class TimmBody(nn.Module):
 
         With weights (an empty text: those that a checkpoint will bring) batch norms are frozen, and the top
         `trainable_stages` train. Raises CheckpointError where timm is missing or has no such network, and where the
-        network has no such strides or the weights do not fit.
+        network has no such strides or the weights do not fit; ConfigError where it has no such stages.
         """
         super().__init__()
         self.name, self.strides = name, strides
@@ -47,10 +48,10 @@ class TimmBody(nn.Module):
             _load(self.network, name, Path(str(weights)))
         if weights is not None:
             self.network = _timm().layers.freeze_batch_norm_2d(self.network)
-            ends = [info.module_name(row) for stride, row in rows.items() if row <= rows[strides[-1]]]
-            freeze(self.network, ends, trainable_stages)
         _draw_nothing(self.network)
         self._check()
+        if weights is not None:
+            freeze(self.network, name, [row for row in rows.values() if row <= rows[strides[-1]]], trainable_stages)
 
     def maps(self, pixels: Tensor) -> dict[int, Tensor]:
         """Return the map of each stride, `[N, C, H / stride, W / stride]`."""
@@ -80,22 +81,51 @@ class TimmBody(nn.Module):
             )
 
 
-def freeze(network: nn.Module, ends: list[str], trainable_stages: int) -> None:
-    """Freeze what comes before the top `trainable_stages`, whose last modules `ends` names, finest first; 5: nothing.
+def freeze(network: nn.Module, name: str, rows: list[int], trainable_stages: int) -> None:
+    """Freeze what comes before the top `trainable_stages` of timm's `name`; 0: everything, 5: nothing.
 
-    What lies between the ends of two stages belongs to the later one.
+    Stages end at the maps `rows`, finest first; what lies between the ends of two belongs to the later one. Raises
+    ConfigError where such stages are none: where a coarser map does without what a finer one is computed from, as
+    those of HRNet, whose branches run side by side to the end, or where they have no weights.
     """
-    if trainable_stages >= min(5, len(ends)):
+    if trainable_stages >= min(ALL_STAGES, len(rows)):
         return
-    end = _flat(ends[-1 - trainable_stages])
-    reached = False
-    for name, module in network.named_modules():  # in the order in which they were put together: the forward pass's
-        inside = _flat(name) == end or _flat(name).startswith(f"{end}_")
-        if reached and not inside:
-            return
-        reached = inside
-        for parameter in module.parameters(recurse=False):
-            parameter.requires_grad_(False)
+    if trainable_stages == 0:
+        network.requires_grad_(False)
+        return
+    sources = _sources(name, rows)
+
+    def can_train(stages: int) -> bool:
+        frozen, top = sources[-1 - stages], sources[-stages:]
+        return all(frozen <= each for each in top) and frozen < top[-1]
+
+    if not can_train(trainable_stages):
+        others = [str(stages) for stages in range(1, min(ALL_STAGES, len(rows))) if can_train(stages)]
+        raise ConfigError(
+            f"model.backbone=timm/{name} has no top of model.trainable_stages={trainable_stages} that could train "
+            f"while what comes before it is frozen: its stages are not computed one after the other, or have no "
+            f"weights; set model.trainable_stages to {', '.join(['0 (all of it is frozen)', *others])} or "
+            f"{ALL_STAGES} (all of it trains), or choose another backbone"
+        )
+    frozen = sources[-1 - trainable_stages]
+    for key, parameter in network.named_parameters():
+        parameter.requires_grad_(key not in frozen)
+
+
+def _sources(name: str, rows: list[int]) -> list[set[str]]:
+    """Return the names of the parameters that each of the maps `rows` is computed from.
+
+    The names of timm's stages do not tell: they need not be names of modules, and modules need not be listed in the
+    order in which they compute.
+    """
+    with torch.device("meta"), torch.enable_grad():  # shapes alone, no numbers
+        network = _create(name, out_indices=rows).eval()
+        named = dict(network.named_parameters())
+        found = []
+        for each in network(torch.zeros(1, 3, *PROBE)):
+            slopes = torch.autograd.grad(each.sum(), list(named.values()), retain_graph=True, allow_unused=True)
+            found.append({key for key, slope in zip(named, slopes, strict=True) if slope is not None})
+    return found
 
 
 def _flat(name: str) -> str:

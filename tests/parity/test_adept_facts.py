@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +18,10 @@ from raydet.config.proposal_data import ProposalViewsConfig
 from raydet.families.pretraining.assemble import assemble
 from raydet.families.pretraining.batch import ViewBatch
 from raydet.families.pretraining.config import PretrainingConfig, PretrainingModelConfig
+from raydet.families.pretraining.family import FAMILY
 from raydet.families.pretraining.loader import StepViews
-from raydet.families.pretraining.method import pretraining_method
+from raydet.families.pretraining.method import Shown, pretraining_method
+from raydet.families.pretraining.methods import adept
 from raydet.families.pretraining.methods.adept import Adept, carried
 from raydet.families.pretraining.model import PretrainingModel, levels, pool_by_size
 from raydet.families.pretraining.similarity import disagreement, keep_rate, swapped
@@ -27,7 +31,8 @@ from raydet.proposals.filters import Filters
 from raydet.randomness import stream
 from raydet.train.launch import launch
 from raydet.vision.matching import BACKGROUND, IGNORED, match
-from raydet.vision.rpn import Rpn
+from raydet.vision.pretrained import architecture_only
+from raydet.vision.rpn import AnchorScores, Rpn, rpn_losses
 from tests.helpers import tiny_views
 from tests.integration.runs import saved
 
@@ -104,7 +109,7 @@ def test_the_target_keeps_more_and_more_of_itself():
 
 def test_the_learning_rate_falls_along_half_a_cosine():
     optim = OptimConfig(lr=0.1, steps=100, warmup_steps=0, schedule="cosine")
-    rates = [lr_at(step, optim) for step in (0, 25, 50, 75, 100)]
+    rates = [lr_at(step, optim, uses_unlabeled=False) for step in (0, 25, 50, 75, 100)]
     assert rates == pytest.approx([0.1, 0.085355, 0.05, 0.014645, 0.0], abs=1e-6)
 
 
@@ -288,6 +293,97 @@ def test_either_branch_can_be_exported_and_region_proposals_are_the_online_ones(
     assert torch.equal(online[weight], model.backbone.stem[0].weight)
     assert bool((target[weight] == 7).all()) and bool((target[head] == 8).all())
     assert torch.equal(target[rpn], model.state_dict()[rpn])
+
+
+@pytest.mark.parametrize(("branch", "filled"), [("online", 6.0), ("target", 7.0)])
+def test_the_branch_that_is_asked_for_is_exported(branch: str, filled: float):
+    run = config(export_branch=branch)
+    model = pretraining_method(run).build_model(0)
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.fill_(7.0 if name.startswith("target.") else 6.0)
+    found = FAMILY.exported(run, model, ["box"])
+    for name in ("backbone.stem.0.weight", "roi_heads.box_head.0.0.weight"):
+        assert found.weights[name].unique().tolist() == [filled], name
+    assert found.weights["rpn.head.cls_logits.weight"].unique().tolist() == [6.0]  # there is one
+    assert f"of the {branch} branch" in found.remark
+
+
+@pytest.mark.parametrize("views", [[1], [2], [2, 1]])
+@pytest.mark.parametrize("mode", ["joint", "separate"])
+def test_each_views_anchors_are_scored_on_it_and_taught_by_its_own_boxes(
+    monkeypatch: pytest.MonkeyPatch, mode: str, views: list[int]
+):
+    source = {"soco_checkpoint": "unused"} if mode == "separate" else {}
+    run = config(rpn_views=views, mode=mode, **source)
+    method = pretraining_method(run)
+    torch.manual_seed(0)
+    with architecture_only():  # there is no such checkpoint
+        model, batch = method.build_model(0).train(), batch_of(run)
+    taught: list[tuple[Tensor, list[Tensor]]] = []
+
+    def noted(scores: AnchorScores, truth: list[Tensor], *rest: Any, **named: Any) -> Any:
+        taught.append((scores.objectness, truth))
+        return rpn_losses(scores, truth, *rest, **named)
+
+    monkeypatch.setattr(adept, "rpn_losses", noted)
+    method.losses(model, batch, None, None)
+    assert len(taught) == len(views)
+    for view, (objectness, truth) in zip(views, taught, strict=True):
+        own, other = batch.boxes[view - 1], batch.boxes[2 - view]
+        for image, said in enumerate(truth):
+            assert torch.equal(said.unique(dim=0), own[image].unique(dim=0))
+            assert not torch.equal(said.unique(dim=0), other[image].unique(dim=0))
+        shown = method.show(model, batch, [view - 1]).features[0]
+        assert torch.allclose(objectness, model.score_anchors(shown).objectness, atol=1e-6)
+
+
+# Corners of five anchors that the network likes less and less, over two levels of the pyramid.
+LIKED = [
+    [0, 0, 40, 40],
+    [0, 0, 40, 36],  # IoU with the first: 36 / 40 = .9
+    [0, 0, 40, 20],  # 20 / 40 = .5 with the first, 20 / 36 = .56 with the second
+    [20, 40, 60, 60],  # meets none
+    [0, 50, 16, 60],  # none either
+]
+
+
+@pytest.mark.parametrize(
+    ("pre_nms", "nms_iou", "number", "places"),
+    [
+        (1, 0.7, 4, [0]),
+        (2, 0.7, 4, [0]),  # the second goes in, and falls to the first
+        (2, 0.95, 4, [0, 1]),
+        (3, 0.7, 4, [0, 2]),  # of both levels together: three of each would be all
+        (4, 0.7, 4, [0, 2, 3]),
+        (5, 0.4, 4, [0, 3, 4]),  # the third overlaps the first by more than .4
+        (5, 0.95, 4, [0, 1, 2, 3]),  # num_boxes are enough
+        (5, 0.95, 2, [0, 1]),
+    ],
+)
+def test_the_best_anchors_of_all_levels_go_into_nms_and_what_it_leaves_is_compared_too(
+    monkeypatch: pytest.MonkeyPatch, pre_nms: int, nms_iou: float, number: int, places: list[int]
+):
+    own = {"name": "adept", "det_proposals": "ss+rpn", "rpn_pre_nms": pre_nms, "num_boxes": number}
+    run = tiny_views(Path("unused"), method=own, model__rpn_nms=nms_iou)
+    method = pretraining_method(run)
+    torch.manual_seed(0)
+    model = method.build_model(0).train()
+    same = torch.tensor([[1.0, 0, 1, 0]] * 2 + [[0.5, 0, 0.5, 0]], dtype=torch.float64)  # V3 has half the side
+    batch = replace(batch_of(run, 2), matrices=torch.stack([same, same]))
+    order = [3, 0, 2, 4, 1]  # anchors come in another order than they are liked
+    liking, anchors = torch.tensor([5.0, 4, 3, 2, 1])[order], boxes(*LIKED)[order]
+    scores = AnchorScores(torch.stack([liking, liking]), torch.zeros(2, 5, 4), anchors, (2, 3))
+    monkeypatch.setattr(model, "score_anchors", lambda features: scores)
+    compared: list[Shown] = []
+    compare = method.compare
+    monkeypatch.setattr(
+        method, "compare", lambda student, batch, shown: compared.append(shown) or compare(student, batch, shown)
+    )
+    method.losses(model, batch, None, None)
+    added = [rois[2 * 4 :].tolist() for rois in compared[0].rois]  # behind four of each image
+    wanted = [[float(image), *LIKED[place]] for image in (0, 1) for place in places]
+    assert added == [wanted, wanted, [[image, *(corner / 2 for corner in box)] for image, *box in wanted]]
 
 
 def test_a_box_of_one_view_is_where_another_shows_it():

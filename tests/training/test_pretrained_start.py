@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from raydet.config.detector import ModelConfig
 from raydet.config.proposal_data import ProposalViewsConfig
+from raydet.families.detection.transfer import start
 from raydet.families.pretraining import photometrics
 from raydet.families.pretraining.config import PretrainingModelConfig, PretrainingOptimConfig
 from raydet.metrics import read_metrics
 from raydet.proposals.sources import SelectiveSearch
 from raydet.settings import load
 from raydet.train.launch import launch
+from raydet.train.rundir import RunFolder
+from raydet.train.saved import load_saved
 from raydet.vision.detector import Detector
 from tests.helpers import TINY, tiny_config, tiny_views
 
@@ -51,6 +56,43 @@ def test_what_adept_learned_starts_every_detector_and_trains_on(
     notes = " ".join(str(line) for line in lines if line["kind"] == "note")
     assert re.findall(r"  (\w+): \d+ tensors taken", notes) == ["backbone", "fpn", "rpn", "box_head"]
     assert [line["step"] for line in lines if line["kind"] == "step"] == [1, 2, 3, 4, 5]
+
+
+def statistics(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What batch norms have gathered."""
+    return {name: value for name, value in tensors.items() if name.endswith(("running_mean", "running_var"))}
+
+
+def test_what_batch_norms_have_gathered_arrives_in_the_detector(adept_run: Path):
+    same = {key: getattr(RunFolder(adept_run).load_config().model, key) for key in ModelConfig.model_fields}
+    config = ModelConfig(**{**same, "init_from": str(adept_run)})
+    model = Detector(config, 3)
+    start(model, config)
+    found, gathered = statistics(model.state_dict()), statistics(load_saved(adept_run).model.state_dict())
+    # The pyramid's norms: 3 levels of 2; the box head's: 4. Of each a mean and a variance: 20.
+    assert len(found) == 20
+    for name, value in found.items():
+        assert torch.equal(value, gathered[name]), name
+        fresh = torch.zeros_like(value) if name.endswith("running_mean") else torch.ones_like(value)
+        assert not torch.equal(value, fresh), name
+
+
+@pytest.mark.parametrize("norms", [None, "trained"])  # None: the backbone's are frozen
+def test_statistics_of_a_backbone_arrive_whether_its_norms_train_or_not(tmp_path: Path, norms: str | None):
+    network = {"backbone": "resnet18_fpn", "fpn_channels": 16, "fpn_norm": "batch", "box_head_dim": 8}
+    source = Detector(ModelConfig(**network, weights="none"), 2)
+    with torch.no_grad():
+        for name, value in statistics(source.state_dict()).items():
+            value.fill_(7.0 if name.endswith("running_mean") else 4.0)
+    file = tmp_path / "source.safetensors"
+    save_file({name: value.contiguous() for name, value in source.state_dict().items()}, file)
+    config = ModelConfig(**network, init_from=str(file), **({} if norms is None else {"init_norms": norms}))
+    model = Detector(config, 2)
+    start(model, config)
+    found = statistics(model.state_dict())
+    assert sum(name.startswith("backbone.body.") for name in found) == 40  # 20 norms of a ResNet-18
+    for name, value in found.items():
+        assert value.unique().tolist() == [7.0 if name.endswith("running_mean") else 4.0], name
 
 
 def shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -27,6 +27,7 @@ from raydet.vision.detector import Detector
 from raydet.vision.weights import read_tensors
 from tests.helpers import tiny_config, tiny_views
 from tests.integration.runs import assert_same_bits, losses
+from tests.tiny_data import coco_content, write_coco
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +93,29 @@ def test_what_is_exported_is_a_detectors_by_its_names(run: Path, tmp_path: Path)
     detector = Detector(ModelConfig(**own), 3).state_dict()
     assert set(found) == {name for name in detector if "box_predictor" not in name}
     assert all(found[name].shape == detector[name].shape for name in found)
+
+
+def test_passes_of_two_images_each_are_enough_for_batch_norms(tmp_path: Path):
+    assert losses(launch(tiny_views(tmp_path / "run", optim__accumulate=2, optim__steps=1)).path)  # 4 images / 2
+    assert tiny_views(tmp_path / "run", optim__accumulate=4, model__fpn_norm="group").optim.accumulate == 4
+
+
+def test_a_rate_that_follows_the_batch_counts_no_unlabelled_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    launch(tiny_views(tmp_path / "run", optim__steps=1, optim__lr_scaling="linear", optim__reference_batch=2))
+    assert "learning rate: 0.1 = 0.05 x 4 / 2 images" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("method", "recall"), [("soco", False), ("adept", True)])
+def test_true_boxes_are_counted_but_for_crowds_whether_or_not_something_proposes(
+    tmp_path: Path, method: str, recall: bool
+):
+    content = coco_content()  # two boxes in the first image, one in the second
+    content["annotations"][1]["iscrowd"] = 1
+    val = write_coco(tmp_path / "val", content)
+    run = launch(tiny_views(tmp_path / "run", optim__steps=1, method={"name": method}, data__val=str(val))).path
+    found = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "eval"][-1]
+    assert (found["images"], found["boxes"], found["recall_100"] is not None) == (2, 2, recall)
+    assert evaluate_saved(run, data=None, split="val", role=None).as_text().startswith("2 images, 2 true boxes")
 
 
 def test_evaluation_repeats_what_the_run_measured_of_itself(run: Path):
@@ -251,6 +275,9 @@ def test_check_data_looks_at_the_proposals_too(pictures: Path, file: Path, tmp_p
         ({"data__views__crop_area": [0.9, 0.5]}, "the lower first"),
         ({"model__level_bounds": [16]}, "expected 2 ascending sides"),
         ({"optim__labeled_batch": 1}, "fewer than two images"),
+        # 4 images in 4 passes of one each; in 3 of 1, 1 and 2
+        ({"optim__accumulate": 4}, "optim.accumulate=4 gives a pass of a worker fewer than two images"),
+        ({"optim__accumulate": 3}, "raise it, or use fewer workers or passes"),
         ({"data__val": None, "data__val_count": 50}, "val_count is 50"),
         ({"model__detector": "cascade_rcnn"}, "detector=cascade_rcnn is for detectors"),
         ({"model__init_from": "runs/other"}, "init_from is for detectors"),

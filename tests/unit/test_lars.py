@@ -114,7 +114,7 @@ def test_a_frozen_group_stays_and_gathers_nothing():
 
 def test_the_rate_falls_along_half_a_cosine():
     config = OptimConfig(name="lars", lr=0.1, warmup_steps=0, schedule="cosine", steps=100)
-    at = [lr_at(step, config) for step in (0, 25, 50, 75, 100)]
+    at = [lr_at(step, config, uses_unlabeled=False) for step in (0, 25, 50, 75, 100)]
     assert at == pytest.approx([0.1, 0.085355, 0.05, 0.014645, 0.0], abs=1e-6)
 
 

@@ -2,34 +2,67 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from torch import nn
 
-from raydet.config.run import OptimConfig
+from raydet.config.run import OptimConfig, RunConfig
 from raydet.contract import ParamGroup
 from raydet.learning_rate import base_lr, lr_at
+from raydet.registry import build_method
 from raydet.train.optim import build_optimizer, set_frozen, set_lrs
+from tests.helpers import TINY, tiny_classes, tiny_config, tiny_views
 
 EVERYTHING = [ParamGroup("all", lambda name: True, lambda step: 0.1)]
 
 
 def test_warm_up_starts_at_a_thousandth_and_ends_at_the_full_rate():
     config = OptimConfig(lr=0.0075, warmup_steps=1000)
-    assert lr_at(0, config) == pytest.approx(7.5e-6)  # 0.0075 / 1000
-    assert lr_at(500, config) == pytest.approx(0.0075 * (0.0005 + 0.5))  # half way between 0.001 and 1
-    assert lr_at(1000, config) == 0.0075
+    assert lr_at(0, config, uses_unlabeled=True) == pytest.approx(7.5e-6)  # 0.0075 / 1000
+    assert lr_at(500, config, uses_unlabeled=True) == pytest.approx(0.0075 * (0.0005 + 0.5))  # half way from 0.001
+    assert lr_at(1000, config, uses_unlabeled=True) == 0.0075
 
 
 def test_each_boundary_divides_the_rate_by_ten():
     config = OptimConfig(lr=0.0075, warmup_steps=0, decay_at=(179_990, 179_995))
-    assert lr_at(179_989, config) == 0.0075
-    assert lr_at(179_990, config) == pytest.approx(0.00075)
-    assert lr_at(179_995, config) == pytest.approx(0.000075)
+    assert lr_at(179_989, config, uses_unlabeled=True) == 0.0075
+    assert lr_at(179_990, config, uses_unlabeled=True) == pytest.approx(0.00075)
+    assert lr_at(179_995, config, uses_unlabeled=True) == pytest.approx(0.000075)
 
 
 def test_linear_scaling_follows_the_global_batch():
     config = OptimConfig(lr=0.0075, lr_scaling="linear", labeled_batch=4, unlabeled_batch=8, reference_batch=24)
-    assert base_lr(config) == pytest.approx(0.0075 * 12 / 24)
+    assert base_lr(config, uses_unlabeled=True) == pytest.approx(0.0075 * 12 / 24)
+
+
+def test_linear_scaling_counts_no_unlabelled_images_where_none_are_used():
+    # unlabeled_batch stays at its default of 12: (256 + 12) / 256 = 1.046875
+    config = OptimConfig(lr=1.0, lr_scaling="linear", labeled_batch=256, reference_batch=256, warmup_steps=0)
+    assert base_lr(config, uses_unlabeled=True) == 1.046875
+    assert base_lr(config, uses_unlabeled=False) == 1.0
+    assert lr_at(0, config, uses_unlabeled=False) == 1.0
+
+
+def test_a_method_scales_its_rate_by_the_images_that_it_reads():
+    law = {
+        "optim__lr": 0.24,
+        "optim__lr_scaling": "linear",
+        "optim__labeled_batch": 4,
+        "optim__unlabeled_batch": 8,
+        "optim__reference_batch": 24,
+    }
+
+    def rate(config: RunConfig) -> float:
+        return build_method(config).lr_at(0)
+
+    both, labeled_alone = pytest.approx(0.12), pytest.approx(0.04)  # .24 * (4 + 8) / 24, .24 * 4 / 24
+    supervised = {"name": "supervised", "burn_in_steps": 0}
+    assert rate(tiny_config(Path("a"), method=TINY["method"], **law)) == both
+    assert rate(tiny_config(Path("a"), method=supervised, **law)) == labeled_alone
+    assert rate(tiny_classes(Path("a"), method={"name": "pseudo_label", "burn_in_steps": 2}, **law)) == both
+    assert rate(tiny_classes(Path("a"), method={"name": "supervised_classifier"}, **law)) == labeled_alone
+    assert rate(tiny_views(Path("a"), **law)) == labeled_alone
 
 
 def test_norms_and_biases_are_not_decayed_and_frozen_parameters_are_left_out():

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from raydet.config.detector import ModelConfig
-from raydet.errors import CheckpointError
+from raydet.errors import CheckpointError, ConfigError
 from raydet.vision.backbones import build_backbone
 from raydet.vision.detector import Detector
 from raydet.vision.images import collate
@@ -98,6 +98,26 @@ def test_trainable_stages_count_from_the_top_and_norms_are_frozen(tmp_path: Path
     parameters = list(backbone.body.network.named_parameters())
     assert {name.split(".")[0] for name, value in parameters if value.requires_grad} == trained
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
+
+
+def test_stages_whose_names_are_no_modules_train_as_the_others_do(tmp_path: Path):
+    torch.save(whole("twins_svt_small").state_dict(), tmp_path / "w.pth")  # timm calls its stages block.0 to block.3
+    trained = []
+    for stages in (0, 1, 3, 5):
+        backbone = build_backbone(config("twins_svt_small", weights=str(tmp_path / "w.pth"), trainable_stages=stages))
+        names = [name for name, value in backbone.body.network.named_parameters() if value.requires_grad]
+        trained.append({name.split(".")[2] for name in names if name.startswith("model.blocks.")})
+    assert trained == [set(), {"3"}, {"1", "2", "3"}, {"0", "1", "2", "3"}]
+
+
+def test_stages_that_are_computed_side_by_side_are_frozen_or_trained_as_a_whole(tmp_path: Path):
+    torch.save(whole("hrnet_w18_small").state_dict(), tmp_path / "w.pth")
+    own = {"weights": str(tmp_path / "w.pth"), "fpn_strides": (4, 8, 16, 32)}
+    with pytest.raises(ConfigError, match=r"hrnet_w18_small has no top of model.trainable_stages=3.* to 0 .* or 5 "):
+        build_backbone(config("hrnet_w18_small", **own, trainable_stages=3))
+    for stages, trains in ((0, False), (5, True)):
+        body = build_backbone(config("hrnet_w18_small", **own, trainable_stages=stages)).body
+        assert all(value.requires_grad == trains for value in body.parameters())
 
 
 def test_without_weights_everything_trains():

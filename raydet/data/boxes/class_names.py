@@ -53,9 +53,7 @@ def mapped(source: Source, given: Mapping[str, str | None] | str | None, log: Pr
     kept = numbers[source.classes] >= 0
     federated = source.federated
     if federated is not None:
-        common = {new: f for new, f in zip(new_names, federated.frequency, strict=True) if new is not None}
-        moved = federated.renumbered(numbers, source.class_names, source.class_names)
-        federated = replace(moved, frequency=tuple(common[name] for name in class_names))
+        federated = federated.merged(numbers[: len(new_names)], source.rows, source.classes)
     return replace(
         source,
         class_names=class_names,

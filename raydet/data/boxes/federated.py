@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,34 @@ class Federated:
             return [numbers[classes][numbers[classes] >= 0] for classes in each]
 
         return Federated(moved(self.negative), moved(self.partial), tuple(of.get(name, "") for name in new_names))
+
+    def merged(self, numbers: Classes, rows: NDArray[np.int64], classes: Classes) -> Federated:
+        """Return it for classes of which some are one now; `numbers[old]` is the new one, -1 where there is none.
+
+        `rows` and `classes` are the image and the old class of every box. A new class is absent where all its parts
+        are. Where a part has a box and another was not looked for, not every object of the new class has one.
+        """
+        parts = np.bincount(numbers[numbers >= 0])  # of each new class
+
+        def parts_in(old: Classes) -> Classes:
+            found = numbers[np.unique(old)]
+            return np.bincount(found[found >= 0], minlength=len(parts))
+
+        order = np.argsort(rows, kind="stable")
+        ends = np.searchsorted(rows[order], np.arange(len(self.negative) + 1))
+        negative, partial = [], []
+        for absent, incomplete, (start, end) in zip(self.negative, self.partial, pairwise(ends), strict=True):
+            boxed = classes[order[start:end]]
+            is_there, looked_for = parts_in(boxed) > 0, parts_in(np.union1d(absent, boxed))
+            negative.append(np.flatnonzero(parts_in(absent) == parts))
+            partial.append(np.flatnonzero((parts_in(incomplete) > 0) | (is_there & (looked_for < parts))))
+        # A new class is in at least as many images as the most frequent of its parts.
+        rank = ("", *FREQUENCIES)
+        frequency = [""] * len(parts)
+        for number, of in zip(numbers, self.frequency, strict=True):
+            if number >= 0:
+                frequency[number] = max(frequency[number], of, key=rank.index)
+        return Federated(negative, partial, tuple(frequency))
 
     def as_json(self) -> dict[str, Any]:
         """Return plain values."""

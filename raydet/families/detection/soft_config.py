@@ -110,7 +110,9 @@ class SoftSettings(TeacherSection):
 
     def _thresholds(self, run: RunConfig) -> list[str]:
         lowest, found = self.pseudo_score_floor, []
-        for key in ("cls_pseudo_threshold", "rpn_pseudo_threshold"):
+        # A host with other views is not Soft Teacher: nothing there reads the threshold of the region proposals.
+        of_rpn = ("rpn_pseudo_threshold",) if self.has_own_views else ()
+        for key in ("cls_pseudo_threshold", *of_rpn):
             if getattr(self, key) < lowest:
                 found.append(
                     f"method.{key}={getattr(self, key):g} is below method.pseudo_score_floor={lowest:g}: boxes between "

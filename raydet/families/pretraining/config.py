@@ -223,10 +223,14 @@ class PretrainingConfig(RunConfig):
     def contradictions(self) -> list[str]:
         """Return what cannot be meant, each with the keys and what to change."""
         found = super().contradictions()
-        if self.model.fpn_norm == "batch" and self.optim.labeled_batch // (self.cluster.workers) < 2:
+        workers, passes = self.cluster.workers, self.optim.accumulate
+        # A batch norm sees the images of one pass; the smallest pass of the smallest share counts.
+        if self.model.fpn_norm == "batch" and self.optim.labeled_batch // (workers * passes) < 2:
+            given, fewer = ("a pass of a worker", " or passes") if passes > 1 else ("a worker", "")
+            split = f" with optim.accumulate={passes}" if passes > 1 else ""
             found.append(
-                f"optim.labeled_batch={self.optim.labeled_batch} gives a worker fewer than two images, of which batch "
-                f"norms know nothing: raise it, or use fewer workers"
+                f"optim.labeled_batch={self.optim.labeled_batch}{split} gives {given} fewer than two images, of which "
+                f"batch norms know nothing: raise it, or use fewer workers{fewer}"
             )
         return found
 

@@ -37,8 +37,9 @@ IMAGES_PER_FORWARD = 32
 class Counts:
     """One rank's share of an evaluation; adds up."""
 
-    best: NDArray[np.float32]  # [G, 3] of each true box the largest IoU among the 10, 100, 1000 best proposals
+    best: NDArray[np.float32]  # [G, 3] of each true box the largest IoU among the 10, 100, 1000 best; [0, 3] of no RPN
     images: int
+    boxes: int  # true ones, whether or not there are region proposals to find them
     similarity: float = 0.0  # summed over `compared` images
     compared: int = 0
     moments: NDArray[np.float32] | None = None
@@ -99,6 +100,7 @@ def count_rows(
 ) -> Counts:
     """Judge the images at `rows`."""
     best = [np.zeros((0, len(BUDGETS)), np.float32)]
+    true_boxes = sum(len(_true_boxes(index, row)) for row in rows)
     similarity, compared, moments = 0.0, 0, None
     for start in range(0, len(rows), IMAGES_PER_FORWARD):
         own = rows[start : start + IMAGES_PER_FORWARD]
@@ -109,7 +111,7 @@ def count_rows(
                 alike, sums = _alike(method, model, index, boxes, own)
                 similarity, compared = similarity + alike, compared + len(own)
                 moments = sums if moments is None else moments + sums
-    return Counts(np.concatenate(best), len(rows), similarity, compared, moments)
+    return Counts(np.concatenate(best), len(rows), true_boxes, similarity, compared, moments)
 
 
 def evaluate_sharded(
@@ -132,7 +134,7 @@ def evaluate_sharded(
     moments = [part.moments for part in parts if part.moments is not None]
     return PretrainingResult(
         images=sum(part.images for part in parts),
-        boxes=len(best),
+        boxes=sum(part.boxes for part in parts),
         **recalls(best, method.run.eval.recall_iou),
         similarity=sum(part.similarity for part in parts) / compared if compared else None,
         projection_spread=spread(torch.from_numpy(sum(moments[1:], moments[0]))) if moments else None,
@@ -151,10 +153,15 @@ def _found(
     )
     found = []
     for row, (_, view), proposed in zip(rows, seen, every, strict=True):
-        truth = index.truth_at(row)
-        boxes = view.to_view(torch.from_numpy(truth.boxes[~truth.crowd].astype(np.float32)))
+        boxes = view.to_view(torch.from_numpy(_true_boxes(index, row).astype(np.float32)))
         found.append(best_ious(proposed.cpu(), boxes).numpy())
     return np.concatenate(found)
+
+
+def _true_boxes(index: DatasetIndex, row: int) -> NDArray[np.float64]:
+    """Return the boxes `[G, 4]` of an image that are to be found: no crowds."""
+    truth = index.truth_at(row)
+    return truth.boxes[~truth.crowd]
 
 
 def _alike(

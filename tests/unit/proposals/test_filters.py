@@ -30,6 +30,32 @@ def test_other_boxes_are_dropped(size: tuple[int, int]):
     assert boxes.tolist() == [[0, 0, 200, 150]]
 
 
+@pytest.mark.parametrize(
+    ("size", "image"),
+    [
+        ((30, 75), (100, 250)),  # 30 * 75 = 2,250 of 25,000: .09 = .3 * .3
+        ((48, 104), (60, 130)),  # 48 * 104 = 4,992 of 7,800: .64 = .8 * .8
+    ],
+)
+def test_a_box_of_exactly_a_bound_of_the_size_is_kept(size: tuple[int, int], image: tuple[int, int]):
+    boxes, fallback = Filters().kept(at_origin(size), *image)
+    assert (boxes.tolist(), fallback) == ([[0, 0, *size]], Fallback.NONE)
+
+
+def test_a_box_just_beyond_a_bound_of_the_size_is_dropped():
+    # (30 - .001) * 75 of 25,000: .299995 squared; 48.001 * 104 of 7,800: .800008 squared
+    assert Filters().kept(at_origin((29.999, 75)), 100, 250)[1] == Fallback.IMAGE
+    assert Filters().kept(at_origin((48.001, 104)), 60, 130)[1] == Fallback.ASPECT
+
+
+def test_a_box_of_exactly_a_bound_of_the_shape_is_kept_though_its_corners_are_rounded():
+    # sides .6 and .2, but 0.7 - 0.1 = 0.6 and 0.3 - 0.1 = 0.19999999999999998 in float64: more than 3 by rounding
+    wide, high = [0.1, 0.1, 0.7, 0.3], [0.1, 0.1, 0.3, 0.7]
+    for box in (wide, high):
+        boxes, fallback = Filters().kept(np.array([box]), 1, 1)  # sqrt(.6 * .2) = .346
+        assert (boxes.tolist(), fallback) == ([box], Fallback.NONE)
+
+
 def test_where_nothing_passes_filters_are_given_up_one_by_one():
     filters = Filters()
     # 100 * 100: too small, of a fit shape; 33 x 200: neither; 31 x 31: a side below 32

@@ -176,7 +176,7 @@ def anchors(found: Anchors, defaults: Anchors) -> Settings:
 
 
 def soft_views(side: int, machine: Machine) -> Settings:
-    """Return the sizes of Soft Teacher's views: between half and one and a half times, as there's; less on a CPU."""
+    """Return the sizes of Soft Teacher's views: from half to one and a half times, as the paper; less on a CPU."""
     low, high = (3 / 4, 1.0) if machine.is_cpu else (1 / 2, 3 / 2)
     sides = [round(side * share / 8) * 8 for share in (low, high)]
     return [Setting("method.views.short_side", sides, f"drawn from {low:g} to {high:g} times the size of evaluation")]

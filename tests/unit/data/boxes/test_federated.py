@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from raydet.data.boxes.class_names import renumbered
+from raydet.data.boxes.federated import Federated
 from raydet.data.boxes.index import DatasetIndex, write_index
 from raydet.data.problems import ProblemLog
 from raydet.families.detection.data import BOXES
@@ -142,3 +143,28 @@ def test_an_lvis_file_without_any_negative_list_is_refused(tmp_path: Path):
         del image["neg_category_ids"]
     _, log = read_table(write_coco(tmp_path, content))
     assert codes(log) == ["lvis-negative-missing"] * 2
+
+
+def test_a_class_of_several_is_absent_where_all_of_them_are_and_as_frequent_as_the_most_frequent():
+    # cat (0) and dog (1) become pet (0), bird (2) becomes 1; `rows` and `classes` are image and class of every box.
+    numbers = np.array([0, 0, 1])
+    absent = [np.array([0]), np.array([0, 1]), np.array([0]), np.array([2]), np.array([], int)]
+    partial = [np.array([], int)] * 4 + [np.array([1])]
+    one = Federated(absent, partial, ("f", "r", "c"))
+    rows, classes = np.array([4, 2, 3]), np.array([1, 1, 0])
+    merged = one.merged(numbers, rows, classes)
+    assert merged.frequency == ("f", "c")  # pet is in at least as many images as cat
+    # No cat, but who looked for dogs? Neither cat nor dog. A dog. A cat. A dog.
+    assert [each.tolist() for each in merged.negative] == [[], [0], [], [1], []]
+    # With a dog and no cat all pets have a box; with a cat, dogs may lack theirs; in the last image dogs lack some.
+    assert [each.tolist() for each in merged.partial] == [[], [], [], [0], [0]]
+
+
+def test_a_map_of_classes_merges_what_was_looked_for(tmp_path: Path):
+    table, _ = read_table(write_coco(tmp_path, lvis_content()), class_map={"cat": "pet", "dog": "pet", "bird": "bird"})
+    assert sorted(table.class_names) == ["bird", "pet"]
+    pet = table.class_names.index("pet")
+    assert table.federated.frequency[pet] == "f" and table.federated.frequency[1 - pet] == "r"
+    # Image 1: dogs are not all annotated. Image 2: a cat, no bird, and nobody looked for dogs.
+    assert [each.tolist() for each in table.federated.partial] == [[pet], [pet]]
+    assert [each.tolist() for each in table.federated.negative] == [[], [1 - pet]]
