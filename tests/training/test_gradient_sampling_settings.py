@@ -121,6 +121,16 @@ def test_soft_teachers_gates_are_not_for_unbiased_teacher():
         )
 
 
+def test_the_floor_on_unbiased_teacher_may_exceed_a_threshold_that_is_soft_teachers_alone():
+    ut = {"name": "gradient_sampling", "host": "unbiased_teacher", "burn_in_steps": 2, "pseudo_score_floor": 0.92}
+    config = tiny_config(Path("unused"), method={**ut, "cls_pseudo_threshold": 0.95}).method
+    assert (config.pseudo_score_floor, config.rpn_pseudo_threshold) == (0.92, 0.9)  # .9 < .92, and nobody reads the .9
+    with pytest.raises(ConfigError) as error:
+        tiny_config(Path("unused"), method={**ut, "cls_pseudo_threshold": 0.91})
+    said = str(error.value)
+    assert "method.cls_pseudo_threshold=0.91 is below method.pseudo_score_floor=0.92" in said and "rpn" not in said
+
+
 def test_without_unlabelled_images_the_run_is_refused(tmp_path: Path):
     with pytest.raises(UserError, match="needs unlabelled images"):
         launch(sampled(tmp_path / "run", data__labeled_count=None))
@@ -153,13 +163,3 @@ def test_statistics_of_other_images_are_refused(tmp_path: Path):
 def test_cross_entropy_is_the_focal_loss_of_exponent_zero():
     logits, labels = torch.randn(5, 4), torch.tensor([0, 1, 2, 3, 0])
     torch.testing.assert_close(focal_cross_entropy(logits, labels, 0.0), cross_entropy(logits, labels))
-
-
-def test_a_floor_above_the_region_proposals_threshold_is_meant_where_nothing_reads_that(tmp_path: Path):
-    sure = {"pseudo_score_floor": 0.92, "cls_pseudo_threshold": 0.95}
-    with pytest.raises(ConfigError, match=r"method.rpn_pseudo_threshold=0.21 is below method.pseudo_score_floor=0.92"):
-        sampled(tmp_path, method=sure)
-    changes = {"burn_in_steps": 2, "ema_keep_rate": 0.5}
-    settings = {"name": "gradient_sampling", "host": "unbiased_teacher", **changes, **sure}
-    config = tiny_config(tmp_path, method=settings)
-    assert config.method.pseudo_score_floor == 0.92

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torchvision.ops import FrozenBatchNorm2d
 
 from raydet.config.detector import ModelConfig
@@ -318,6 +318,14 @@ def test_predictors_alone_are_not_trained_on_random_features(soco_run: Path, det
         start(fresh(some), some)
 
 
-def test_anchors_of_other_sizes_are_said(detector_run: Path):
+def test_anchors_of_other_sizes_are_said(detector_run: Path, tmp_path: Path):
     config = ModelConfig(**{**TINY["model"], "anchor_sizes": [[16], [32], [64]]}, init_from=str(detector_run))
-    assert "    their anchors have sizes 12, 24, 48, here 16, 32, 64" in start(fresh(config), config)
+    said = "    their anchors have sizes 12, 24, 48, here 16, 32, 64"
+    assert said in start(fresh(config), config)
+    export(detector_run, tmp_path / "exported.safetensors")
+    config = config.model_copy(update={"init_from": str(tmp_path / "exported.safetensors")})
+    assert said in start(fresh(config), config)
+    # Of a file that somebody else wrote nobody knows.
+    save_file(load_file(tmp_path / "exported.safetensors"), tmp_path / "bare.safetensors")
+    config = config.model_copy(update={"init_from": str(tmp_path / "bare.safetensors")})
+    assert not [line for line in start(fresh(config), config) if "anchors have sizes" in line]

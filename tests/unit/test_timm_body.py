@@ -14,6 +14,7 @@ from raydet.errors import CheckpointError, ConfigError
 from raydet.vision.backbones import build_backbone
 from raydet.vision.detector import Detector
 from raydet.vision.images import collate
+from raydet.vision.timm_body import TimmBody
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="pip install 'raydet[timm]'")
 
@@ -100,24 +101,47 @@ def test_trainable_stages_count_from_the_top_and_norms_are_frozen(tmp_path: Path
     assert not any(isinstance(module, nn.BatchNorm2d) for module in backbone.modules())
 
 
-def test_stages_whose_names_are_no_modules_train_as_the_others_do(tmp_path: Path):
-    torch.save(whole("twins_svt_small").state_dict(), tmp_path / "w.pth")  # timm calls its stages block.0 to block.3
-    trained = []
-    for stages in (0, 1, 3, 5):
-        backbone = build_backbone(config("twins_svt_small", weights=str(tmp_path / "w.pth"), trainable_stages=stages))
-        names = [name for name, value in backbone.body.network.named_parameters() if value.requires_grad]
-        trained.append({name.split(".")[2] for name in names if name.startswith("model.blocks.")})
-    assert trained == [set(), {"3"}, {"1", "2", "3"}, {"0", "1", "2", "3"}]
+def body(name: str, stages: int) -> nn.Module:
+    """The network of a body as a checkpoint finds it: norms and stages frozen, no weights read."""
+    return TimmBody(name, (4, 8, 16, 32), weights="", trainable_stages=stages).network
 
 
-def test_stages_that_are_computed_side_by_side_are_frozen_or_trained_as_a_whole(tmp_path: Path):
-    torch.save(whole("hrnet_w18_small").state_dict(), tmp_path / "w.pth")
-    own = {"weights": str(tmp_path / "w.pth"), "fpn_strides": (4, 8, 16, 32)}
-    with pytest.raises(ConfigError, match=r"hrnet_w18_small has no top of model.trainable_stages=3.* to 0 .* or 5 "):
-        build_backbone(config("hrnet_w18_small", **own, trainable_stages=3))
-    for stages, trains in ((0, False), (5, True)):
-        body = build_backbone(config("hrnet_w18_small", **own, trainable_stages=stages)).body
-        assert all(value.requires_grad == trains for value in body.parameters())
+@pytest.mark.parametrize(
+    ("stages", "frozen_embeddings", "frozen_blocks"),
+    [(0, {0, 1, 2, 3}, {0, 1, 2, 3}), (1, {0, 1, 2}, {0, 1, 2}), (3, {0}, {0}), (4, set(), set()), (5, set(), set())],
+)
+def test_stages_are_found_where_neither_names_nor_order_of_modules_tell_them(
+    stages: int, frozen_embeddings: set[int], frozen_blocks: set[int]
+):
+    # Twins lists all four embeddings, then all four stacks of blocks, and computes them in turns; it calls the ends of
+    # its stages block.0 to block.3, which no module is called.
+    frozen = [
+        name.split(".")[1:3] for name, p in body("twins_svt_small", stages).named_parameters() if not p.requires_grad
+    ]
+    of = {part: {int(at) for found, at in frozen if found == part} for part in ("patch_embeds", "blocks")}
+    assert of == {"patch_embeds": frozen_embeddings, "blocks": frozen_blocks}
+
+
+def test_parallel_branches_train_above_the_stem_that_they_share():
+    # Five stages: the stem up to its map of stride 2 and four; the stem's second convolution leads to the next map.
+    names = {name.split(".")[0] for name, p in body("hrnet_w18_small", 4).named_parameters() if not p.requires_grad}
+    assert names == {"conv1"}
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_stages_that_cannot_be_told_apart_are_refused_with_what_can_be_set(stages: int):
+    with pytest.raises(ConfigError) as error:
+        body("hrnet_w18_small", stages)
+    said = str(error.value)
+    assert said.startswith(f"model.backbone=timm/hrnet_w18_small has no top of model.trainable_stages={stages} that")
+    assert "set model.trainable_stages to 0 (all of it is frozen), 4 or 5 (all of it trains)" in said
+    assert "\n" not in said
+
+
+def test_a_stage_without_weights_is_refused_rather_than_everything_frozen():
+    # VGG's map of stride 32 is the pooled one of stride 16.
+    with pytest.raises(ConfigError, match=r"to 0 \(all of it is frozen\), 2, 3, 4 or 5 \(all of it trains\)"):
+        body("vgg11", 1)
 
 
 def test_without_weights_everything_trains():

@@ -6,6 +6,7 @@ part than this detector is refused: a network that silently starts afresh looks 
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from raydet.config.transfer import PARTS, Part, TransferSection
@@ -100,7 +102,18 @@ def read_source(path: Path, role: str | None) -> Source:
     except CheckpointError as error:
         raise CheckpointError(str(error).replace("model.weights: ", f"{where}: ", 1)) from None
     short = digest({name: value.float().numpy() for name, value in tensors.items()})[:12]
-    return Source(_counted_out(tensors), Counter(), f"{path} (SHA-256 {short}...)")
+    return Source(_counted_out(tensors), Counter(), f"{path} (SHA-256 {short}...)", _exported_sizes(path))
+
+
+def _exported_sizes(path: Path) -> Sizes:
+    """Return the anchor sizes that `raydet export` noted in a file; nothing where it is somebody else's."""
+    with safe_open(path, "pt") as file:
+        notes = file.metadata() or {}
+    try:
+        levels = json.loads(notes["raydet_model_config"])["anchor_sizes"]
+        return tuple(tuple(float(size) for size in level) for level in levels)
+    except (KeyError, ValueError, TypeError):
+        return ()
 
 
 def part_of(name: str) -> Part | None:

@@ -48,12 +48,17 @@ def test_a_box_just_beyond_a_bound_of_the_size_is_dropped():
     assert Filters().kept(at_origin((48.001, 104)), 60, 130)[1] == Fallback.ASPECT
 
 
-def test_a_box_of_exactly_a_bound_of_the_shape_is_kept_though_its_corners_are_rounded():
-    # sides .6 and .2, but 0.7 - 0.1 = 0.6 and 0.3 - 0.1 = 0.19999999999999998 in float64: more than 3 by rounding
-    wide, high = [0.1, 0.1, 0.7, 0.3], [0.1, 0.1, 0.3, 0.7]
-    for box in (wide, high):
-        boxes, fallback = Filters().kept(np.array([box]), 1, 1)  # sqrt(.6 * .2) = .346
-        assert (boxes.tolist(), fallback) == ([box], Fallback.NONE)
+def test_a_bound_whose_square_is_rounded_still_is_inclusive():
+    # 1,000 and 12,250 of 25,000: .04 and .49, but 0.2 * 0.2 = 0.04000000000000001 and 0.7 * 0.7 = 0.48999999999999994
+    boxes, fallback = Filters(sqrt_area_range=(0.2, 0.7)).kept(at_origin((20, 50), (70, 175)), 100, 250)
+    assert (boxes.tolist(), fallback) == ([[0, 0, 20, 50], [0, 0, 70, 175]], Fallback.NONE)
+
+
+@pytest.mark.parametrize("box", [[0.0, 0.4, 0.6, 0.6], [0.4, 0.0, 0.6, 0.6]])
+def test_a_box_of_exactly_a_bound_of_the_shape_is_kept_though_its_sides_are_rounded(box: list[float]):
+    # .6 to .2, but 0.6 - 0.4 = 0.19999999999999996, and 0.6 / that is 3.0000000000000004; sqrt(.6 * .2) = .346
+    boxes, fallback = Filters().kept(np.array([box]), 1, 1)
+    assert (boxes.tolist(), fallback) == ([box], Fallback.NONE)
 
 
 def test_where_nothing_passes_filters_are_given_up_one_by_one():

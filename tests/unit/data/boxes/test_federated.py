@@ -10,7 +10,6 @@ import pytest
 import torch
 
 from raydet.data.boxes.class_names import renumbered
-from raydet.data.boxes.federated import Federated
 from raydet.data.boxes.index import DatasetIndex, write_index
 from raydet.data.problems import ProblemLog
 from raydet.families.detection.data import BOXES
@@ -110,6 +109,83 @@ def test_class_numbers_of_another_set_reach_the_lists(tmp_path: Path):
     assert [each.tolist() for each in found.federated.partial] == [[1], []]
 
 
+def pets(boxes: list[tuple[int, int]], **lists: list[int]) -> dict[str, Any]:
+    """`lvis_content` with cat, dog and bird (3, 7, 9) in boxes of (image, category); `lists` are those of image 1."""
+    content = lvis_content()
+    content["images"][0] |= {"neg_category_ids": [], "not_exhaustive_category_ids": [], **lists}
+    box = {"bbox": [10, 20, 30, 40], "area": 1200.0, "iscrowd": 0}
+    content["annotations"] = [
+        {"id": number, "image_id": image, "category_id": kind, **box} for number, (image, kind) in enumerate(boxes, 1)
+    ]
+    return content
+
+
+@pytest.mark.parametrize(
+    ("boxes", "lists", "negative", "partial", "verified"),
+    [
+        # pet is 0, bird is 1. No cat, nobody looked for dogs: a pet may be there.
+        ([], {"neg_category_ids": [3]}, [], [], []),
+        # neither cat nor dog: no pet
+        ([], {"neg_category_ids": [3, 7]}, [0], [], [0]),
+        # all cats have boxes and there is no dog: all pets have boxes
+        ([(1, 3)], {"neg_category_ids": [7]}, [], [], [0]),
+        # all cats have boxes, nobody looked for dogs: a pet without a box may be there
+        ([(1, 3)], {}, [], [0], []),
+        # all cats and all dogs have boxes
+        ([(1, 3), (1, 7)], {}, [], [], [0]),
+        # not all dogs have boxes
+        ([(1, 3), (1, 7)], {"not_exhaustive_category_ids": [7]}, [], [0], []),
+        # a class that is not merged: all birds have boxes
+        ([(1, 9)], {"neg_category_ids": [3]}, [], [], [1]),
+        ([], {"neg_category_ids": [9]}, [1], [], [1]),
+    ],
+)
+def test_a_merged_class_was_looked_for_only_where_all_its_parts_were(
+    tmp_path: Path,
+    boxes: list[tuple[int, int]],
+    lists: dict[str, list[int]],
+    negative: list[int],
+    partial: list[int],
+    verified: list[int],
+):
+    file = write_coco(tmp_path, pets([*boxes, (2, 3)], **lists))
+    table, log = read_table(file, class_map={"cat": "pet", "dog": "pet"})
+    assert codes(log) == [] and table.class_names == ("pet", "bird") and table.federated is not None
+    # Image 2 has a cat and no bird, and nobody looked for dogs: its pets are not all known.
+    assert [each.tolist() for each in table.federated.negative] == [negative, [1]]
+    assert [each.tolist() for each in table.federated.partial] == [partial, [0]]
+    write_index(tmp_path / "data.arrow", table)
+    index = DatasetIndex.open(tmp_path / "data.arrow")
+    assert [index.verified_at(row).tolist() for row in (0, 1)] == [verified, [1]]
+
+
+@pytest.mark.parametrize(
+    ("class_map", "names", "frequency"),
+    [
+        # cat f, dog c, bird r: as frequent as the most frequent part, wherever it stands
+        ({"cat": "pet", "dog": "pet"}, ("pet", "bird"), ("f", "r")),
+        ({"bird": "dog"}, ("cat", "dog"), ("f", "c")),
+        ({"cat": "pet", "dog": "pet", "bird": "pet"}, ("pet",), ("f",)),
+        ({"cat": None, "bird": "dog"}, ("dog",), ("c",)),
+        ({"cat": None, "dog": None, "bird": None}, (), ()),
+    ],
+)
+def test_a_merged_class_is_as_frequent_as_its_most_frequent_part(
+    tmp_path: Path, class_map: dict[str, str | None], names: tuple[str, ...], frequency: tuple[str, ...]
+):
+    table, _ = read_table(write_coco(tmp_path, lvis_content()), class_map=class_map)
+    assert table.class_names == names and table.federated is not None and table.federated.frequency == frequency
+
+
+def test_classes_with_other_names_and_without_any_keep_what_is_known_of_the_rest(tmp_path: Path):
+    table, _ = read_table(write_coco(tmp_path, lvis_content()), class_map={"cat": None, "dog": "hound"})
+    assert table.class_names == ("hound", "bird") and table.federated is not None
+    # hound 0, bird 1: in image 1 not all hounds have boxes, in image 2 there is no bird
+    assert table.federated.frequency == ("c", "r")
+    assert [each.tolist() for each in table.federated.negative] == [[], [1]]
+    assert [each.tolist() for each in table.federated.partial] == [[0], []]
+
+
 def test_lvis_names_files_by_their_address(tmp_path: Path):
     content = lvis_content()
     for image, name in zip(content["images"], "ab", strict=True):
@@ -143,28 +219,3 @@ def test_an_lvis_file_without_any_negative_list_is_refused(tmp_path: Path):
         del image["neg_category_ids"]
     _, log = read_table(write_coco(tmp_path, content))
     assert codes(log) == ["lvis-negative-missing"] * 2
-
-
-def test_a_class_of_several_is_absent_where_all_of_them_are_and_as_frequent_as_the_most_frequent():
-    # cat (0) and dog (1) become pet (0), bird (2) becomes 1; `rows` and `classes` are image and class of every box.
-    numbers = np.array([0, 0, 1])
-    absent = [np.array([0]), np.array([0, 1]), np.array([0]), np.array([2]), np.array([], int)]
-    partial = [np.array([], int)] * 4 + [np.array([1])]
-    one = Federated(absent, partial, ("f", "r", "c"))
-    rows, classes = np.array([4, 2, 3]), np.array([1, 1, 0])
-    merged = one.merged(numbers, rows, classes)
-    assert merged.frequency == ("f", "c")  # pet is in at least as many images as cat
-    # No cat, but who looked for dogs? Neither cat nor dog. A dog. A cat. A dog.
-    assert [each.tolist() for each in merged.negative] == [[], [0], [], [1], []]
-    # With a dog and no cat all pets have a box; with a cat, dogs may lack theirs; in the last image dogs lack some.
-    assert [each.tolist() for each in merged.partial] == [[], [], [], [0], [0]]
-
-
-def test_a_map_of_classes_merges_what_was_looked_for(tmp_path: Path):
-    table, _ = read_table(write_coco(tmp_path, lvis_content()), class_map={"cat": "pet", "dog": "pet", "bird": "bird"})
-    assert sorted(table.class_names) == ["bird", "pet"]
-    pet = table.class_names.index("pet")
-    assert table.federated.frequency[pet] == "f" and table.federated.frequency[1 - pet] == "r"
-    # Image 1: dogs are not all annotated. Image 2: a cat, no bird, and nobody looked for dogs.
-    assert [each.tolist() for each in table.federated.partial] == [[pet], [pet]]
-    assert [each.tolist() for each in table.federated.negative] == [[], [1 - pet]]
