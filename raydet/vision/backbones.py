@@ -38,7 +38,8 @@ def build_backbone(config: ModelConfig) -> nn.Module:
     """Return a module from images `[N, 3, H, W]`, normalised as `collate` does, to an ordered dict of feature maps
     `[N, fpn_channels, H / stride, W / stride]` at `config.fpn_strides`.
 
-    Raises CheckpointError where `config.weights` cannot be had or does not fit, or the network has no such strides.
+    Raises CheckpointError where `config.weights` cannot be had or does not fit, or the network has no such strides,
+    ConfigError where it has no such stages.
     """
     if config.backbone == SMALL:
         return SmallBackbone(config.small_channels, config.fpn_channels, fpn_norm=_fpn_norm(config))

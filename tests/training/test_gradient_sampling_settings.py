@@ -106,6 +106,11 @@ def test_boxes_between_floor_and_theta_are_no_alarm_where_thresholds_differ():
             {},
             "method.cls_pseudo_threshold=0.4 is below method.pseudo_score_floor=0.5",
         ),
+        (
+            {"pseudo_score_floor": 0.92, "cls_pseudo_threshold": 0.95, "rpn_pseudo_threshold": 0.9},
+            {},
+            "method.rpn_pseudo_threshold=0.9 is below method.pseudo_score_floor=0.92",
+        ),
     ],
 )
 def test_settings_that_cannot_be_meant_are_refused(method: dict[str, object], changes: dict[str, object], said: str):

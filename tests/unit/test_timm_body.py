@@ -122,6 +122,12 @@ def test_stages_are_found_where_neither_names_nor_order_of_modules_tell_them(
     assert of == {"patch_embeds": frozen_embeddings, "blocks": frozen_blocks}
 
 
+@pytest.mark.parametrize(("stages", "trained"), [(0, False), (5, True)])
+def test_a_network_of_parallel_branches_is_frozen_as_a_whole_or_not_at_all(stages: int, trained: bool):
+    found = {value.requires_grad for value in body("hrnet_w18_small", stages).parameters()}
+    assert found == {trained}
+
+
 def test_parallel_branches_train_above_the_stem_that_they_share():
     # Five stages: the stem up to its map of stride 2 and four; the stem's second convolution leads to the next map.
     names = {name.split(".")[0] for name, p in body("hrnet_w18_small", 4).named_parameters() if not p.requires_grad}
