@@ -46,13 +46,15 @@ def assert_same_steps(run: Path, other: Path) -> None:
     """Losses are those of the same views and boxes; sums round differently on two workers.
 
     Likeness of the boxes is compared for three steps: this network makes a hundred times as much of what rounding does
-    by step five (one process whose learning rate is larger by 1 in 10,000 is off by .2 there, which was tried).
+    by step five (one process whose learning rate is larger by 1 in 10,000 is off by .2 there, which was tried). Losses
+    of the region proposals are compared for five: by then rounding is .00016 of them, one step later .003 (where 1 in
+    100,000 of the rate is .0005).
     """
     mine, theirs = losses(run), losses(other)
     assert len(mine) == len(theirs) == 6
     assert mine[:3] == [pytest.approx(line, rel=2e-3) for line in theirs[:3]]
     for name in ("loss/rpn/cls/raw", "loss/rpn/reg/raw"):
-        assert [line[name] for line in mine] == pytest.approx([line[name] for line in theirs], rel=2e-3)
+        assert [line[name] for line in mine[:5]] == pytest.approx([line[name] for line in theirs[:5]], rel=2e-3)
 
 
 @pytest.fixture(scope="module")
