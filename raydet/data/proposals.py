@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from enum import IntEnum
 from pathlib import Path
 from typing import Any, Self
 
@@ -22,6 +23,15 @@ from raydet.errors import DataError
 FILE = "proposals.arrow"
 _SHOWN = 3  # images that a message names
 _MISSING = -1  # bytes of a file that is not there
+
+
+class Fallback(IntEnum):
+    """Which filters the boxes of an image have passed (`raydet.proposals.filters`)."""
+
+    NONE = 0  # all
+    ASPECT = 1  # no box passed all of them: those of a fit aspect ratio and sides of 32 pixels or more
+    SIDE = 2  # none of those either: sides of 32 pixels or more
+    IMAGE = 3  # none at all: the whole image is the one box
 
 
 class OtherImages(DataError):

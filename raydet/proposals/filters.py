@@ -7,26 +7,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.proposals import Fallback
 from raydet.errors import ConfigError
 
 Boxes = NDArray[np.float64]
 
 TOLERANCE = 1e-9  # relative: bounds are inclusive, and what equals one may be rounded to either side of it
 FALLBACK_SIDE = 32.0  # pixels: what SoCo asks of a box where nothing passes all filters
-
-
-class Fallback(IntEnum):
-    """Which filters the boxes of an image have passed."""
-
-    NONE = 0  # all
-    ASPECT = 1  # no box passed all of them: those of a fit aspect ratio and sides of `FALLBACK_SIDE`
-    SIDE = 2  # none of those either: sides of `FALLBACK_SIDE`
-    IMAGE = 3  # none at all: the whole image is the one box
 
 
 @dataclass(frozen=True, slots=True)

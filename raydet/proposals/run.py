@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from raydet.data.decode import FULL_RANGE
-from raydet.data.proposals import FILE, write_proposals
+from raydet.data.proposals import FILE, Fallback, write_proposals
 from raydet.errors import ConfigError
 from raydet.image_jobs.image_stores import Picture
 from raydet.image_jobs.listing import open_images
@@ -21,7 +21,7 @@ from raydet.image_jobs.run import Begun, beginning, check_options
 from raydet.image_jobs.shards import read_shard
 from raydet.image_jobs.words import Words
 from raydet.image_jobs.worker import Row
-from raydet.proposals.filters import Fallback, Filters
+from raydet.proposals.filters import Filters
 from raydet.proposals.sources import Finder, SelectiveSearch, Source
 from raydet.text import plural
 from raydet.train.rundir import flat

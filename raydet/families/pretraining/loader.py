@@ -14,10 +14,10 @@ import torch
 from raydet.data.boxes.index import DatasetIndex
 from raydet.data.order import BatchOrder, own_slots
 from raydet.data.prefetch import Prefetcher
+from raydet.data.proposals import Fallback
 from raydet.families.pretraining.config import PretrainingConfig, PretrainingSection
 from raydet.families.pretraining.proposals import ImageProposals
 from raydet.families.pretraining.views import ThreeViews, three_views
-from raydet.proposals.filters import Fallback
 from raydet.randomness import stream
 
 

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raydet.data.proposals import Fallback
 from raydet.errors import ConfigError
-from raydet.proposals.filters import Fallback, Filters
+from raydet.proposals.filters import Filters
 
 KEPT = [(200, 150), (167, 166), (450, 150), (443, 443), (300, 100), (100, 300)]
 DROPPED = [(166, 166), (600, 150), (450, 149), (500, 400), (444, 444), (640, 480)]

@@ -15,12 +15,11 @@ import pytest
 import torch
 
 from raydet.cli import main
-from raydet.data.proposals import Proposals
+from raydet.data.proposals import Fallback, Proposals
 from raydet.errors import ConfigError, DataError
 from raydet.image_jobs.image_stores import LocalStore
 from raydet.image_jobs.worker import Worker
 from raydet.proposals import sources
-from raydet.proposals.filters import Fallback
 from raydet.proposals.sources import Grid, SelectiveSearch, read_file
 from tests.unit.proposals.pictures import THING, picture
 
