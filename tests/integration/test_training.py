@@ -22,11 +22,10 @@ from raydet.train import on_ray
 from raydet.train.launch import launch
 from tests.helpers import tiny_config
 from tests.integration.processes import Killer, steps_done
-from tests.integration.runs import assert_same_bits, label_keys, losses
+from tests.integration.runs import ASYNC, assert_same_bits, label_keys, losses
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
 
-ASYNC = {"labels__lookahead": 2, "labels__publish_every": 2, "optim__steps": 16, "checkpoint__every": 4}
 POOL = {**ASYNC, "cluster__backend": "ray", "labels__source": "pool", "pool__cpus_per_actor": 0.5}
 
 
