@@ -53,12 +53,11 @@ def by_score(monkeypatch):
     monkeypatch.setattr(detection_report, "own_select", lambda config: above_half)
 
 
-@pytest.fixture
-def run(tmp_path):
-    """Return a prepared run folder without metrics and labels, and its hidden truth."""
+def prepare(tmp_path, number):
+    """Return a prepared run folder of `number` images, two of them labelled; no metrics, no labels yet."""
     tree = {
         "run": {"dir": str(tmp_path / "run")},
-        "data": {"labeled": str(write_images(tmp_path / "images", 6)), "labeled_count": 2},
+        "data": {"labeled": str(write_images(tmp_path / "images", number)), "labeled_count": 2},
         "method": {"name": "il_net", "burn_in_steps": 10},
         "optim": {"steps": 100, "labeled_batch": 1, "unlabeled_batch": 1},
     }
@@ -67,6 +66,11 @@ def run(tmp_path):
     folder.prepare(config, resume=False)
     BOXES.prepare(config.data, folder.data)
     return folder
+
+
+@pytest.fixture
+def run(tmp_path):
+    return prepare(tmp_path, 6)
 
 
 def label(image_id, version, rows):
@@ -83,12 +87,11 @@ def label(image_id, version, rows):
     )
 
 
-def add_labels(folder, versions):
-    """Store, for each hidden image and version, one right box with score 0.9 and one wrong one with score 0.3."""
+def add_labels(folder, versions, rows=((BOX, 0, 0.9), ([0.0, 0.0, 5.0, 5.0], 1, 0.3))):
+    """Store the same boxes for each hidden image and version: by default a right one, and a wrong one of low score."""
     hidden = BOXES.open_hidden(folder.data)
     store = PseudoLabelStore(folder.labels, writer="rank0")
     for version in versions:
-        rows = [(BOX, 0, 0.9), ([0.0, 0.0, 5.0, 5.0], 1, 0.3)]
         store.append(to_table([label(image_id, version, rows) for image_id in hidden.ids()]))
     store.flush()
     return hidden
@@ -156,6 +159,18 @@ def test_a_whole_run_makes_a_page_with_every_section(run):
     # 3 versions x 4 hidden images = 12 labels; the true cat of each is found.
     table = shown["Precision and recall of the pseudo-labels"].split()
     assert table[table.index("cat") + 1 : table.index("cat") + 5] == ["12", "12", "100.0", "100.0"]
+
+
+def test_what_limits_the_run_is_read_from_its_labels_and_stands_in_the_answer(tmp_path):
+    folder = prepare(tmp_path, 26)
+    add_metrics(folder)
+    assert "What limits it" not in sections_of(write_report(folder.path))["The answer"]
+    # 24 hidden images with two true boxes each: the cats are found, at a score that the threshold of 0.7 is above.
+    add_labels(folder, [30], [(BOX, 0, 0.68)])
+    shown = " ".join(sections_of(write_report(folder.path))["The answer"].split())
+    assert "What limits it The teacher is unsure: it keeps 0 % of the true boxes at method.score_threshold=0.7." in shown
+    assert "Lower it: at 0.65 it keeps 50 %, and 100 % is right." in shown
+    assert "What is right and wrong was counted with the hidden truth" in shown
 
 
 def test_a_picture_of_the_gates_shows_what_they_drop_and_nothing_else(run, monkeypatch):
