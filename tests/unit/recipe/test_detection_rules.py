@@ -99,7 +99,24 @@ def test_a_step_is_split_where_a_gpu_would_not_hold_it():
     assert rules.accumulate(24, rules.GPU_PIXELS, GPU) == 2
     assert rules.accumulate(24, rules.GPU_PIXELS / 4, GPU) == 1
     assert rules.accumulate(96, rules.GPU_PIXELS, GPUS) == 2  # 24 on each of four
-    assert rules.accumulate(1000, rules.GPU_PIXELS, CPU) == 1
+
+
+def test_a_step_is_split_where_main_memory_would_not_hold_it():
+    # 16 views x 440,000 pixels x 1,350 bytes = 9.5 GB; 60 % of 8 GiB less 1.1 GiB are 3.97 GB: three passes
+    assert rules.accumulate(16, 440_000, Machine(8, 8 * GIB)) == 3
+    assert rules.accumulate(16, 440_000, CPUS_16) == 1  # 60 % of 64 GiB
+    assert rules.accumulate(16, 110_000, CPU) == 1  # 2.4 of 3.97 GB
+
+
+def test_views_are_no_larger_than_the_smallest_pass_has_memory_for():
+    small = Machine(8, 4 * GIB)  # 60 % of 4 GiB less 1.1 GiB are 1.396 GB: four views of 258,493 pixels
+    assert rules.budget(small) == 258_493
+    assert rules.short_side(480, 640, 15, small)[0] == 432  # 512 wanted; 258,493 pixels are 440 x 587
+    assert rules.short_side(480, 640, 15, small)[1].endswith(
+        "more would exceed the 258,493 pixels a view that 4.0 GiB of memory hold"
+    )
+    assert rules.accumulate(16, 432 * 576, small) == 4  # 16 x 248,832 x 1,350 = 5.4 GB
+    assert rules.short_side(480, 640, 15, Machine(8, GIB))[0] == 32  # less than PyTorch itself takes
 
 
 @pytest.mark.parametrize(

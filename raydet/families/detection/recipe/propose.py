@@ -277,6 +277,8 @@ def optimiser(
         why = "the teacher labels so many images at once; with 1 a label depends on nothing but its image, bit for bit"
         settings.append(Setting("labels.forward_images", max(1, min(8, others // machine.gpus)), why))
     if passes > 1:
-        why = f"{views_per_step} views of {pixels / 1e6:.1f} megapixels would not fit {machine}; an estimate"
+        why = (
+            f"{views_per_step} views of {pixels / 1e6:.1f} megapixels in one pass would not fit {machine}; an estimate"
+        )
         settings.append(Setting("optim.accumulate", passes, why))
     return settings

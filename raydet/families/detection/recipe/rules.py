@@ -17,6 +17,12 @@ USUAL_SHORT = 240  # pixels of the short side that two cores train on; classes d
 CPU_PIXELS = 110_000  # of a view, for two cores: 0.17 CPU-seconds forward and backward
 WORTH = 1.25  # images are not enlarged by less: that would only blur them
 MOST_CORES = 8  # that are counted on for larger views
+CPU_VIEW_BYTES = (
+    1350  # per pixel of each view of a pass, fp32: 2.6 GiB in all for 16 views of 240 x 320, 7.2 for 480 x 640
+)
+CPU_BASE = 1.1 * GIB  # of a process that trains, whatever its views: PyTorch, weights, averages, moments
+CPU_SHARE = 0.6  # of the machine's memory: it does other things, too
+LEAST_VIEWS = 4  # of a pass: a labelled image as two views, and two unlabelled ones
 GPU_SHORT, GPU_PIXELS = 800, 800 * 1333  # the papers' views
 GPU_VIEW_BYTES = 1.6 * GIB  # of such a view in bf16, ResNet-50, activations: an estimate, not measured
 LEAST_STEPS, MOST_STEPS = 1000, 90_000
@@ -24,10 +30,21 @@ GPU_LEAST_MEMORY = 6 * GIB
 
 
 def budget(machine: Machine) -> int:
-    """Return how many pixels a view may have: in proportion to the cores, from two to eight, or the papers' on GPUs."""
+    """Return how many pixels a view may have: the papers' on GPUs; else in proportion to the cores, from two to eight,
+    and no more than memory holds of the smallest pass.
+    """
     if not machine.is_cpu:
         return GPU_PIXELS
+    return min(_by_cores(machine), max(LEAST_BOX**2, int(_for_views(machine) / (LEAST_VIEWS * CPU_VIEW_BYTES))))
+
+
+def _by_cores(machine: Machine) -> int:
     return CPU_PIXELS * min(MOST_CORES, max(2, machine.cpus)) // 2
+
+
+def _for_views(machine: Machine) -> float:
+    """Return the bytes of main memory that the views of one pass may take."""
+    return CPU_SHARE * machine.memory_bytes - CPU_BASE
 
 
 def short_side(short: int, long: int, small_box: float, machine: Machine) -> tuple[int, str]:
@@ -40,7 +57,10 @@ def short_side(short: int, long: int, small_box: float, machine: Machine) -> tup
     needed = math.ceil(short * LEAST_BOX / small_box)
     if machine.is_cpu:
         wanted = min(max(USUAL_SHORT, needed), short)
-        limit = f"the {budget(machine):,} pixels a view that {machine.cpus} cores are given"
+        given = f"{machine.cpus} cores are given"
+        if budget(machine) < _by_cores(machine):
+            given = f"{machine.memory_bytes / GIB:.1f} GiB of memory hold"
+        limit = f"the {budget(machine):,} pixels a view that {given}"
     else:
         wanted = min(GPU_SHORT, short)
         limit = f"the papers' {budget(machine):,} pixels a view"
@@ -92,11 +112,12 @@ def unlabeled_batch(labeled: int, unlabeled: int, machine: Machine) -> int:
 
 
 def accumulate(views: int, pixels: float, machine: Machine) -> int:
-    """Return into how many passes a step of `views` views has to be split for one GPU's memory; 1 on a CPU."""
+    """Return into how many passes a step of `views` views has to be split for the memory of a GPU, or of the machine."""
     if machine.is_cpu:
-        return 1
-    need = views / machine.gpus * GPU_VIEW_BYTES * pixels / GPU_PIXELS
-    return max(1, math.ceil(need / (0.8 * min(machine.gpu_bytes))))
+        need, have = views * pixels * CPU_VIEW_BYTES, max(1.0, _for_views(machine))
+    else:
+        need, have = views / machine.gpus * GPU_VIEW_BYTES * pixels / GPU_PIXELS, 0.8 * min(machine.gpu_bytes)
+    return max(1, math.ceil(need / have))
 
 
 def steps(labels: int, batch: int) -> int:
