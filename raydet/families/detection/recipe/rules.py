@@ -112,7 +112,7 @@ def unlabeled_batch(labeled: int, unlabeled: int, machine: Machine) -> int:
 
 
 def accumulate(views: int, pixels: float, machine: Machine) -> int:
-    """Return into how many passes a step of `views` views has to be split for the memory of a GPU, or of the machine."""
+    """Return into how many passes a step of `views` views is split, for the memory of a GPU or of the machine."""
     if machine.is_cpu:
         need, have = views * pixels * CPU_VIEW_BYTES, max(1.0, _for_views(machine))
     else:
