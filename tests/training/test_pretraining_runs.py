@@ -260,6 +260,10 @@ def test_check_data_looks_at_the_proposals_too(pictures: Path, file: Path, tmp_p
     assert [problem.code for problem in report.problems if problem.severity == "error"] == ["proposals"]
 
 
+TWO_PASSES = {"cluster__backend": "ray", "cluster__workers": 2, "optim__accumulate": 2}
+ALONE = {"optim__labeled_batch": 1, "model__fpn_norm": "group"}
+
+
 # --- settings that cannot be meant ------------------------------------------------------------------------------------
 
 
@@ -274,10 +278,17 @@ def test_check_data_looks_at_the_proposals_too(pictures: Path, file: Path, tmp_p
         ({"data__views__small_size": 65}, "small_size=65 is larger than size=64"),
         ({"data__views__crop_area": [0.9, 0.5]}, "the lower first"),
         ({"model__level_bounds": [16]}, "expected 2 ascending sides"),
-        ({"optim__labeled_batch": 1}, "fewer than two images"),
+        ({"optim__labeled_batch": 1}, "labeled_batch=1 gives a pass fewer than two images, .* nothing: raise it$"),
         # 4 images in 4 passes of one each; in 3 of 1, 1 and 2
-        ({"optim__accumulate": 4}, "optim.accumulate=4 gives a pass of a worker fewer than two images"),
-        ({"optim__accumulate": 3}, "raise it, or use fewer workers or passes"),
+        ({"optim__accumulate": 4}, "optim.accumulate=4 gives a pass fewer than two images"),
+        ({"optim__accumulate": 3}, "raise it, or lower optim.accumulate$"),
+        # Two of each worker, in two passes: of all workers two, of its own one.
+        (
+            {**TWO_PASSES, "model__sync_norms": False},
+            "a pass of a worker .* lower optim.accumulate, or set model.sync_norms=true$",
+        ),
+        # Group norms in the pyramid, and the batch norms of a backbone that starts from random weights.
+        ({**ALONE, "model__backbone": "efficientnet_lite0_fpn"}, "fewer than two images"),
         ({"data__val": None, "data__val_count": 50}, "val_count is 50"),
         ({"model__detector": "cascade_rcnn"}, "detector=cascade_rcnn is for detectors"),
         ({"model__init_from": "runs/other"}, "init_from is for detectors"),
@@ -286,6 +297,13 @@ def test_check_data_looks_at_the_proposals_too(pictures: Path, file: Path, tmp_p
 def test_what_cannot_be_meant_names_the_key(tmp_path: Path, changes: dict[str, object], said: str):
     with pytest.raises((ConfigError, DataError), match=said):
         launch(tiny_views(tmp_path / "run", **changes))
+
+
+@pytest.mark.parametrize("changes", [TWO_PASSES, ALONE])
+def test_two_images_of_all_workers_or_norms_that_see_one_at_a_time_are_enough(
+    tmp_path: Path, changes: dict[str, object]
+):
+    assert tiny_views(tmp_path / "run", **changes).contradictions() == []
 
 
 def test_a_checkpoint_of_another_network_is_refused_by_name(run: Path, tmp_path: Path):

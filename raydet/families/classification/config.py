@@ -190,7 +190,7 @@ class ClassifierOptimConfig(OptimConfig):
     lr: PositiveFloat = 0.12
     """Learning rate for `reference_batch` images; see `lr_scaling`. R2-D2: that of D2 before the first reprediction."""
     reference_batch: PositiveInt = 512
-    """Images per step that `lr` was chosen for (labelled + unlabelled)."""
+    """Images per step that `lr` was chosen for (labelled + unlabelled, where the method uses such)."""
     nesterov: bool = True
     """SGD with Nesterov's momentum."""
     weight_decay: Weight = 2e-4

@@ -140,6 +140,11 @@ class PretrainingModelConfig(ModelConfig):
     sync_norms: bool = True
     """With several workers: batch norms use the statistics of all workers' images (SyncBN)."""
 
+    @property
+    def trains_batch_norms(self) -> bool:
+        """Whether batch norms see the images of a step: those of pyramid and heads, or of a backbone."""
+        return self.fpn_norm == "batch" or not (self.backbone == SMALL or self.keeps_norms("backbone"))
+
     @model_validator(mode="after")
     def _is_no_detector_yet(self) -> Self:
         """Refuse what only a detector has a use for."""
@@ -223,14 +228,17 @@ class PretrainingConfig(RunConfig):
     def contradictions(self) -> list[str]:
         """Return what cannot be meant, each with the keys and what to change."""
         found = super().contradictions()
-        workers, passes = self.cluster.workers, self.optim.accumulate
-        # A batch norm sees the images of one pass; the smallest pass of the smallest share counts.
-        if self.model.fpn_norm == "batch" and self.optim.labeled_batch // (workers * passes) < 2:
-            given, fewer = ("a pass of a worker", " or passes") if passes > 1 else ("a worker", "")
+        workers, passes = 1 if self.model.sync_norms else self.cluster.workers, self.optim.accumulate
+        # A batch norm sees the images of one pass, of all workers or of its own; the smallest pass counts.
+        if self.model.trains_batch_norms and self.optim.labeled_batch // (workers * passes) < 2:
             split = f" with optim.accumulate={passes}" if passes > 1 else ""
+            whose = " of a worker" if workers > 1 else ""
+            ways = (
+                ["raise it"] + ["lower optim.accumulate"] * (passes > 1) + ["set model.sync_norms=true"] * (workers > 1)
+            )
             found.append(
-                f"optim.labeled_batch={self.optim.labeled_batch}{split} gives {given} fewer than two images, of which "
-                f"batch norms know nothing: raise it, or use fewer workers{fewer}"
+                f"optim.labeled_batch={self.optim.labeled_batch}{split} gives a pass{whose} fewer than two images, of "
+                f"which batch norms know nothing: {', or '.join(ways)}"
             )
         return found
 
