@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,8 +45,9 @@ def test_every_evaluation_leaves_statistics_of_the_classes(run: Path):
     found = classes.read_statistics(run / "diagnostics")
     assert found.steps == [3, 6, 8]
     last = found.values[-1]
-    assert last["weights"].shape == (7,) and last["thresholds"].shape == (6,) and last["matrix"].shape == (49,)
-    matrix = last["matrix"].reshape(7, 7)
+    assert last["weights"].shape == (7,) and last["thresholds"].shape == (6,)
+    step, matrix = classes.last_matrix(run) or (0, np.zeros(0))
+    assert step == 8 and matrix.shape == (7, 7)
     assert last["up"] == pytest.approx(-np.diag(matrix))
     assert last["down"] == pytest.approx(matrix.sum(axis=0) + last["up"], abs=1e-3)
     assert last["listed"].sum() == 14  # unlabelled images
@@ -72,13 +74,26 @@ def test_the_matrix_is_drawn_with_a_row_for_the_rois_of_a_class(run: Path, monke
     draw = classes.surface
     monkeypatch.setattr(classes, "surface", lambda values, **words: drawn.append(values) or draw(values, **words))
     write_report(run)
-    matrix = classes.read_statistics(run / "diagnostics").values[-1]["matrix"].reshape(7, 7)
+    _, matrix = classes.last_matrix(run) or (0, np.zeros(0))
     rarest_first = np.argsort(DatasetIndex.open(run / "data" / "labeled.arrow").boxes_per_class(), kind="stable")
     places = [0, *(rarest_first + 1)]  # background first
     assert len(drawn) == 1 and not np.allclose(matrix, matrix.T)
     for row, roi_class in enumerate(places):
         for column, logit in enumerate(places):
             assert drawn[0][row, column] == abs(matrix[roi_class, logit])
+
+
+def test_a_damaged_checkpoint_costs_the_page_its_matrix_and_nothing_else(run: Path, tmp_path: Path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy, ignore=shutil.ignore_patterns("plots"))
+    for memory in copy.glob("checkpoints/*/memory.safetensors"):
+        memory.write_bytes(b"damaged")
+    text = write_report(copy).read_text()
+    assert "No class matrix: no usable checkpoint" in text and "memory.safetensors" in text
+    assert (copy / "plots" / "gradients_of_one.png").exists()
+    assert not (copy / "plots" / "class_matrix.png").exists()
+    shutil.rmtree(copy / "checkpoints")
+    assert "No class matrix" not in write_report(copy).read_text()
 
 
 def test_images_that_are_listed_again_are_counted_at_every_snapshot():

@@ -176,11 +176,6 @@ def test_gradients_are_a_mean_over_the_rois_of_all_views(host: str, copies: int)
     assert method.rois == {"labeled": 4 * copies * roi_batch, "unlabeled": 4 * roi_batch}
 
 
-def test_the_whole_matrix_is_kept_for_the_report_where_it_is_small():
-    assert built().class_statistics(state_of(399), 9)["matrix"].shape == (400, 400)
-    assert "matrix" not in built().class_statistics(state_of(400), 9)
-
-
 def test_the_weights_in_use_are_not_the_ones_that_are_learned():
     method, state = built(gbr_solver="direct"), state_of(1)
     method.class_weights(state)[0] = 7.0

@@ -67,8 +67,6 @@ from raydet.records import PseudoLabel
 from raydet.vision import losses
 from raydet.window import Window
 
-MOST_DRAWN = 400  # classes whose whole matrix is kept for the report
-
 
 class GradientSampling(HostedMethod):
     """Class weights, class thresholds and listings that follow from the gradients of the class logits."""
@@ -226,7 +224,7 @@ class GradientSampling(HostedMethod):
         """Return w, theta, scores, logits, what pulls a class's logit up and down, and how often images are listed."""
         matrix, weights = state.matrix.cpu(), self.weights_at(state, step).cpu()
         up = -matrix.diagonal()
-        found = {
+        return {
             "weights": weights,
             "thresholds": self.thresholds_at(state, step),
             "scores": state.class_scores,
@@ -237,7 +235,6 @@ class GradientSampling(HostedMethod):
             "down_weighted": weights @ matrix + weights * up,
             "listed": torch.bincount(state.repeats[-1].ceil().long()).float(),
         }
-        return found | ({"matrix": matrix} if len(matrix) <= MOST_DRAWN else {})
 
     # --- which images ------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from raydet.data.boxes.federated import FREQUENCIES
+from raydet.errors import CheckpointError
 from raydet.families.detection.coco import GROUPS, GROUPS_AT_50
 from raydet.families.detection.long_tail_config import LongTailConfig
 from raydet.families.detection.repeats import class_factors, class_frequencies, images_per_class
@@ -23,6 +24,8 @@ from raydet.report.common import evaluations, marks_of
 from raydet.report.figures import lines, surface
 from raydet.report.page import Pictures, Section, grid, heading, paragraph, table
 from raydet.text import percent
+from raydet.train.checkpoint import latest_checkpoint
+from raydet.train.rundir import RunFolder
 
 LISTED = (2, 3, 5)  # times in an epoch
 BEST = 10  # classes of a group whose labels are looked at, by AP, as in the paper's Fig. 1
@@ -215,7 +218,7 @@ def _gradients(run: Inputs, pictures: Pictures, found: Statistics, order: list[i
             lines(one, y_label="gradient", marks=marks_of(run)),
             f"Positive and negative gradient of {run.class_names[rare]}, the rarest class that was met.",
         ),
-        *([_matrix(pictures, found, order)] if "matrix" in found.values[-1] else []),
+        *_matrix(run, pictures, order),
     ]
 
 
@@ -241,9 +244,26 @@ def _gradients_of_groups(run: Inputs, pictures: Pictures, found: Statistics, ord
     return shown
 
 
-def _matrix(pictures: Pictures, found: Statistics, order: list[int]) -> str:
-    size = len(order) + 1
-    matrix = found.values[-1]["matrix"].reshape(size, size)[np.ix_(*[[0, *(k + 1 for k in order)]] * 2)]
+def last_matrix(run_dir: Path) -> tuple[int, Floats] | None:
+    """Return step and class matrix `[n + 1, n + 1]` of the newest checkpoint; None where there is none.
+
+    It is not among the snapshots: of LVIS's classes it has 6 MB. Raises CheckpointError for damage.
+    """
+    checkpoint = latest_checkpoint(RunFolder(run_dir).checkpoints)
+    if checkpoint is None or not checkpoint.has("memory"):
+        return None
+    return checkpoint.step, checkpoint.tensors("memory")["matrix"].double().numpy()
+
+
+def _matrix(run: Inputs, pictures: Pictures, order: list[int]) -> list[str]:
+    try:
+        found = last_matrix(run.folder)
+    except CheckpointError as error:
+        return [paragraph(f"No class matrix: {error}", "absent")]
+    if found is None:
+        return []
+    step, matrix = found
+    matrix, size = matrix[np.ix_(*[[0, *(k + 1 for k in order)]] * 2)], len(order) + 1
     picture = surface(
         np.abs(matrix),
         x=("logit: background, then classes, rarest first", list(range(size))),
@@ -252,8 +272,8 @@ def _matrix(pictures: Pictures, found: Statistics, order: list[int]) -> str:
         marks={},
         logarithmic=True,
     )
-    caption = "The class matrix at the end: what RoIs of each class (row) pull at each logit (column)."
-    return pictures.figure("class_matrix.png", picture, caption)
+    caption = f"The class matrix at step {step}: what RoIs of each class (row) pull at each logit (column)."
+    return [pictures.figure("class_matrix.png", picture, caption)]
 
 
 def _at_the_end(run: Inputs, pictures: Pictures, found: Statistics, order: list[int]) -> list[str]:
