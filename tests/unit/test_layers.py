@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -100,6 +101,16 @@ def prefix_of(module: str) -> str:
 def test_every_module_belongs_to_a_layer_of_its_own():
     for name, _ in modules():
         assert prefix_of(name) != "raydet" or name == "raydet", f"{name}: give it a layer"
+
+
+def test_the_page_of_the_architecture_has_the_same_layers():
+    rows = re.findall(r"^\| (\d) \| ([^|]*) \|", (PACKAGE.parent / "docs" / "architecture.md").read_text(), flags=re.M)
+    said = {
+        f"raydet.{name.removesuffix('.py').split('/')[0]}": int(layer)
+        for layer, names in rows
+        for name in re.findall("`([^`]*)`", names)
+    }
+    assert said == {name: layer for name, layer in LAYERS.items() if name not in ("raydet", "raydet.__main__")}
 
 
 def test_modules_import_their_own_layer_or_lower():
