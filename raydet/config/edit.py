@@ -44,9 +44,9 @@ def _with_value(text: str, key: str, value: str, where: str) -> str:
 
 
 def _entry(node: yaml.Node | None, name: str) -> yaml.Node | None:
-    """Return the value of a key; of one that is given twice the last, which is the one that counts."""
-    found: list[yaml.Node] = [v for k, v in node.value if k.value == name] if isinstance(node, yaml.MappingNode) else []
-    return found[-1] if found else None
+    """Return the value of a key."""
+    entries = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((value for key, value in entries if key.value == name), None)
 
 
 def _with_entry(text: str, section: yaml.MappingNode, entry: str) -> str:

@@ -18,13 +18,28 @@ AnySection = TypeVar("AnySection", bound=Section)
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML with the scalars of YAML 1.2: `1e-4` is a number, `no` is a word; aliases are refused."""
+    """Safe YAML with the scalars of YAML 1.2: `1e-4` is a number, `no` is a word; aliases are refused, and keys that
+    stand twice in a mapping, of which the last one would count."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.events.AliasEvent):
             mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
             raise ConfigError(f"line {mark.line + 1}: YAML aliases (*name) are not allowed; write the value out")
         return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    first = lines[key.value]
+                    raise ConfigError(
+                        f"line {line}: {key.value!r} is given again, after line {first}; remove one of them"
+                    )
+                lines[key.value] = line
+        return node
 
 
 _Loader.yaml_implicit_resolvers = {

@@ -99,6 +99,13 @@ def test_an_override_below_a_plain_value_is_refused():
         resolve({**BASE, "seed": 0}, {"seed.x": 1})
 
 
+def test_a_key_that_is_given_twice_is_refused_with_both_lines():
+    text = "optim:\n  steps: 3\n  lr: 0.1\n  steps: 5\n"
+    with pytest.raises(ConfigError, match="^c.yaml: line 4: 'steps' is given again, after line 2; remove one of them$"):
+        read_yaml(text, "c.yaml")
+    assert read_yaml("a: {steps: 3}\nb: {steps: 5}\n", "c.yaml") == {"a": {"steps": 3}, "b": {"steps": 5}}
+
+
 def test_yaml_scalars_mean_what_they_look_like():
     read = read_yaml("a: 1e-4\nb: no\nc: 010\nd: true\ne: 1_000\nf: .5", "t")
     assert read == {"a": 1e-4, "b": "no", "c": "010", "d": True, "e": 1000, "f": 0.5}

@@ -29,7 +29,6 @@ KEY = "method.score_threshold"
         ("method:\r\n  name: a\r\n  b: 1\r\n", "method:\r\n  name: a\r\n  score_threshold: 0.5\r\n  b: 1\r\n"),
         ("method:\n  list:\n  - 1\n  - 2\n", "method:\n  score_threshold: 0.5\n  list:\n  - 1\n  - 2\n"),
         ("# ü 😀\nmethod: {'score_threshold': 0.7}", "# ü 😀\nmethod: {'score_threshold': 0.5}"),
-        ("method: {score_threshold: 1, score_threshold: 2}", "method: {score_threshold: 1, score_threshold: 0.5}"),
     ],
 )
 def test_one_value_changes_and_nothing_else(before: str, after: str):
@@ -47,6 +46,7 @@ def test_one_value_changes_and_nothing_else(before: str, after: str):
         ("method: {score_threshold: [1]}\n", "method.score_threshold is not a single value"),
         ("method: {score_threshold\n", "mine.yaml: not valid YAML"),
         ("a: &x 1\nmethod: *x\n", "YAML aliases"),
+        ("method: {score_threshold: 1, score_threshold: 2}", "line 1: 'score_threshold' is given again"),
     ],
 )
 def test_what_cannot_be_set_is_one_message(text: str, message: str):
@@ -56,7 +56,11 @@ def test_what_cannot_be_set_is_one_message(text: str, message: str):
 
 names = st.sampled_from(["name", "score_threshold", "b", "iou_filter_threshold", "c"])
 comments = st.sampled_from(["", "  # about it", " #: {x: 1}", "   "])
-entries = st.lists(st.tuples(names, st.sampled_from(["0.7", "a", '"b: c"', "[1, 2]"]), comments), min_size=1)
+entries = st.lists(
+    st.tuples(names, st.sampled_from(["0.7", "a", '"b: c"', "[1, 2]"]), comments),
+    min_size=1,
+    unique_by=lambda entry: entry[0],
+)
 
 
 @given(entries, st.booleans(), st.sampled_from(["\n", "\r\n"]), st.integers(1, 6), st.booleans())
