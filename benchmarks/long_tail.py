@@ -84,7 +84,7 @@ def resolve_method(name: str) -> Any:
     """Return the settings of a method with their defaults."""
     from raydet.families.detection.config import METHODS
 
-    return next(each for each in METHODS if each.model_fields["name"].default == name).model_construct(name=name)
+    return next(each for each in METHODS if each.called() == name).model_construct(name=name)
 
 
 def _data(name: str) -> list[str]:

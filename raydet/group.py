@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,6 @@ class Group:
         """Wait until every rank is here."""
         self.all_gather(None)
 
-    def every(self, number: int) -> range:
-        """Return this rank's share of `number` things that are looked at once: every so manyth."""
-        return range(self.rank, number, self.world)
+    def share_of(self, rows: Sequence[int]) -> list[int]:
+        """Return this rank's share of rows that are looked at once: every so manyth."""
+        return list(rows[self.rank :: self.world])

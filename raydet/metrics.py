@@ -21,21 +21,19 @@ from raydet.registry import run_configs
 
 FILE_NAME = "metrics.jsonl"
 Record = dict[str, Any]
-LOWER_IS_BETTER = frozenset({"error", "top5_error"})
 
 
 def headline(record: Mapping[str, Any]) -> dict[str, float | None]:
     """Return the most telling figures of an evaluation's record, the one that decides first: `RunConfig.figures`."""
     found = next((run for run in run_configs() if run.figures[0] in record), None)
     names, besides = ((), ()) if found is None else (found.figures, found.told_besides)
-    # Below six classes the true one is always among the five best, so there is no such figure.
-    told = {name: record.get(name) for name in names[:3] if name != "top5_error" or record.get(name) is not None}
+    told = {name: record.get(name) for name in names[:3] if name not in besides}
     return told | {name: record[name] for name in besides if record.get(name) is not None}
 
 
 def mode_of(figure: str) -> str:
     """Return whether the best of such figures is the highest (max) or the lowest (min)."""
-    return "min" if figure in LOWER_IS_BETTER else "max"
+    return "min" if any(figure in run.lower_is_better for run in run_configs()) else "max"
 
 
 def judged(records: Iterable[Record]) -> list[Record]:

@@ -22,3 +22,18 @@ def derive_seed(seed: int, *key: Key) -> int:
 def stream(seed: int, *key: Key) -> torch.Generator:
     """Return a CPU generator for the named purpose, e.g. `stream(0, "roi", image_id, step)`."""
     return torch.Generator().manual_seed(derive_seed(seed, *key))
+
+
+def happens(probability: float, rng: torch.Generator) -> bool:
+    """Draw whether something of a probability happens."""
+    return uniform(rng, 0.0, 1.0) < probability
+
+
+def uniform(rng: torch.Generator, low: float, high: float) -> float:
+    """Draw from [low, high)."""
+    return low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
+
+
+def integer(rng: torch.Generator, low: int, high: int) -> int:
+    """Draw from low, ..., high - 1."""
+    return int(torch.randint(low, high, (), generator=rng))

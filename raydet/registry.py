@@ -28,11 +28,7 @@ def run_configs() -> list[type[RunConfig]]:
 
 def config_classes() -> dict[str, type[RunConfig]]:
     """Return the configuration class of a run by the name of its method, family by family."""
-    return {
-        method.model_fields["name"].default: run.with_method(method)
-        for run in run_configs()
-        for method in methods_of(run)
-    }
+    return {method.called(): run.with_method(method) for run in run_configs() for method in methods_of(run)}
 
 
 def methods_of(run: type[RunConfig]) -> list[type[MethodSection]]:

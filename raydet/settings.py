@@ -92,11 +92,6 @@ def dump_file(config: RunConfig) -> str:
     return f"{VERSION_KEY}: {__version__}\n{dump(config)}"
 
 
-def known_keys() -> list[str]:
-    """Return every dotted key of the configuration, of whatever method."""
-    return list(dict.fromkeys(key for keys in keys_of_methods().values() for key in keys))
-
-
 def keys_of_methods() -> dict[str, list[str]]:
     """Return the dotted keys of a run by the name of its method."""
     return {name: list(keys_of(model)) for name, model in config_classes().items()}

@@ -6,6 +6,8 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 
 def _zeros() -> defaultdict[str, float]:
     return defaultdict(float)
@@ -38,3 +40,29 @@ class Window:
             for name, value in window.highest.items():
                 total.raise_to(name, value)
         return total
+
+    def means(self, names: Mapping[str, str]) -> dict[str, float]:
+        """Return what `PerImageStats` has added as means over the images that have a figure; `names`: of
+        `Outputs.per_view` -> in the log. What no image has is left out."""
+        sums = self.sums
+        known = {name: shown for name, shown in names.items() if sums.get(f"count/{name}")}
+        return {shown: sums[f"sum/{name}"] / sums[f"count/{name}"] for name, shown in known.items()}
+
+
+@dataclass(slots=True)
+class PerImageStats:
+    """What one step's forward said of each image: figures `[B]`, NaN where an image has none."""
+
+    images: int
+    per_view: dict[str, Tensor] = field(default_factory=dict)
+
+    def observe(self, per_view: Mapping[str, Tensor]) -> None:
+        """Take in the figures."""
+        self.per_view = {name: rows.float().cpu() for name, rows in per_view.items()}
+
+    def add_to(self, window: Window) -> None:
+        """Add the figures to those since the last line of the log; every image counts as one of `images`."""
+        window.increase({"images": self.images})
+        for name, rows in self.per_view.items():
+            known = rows[rows.isfinite()]
+            window.increase({f"sum/{name}": float(known.sum()), f"count/{name}": len(known)})

@@ -12,6 +12,7 @@ from raydet.families.detection.config import DetectionConfig
 from raydet.families.localization.config import LocalizationConfig
 from raydet.families.pretraining.config import PretrainingConfig
 from raydet.settings import resolve
+from raydet.vision.geometry import View
 
 
 def data_folder(name: str) -> Path:
@@ -21,6 +22,12 @@ def data_folder(name: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"real data set {name!r} is not at {folder}; set RAYDET_DATA to the folder that holds it")
     return folder
+
+
+def scaled(view: View, x: float, y: float) -> View:
+    """Return a view followed by a scaling about the centre of its frame, which stays; above 1 enlarges."""
+    left, top = (1 - x) * view.width / 2, (1 - y) * view.height / 2
+    return view.then(View((x, 0.0, left, 0.0, y, top), view.height, view.width))
 
 
 TINY = {

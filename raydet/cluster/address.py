@@ -76,6 +76,16 @@ def problem_with(address: str, *, timeout_s: float = TIMEOUT_S) -> Problem | Non
     return _problem_of_other(address, host, port, said, timeout_s)
 
 
+def ask_dashboard(url: str, path: str, name: str, *, timeout_s: float) -> str | None:
+    """Return what a Ray dashboard at `url` says of `name` in its answer to /api/PATH; None where none answers so."""
+    opener = build_opener(ProxyHandler({}))  # a proxy of the environment is not for addresses inside a cluster
+    try:
+        with opener.open(f"{url}/api/{path}", timeout=timeout_s) as answer:
+            return str(json.loads(answer.read(10_000))[name])
+    except (URLError, OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
+        return None
+
+
 def _greeted(connection: socket.socket) -> bytes:
     """Return the first bytes of the answer to a greeting in HTTP/2; none where nothing comes."""
     said = b""
@@ -90,7 +100,7 @@ def _greeted(connection: socket.socket) -> bytes:
 
 def _problem_of_other(address: str, host: str, port: int, said: bytes, timeout_s: float) -> Problem:
     """Say what it is that listens there and is no Ray."""
-    version = _dashboard_version(host, port, timeout_s)
+    version = ask_dashboard(f"http://{host}:{port}", "version", "ray_version", timeout_s=timeout_s)
     if version is not None:
         return Problem(
             f"{address} is the dashboard of a Ray {version}, which takes jobs (ray job submit --address "
@@ -102,15 +112,6 @@ def _problem_of_other(address: str, host: str, port: int, said: bytes, timeout_s
         f"{address}: something listens there that {what}; it is no Ray, or one that hangs",
         "mend the address (the head prints it when it starts), or start the head again",
     )
-
-
-def _dashboard_version(host: str, port: int, timeout_s: float) -> str | None:
-    opener = build_opener(ProxyHandler({}))  # a proxy of the environment is not for addresses inside a cluster
-    try:
-        with opener.open(f"http://{host}:{port}/api/version", timeout=timeout_s) as answer:
-            return str(json.loads(answer.read(10_000))["ray_version"])
-    except (URLError, OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
-        return None
 
 
 def _is_encrypted() -> bool:

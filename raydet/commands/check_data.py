@@ -6,13 +6,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raydet.config.paths import path_argument
 from raydet.errors import UserError
+from raydet.registry import NAMES
 
 if TYPE_CHECKING:
     from raydet.data.check import CheckReport
-    from raydet.data.kind import Kind
-
-from raydet.config.paths import path_argument
+    from raydet.data.family import DataFamily
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,7 +29,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--subset", help="VOC list, or the part (train, val, test) of a YOLO or classification set")
     parser.add_argument(
         "--task",
-        choices=("detection", "classification", "localization"),
+        choices=NAMES,
         help="what a data set is for; default: by what lies there",
     )
     parser.add_argument("--no-decode", action="store_true", help="do not decode every image (faster)")
@@ -55,7 +55,8 @@ def run(arguments: argparse.Namespace) -> int:
         kind, given = data_set_of(arguments.config_or_dataset, arguments)
         if arguments.fix:
             return _fix(kind, given, arguments)
-        report = _of_data_set(kind, given, decode=not arguments.no_decode)
+        images, one = _one(kind, given)
+        report = images.check_one(one, decode_images=not arguments.no_decode)
     print(format_report(report))
     return 1 if report.num_errors else 0
 
@@ -71,7 +72,7 @@ def _of_config(arguments: argparse.Namespace) -> CheckReport:
     return family_of(config).check_data(config, decode_images=not arguments.no_decode)
 
 
-def data_set_of(path: str, arguments: argparse.Namespace) -> tuple[Kind, dict[str, Any]]:
+def data_set_of(path: str, arguments: argparse.Namespace) -> tuple[str, dict[str, Any]]:
     """Return what a data set is for, and its settings: `path` with what the options say about it."""
     from raydet.data.kind import kind_of
     from raydet.settings import parse_override
@@ -85,29 +86,25 @@ def data_set_of(path: str, arguments: argparse.Namespace) -> tuple[Kind, dict[st
     given |= dict(parse_override(text) for text in arguments.overrides)
     if arguments.task is not None:
         return arguments.task, given
-    kind = "detection" if "images" in given else kind_of(path, given.get("subset"))
+    kind = kind_of(path, given.get("subset"), given.get("images"))
     print(f"taken for a {kind} data set; where that is wrong, give --task")
     return kind, given
 
 
-def _of_data_set(kind: Kind, given: dict[str, Any], *, decode: bool) -> CheckReport:
+def _fix(kind: str, given: dict[str, Any], arguments: argparse.Namespace) -> int:
+    from raydet.data.check import format_report
+
+    images, one = _one(kind, given)
+    fixed = images.fix(one, arguments.fix, Path(arguments.out))
+    print(format_report(fixed.report))
+    print(f"written: {fixed.file}; use it with images: {fixed.images}")
+    return 0
+
+
+def _one(kind: str, given: dict[str, Any]) -> tuple[DataFamily[Any, Any, Any], Any]:
+    """Return how a family reads its data, and the settings of one set, checked."""
     from raydet.config.load import resolve_section
     from raydet.registry import family_named
 
     images = family_named(kind).images
-    return images.check_one(resolve_section(images.set_config, given, where=given["path"]), decode_images=decode)
-
-
-def _fix(kind: Kind, given: dict[str, Any], arguments: argparse.Namespace) -> int:
-    from raydet.config.box_data import DatasetConfig
-    from raydet.config.load import resolve_section
-    from raydet.data.boxes.fix import fix_dataset
-    from raydet.data.check import format_report
-
-    path = given["path"]
-    if kind != "detection":
-        raise UserError(f"--fix is for boxes, {path} has classes: mend there what check-data lists without --fix")
-    fixed = fix_dataset(resolve_section(DatasetConfig, given, where=path), arguments.fix, Path(arguments.out))
-    print(format_report(fixed.report))
-    print(f"written: {fixed.file}; use it with images: {fixed.images}")
-    return 0
+    return images, resolve_section(images.set_config, given, where=given["path"])

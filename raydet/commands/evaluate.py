@@ -30,6 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     """Evaluate and print."""
+    from raydet.registry import family_of
     from raydet.train.saved import evaluate_model, load_saved
 
     given = {"path": arguments.data, "images": arguments.images, "subset": arguments.subset}
@@ -37,7 +38,8 @@ def run(arguments: argparse.Namespace) -> None:
     if data and arguments.data is None:
         raise UserError("--images and --subset describe the data set of --data; the run's own are chosen with --split")
     saved = load_saved(Path(arguments.run_or_checkpoint), role=arguments.model)
-    if arguments.images is not None and saved.config.trains == "classifier":
+    settings = family_of(saved.config).images.set_config
+    if arguments.images is not None and "images" not in settings.model_fields:
         name, trains = saved.config.method.name, saved.config.trains
         raise UserError(f"--images is the image root of a COCO JSON, and method.name={name} trains a {trains}")
     result = evaluate_model(saved, data=data or None, split=arguments.split, proposals=arguments.proposals)

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from raydet.config.paths import path_argument
 from raydet.errors import UserError
+from raydet.registry import NAMES
 from raydet.text import plural
 
 if TYPE_CHECKING:
     from raydet.config.run import RunConfig
-    from raydet.data.kind import Kind
     from raydet.recipe.machine import Machine
     from raydet.recipe.request import Recipe
 
@@ -50,8 +50,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--subset", help="VOC list, or the part (train) of a YOLO or classification set")
     parser.add_argument(
         "--task",
-        choices=("detection", "classification", "localization", "pretraining"),
-        help="default: by what lies there; pretraining, from images alone, only where it is asked for",
+        choices=NAMES,
+        help="default: by what lies there, boxes or classes or both; anything else only where it is asked for",
     )
     parser.add_argument("--out", type=path_argument, metavar="FILE.yaml", help="default: the data set's name, here")
     parser.add_argument("--no-measure", action="store_true", help="do not train a few steps to measure their time")
@@ -114,7 +114,7 @@ def _machine() -> Machine:
     return Machine.of(look(), NAMES[dtype])
 
 
-def _recipe(kind: Kind, given: Mapping[str, Any], machine: Machine, out: Path, arguments: argparse.Namespace) -> Recipe:
+def _recipe(kind: str, given: Mapping[str, Any], machine: Machine, out: Path, arguments: argparse.Namespace) -> Recipe:
     from raydet.data.siblings import sets_of
     from raydet.recipe.request import Request
     from raydet.registry import family_named

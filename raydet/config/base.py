@@ -117,6 +117,16 @@ class DataSection(Section, Generic[SetConfig]):
         return found
 
     @property
+    def has_labels(self) -> bool:
+        """Whether something is known of the images that a run goes through."""
+        return self.main_key == "labeled"
+
+    @property
+    def kind_of_images(self) -> str:
+        """What the images that a run goes through are called."""
+        return "labelled" if self.has_labels else self.main_key
+
+    @property
     def has_val(self) -> bool:
         """Whether the run has images for evaluation."""
         return self.val is not None or self.val_count is not None

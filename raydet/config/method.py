@@ -18,6 +18,8 @@ class MethodSection(Section):
 
     uses_labels: ClassVar[bool] = True
     """Whether the method trains on pseudo-labels."""
+    one_stage: ClassVar[bool] = False
+    """Whether all steps are of one kind, so that `burn_in_steps` is 0."""
     fixed_length: ClassVar[bool] = False
     """Whether the end of the run is a stage of its own, so that a run once begun cannot be made longer."""
     lr_keys: ClassVar[tuple[str, ...]] = ("optim.lr",)
@@ -28,6 +30,17 @@ class MethodSection(Section):
     burn_in_steps: NonNegativeInt = 2000
     """Optimiser steps on labelled images only, before the first pseudo-labels."""
 
+    @classmethod
+    def called(cls) -> str:
+        """Return what YAML names the method, without settings of it."""
+        name: str = cls.model_fields["name"].default
+        return name
+
+    @property
+    def keep_rate(self) -> float | None:
+        """Share of the teacher that one update keeps; None: the teacher is no average of the student."""
+        return None
+
     def length(self, optim: OptimConfig) -> int:
         """Return the optimiser steps of a run."""
         return optim.steps
@@ -35,7 +48,7 @@ class MethodSection(Section):
     def shortened(self, burn_in: int, later: int) -> dict[str, int]:
         """Return what to change for a run of `burn_in` steps of the burn-in, `later` of the stage after it, and one
         more."""
-        return {"burn_in_steps": burn_in}
+        return {} if self.one_stage else {"burn_in_steps": burn_in}
 
     def contradictions(self, run: RunConfig) -> list[str]:
         """Return what of the run cannot be meant with this method, each with the keys and what to change."""
@@ -52,3 +65,8 @@ class TeacherSection(MethodSection):
 
     ema_keep_rate: Annotated[float, Field(ge=0, lt=1)] = 0.9996
     """Share of the teacher that one EMA update keeps; 1.0 would freeze the teacher forever."""
+
+    @property
+    def keep_rate(self) -> float:
+        """Share of the teacher that one update keeps."""
+        return self.ema_keep_rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
@@ -153,7 +154,11 @@ class RunConfig(Section):
     figures: ClassVar[tuple[str, ...]]
     """Figures of an evaluation, shares in [0, 1] or None: the first one decides, the first three are the headline."""
     told_besides: ClassVar[tuple[str, ...]] = ()
-    """Those of them that belong to the headline where there are such."""
+    """Those of them that belong to the headline where there are such, and only there."""
+    lower_is_better: ClassVar[frozenset[str]] = frozenset()
+    """Those of them of which the lowest is best."""
+    spoken: ClassVar[Mapping[str, str]] = {}
+    """What reports call figures, losses and stages, where that is not their name."""
 
     run: RunSection
     seed: int = 0

@@ -39,13 +39,15 @@ class StepStats(Protocol):
 
 
 class Loader(Protocol):
-    """Serves one rank's images of every step."""
+    """Serves one rank's images of every step. What derives from it has no images that want a label until it says so."""
 
     def unlabeled_ids(self, step: int) -> list[str]:
         """Return the ids of this rank's unlabelled images of a step, in slot order; reads no image."""
+        return []
 
     def unlabeled_rows(self, step: int) -> list[int]:
         """Return their rows in the index."""
+        return []
 
     def take(self, step: int) -> Any:
         """Return the views of a step; waits until they are ready."""
@@ -147,9 +149,9 @@ class Family(ABC, Generic[Config]):
     def bind(self, config: Config, data: Any, method: Any, group: Group) -> FamilyRun:
         """Return the family at work in one rank of a run."""
 
-    @abstractmethod
     def build_annotator(self, config: Config, data_folder: str, device: str) -> Annotator:
-        """Return a teacher that labels the run's unlabelled images, in a process of its own."""
+        """Return a teacher that labels the run's unlabelled images, in a process of its own, where methods want one."""
+        raise AssertionError(f"no method of {self.name} asks for labels")
 
     @abstractmethod
     def evaluate(self, method: Any, model: Any, index: Any, group: Group, *, max_images: int | None) -> Result | None:
@@ -223,9 +225,10 @@ class FamilyRun(ABC):
     def build_loader(self) -> Loader:
         """Return this rank's loader."""
 
-    @abstractmethod
     def build_annotator(self) -> Annotator:
-        """Return a teacher that labels in this process; it shares views with the loader where it can."""
+        """Return a teacher that labels in this process, where methods want one; it shares views with the loader where
+        it can."""
+        raise AssertionError(f"{type(self).__name__}: no method of this family asks for labels")
 
     @abstractmethod
     def assemble(self, step: int, views: Any, labels: Sequence[Any], state: Any) -> tuple[Batch, StepStats]:

@@ -8,7 +8,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
-from raydet.config.method import TeacherSection
 from raydet.config.run import RunConfig
 from raydet.contract.types import Alarm, Batch, DataSizes, Outputs, ParamGroup, State, Teacher
 from raydet.data.order import Listing, Rebuilds
@@ -67,9 +66,9 @@ class Method(ABC, Generic[Config, AnyBatch]):
     def teacher(self) -> Teacher | None:
         """Return the law of the teacher; None: the student of a publish step is the teacher itself."""
         config = self.run.method
-        if not isinstance(config, TeacherSection):
+        keep = config.keep_rate
+        if keep is None:
             return None
-        keep = config.ema_keep_rate
         return Teacher(config.burn_in_steps, lambda step: keep)
 
     @property

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Literal, Protocol
 
 from raydet.data.problems import Problem, ProblemLog, Severity, capped
+
+FixPolicy = Literal["drop", "clip"]
+"""What becomes of boxes that cannot be used as they are, in a cleaned copy."""
 
 
 class Summary(Protocol):
@@ -48,6 +52,15 @@ class CheckReport:
     def num_warnings(self) -> int:
         """Return how many warnings were found."""
         return sum(self.counts.values()) - self.num_errors
+
+
+@dataclass(frozen=True, slots=True)
+class FixResult:
+    """A cleaned copy of a data set's annotations."""
+
+    file: Path  # COCO JSON; set `path` to it
+    images: Path  # where its file names start; set `images` to it
+    report: CheckReport  # what is left, and what was left out (errors) or dropped or clipped (warnings)
 
 
 def format_report(report: CheckReport, per_code: int = 10) -> str:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from raydet.config.base import DataSection, SetConfig
 from raydet.data.bad_images import add_left_out, write_left_out
-from raydet.data.check import CheckReport, Summary, report_of
+from raydet.data.check import CheckReport, FixPolicy, FixResult, Summary, report_of
 from raydet.data.leaks import report_repeated_images, report_shared_images
 from raydet.data.prepared import SETS, PreparedSets, leave_out_damaged, open_set, open_sets, write_sets
 from raydet.data.problems import ProblemLog
@@ -19,7 +19,7 @@ from raydet.data.saved_split import SplitError, copy_split, saved_or_drawn
 from raydet.data.sources import check_same, check_sources, write_sources
 from raydet.data.steps import AnyIndex, AnyTable, DataSteps
 from raydet.data.withheld import spare, withheld
-from raydet.errors import DataError
+from raydet.errors import DataError, UserError
 from raydet.files import make_folder
 
 _TITLE = "the data cannot be used (`raydet check-data` lists everything)"
@@ -194,6 +194,10 @@ class DataFamily(DataSteps[SetConfig, AnyTable, AnyIndex]):
         if found is not None:
             self.report_classes(found[0], "data", one.path, log)
         return report_of([found[1]] if found else [], log)
+
+    def fix(self, one: SetConfig, policy: FixPolicy, out: Path) -> FixResult:
+        """Write a cleaned copy of one set's annotations to `out`. Raises UserError where the family has none such."""
+        raise UserError(f"--fix is for boxes, {one.path} has classes: mend there what check-data lists without --fix")
 
     def _looked_at(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
 
 from raydet.config.box_data import DatasetConfig
 from raydet.config.class_data import ImageSetConfig
@@ -19,7 +18,6 @@ from raydet.data.classes.formats.svhn import has_svhn
 from raydet.data.located.formats.detect import layout_of
 from raydet.errors import DataError
 
-Kind = Literal["detection", "classification", "localization", "pretraining"]
 LOOKED_FOR = (
     "looked for boxes: COCO .json, YOLO data.yaml or images/ + labels/, VOC Annotations/ or *.xml; for classes: CIFAR, "
     "SVHN .mat, IDX, .parquet, a folder of images per class; for both: CUB-200-2011, ImageNet-1k, Tiny-ImageNet; and "
@@ -27,11 +25,14 @@ LOOKED_FOR = (
 )
 
 
-def kind_of(path: str, subset: str | None = None) -> Kind:
-    """Decide from what lies there. Annotated boxes come first, then classes; plain images count as detection data.
+def kind_of(path: str, subset: str | None = None, images: str | None = None) -> str:
+    """Return the family whose data lies there. Annotated boxes come first, then classes; plain images count as
+    detection data, and so does what has an image root, `images`, of its own.
 
     Raises DataError where there is neither.
     """
+    if images is not None:  # that of a COCO JSON
+        return "detection"
     if layout_of(Path(path).expanduser()) is not None:
         return "localization"
     boxes = resolve_section(DatasetConfig, {"path": path}, where=path)

@@ -102,6 +102,14 @@ class MappedIndex:
         rows = np.arange(len(self), dtype=np.int64)
         return rows if self.seen_as is None else rows[self.seen_as == rows]
 
+    def rows_to_judge(self, max_images: int | None) -> list[int]:
+        """Return the rows that an evaluation looks at, ascending: the first `max_images` sound ones, None for all.
+
+        A stand-in is left out, for its image has a row of its own.
+        """
+        rows: list[int] = self.sound_rows()[:max_images].tolist()
+        return rows
+
     def complaint_at(self, row: int) -> str:
         """Return what is wrong with the image that is seen at a row, '' where nothing is."""
         raise NotImplementedError

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import http.client
-import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import ProxyHandler, build_opener
 
-from raydet.cluster.address import TIMEOUT_S, problem_with
+from raydet.cluster.address import TIMEOUT_S, ask_dashboard, problem_with
 from raydet.doctor.finding import Finding, fail, ok, warn
 
 PORTS = {6379: "head", 8265: "dashboard and jobs", 10001: "clients"}
@@ -76,12 +72,7 @@ def judge_mode(mode: str | None, asked: str) -> Finding:
 
 def auth_mode(url: str, *, timeout_s: float = 3.0) -> str | None:
     """Ask a Ray dashboard how it checks who talks to it: `token`, `disabled`, ...; None where none answers."""
-    opener = build_opener(ProxyHandler({}))  # a proxy of the environment is not for addresses inside a cluster
-    try:
-        with opener.open(f"{url.rstrip('/')}/api/authentication_mode", timeout=timeout_s) as answer:
-            return str(json.loads(answer.read(10_000))["authentication_mode"])
-    except (URLError, OSError, ValueError, KeyError, TypeError, http.client.HTTPException):
-        return None
+    return ask_dashboard(url.rstrip("/"), "authentication_mode", "authentication_mode", timeout_s=timeout_s)
 
 
 def reachable(address: str, *, timeout_s: float = TIMEOUT_S) -> Finding:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
+from raydet.config.method import MethodSection
 from raydet.config.run import RunConfig
 from raydet.errors import UserError
 from raydet.recipe.document import Setting
 from raydet.recipe.machine import Machine
 from raydet.recipe.request import Counts, Request
+from raydet.registry import methods_of
 
 LEAST_FOR_VAL, LEAST_VAL = 10, 3
 VAL_SHARE, MOST_VAL = 0.2, 500
@@ -131,19 +134,28 @@ def cluster_settings(machine: Machine) -> list[Setting]:
     ]
 
 
-def chosen_method(request: Request, run: type[RunConfig], by_name: dict[str, bool], counts: Counts) -> str | None:
+def chosen_method(request: Request, run: type[RunConfig], counts: Counts) -> type[MethodSection] | None:
     """Return the method that was asked for, None where the family is to choose.
 
-    `by_name`: the family's methods, and whether each needs unlabelled images. Raises UserError where there is no such
-    method, or nothing for it to label.
+    Raises UserError where the family has no such method, or there is nothing for it to label.
     """
     name = request.method
     if name is None:
         return None
+    by_name = {method.called(): method for method in methods_of(run)}
     if name not in by_name:
         raise UserError(f"--method {name}: a {run.trains} is trained by {', '.join(by_name)}; choose one of them")
-    if by_name[name] and not counts.unlabeled:
+    if by_name[name].uses_labels and not counts.unlabeled:
         raise UserError(
             f"--method {name} needs unlabelled images: give --unlabeled DIR, or --labels N to set some aside"
         )
-    return name
+    return by_name[name]
+
+
+def applicable(method: type[MethodSection], settings: Sequence[Setting]) -> list[Setting]:
+    """Return those of the settings `method.KEY` that a method has, in order: so rules are about settings, not methods.
+
+    What a method has and no rule knows is left at its default.
+    """
+    keys = set(method.model_fields) - ({"burn_in_steps"} if method.one_stage else set())
+    return [setting for setting in settings if setting.key.split(".")[1] in keys]

@@ -42,7 +42,7 @@ def gained(run: RunRecords, control: Control | None) -> list[str]:
     shown = {f"{name} at step {step}": share(name, value)}
     before = [point for point in run.points if point[0] <= run.config.method.burn_in_steps]
     if not run.config.uses_labels or not before:
-        alone = "This run is trained on labelled images alone." if not run.config.uses_labels else _no_control(run)
+        alone = _no_control(run) if run.config.uses_labels else _trained_on(run)
         return [tiles(shown), paragraph(alone, ""), *_command(run)]
     first_step, first = before[-1]
     shown |= {
@@ -61,7 +61,7 @@ def _over_control(run: RunRecords, control: Control, gain: Gain) -> list[str]:
     shown = {
         "gain over the control": signed_percent(difference),
         f"{name} at step {gain.step}": share(name, gain.ours[name]),
-        f"{named(name)} of the control": share(name, gain.theirs[name]),
+        f"{named(run, name)} of the control": share(name, gain.theirs[name]),
     }
     points = f"{abs(100 * difference):.1f} points of {name}"
     if abs(difference) < EVEN:
@@ -103,6 +103,11 @@ def _over_control(run: RunRecords, control: Control, gain: Gain) -> list[str]:
 
 def _no_control(run: RunRecords) -> str:
     return "There is no control beside this run, or none that was evaluated at the same step."
+
+
+def _trained_on(run: RunRecords) -> str:
+    images = "labelled images alone" if run.config.data.has_labels else "images without labels"
+    return f"This run is trained on {images}."
 
 
 def _command(run: RunRecords) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,15 +18,12 @@ Curve = tuple[list[float], list[float | None]]  # steps, values
 NO_FIGURES = "No figures were written yet."
 NO_EVALUATION = "There was no evaluation: the run has no data.val, or it is too young."
 MESSAGES = 10  # the newest so many of a kind
-NAMES = {
-    "sup": "labelled", "unsup": "unlabelled", "d2": "D2", "finetune": "fine-tuning", "top5_error": "top-5 error",
-    "ce": "cross-entropy", "class": "classification", "entropy": "entropy of predictions",
-}  # fmt: skip
+NAMES = {"sup": "labelled", "unsup": "unlabelled"}
 
 
-def named(name: str) -> str:
-    """Return what people call a figure, a loss, or the images that a loss is about."""
-    return NAMES.get(name, name)
+def named(run: RunRecords, name: str) -> str:
+    """Return what people call a figure, a loss, or the images that a loss is about: `RunConfig.spoken`."""
+    return run.config.spoken.get(name, NAMES.get(name, name))
 
 
 def progress(run: RunRecords) -> dict[str, str]:
@@ -35,7 +33,7 @@ def progress(run: RunRecords) -> dict[str, str]:
     newest = {record["model"]: record for record in run.kind("eval")}
     for model in ("teacher", "student"):
         figures = headline(newest[model]) if model in newest else {}
-        tiles |= {f"{model} {named(name)}": share(name, value) for name, value in figures.items()}
+        tiles |= {f"{model} {named(run, name)}": share(name, value) for name, value in figures.items()}
     return tiles
 
 
@@ -75,7 +73,7 @@ def loss_curves(run: RunRecords) -> dict[str, Curve]:
         # Exactly 0 is a loss at the steps of other stages.
         found |= {
             label: (steps, [value or None for value in values])
-            for label, (steps, values) in summed(run, named(source), names).items()
+            for label, (steps, values) in summed(run, named(run, source), names).items()
         }
     return found
 
@@ -144,9 +142,9 @@ def evaluations(run: RunRecords, figure: str) -> dict[str, Curve]:
     return found
 
 
-def evaluations_of(run: RunRecords, figure: str) -> Curve:
-    """Return (steps, values in percent) of the model that the run is judged by."""
-    return [float(record["step"]) for record in run.judged], [times(100, record.get(figure)) for record in run.judged]
+def evaluations_of(run: RunRecords, figure: str, factor: float = 100) -> Curve:
+    """Return (steps, values times `factor`: percent) of the model that the run is judged by."""
+    return [float(each["step"]) for each in run.judged], [times(factor, each.get(figure)) for each in run.judged]
 
 
 def plot(
@@ -167,6 +165,12 @@ def times(factor: float, value: float | None) -> float | None:
     return None if value is None else factor * value
 
 
+def mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the values that are known, None where none is."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
+
+
 def _status(run: RunRecords) -> str:
     """Return done, failed, ... as the last attempt said, or that it has not said anything."""
     last: Record = next((each for each in reversed(run.records) if each["kind"] in ("start", "end")), {})
@@ -181,9 +185,12 @@ def _settings(run: RunRecords, own: Sequence[tuple[str, str]]) -> list[tuple[str
     if run.num_unlabeled is not None:
         rows += [("unlabelled images", str(run.num_unlabeled))]
     optim, labels = config.optim, config.labels
-    kind = "labelled" if config.data.main_key == "labeled" else config.data.main_key
     rows += [
-        ("batch", f"{optim.labeled_batch} {kind}" + f" + {optim.unlabeled_batch} unlabelled" * config.uses_labels),
+        (
+            "batch",
+            f"{optim.labeled_batch} {config.data.kind_of_images}"
+            + f" + {optim.unlabeled_batch} unlabelled" * config.uses_labels,
+        ),
         ("learning rate", f"{optim.lr:g} ({optim.name})"),
         ("seed", str(config.seed)),
     ]

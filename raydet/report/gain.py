@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from raydet.data.mapped import MappedIndex
 from raydet.errors import UserError
 from raydet.metrics import Record, mode_of
 from raydet.registry import family_of, methods_of
@@ -94,21 +94,21 @@ def check_comparable(runs: list[RunRecords]) -> None:
             raise UserError(f"{_pair(first, other)}: their classes differ: {classes}")
         if _val(other, theirs.val) != val and None not in (val, _val(other, theirs.val)):
             raise UserError(
-                f"{_pair(first, other)}: they were evaluated on different images (data.val, or eval.max_images); "
-                f"evaluate both on one set with raydet evaluate RUN --data SET"
+                f"{_pair(first, other)}: they were evaluated on different images (data.val, eval.max_images, or "
+                f"damaged pictures left out); evaluate both on one set with raydet evaluate RUN --data SET"
             )
 
 
 def how_to_get_a_control(run: RunRecords) -> str:
     """Return the command that trains a control; words where there is none."""
     config = run.config
-    known = [each.model_fields for each in methods_of(type(config)) if not each.uses_labels]
+    known = [each for each in methods_of(type(config)) if not each.uses_labels]
     origin = origin_of(run.folder, config)
     if not known or origin is None:
         return "train one on the labelled images alone, with the same seed, and name it with --control RUN"
-    method = f"name: {known[0]['name'].default}, burn_in_steps: {config.method.burn_in_steps}"
-    keep = getattr(config.method, "ema_keep_rate", None)
-    if keep is not None and "ema_keep_rate" in known[0]:
+    method = f"name: {known[0].called()}, burn_in_steps: {config.method.burn_in_steps}"
+    keep = config.method.keep_rate
+    if keep is not None and "ema_keep_rate" in known[0].model_fields:
         method += f", ema_keep_rate: {keep:g}"
     alone = "" if config.labels.source == "inline" else " labels.source=inline labels.lookahead=0"
     return (
@@ -117,9 +117,9 @@ def how_to_get_a_control(run: RunRecords) -> str:
     )
 
 
-def _val(run: RunRecords, index: Any) -> tuple[str, int] | None:
+def _val(run: RunRecords, index: MappedIndex | None) -> tuple[str, list[int]] | None:
     """Name the images that a run was evaluated on."""
-    return None if index is None else (index.content, min(len(index), run.config.eval.max_images or len(index)))
+    return None if index is None else (index.content, index.rows_to_judge(run.config.eval.max_images))
 
 
 def _pair(first: RunRecords, other: RunRecords) -> str:

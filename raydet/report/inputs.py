@@ -8,9 +8,19 @@ from pathlib import Path
 from raydet.config.run import RunConfig
 from raydet.errors import UserError
 from raydet.metrics import Record, judged, read_metrics
+from raydet.registry import build_method, family_of
 from raydet.train.rundir import RunFolder
 
 Point = tuple[int, float]  # step, share
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A stretch of a run between two of its stage ends: steps `first` (excluded) to `last`."""
+
+    name: str
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,9 +53,15 @@ class RunRecords:
 
     @property
     def stage_ends(self) -> tuple[int, ...]:
-        """Return the steps at which the run changes its nature, for plots: here the end of the burn-in, if any."""
-        burn_in = self.config.method.burn_in_steps
-        return (burn_in,) if burn_in else ()
+        """Return the steps at which the run changes its nature, ascending, without its end."""
+        ends = build_method(self.config).stage_ends
+        return tuple(sorted({end for end in ends if 0 < end < self.config.length}))
+
+    @property
+    def spans(self) -> list[Span]:
+        """Return the stages in order; where the family's stages have no names, they have that of the method."""
+        ends = (0, *self.stage_ends, self.config.length)
+        return [Span(self._stage_name(first, last), first, last) for first, last in zip(ends, ends[1:], strict=False)]
 
     @property
     def repredictions(self) -> tuple[int, ...]:
@@ -56,6 +72,10 @@ class RunRecords:
     def num_unlabeled(self) -> int | None:
         """Return how many unlabelled images there are, None where that is not known."""
         return None
+
+    def _stage_name(self, first: int, last: int) -> str:
+        name = family_of(self.config).stage(build_method(self.config), first) or self.config.method.name
+        return f"{name}, with repredictions" if any(first <= step < last for step in self.repredictions) else name
 
 
 def read_records(run_dir: Path) -> RunRecords:

@@ -51,9 +51,9 @@ def check_points(base: Mapping[str, Any], points: Sequence[Point], *, where: str
             raise ConfigError(f"point {point.number} of the search ({values}): {error}") from None
 
 
-def draw_points(sweep: Sweep, number: int, *, seed: int = 0) -> list[Point]:
+def draw_points(sweep: Sweep, number: int) -> list[Point]:
     """Return points such as a searcher may suggest, to see whether the configuration takes them."""
-    rng = np.random.RandomState(seed)
+    rng = np.random.RandomState(0)
     draws = [draw(sweep, rng) for _ in range(number)]
     return [Point(i, values, {**sweep.settings, **values}) for i, values in enumerate(draws)]
 

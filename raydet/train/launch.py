@@ -181,11 +181,6 @@ def with_absolute_paths(config: RunConfig) -> RunConfig:
     return config.model_copy(update=update)
 
 
-def kind_of_images(config: RunConfig) -> str:
-    """Return what the images that a run goes through are called."""
-    return "labelled" if config.data.main_key == "labeled" else config.data.main_key
-
-
 def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
     """Say what is about to happen, in a few lines."""
     optim, uses_unlabeled = config.optim, config.uses_labels
@@ -197,7 +192,7 @@ def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
         f"raydet: {config.method.name} in {RunFolder(config.run.dir).path}",
         f"  data: {family_of(config).describe(data)}{unlabeled}{val}",
         f"  steps: {config.last_step}, of which burn-in {config.method.burn_in_steps}; "
-        f"batch {optim.labeled_batch} {kind_of_images(config)}"
+        f"batch {optim.labeled_batch} {config.data.kind_of_images}"
         + (f" + {optim.unlabeled_batch} unlabelled" if uses_unlabeled else ""),
         f"  learning rate: {lr:g}"
         + (f" = {optim.lr:g} x {images} / {optim.reference_batch} images" if optim.lr_scaling == "linear" else ""),

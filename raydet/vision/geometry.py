@@ -77,10 +77,6 @@ class View:
         """
         return self._followed((1.0, 0.0, x, 0.0, 1.0, y))
 
-    def scaled(self, x: float = 1.0, y: float = 1.0) -> View:
-        """Return this view followed by a scaling about the centre of its frame, which stays; above 1 enlarges."""
-        return self._about_centre(x, 0.0, 0.0, y)
-
     def rotated(self, degrees: float) -> View:
         """Return this view followed by a clockwise turn about the centre of its frame, which stays.
 

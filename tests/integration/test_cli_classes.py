@@ -74,11 +74,21 @@ def test_a_part_of_a_set_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["check-data", str(tmp_path / "pets"), "--subset", "val"]) == 0
 
 
+def test_images_are_checked_as_those_of_a_pretraining_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    folder = write_class_folders(tmp_path / "pets", {"cat": 2, "dog": 2})
+    assert main(["check-data", str(folder), "--task", "pretraining"]) == 0
+    assert "4 images, 4 of them without boxes" in capsys.readouterr().out
+    (folder / "cat" / "0.png").write_bytes(b"no image")
+    assert main(["check-data", str(folder), "--task", "pretraining"]) == 1
+    assert "not an image that can be read" in capsys.readouterr().out
+
+
 def test_fix_is_for_boxes(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     file, out = str(write_parquet(tmp_path / "a.parquet")), str(tmp_path / "b.json")
-    assert f"--fix is for boxes, {file} has classes" in refused(
-        capsys, "check-data", file, "--fix", "drop", "--out", out
-    )
+    for task in ("classification", "localization"):
+        assert f"--fix is for boxes, {file} has classes" in refused(
+            capsys, "check-data", file, "--task", task, "--fix", "drop", "--out", out
+        )
     assert "add --fix drop or --fix clip" in refused(capsys, "check-data", file, "--out", out)
     assert not Path(out).exists()
 

@@ -20,7 +20,7 @@ from raydet.families.pretraining.batch import ViewBatch
 from raydet.families.pretraining.config import PretrainingConfig, PretrainingModelConfig
 from raydet.families.pretraining.family import FAMILY
 from raydet.families.pretraining.loader import StepViews
-from raydet.families.pretraining.method import Shown, pretraining_method
+from raydet.families.pretraining.method import Shown
 from raydet.families.pretraining.methods import adept
 from raydet.families.pretraining.methods.adept import Adept, carried
 from raydet.families.pretraining.model import PretrainingModel, levels, pool_by_size
@@ -29,6 +29,7 @@ from raydet.families.pretraining.views import three_views
 from raydet.learning_rate import lr_at
 from raydet.proposals.filters import Filters
 from raydet.randomness import stream
+from raydet.registry import build_method
 from raydet.train.launch import launch
 from raydet.vision.matching import BACKGROUND, IGNORED, match
 from raydet.vision.pretrained import architecture_only
@@ -150,7 +151,7 @@ def gradients(model: PretrainingModel, total: Tensor) -> dict[str, float | None]
 
 
 def terms(run: PretrainingConfig) -> tuple[PretrainingModel, dict[str, Tensor]]:
-    method = pretraining_method(run)
+    method = build_method(run)
     torch.manual_seed(0)
     model = method.build_model(0).train()
     said = method.losses(model, batch_of(run), None, None).losses
@@ -175,7 +176,7 @@ def test_the_loss_of_the_region_proposals_reaches_the_backbone_where_it_is_wante
 
 
 def test_the_target_begins_as_a_copy_that_is_not_trained():
-    model = pretraining_method(config()).build_model(0)
+    model = build_method(config()).build_model(0)
     own = dict(model.named_parameters())
     followers = {name.removeprefix("target."): p for name, p in own.items() if name.startswith("target.")}
     assert len(followers) > 20
@@ -187,7 +188,7 @@ def test_the_target_begins_as_a_copy_that_is_not_trained():
 
 def test_the_target_follows_parameters_and_keeps_its_own_statistics():
     run = config()
-    method = pretraining_method(run)
+    method = build_method(run)
     model = method.build_model(0).train()
     weight, follower = model.predictor[0].weight, model.target.projector[0].weight
     before = follower.clone()
@@ -252,7 +253,7 @@ def test_boxes_are_scaled_by_the_size_of_the_map_and_not_by_the_stride():
 def test_region_losses_of_two_views_are_divided_by_the_anchors_of_both():
     for views, number in (([1], 3 * 32), ([2], 3 * 32), ([1, 2], 2 * 3 * 32)):
         run = config(rpn_views=views)
-        method = pretraining_method(run)
+        method = build_method(run)
         torch.manual_seed(0)
         said = method.losses(method.build_model(0).train(), batch_of(run), None, None).losses
         assert (int(said["rpn/cls"].count), int(said["rpn/reg"].count)) == (number, number)
@@ -262,7 +263,7 @@ def test_how_many_of_the_drawn_anchors_lie_on_a_box_is_logged():
     # Every box has an anchor that is its best: of 4 drawn the half that may be are on a box; of many, all there are.
     for anchors, share in ((4, 0.5), (10_000, None)):
         run = tiny_views(Path("unused"), method={"name": "adept"}, model__rpn_batch=anchors)
-        method = pretraining_method(run)
+        method = build_method(run)
         torch.manual_seed(0)
         model, batch = method.build_model(0).train(), batch_of(run)
         found = method.losses(model, batch, None, None).per_view["anchors"]
@@ -275,14 +276,14 @@ def test_how_many_of_the_drawn_anchors_lie_on_a_box_is_logged():
 def test_the_networks_own_proposals_are_compared_too_and_teach_it_nothing_about_regions():
     run = config(det_proposals="ss+rpn")
     model, found = terms(run)
-    said = pretraining_method(run).losses(model, batch_of(run), None, None).losses["det/sim"]
+    said = build_method(run).losses(model, batch_of(run), None, None).losses["det/sim"]
     assert 3 * 4 < int(said.count) <= 2 * 3 * 4  # up to four more of each image, where all views show them
     slopes = gradients(model, found["det/sim"] + found["det/swapped"])
     assert all(slope is None for name, slope in slopes.items() if name.startswith("rpn."))
 
 
 def test_either_branch_can_be_exported_and_region_proposals_are_the_online_ones():
-    model = pretraining_method(config()).build_model(0)
+    model = build_method(config()).build_model(0)
     with torch.no_grad():
         for name, p in model.target.named_parameters():
             p.fill_(7.0 if "backbone" in name else 8.0)
@@ -298,7 +299,7 @@ def test_either_branch_can_be_exported_and_region_proposals_are_the_online_ones(
 @pytest.mark.parametrize(("branch", "filled"), [("online", 6.0), ("target", 7.0)])
 def test_the_branch_that_is_asked_for_is_exported(branch: str, filled: float):
     run = config(export_branch=branch)
-    model = pretraining_method(run).build_model(0)
+    model = build_method(run).build_model(0)
     with torch.no_grad():
         for name, p in model.named_parameters():
             p.fill_(7.0 if name.startswith("target.") else 6.0)
@@ -316,7 +317,7 @@ def test_each_views_anchors_are_scored_on_it_and_taught_by_its_own_boxes(
 ):
     source = {"soco_checkpoint": "unused"} if mode == "separate" else {}
     run = config(rpn_views=views, mode=mode, **source)
-    method = pretraining_method(run)
+    method = build_method(run)
     torch.manual_seed(0)
     with architecture_only():  # there is no such checkpoint
         model, batch = method.build_model(0).train(), batch_of(run)
@@ -366,7 +367,7 @@ def test_the_best_anchors_of_all_levels_go_into_nms_and_what_it_leaves_is_compar
 ):
     own = {"name": "adept", "det_proposals": "ss+rpn", "rpn_pre_nms": pre_nms, "num_boxes": number}
     run = tiny_views(Path("unused"), method=own, model__rpn_nms=nms_iou)
-    method = pretraining_method(run)
+    method = build_method(run)
     torch.manual_seed(0)
     model = method.build_model(0).train()
     same = torch.tensor([[1.0, 0, 1, 0]] * 2 + [[0.5, 0, 0.5, 0]], dtype=torch.float64)  # V3 has half the side

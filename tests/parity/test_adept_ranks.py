@@ -15,10 +15,11 @@ from raydet.families.pretraining.assemble import assemble
 from raydet.families.pretraining.batch import ViewBatch
 from raydet.families.pretraining.config import PretrainingConfig
 from raydet.families.pretraining.loader import StepViews
-from raydet.families.pretraining.method import MOMENTS, pretraining_method
+from raydet.families.pretraining.method import MOMENTS
 from raydet.families.pretraining.views import three_views
 from raydet.group import Group
 from raydet.randomness import stream
+from raydet.registry import build_method
 from raydet.train.step import StepModule, backward, share_statistics, statistics_of, wrap
 from raydet.vision.norms import SyncedBatchNorm1d, SyncedBatchNorm2d
 from tests.helpers import tiny_views
@@ -51,7 +52,7 @@ def batch_of(rows: range, run: PretrainingConfig) -> ViewBatch:
 def step(name: str, group: Group, *, sync: bool) -> Result:
     """Return losses, gradients and the statistics of norms after one step."""
     run = config(name, sync)
-    method = pretraining_method(run)
+    method = build_method(run)
     torch.manual_seed(1)
     model = method.build_model(0).train()
     module = StepModule(model, method, device=CPU, dtype=None)

@@ -15,11 +15,11 @@ from torchvision.ops import box_iou, roi_align
 from raydet.families.pretraining.config import PretrainingConfig
 from raydet.families.pretraining.data import PROPOSED
 from raydet.families.pretraining.loader import ViewLoader
-from raydet.families.pretraining.method import pretraining_method
 from raydet.families.pretraining.proposals import GridProposals
 from raydet.families.pretraining.views import ThreeViews
 from raydet.metrics import read_metrics
 from raydet.randomness import stream
+from raydet.registry import build_method
 from raydet.train.checkpoint import folder_of, open_checkpoint
 from raydet.train.launch import launch
 from tests.helpers import tiny_views
@@ -142,7 +142,7 @@ def test_each_step_is_what_the_equations_say(run: Path, step: int):
     batch = ViewLoader(images, GridProposals(images), own, rank=0, world=1).take(step)
     views = batch.images
     torch.manual_seed(3)
-    model = pretraining_method(own).build_model(0).train()
+    model = build_method(own).build_model(0).train()
     speed: dict[str, Tensor] = {}
     if step:
         model.load_state_dict(saved_at(run, step, "student"))

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from raydet.cli import main
+from raydet.config.load import read_yaml
 from raydet.contract import ParamGroup
 from raydet.errors import ConfigError
 from raydet.families.detection import config as family
@@ -50,6 +52,20 @@ def test_its_settings_are_checked_and_explained_like_everybodys(known: None, tmp
         load(YAML, [f"run.dir={tmp_path / 'run'}", "method.unsup_wait=1"])
     with pytest.raises(ConfigError, match=r"method\.iou_filter_threshold: unknown key: for method\.name=il_net, not"):
         load(YAML, [f"run.dir={tmp_path / 'run'}", "method.iou_filter_threshold=0.4"])
+
+
+# 10 labels are fewer than `few`, or they are not; the paper's weight is 2.
+@pytest.mark.parametrize(("few", "weight"), [(2000, 1.0), (10, 2.0)])
+def test_init_proposes_the_settings_that_it_has(
+    known: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, few: int, weight: float
+):
+    monkeypatch.setattr("raydet.families.detection.recipe.propose.FEW_LABELS", few)
+    made = str(tmp_path / "made.yaml")
+    shapes = "shapes={num_images: 24, height: 64, width: 96, max_objects: 3}"
+    assert main(["init", "shapes", shapes, "--labels", "10", "--method", "stac", "--no-measure", "--out", made]) == 0
+    # The least length is 1,000 steps, half of them burn-in; no rule knows its threshold, which is the paper's.
+    assert load(made).method == StacConfig(burn_in_steps=500, unsup_weight=weight, confidence_threshold=0.9)
+    assert list(read_yaml(Path(made).read_text(), made)["method"]) == ["name", "burn_in_steps", "unsup_weight"]
 
 
 def test_its_own_alarm_is_raised(known: None, tmp_path: Path):

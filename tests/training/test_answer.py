@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from raydet.cli import main
+from raydet.config.run import RunConfig
+from raydet.data.mapped import write_damaged
 from raydet.errors import UserError
 from raydet.families.detection.data import BOXES
 from raydet.metrics import judged
@@ -17,7 +19,7 @@ from raydet.report.gain import Control, control_of, gain_over, how_to_get_a_cont
 from raydet.report.inputs import RunRecords, read_records
 from raydet.report.lineage import ALIKE, FORKED, common_start, find_control
 from raydet.train.rundir import RunFolder
-from tests.helpers import tiny_classes
+from tests.helpers import tiny_classes, tiny_places, tiny_views
 from tests.run_folders import write_run
 
 
@@ -87,6 +89,18 @@ def test_without_a_control_the_burn_ins_end_stands_before(tmp_path: Path):
     assert "'method={name: supervised, burn_in_steps: 3, ema_keep_rate: 0.5}'" in command
 
 
+@pytest.mark.parametrize(
+    ("config", "words"),
+    [
+        (tiny_places(Path("run")), "This run is trained on labelled images alone."),
+        (tiny_views(Path("run")), "This run is trained on images without labels."),
+    ],
+)
+def test_a_run_without_pseudo_labels_says_what_it_is_trained_on(config: RunConfig, words: str):
+    record = {"kind": "eval", "split": "val", "step": 6, "model": "student", config.figures[0]: 0.5}
+    assert f"at step 6 {words}" in said(RunRecords(Path("run"), config, [record]), None)
+
+
 def test_the_control_is_found_beside_the_run_or_beside_where_it_was_forked_from(tmp_path: Path):
     run = write_run(tmp_path / "a" / "run")
     fork = f"{tmp_path}/a/run/checkpoints/step_00000003"
@@ -143,12 +157,15 @@ def test_a_named_control_that_cannot_be_one_is_one_message(tmp_path: Path, capsy
     write_run(tmp_path / "steps", "supervised", {4: ("teacher", 0.1)})
     write_run(tmp_path / "damaged", "supervised")
     (tmp_path / "damaged" / "metrics.jsonl").write_text("nonsense\n")
+    write_run(tmp_path / "picture", "supervised")
+    write_damaged(tmp_path / "picture" / "data" / "val.arrow", [0])
     for name, message in (
         ("nowhere", "no config.json there"),
         ("run", "that is the run itself"),
         ("classes", "the first trains a detector, the second a classifier"),
         ("val", "evaluated on different images"),
         ("fewer", "evaluated on different images"),
+        ("picture", "evaluated on different images .* damaged pictures left out"),
         ("steps", "no step at which both"),
         ("damaged", "its figures cannot be read"),
     ):

@@ -47,7 +47,7 @@ def test_every_head_has_weights_of_its_losses(tmp_path: Path):
 
 
 def test_supervised_unbiased_teacher_and_il_net_are_the_methods_on_a_cascade():
-    able = [each.model_fields["name"].default for each in METHODS if "cascade_rcnn" in detectors_of(each)]
+    able = [each.called() for each in METHODS if "cascade_rcnn" in detectors_of(each)]
     assert able == ["supervised", "unbiased_teacher", "il_net"]
     assert all("faster_rcnn" in detectors_of(each) for each in METHODS)
 

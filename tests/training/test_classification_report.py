@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from raydet.families.classification.data import IMAGES
+from raydet.families.classification.methods.pseudo_label import PseudoLabel
 from raydet.families.classification.report.inputs import read_classification_inputs, softmax
 from raydet.families.classification.report.labels import _changes, _groups, correctness, gallery, repredictions
 from raydet.families.classification.report.r2d2 import _moments, _newest_learned, features, theorem
 from raydet.families.classification.report.sections import stages, summary
-from raydet.labels.snapshots import Sample, write_labels, write_sample
+from raydet.families.classification.snapshot import Sample, write_labels, write_sample
 from raydet.metrics import MetricsWriter
 from raydet.report import write_report
 from raydet.report.page import Pictures
@@ -260,6 +261,16 @@ def test_other_methods_have_a_page_without_what_is_r2d2s(tmp_path, name):
     assert f"70.0 % {models[0]} accuracy" in shown["Summary"]
     assert "learns no labels of its own" in shown["Accuracy of pseudo-labels and predictions"]
     assert "Predictions of a sample of step 60" in shown["Labels on their images"]
+
+
+def test_any_method_that_learns_labels_shows_how_they_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(PseudoLabel, "learns_labels_until", 60)
+    method = {"name": "pseudo_label", "burn_in_steps": 20, "reprediction_interval_steps": 20}
+    run = make_run(tmp_path / "run", method)
+    add_metrics(run)
+    add_snapshots(run)
+    shown = sections_of(write_report(run.path))
+    assert "step 40 8 37.5" in shown["Labels changed by repredictions"] and "Theorem 1" not in shown
 
 
 def test_another_loss_has_no_theorem(tmp_path):

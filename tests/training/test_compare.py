@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from raydet.cli import main
+from raydet.data.mapped import write_damaged
 from raydet.errors import UserError
+from raydet.families.detection.data import BOXES
 from raydet.report.compare.pairs import PairedGain
 from raydet.report.compare.runs import Compared, arm_names, read_runs, short_names
 from raydet.report.compare.table import as_text, run_rows
@@ -65,6 +67,18 @@ def test_runs_pair_with_the_control_that_shares_their_checkpoint(tmp_path: Path)
     text = as_text(compared)
     assert "il_net against the control: +1.5 points of AP, mean of 2 pairs (+5.0, -2.0)" in text
     assert "note" not in text
+
+
+def test_the_stand_in_of_a_damaged_picture_does_not_count(tmp_path: Path):
+    folders = write_pairs(tmp_path, [0.3], [0.25])
+    assert read_runs(folders).val_images == 6
+    for folder in folders:
+        write_damaged(folder / "data" / "val.arrow", [0, 4])
+    compared = read_runs(folders)
+    assert compared.val_images == 4
+    val = BOXES.open(folders[0] / "data").val
+    assert val is not None
+    assert compared.rows_to_show(val, 2) == [1, 5] and compared.rows_to_show(val, 9) == [1, 2, 3, 5]
 
 
 def test_seeds_are_not_mixed_up_where_labelled_images_differ(tmp_path: Path):

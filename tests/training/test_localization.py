@@ -25,9 +25,10 @@ from raydet.families.localization.accuracy import Counts, best_ious, class_ranks
 from raydet.families.localization.boxes import crops, decode, in_pixels, is_visible
 from raydet.families.localization.data import LOCATED
 from raydet.families.localization.model import bap_classifier, build_localizer
-from raydet.families.localization.snapshot import read_snapshot, snapshot_steps
+from raydet.families.localization.snapshot import KIND, read_snapshot
 from raydet.families.localization.trunks import build_trunk
 from raydet.families.localization.views import draw_strong, eval_view, plain_view, strong_boxes, strong_pixels
+from raydet.labels.snapshots import steps_with
 from raydet.randomness import stream
 from raydet.report.write import write_report
 from raydet.train.launch import launch, with_absolute_paths
@@ -281,7 +282,7 @@ def test_the_report_shows_stages_gate_drift_stability_and_pictures(run: Path):
 
 
 def test_snapshots_hold_what_was_said_and_no_true_box(run: Path):
-    assert snapshot_steps(run / "diagnostics") == [4, 8]
+    assert steps_with(run / "diagnostics", KIND) == [4, 8]
     found = read_snapshot(run / "diagnostics", 8)
     assert len(found["train"].rows) == 24 and len(found["val"].rows) == 12
     assert np.isfinite(found["train"].boxes).all() and np.isfinite(found["train"].pseudo).all()

@@ -281,7 +281,7 @@ def test_a_file_that_says_something_else_is_not_written(
 
 
 def test_without_the_extra_the_export_says_what_to_install(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(onnx_export.importlib.util, "find_spec", lambda name: None if name == "onnxscript" else 1)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "onnxscript" else 1)
     with pytest.raises(UserError, match=r"ONNX needs onnxscript: pip install 'raydet\[onnx\]'"):
         export(run, tmp_path / "x.onnx", role=None)
 

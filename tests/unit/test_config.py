@@ -9,6 +9,8 @@ import pytest
 from raydet import __version__
 from raydet.config.load import read_yaml
 from raydet.errors import ConfigError
+from raydet.families.classification.config import PseudoLabelConfig
+from raydet.families.detection.config import IlNetConfig
 from raydet.settings import dump, dump_file, load, resolve
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
@@ -32,6 +34,12 @@ def test_method_defaults_are_the_papers_setting():
     assert (method.unsup_cls_weight, method.unsup_reg_weight, method.unsup_iou_weight) == (4.0, 1.0, 4.0)
     assert (method.ema_keep_rate, method.score_threshold) == (0.9996, 0.7)
     assert method.iou_branch.inputs == ("roi_features", "class_logits")  # Table 5, row 4
+
+
+def test_a_methods_name_and_what_its_teacher_keeps_are_asked_in_one_way():
+    assert (IlNetConfig.called(), PseudoLabelConfig.called()) == ("il_net", "pseudo_label")
+    assert IlNetConfig(ema_keep_rate=0.75).keep_rate == 0.75
+    assert PseudoLabelConfig().keep_rate is None  # its teacher is the student of a stage's end
 
 
 def test_a_resolved_config_reads_back_equal():

@@ -18,7 +18,7 @@ SUPERVISED = {"name": "supervised", "burn_in_steps": 2}
 
 
 def test_supervised_training_alone_takes_a_mask_rcnn():
-    takes = {each.model_fields["name"].default for each in METHODS if "mask_rcnn" in detectors_of(each)}
+    takes = {each.called() for each in METHODS if "mask_rcnn" in detectors_of(each)}
     assert takes == {"supervised"}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
+from raydet.cli import parsed
 from raydet.registry import NAMES
 
 PACKAGE = Path(__file__).parents[2] / "raydet"
@@ -123,3 +124,9 @@ def test_every_place_of_a_family_exists():
     for family, places in PLACES.items():
         for place in places:
             assert any(file == place or file.startswith(_folder(place)) for file in files()), f"{family}: {place}"
+
+
+def test_every_family_is_a_task_of_init_and_check_data():
+    for name in NAMES:
+        for command in ("init", "check-data"):
+            assert parsed([command, "photos", "--task", name]).task == name

@@ -12,6 +12,7 @@ from torch import Tensor
 from raydet.records import Masks, Target
 from raydet.vision.geometry import View
 from raydet.vision.masks import decoded, encoded, masks_into_view, packed, pasted, targets_in, unpacked, warped
+from tests.helpers import scaled
 
 HEIGHT, WIDTH = 12, 17
 
@@ -70,7 +71,7 @@ def test_a_mask_stays_in_the_box_that_its_view_makes_of_its_box_and_keeps_its_ar
     scale: float, degrees: float, shear: float, flips: bool, top: int, left: int
 ):
     size = 80
-    view = View.identity(size, size).scaled(scale, scale).rotated(degrees).sheared(x=shear).flipped(horizontal=flips)
+    view = scaled(View.identity(size, size), scale, scale).rotated(degrees).sheared(x=shear).flipped(horizontal=flips)
     mask = warped(rectangle(top, left, top + 25, left + 20, size, size), view)[0]
     box = view.to_view(torch.tensor([[left, top, left + 20, top + 25]], dtype=torch.float32))[0]
     rows, columns = np.nonzero(mask.numpy())

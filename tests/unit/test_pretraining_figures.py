@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from raydet.families.pretraining.evaluate import PretrainingResult
-from raydet.families.pretraining.method import PretrainingMethod, pretraining_method
+from raydet.families.pretraining.method import PretrainingMethod
 from raydet.families.pretraining.methods.adept import carried
 from raydet.families.pretraining.similarity import cosines, moments, spread
 from raydet.metrics import read_metrics
+from raydet.registry import build_method
 from raydet.train.launch import launch
 from raydet.vision.geometry import View
 from raydet.vision.recall import best_ious, recalls
@@ -38,7 +39,7 @@ def test_cosines_are_of_each_row_by_itself():
 
 
 def method(**changes: object) -> PretrainingMethod:
-    return pretraining_method(tiny_views(Path("unused"), **changes))
+    return build_method(tiny_views(Path("unused"), **changes))
 
 
 def window(similarity: float, fallback: float) -> Window:

@@ -28,8 +28,8 @@ class Images:
     def __init__(self, *truths: list[tuple[list[float], bool]]) -> None:
         self.truths = truths
 
-    def sound_rows(self) -> np.ndarray:
-        return np.arange(len(self.truths))
+    def rows_to_judge(self, max_images: int | None) -> list[int]:
+        return list(range(len(self.truths)))[:max_images]
 
     def size_at(self, row: int) -> tuple[int, int]:
         return 40, 40

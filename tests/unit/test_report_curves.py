@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from raydet.config.run import RunConfig
+from raydet.families.detection.config import DetectionConfig
+from raydet.families.detection.report.history import LabelHistory
+from raydet.families.detection.report.inputs import Inputs
+from raydet.families.detection.report.sections import marks_text
 from raydet.metrics import Record
-from raydet.report.common import _ages, loss_curves, speed
+from raydet.report.common import _ages, loss_curves, marks_of, speed
 from raydet.report.inputs import RunRecords
 from raydet.report.page import Pictures, settings
-from tests.helpers import tiny_classes
+from tests.helpers import tiny_classes, tiny_config, tiny_places, tiny_soft, tiny_views
+
+RETRAINED = tiny_soft(Path("run"), method={"name": "classifier_retraining", "burn_in_steps": 2, "retrain_from_step": 4})
 
 
 def run_of(*steps: Record) -> RunRecords:
@@ -19,6 +28,31 @@ def run_of(*steps: Record) -> RunRecords:
 
 def aged(step: int, age: int, taken: int) -> Record:
     return {"step": step, "labels/age_max": age, "labels/age_mean": age / 2, "pseudo/repredicted": taken}
+
+
+@pytest.mark.parametrize(
+    ("config", "ends"),
+    [
+        (tiny_config(Path("run"), method__burn_in_steps=3), (3,)),
+        (tiny_config(Path("run"), method__burn_in_steps=0), ()),
+        (RETRAINED, (2, 4)),
+        (tiny_classes(Path("run")), (4, 10, 16)),
+        (tiny_places(Path("run")), (4,)),
+        (tiny_views(Path("run")), ()),
+    ],
+)
+def test_every_stage_end_of_a_method_is_marked_in_plots(config: RunConfig, ends: tuple[int, ...]):
+    assert marks_of(RunRecords(Path("run"), config, [])).major == ends
+
+
+def test_a_detectors_page_says_what_each_mark_is():
+    def text(config: DetectionConfig) -> str:
+        return marks_text(Inputs(Path("run"), config, [], (), None, None, "", LabelHistory([], []), ""))
+
+    burn_in = "the end of the burn-in, where the teacher appears"
+    assert text(tiny_config(Path("run"), method__burn_in_steps=0)) == ""
+    assert text(tiny_config(Path("run"))) == f"The dotted line marks {burn_in}."
+    assert text(RETRAINED) == f"Dotted lines mark {burn_in}, and step 4, where a stage begins."
 
 
 def test_losses_have_gaps_at_the_steps_of_other_stages():

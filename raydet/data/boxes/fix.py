@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from raydet.data.boxes.formats.detect import read_source
 from raydet.data.boxes.rules import usable
 from raydet.data.boxes.source import Source, Table
 from raydet.data.boxes.summary import summarise
-from raydet.data.check import CheckReport, report_of
+from raydet.data.check import FixPolicy, FixResult, report_of
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from raydet.files import replacing
@@ -24,16 +23,7 @@ from raydet.files import replacing
 _MISREAD = frozenset({"boxes-normalised", "boxes-corners"})  # errors that leaving boxes out would hide
 
 
-@dataclass(frozen=True, slots=True)
-class FixResult:
-    """A cleaned copy of a data set's annotations."""
-
-    file: Path  # COCO JSON; set `path` to it
-    images: Path  # where its file names start; set `images` to it
-    report: CheckReport  # what is left, and what was left out (errors) or dropped or clipped (warnings)
-
-
-def fix_dataset(config: DatasetConfig, policy: Literal["drop", "clip"], out: Path) -> FixResult:
+def fix_dataset(config: DatasetConfig, policy: FixPolicy, out: Path) -> FixResult:
     """Write a COCO JSON of what is usable: broken images are left out, bad boxes dropped or clipped.
 
     An image of which an annotation could not be read, or no box was left, is left out too: as it would be written, it

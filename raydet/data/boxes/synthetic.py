@@ -54,6 +54,7 @@ def materialise(config: ShapesConfig, folder: Path, *, masks: bool = False) -> P
     end = "-masks" if masks else ""
     final = folder / f"shapes-{config.num_images}-seed{config.seed}-{digest}{end}"
     if not final.is_dir():
+        # Not `replacing_path`: of two processes the slower one would take away the set that the other reads already.
         aside = folder / f".{final.name}-{uuid.uuid4().hex[:8]}"
         try:
             with writing(final):

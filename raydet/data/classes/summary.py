@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raydet.data.classes.table import NO_LABEL, ImageTable
+from raydet.data.evenly import evenly
 from raydet.errors import DataError
 
 _SAMPLE = 500  # images that are looked at for sides and colours, evenly spaced
@@ -82,10 +83,9 @@ def summarise(name: str, path: str, format: str, table: ImageTable, *, look: boo
 
 def look_at(table: ImageTable) -> Look | None:
     """Decode some images; each counts the same in mean and deviation, whatever its size."""
-    rows = np.unique(np.linspace(0, max(0, len(table) - 1), min(_SAMPLE, len(table))).round().astype(np.int64))
     sides: list[int] = []
     means, squares = [], []
-    for row in rows.tolist():
+    for row in evenly(len(table), _SAMPLE):
         try:
             pixels = table.pixels_at(row)
         except DataError:  # reported where all images are decoded

@@ -5,6 +5,7 @@ Defaults of a method are the paper's setting (Greek letter in parentheses).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
@@ -218,6 +219,16 @@ class ClassificationConfig(RunConfig):
     family: ClassVar[str] = "classification"
     trains: ClassVar[str] = "classifier"
     figures: ClassVar[tuple[str, ...]] = ("accuracy", "error", "top5_error")
+    told_besides: ClassVar[tuple[str, ...]] = ("top5_error",)  # below six classes there is none: it would be 0
+    lower_is_better: ClassVar[frozenset[str]] = frozenset({"error", "top5_error"})
+    spoken: ClassVar[Mapping[str, str]] = {
+        "top5_error": "top-5 error",
+        "d2": "D2",
+        "finetune": "fine-tuning",
+        "ce": "cross-entropy",
+        "class": "classification",
+        "entropy": "entropy of predictions",
+    }
 
     data: ImageDataConfig
     model: ClassifierConfig = ClassifierConfig()

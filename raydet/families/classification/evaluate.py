@@ -35,8 +35,7 @@ def evaluate_sharded(
     model: Classifier, index: ImageIndex, views: ImageViewsConfig, group: Group, *, max_images: int | None = None
 ) -> ClassifierResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
-    sound = index.sound_rows()[:max_images]
-    rows = sound[list(group.every(len(sound)))].tolist()
+    rows = group.share_of(index.rows_to_judge(max_images))
     said = predict(model, index, rows, views, group.device)
     parts: list[Counts] = group.all_gather(count(said.logits, index.labels()[rows]))
     return result_of(parts, index.class_names) if group.is_lead else None

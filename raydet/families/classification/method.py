@@ -60,6 +60,11 @@ class ClassificationMethod(Method[ClassificationConfig, ClassBatch]):
         return Stage("semi-supervised", burn_in, optim.labeled_batch, optim.unlabeled_batch, cutout=True)
 
     @property
+    def learns_labels_until(self) -> int | None:
+        """Return the step from which on the labels that the run learns stay what they are; None: it learns none."""
+        return None
+
+    @property
     def fresh_optimizer_at(self) -> tuple[int, ...]:
         """The first pseudo-labels come with other batches, and so with an optimiser of their own: the momentum of the
         labelled images' gradients is no guide to theirs."""

@@ -9,6 +9,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from raydet.config.class_data import ImageViewsConfig
+from raydet.randomness import happens, integer, uniform
 
 _CROP_AREA = (0.08, 1.0)  # fraction of the image that a random resized crop shows
 _CROP_RATIO = (3 / 4, 4 / 3)  # its width / height, drawn log-uniformly
@@ -46,7 +47,7 @@ def augmented_view(
         viewed = _resized(pixels, size, size)
         if config.crop == "translate":
             viewed = _translated(viewed, config.max_translate, rng)
-    if float(torch.rand((), generator=rng, dtype=torch.float64)) < config.horizontal_flip:
+    if happens(config.horizontal_flip, rng):
         viewed = viewed.flip(2)
     if cutout and config.cutout_size:
         viewed = viewed.clone(memory_format=torch.contiguous_format)
@@ -77,11 +78,11 @@ def _mirrored(side: int, shift: int) -> Tensor:
 def _random_crop(pixels: Tensor, size: int, rng: torch.Generator) -> Tensor:
     height, width = pixels.shape[1:]
     for _ in range(_CROP_TRIES):
-        area = height * width * _uniform(rng, *_CROP_AREA)
-        ratio = math.exp(_uniform(rng, math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])))
+        area = height * width * uniform(rng, *_CROP_AREA)
+        ratio = math.exp(uniform(rng, math.log(_CROP_RATIO[0]), math.log(_CROP_RATIO[1])))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            top, left = _integer(rng, height - h + 1), _integer(rng, width - w + 1)
+            top, left = integer(rng, 0, height - h + 1), integer(rng, 0, width - w + 1)
             break
     else:  # an image as long as a strip: its middle, as near to the allowed ratios as it gets
         w = min(width, round(height * _CROP_RATIO[1]))
@@ -92,16 +93,6 @@ def _random_crop(pixels: Tensor, size: int, rng: torch.Generator) -> Tensor:
 
 def _cut_hole(pixels: Tensor, side: int, fill: tuple[int, int, int], rng: torch.Generator) -> None:
     """Fill a square of `pixels` `[3, h, w]` in place; its centre is any pixel, so a part of it may lie outside."""
-    top, left = (_integer(rng, length) - side // 2 for length in pixels.shape[1:])
+    top, left = (integer(rng, 0, length) - side // 2 for length in pixels.shape[1:])
     colour = torch.tensor(fill, dtype=torch.uint8)[:, None, None]
     pixels[:, max(0, top) : max(0, top + side), max(0, left) : max(0, left + side)] = colour
-
-
-def _uniform(rng: torch.Generator, low: float, high: float) -> float:
-    """Draw from [low, high)."""
-    return low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
-
-
-def _integer(rng: torch.Generator, high: int) -> int:
-    """Draw from 0, ..., high - 1."""
-    return int(torch.randint(0, high, (), generator=rng))

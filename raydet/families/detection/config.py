@@ -196,7 +196,7 @@ class DetectionConfig(RunConfig):
             )
         allowed = detectors_of(type(self.method))
         if model.detector not in allowed:
-            able = [each.model_fields["name"].default for each in METHODS if model.detector in detectors_of(each)]
+            able = [each.called() for each in METHODS if model.detector in detectors_of(each)]
             found.append(
                 f"model.detector={model.detector}: method.name={self.method.name} is published, and defined, for "
                 f"{' and '.join(allowed)} alone; set model.detector={allowed[0]}, or method.name to one of "

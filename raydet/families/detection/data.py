@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 from raydet.config.base import DataSection
 from raydet.config.box_data import DataConfig, DatasetConfig
 from raydet.data.boxes.class_names import renumbered, report_empty_classes
+from raydet.data.boxes.fix import fix_dataset
 from raydet.data.boxes.formats.detect import read_source
 from raydet.data.boxes.index import DatasetIndex, write_index
 from raydet.data.boxes.rules import usable
 from raydet.data.boxes.source import Table
 from raydet.data.boxes.splits import choose_rows, fingerprint, thinned
 from raydet.data.boxes.summary import SetSummary, summarise
+from raydet.data.check import FixPolicy, FixResult
 from raydet.data.family import DataFamily
 from raydet.data.prepared import PreparedSets
 from raydet.data.problems import ProblemLog
@@ -108,6 +110,10 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
     def summarise(self, name: str, path: str, format: str, table: Table, *, look: bool) -> SetSummary:
         """Count images and boxes."""
         return summarise(name, path, format, table)
+
+    def fix(self, one: DatasetConfig, policy: FixPolicy, out: Path) -> FixResult:
+        """Write a COCO JSON of what is usable: bad boxes are dropped or clipped."""
+        return fix_dataset(one, policy, out)
 
 
 BOXES = BoxData()

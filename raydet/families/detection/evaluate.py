@@ -43,9 +43,8 @@ def evaluate_sharded(
     method: DetectionMethod, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None = None
 ) -> EvalResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
-    rows = index.sound_rows().tolist()[:max_images]
-    own = [rows[place] for place in group.every(len(rows))]
-    parts = group.all_gather(predict(method, model, index, own, group.device))
+    rows = index.rows_to_judge(max_images)
+    parts = group.all_gather(predict(method, model, index, group.share_of(rows), group.device))
     if not group.is_lead:
         return None
     found = [detections for part in parts for detections in part]

@@ -19,6 +19,7 @@ from torch import Tensor
 
 AT_A_TIME = 1024  # RoIs: with LVIS's 1,204 classes 5 MB of probabilities
 EPSILON = 1e-6  # of the Jacobi step's denominator (published code); gradients come times `GRADIENT_SCALE`
+FILLING = 1000  # detections of a class whose mean score is a plain one
 GRADIENT_SCALE = 100.0  # keeps gradients of rare classes well above EPSILON; a common factor changes nothing else
 
 
@@ -179,16 +180,14 @@ def class_thresholds(theta: float, floor: float, weights: Tensor, scores: Tensor
     return found.clamp(floor, theta)
 
 
-def update_mean_scores(
-    mean: Tensor, seen: Tensor, sums: Tensor, counts: Tensor, keep: float, first: int = 1000
-) -> tuple[Tensor, Tensor]:
+def update_mean_scores(mean: Tensor, seen: Tensor, sums: Tensor, counts: Tensor, keep: float) -> tuple[Tensor, Tensor]:
     """Return mean scores `[n]` and detections so far `[n]` after `counts` `[n]` more, whose scores add up to `sums`.
 
-    A class's first 1000 detections add score / 1000 each; from then on each moves the mean as an EMA. All detections of
-    a step count as if each had their mean score, so that neither order nor ranks matter.
+    A class's first `FILLING` detections add score / `FILLING` each; from then on each moves the mean as an EMA. All
+    detections of a step count as if each had their mean score, so that neither order nor ranks matter.
     """
     average = sums / counts.clamp(min=1)
-    filling = torch.minimum(counts, (first - seen).clamp(min=0))
-    mean = mean + filling * average / first
+    filling = torch.minimum(counts, (FILLING - seen).clamp(min=0))
+    mean = mean + filling * average / FILLING
     kept = keep ** (counts - filling)
     return kept * mean + (1 - kept) * average, seen + counts

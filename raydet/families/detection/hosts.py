@@ -22,7 +22,6 @@ from raydet.families.detection.method import DetectionMethod, Selection, Thresho
 from raydet.families.detection.methods.soft_teacher import SoftPass, SoftTeacher, above
 from raydet.families.detection.methods.unbiased_teacher import UnbiasedTeacher
 from raydet.families.detection.passes import loss_terms, train_pass
-from raydet.families.detection.recipes import Recipe
 from raydet.families.detection.repeats import (
     class_factors,
     class_frequencies,
@@ -30,6 +29,7 @@ from raydet.families.detection.repeats import (
     images_per_class,
     rounded,
 )
+from raydet.families.detection.view_recipes import ViewRecipe
 from raydet.labels.schedule import LabelSchedule
 from raydet.randomness import stream
 from raydet.records import Candidates, PseudoBoxes
@@ -46,7 +46,7 @@ class Host(Protocol):
         """Return the weights of all terms."""
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> ViewRecipe:
         """Return the views."""
 
     def teacher(self) -> Teacher | None:
@@ -81,7 +81,7 @@ class UnbiasedHost:
         return self.below.loss_weights | {"unsup/boxes_cls": 0.0}
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> ViewRecipe:
         """Teacher and student share a geometry."""
         return self.below.recipe
 
@@ -123,7 +123,7 @@ class HostedMethod(DetectionMethod):
         return self.host.loss_weights
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> ViewRecipe:
         """The host's."""
         return self.host.recipe
 

@@ -25,7 +25,7 @@ from raydet.errors import DataError
 from raydet.families.detection.batch import ViewedImage
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import PreparedBoxes
-from raydet.families.detection.recipes import Recipe
+from raydet.families.detection.view_recipes import ViewRecipe
 from raydet.randomness import stream
 from raydet.records import Target
 from raydet.vision.geometry import boxes_into_view
@@ -54,7 +54,7 @@ class LabeledCopies:
 
 
 def teacher_view(
-    index: DatasetIndex, image_id: str, version: int, config: DetectionConfig, recipe: Recipe
+    index: DatasetIndex, image_id: str, version: int, config: DetectionConfig, recipe: ViewRecipe
 ) -> ViewedImage:
     """Return the view in which the teacher of `version` sees an image; its target is empty.
 
@@ -67,7 +67,7 @@ def teacher_view(
 
 
 def student_view(
-    seen: ViewedImage, original: Callable[[], Tensor], step: int, slot: int, seed: int, recipe: Recipe
+    seen: ViewedImage, original: Callable[[], Tensor], step: int, slot: int, seed: int, recipe: ViewRecipe
 ) -> ViewedImage:
     """Return the student's view of an unlabelled image, drawn for this step, beside the one that the teacher saw."""
     rng = stream(seed, "strong", seen.image_id, step, slot)
@@ -76,7 +76,7 @@ def student_view(
 
 
 def labeled_views(
-    index: DatasetIndex, position: int, step: int, slot: int, config: DetectionConfig, recipe: Recipe
+    index: DatasetIndex, position: int, step: int, slot: int, config: DetectionConfig, recipe: ViewRecipe
 ) -> LabeledCopies:
     """Return the copies of a labelled image, with its boxes in view pixels."""
     image_id = index.id_at(position)
@@ -106,7 +106,7 @@ class TeacherViews:
     should it be wanted after all. A view is a pure function of its key, so none of this changes a bit. Thread-safe.
     """
 
-    def __init__(self, data: PreparedBoxes, config: DetectionConfig, recipe: Recipe, *, keep: int = 0) -> None:
+    def __init__(self, data: PreparedBoxes, config: DetectionConfig, recipe: ViewRecipe, *, keep: int = 0) -> None:
         """With `keep` 0, for a process that has only one of the two, every view is made when it is asked for."""
         self._index, self._config, self._recipe, self._keep = data.unlabeled, config, recipe, keep
         self._waiting: OrderedDict[tuple[str, int], Future[ViewedImage]] = OrderedDict()
@@ -134,7 +134,7 @@ class TeacherViews:
         return mine.result()
 
 
-def views_for_training(data: PreparedBoxes, config: DetectionConfig, recipe: Recipe, world: int) -> TeacherViews:
+def views_for_training(data: PreparedBoxes, config: DetectionConfig, recipe: ViewRecipe, world: int) -> TeacherViews:
     """Return the views of one of `world` ranks; they are kept for the teacher only where it works in this process.
 
     What waits for its second user: the images of the steps by which the labels or the loader may be ahead, and of the
@@ -171,7 +171,7 @@ class StepLoader:
         rank: int,
         world: int,
         version_for: Callable[[int], int | None],
-        recipe: Recipe,
+        recipe: ViewRecipe,
     ) -> None:
         """Serve rank `rank` of `world`; `version_for(step)` says which teacher labels a step, None: no unlabelled."""
         optim = config.optim

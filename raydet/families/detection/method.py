@@ -17,8 +17,8 @@ from raydet.families.detection.batch import StudentBatch
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms
 from raydet.families.detection.passes import TrainPass, train_pass
-from raydet.families.detection.recipes import Recipe, SharedGeometry
 from raydet.families.detection.transfer import start
+from raydet.families.detection.view_recipes import SharedGeometry, ViewRecipe
 from raydet.labels.schedule import LabelSchedule
 from raydet.randomness import stream
 from raydet.records import Candidates, PseudoBoxes
@@ -63,7 +63,7 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
     """A method that trains a detector."""
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> ViewRecipe:
         """Return which views are made of an image; by default a labelled one enters a step as strong and as weak."""
         return SharedGeometry(self.run.data.views)
 

@@ -14,16 +14,11 @@ and sizes, and the file gets its name only if the detections are PyTorch's.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
 import json
-import logging
 import math
 import re
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,8 +37,8 @@ from raydet.files import replacing_path
 from raydet.records import Candidates
 from raydet.vision.detector import Detector
 from raydet.vision.images import collate
+from raydet.vision.onnx import OPSET, check_packages, quiet
 
-OPSET = 18
 CHECKED_IMAGES = 3  # of the run; noise comes on top
 LEAST_SIDE, MOST_SIDE, MOST_IMAGES = 32, 8192, 256  # of an input of any size
 TOLERANCE_PX, TOLERANCE_SCORE = 0.1, 1e-3
@@ -56,9 +51,7 @@ def export_onnx(saved: SavedDetector, out: Path, *, size: str | None = None) -> 
     `size`: HEIGHTxWIDTH for a file that takes one image of that size. Raises UserError where the `onnx` extra is
     missing, and where the file's detections are not PyTorch's (it is then not written).
     """
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"--out {out}: ONNX needs {', '.join(missing)}: pip install 'raydet[onnx]'")
+    check_packages(out)
     if saved.config.model.detector == "mask_rcnn":
         raise UserError(
             f"--out {out}: an ONNX file of model.detector=mask_rcnn would have boxes and no masks; export to "
@@ -143,7 +136,7 @@ def _other_size(images: Sequence[Tensor]) -> list[Tensor]:
 
 def _write(saved: SavedDetector, images: Sequence[Tensor], file: Path, *, fixed: Size | None) -> None:
     """Write a file that takes any batch, or one image of a fixed size; `images` are what the exporter follows."""
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             _followed(DetectionGraph(saved).eval(), torch.stack(list(images)), is_fixed=fixed is not None),
             (),
@@ -200,19 +193,6 @@ def contract(saved: SavedDetector, fixed: Size | None) -> dict[str, Any]:
 
 def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes about itself from the user."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
 
 
 def _compare(saved: SavedDetector, file: Path, batches: Sequence[Tensor]) -> Difference:

@@ -66,8 +66,8 @@ def proposal_recall(
 
     Waits for all ranks. Every detector gives up to 1,000 proposals per image here, whatever its configuration keeps.
     """
-    rows = index.sound_rows().tolist()[:max_images]
-    own = [rows[place] for place in group.every(len(rows))]
+    rows = index.rows_to_judge(max_images)
+    own = group.share_of(rows)
     parts: list[NDArray[np.float32]] = group.all_gather(_best(method, model, index, own, group.device))
     if not group.is_lead:
         return None

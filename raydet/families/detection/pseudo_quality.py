@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+HIT_IOU = 0.5  # of a pseudo-box with a true box of its class
 BINS = 10  # of IoU, [0, 0.1), [0.1, 0.2), ..., [0.9, 1]
 
 
@@ -69,7 +70,6 @@ def pseudo_label_quality(
     num_classes: int,
     *,
     match_direction: Literal["box", "truth"] = "box",
-    iou_threshold: float = 0.5,
 ) -> PseudoLabelQuality:
     """Compare pseudo-boxes with the truth.
 
@@ -77,7 +77,7 @@ def pseudo_label_quality(
     pseudo-box whose class differs from that box's. `match_direction="truth"` takes each true box's best pseudo-box
     instead. What overlaps nothing has IoU 0 and no counterpart, hence no class error.
     Hits, for precision and recall, pair one to one: each pseudo-box, best score first, takes the free true box of its
-    class with the highest IoU, if that is at least `iou_threshold`. Pseudo-boxes that cannot be judged
+    class with the highest IoU, if that is at least `HIT_IOU`. Pseudo-boxes that cannot be judged
     (`LabelPair.is_judged`) are left out of everything.
     """
     boxes, truths, hits = (np.zeros(num_classes, dtype=np.int64) for _ in range(3))
@@ -87,7 +87,7 @@ def pseudo_label_quality(
         images += 1
         iou = _iou(pair.boxes, pair.truth_boxes)
         same = pair.classes[:, None] == pair.truth_classes[None, :]
-        is_hit = _own_iou(iou, same, iou_threshold) > 0
+        is_hit = _own_iou(iou, same, HIT_IOU) > 0
         hits += np.bincount(pair.classes[is_hit], minlength=num_classes)
         judged = pair.is_judged(is_hit)
         iou, same = iou[judged], same[judged]
@@ -110,7 +110,7 @@ def pseudo_label_quality(
     )
 
 
-def own_truth_iou(pair: LabelPair, iou_threshold: float = 0.5) -> np.ndarray:
+def own_truth_iou(pair: LabelPair, iou_threshold: float = HIT_IOU) -> np.ndarray:
     """Return the IoU `[N]` float64 of each pseudo-box with the true box that it has for its own, 0 where it has none.
 
     Pseudo-boxes choose in their order, as in `pseudo_label_quality`, so that those behind a box do not concern it.

@@ -18,9 +18,10 @@ from PIL import Image, ImageEnhance, ImageOps
 from torch import Tensor
 
 from raydet.config.box_data import ViewsConfig
-from raydet.families.detection.recipes import Recipe, RngOf
 from raydet.families.detection.soft_config import ColorOperation, SoftViewsConfig
-from raydet.families.detection.views import flipped, happens, integer, resized, uniform
+from raydet.families.detection.view_recipes import RngOf, ViewRecipe
+from raydet.families.detection.views import flipped, resized
+from raydet.randomness import happens, integer, uniform
 from raydet.vision.geometry import View, warp
 
 FILL = 125  # colour of what lies outside the image, and of erasures
@@ -33,7 +34,7 @@ _ENHANCERS = {
 }
 
 
-class OwnGeometry(Recipe):
+class OwnGeometry(ViewRecipe):
     """Every view is made from the original, with draws of its own."""
 
     shows_teacher_views = True

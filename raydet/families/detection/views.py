@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from raydet.config.box_data import ViewsConfig
+from raydet.randomness import happens, integer, uniform
 from raydet.vision.geometry import View
 
 _BRIGHTNESS_CONTRAST_SATURATION = 0.4
@@ -107,18 +108,3 @@ def _erase(pixels: Tensor, area: tuple[float, float], ratio: tuple[float, float]
                 0, 256, (3, h, w), dtype=torch.uint8, generator=rng
             )
             return
-
-
-def happens(probability: float, rng: torch.Generator) -> bool:
-    """Draw whether something of a probability happens."""
-    return uniform(rng, 0.0, 1.0) < probability
-
-
-def uniform(rng: torch.Generator, low: float, high: float) -> float:
-    """Draw from [low, high)."""
-    return low + (high - low) * float(torch.rand((), generator=rng, dtype=torch.float64))
-
-
-def integer(rng: torch.Generator, low: int, high: int) -> int:
-    """Draw from low, ..., high - 1."""
-    return int(torch.randint(low, high, (), generator=rng))

@@ -38,7 +38,7 @@ class Regions:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class PseudoBoxes:
+class AttentionBoxes:
     """What Algorithm 1 makes of a batch of images."""
 
     boxes: Tensor  # [B, 4] float32 xyxy, pixels: the rectangle around both regions (y_r)
@@ -52,7 +52,7 @@ class PseudoBoxes:
 
 def pseudo_boxes(
     attention_of: Callable[[Tensor], Tensor], pixels: Tensor, rule: AttentionRule, fill: Tensor
-) -> PseudoBoxes:
+) -> AttentionBoxes:
     """Run Algorithm 1 on `pixels` `[B, 3, H, W]`; no gradient flows.
 
     `attention_of` gives the mean over channels `[B, h, w]` of an image's maps; `fill` `[3, 1, 1]` is what a masked
@@ -64,13 +64,13 @@ def pseudo_boxes(
         found = regions(attention, size, rule)  # steps 1 to 4
         masked = without(pixels, found.boxes, fill)  # 5
         if not rule.mask_out:
-            return PseudoBoxes(found.boxes, found.boxes, found.boxes, masked, found.is_flat, attention, None)
+            return AttentionBoxes(found.boxes, found.boxes, found.boxes, masked, found.is_flat, attention, None)
         masked_attention = attention_of(masked)
         again = regions(masked_attention, size, rule)  # 6
         # A masked image that shows nothing adds nothing; the whole image would be a guess.
         second = torch.where(again.is_flat[:, None], found.boxes, again.boxes)
         both = around(found.boxes, second)  # 7
-        return PseudoBoxes(both, found.boxes, second, masked, found.is_flat, attention, masked_attention)
+        return AttentionBoxes(both, found.boxes, second, masked, found.is_flat, attention, masked_attention)
 
 
 def regions(attention: Tensor, size: Size, rule: AttentionRule) -> Regions:

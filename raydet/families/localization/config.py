@@ -153,16 +153,13 @@ class PsolConfig(LocatingSection):
 class CamConfig(LocatingSection):
     """Class activation maps (Zhou et al., CVPR 2016): a classifier's maps, thresholded; no box is learned."""
 
+    one_stage: ClassVar[bool] = True
     implementation: ClassVar[str] = "raydet.families.localization.methods.cam:Cam"
     name: Literal["cam"] = "cam"
     burn_in_steps: Annotated[int, Field(ge=0, le=0)] = 0
     """Always 0: there is one stage."""
     cam_threshold: Threshold = 0.2
     """Share of the map's range above which a pixel belongs to the object."""
-
-    def shortened(self, burn_in: int, later: int) -> dict[str, int]:
-        """There is one stage, which needs no change."""
-        return {}
 
 
 METHODS: list[type[MethodSection]] = [LchpConfig, PsolConfig, CamConfig]

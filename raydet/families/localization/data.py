@@ -16,6 +16,7 @@ from raydet.config.located_data import LocatedDataConfig, LocatedSetConfig
 from raydet.data.classes.classes import renumbered, report_missing_classes
 from raydet.data.classes.splits import choose_rows, fingerprint
 from raydet.data.classes.table import NO_LABEL
+from raydet.data.evenly import evenly
 from raydet.data.family import DataFamily
 from raydet.data.located.formats.detect import read_located
 from raydet.data.located.index import LocatedIndex, write_located
@@ -150,7 +151,7 @@ def mean_box(images: LocatedIndex, hidden: LocatedIndex | None) -> list[float] |
     if hidden is None or not hidden.num_boxes:
         return None
     found = []
-    for row in np.unique(np.linspace(0, len(images) - 1, min(MEAN_OF, len(images))).round().astype(int)).tolist():
+    for row in evenly(len(images), MEAN_OF):
         boxes = hidden.boxes_at(row)
         try:
             height, width = images.size_at(row)

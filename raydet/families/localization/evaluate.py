@@ -119,9 +119,7 @@ def evaluate_sharded(
     max_images: int | None = None,
 ) -> LocationResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
-    number = len(index) if max_images is None else min(max_images, len(index))
-    own = count_rows(
-        method, model, index, group.every(number), group.device, with_pseudo_boxes=method.run.eval.pseudo_boxes
-    )
+    rows = group.share_of(index.rows_to_judge(max_images))
+    own = count_rows(method, model, index, rows, group.device, with_pseudo_boxes=method.run.eval.pseudo_boxes)
     parts: list[Counts] = group.all_gather(own)
     return result_of(parts) if group.is_lead else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 from raydet.contract import Exported, Family
 from raydet.data.located.index import LocatedIndex
@@ -47,10 +47,6 @@ class Localization(Family[LocalizationConfig]):
     ) -> LocalizationRun:
         """Return the family at work in one rank of a run."""
         return LocalizationRun(data, method, group)
-
-    def build_annotator(self, config: LocalizationConfig, data_folder: str, device: str) -> NoReturn:
-        """There is none: no method of this family asks for labels."""
-        raise TypeError("methods of localisation have no label source")
 
     def evaluate(
         self,

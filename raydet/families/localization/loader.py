@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from raydet.contract import Loader
 from raydet.data.located.index import LocatedIndex
 from raydet.data.order import BatchOrder, own_slots
 from raydet.data.prefetch import Prefetcher
@@ -62,7 +63,7 @@ class _Place:
     slot: int
 
 
-class LocationLoader:
+class LocationLoader(Loader):
     """Serves one rank's share of every step, `data.prefetch_steps` ahead of the training loop."""
 
     def __init__(
@@ -83,14 +84,6 @@ class LocationLoader:
         self._ahead = Prefetcher(
             self._start, threads=config.data.loader_threads, ahead=config.data.prefetch_steps, end=config.length
         )
-
-    def unlabeled_ids(self, step: int) -> list[str]:
-        """There are none."""
-        return []
-
-    def unlabeled_rows(self, step: int) -> list[int]:
-        """There are none."""
-        return []
 
     def take(self, step: int) -> StepViews:
         """Return the images of a step; waits until they are ready. Raises what went wrong while loading them."""

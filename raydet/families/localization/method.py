@@ -11,7 +11,7 @@ from torch import Tensor
 
 from raydet.config.run import RunConfig
 from raydet.contract import DataSizes, Method, ParamGroup
-from raydet.families.localization.attention import PseudoBoxes
+from raydet.families.localization.attention import AttentionBoxes
 from raydet.families.localization.batch import LocationBatch
 from raydet.families.localization.boxes import crops
 from raydet.families.localization.config import LocalizationConfig, LocatingSection
@@ -37,6 +37,8 @@ class LocalizationMethod(Method[LocalizationConfig, LocationBatch]):
     """Where `locate` gives several boxes of an image, the thresholds that they belong to."""
     own_threshold: int = 0
     """The place of the method's own one."""
+    has_momentum: bool = False
+    """Whether an average of the classifier makes the boxes, which `method.stability_every` looks at."""
     strong = StrongSwitches()
     """Which operations the strong view has."""
 
@@ -60,7 +62,7 @@ class LocalizationMethod(Method[LocalizationConfig, LocationBatch]):
         others than `locate`."""
         return None
 
-    def attention(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> PseudoBoxes | None:
+    def attention(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> AttentionBoxes | None:
         """Return what Algorithm 1 sees of images, for pictures; None: the method does not use it."""
         return None
 

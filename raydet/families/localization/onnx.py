@@ -8,13 +8,7 @@ its name only if it says what PyTorch says.
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import io
 import json
-import logging
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -25,8 +19,8 @@ from raydet.families.localization.data import LOCATED
 from raydet.families.localization.evaluate import views_of
 from raydet.families.localization.saved import SavedLocalizer
 from raydet.files import replacing_path
+from raydet.vision.onnx import OPSET, check_packages, quiet
 
-OPSET = 18
 CHECKED_IMAGES = 3  # of the run; noise comes on top
 TOLERANCE_PX, TOLERANCE_LOGITS = 0.1, 1e-2
 
@@ -57,9 +51,7 @@ def export_onnx(saved: SavedLocalizer, out: Path, *, size: str | None = None) ->
             f"--size {size}: a localizer's file takes the views that it was trained on, data.views.size="
             f"{saved.config.data.views.size} square; leave it out"
         )
-    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(f"--out {out}: ONNX needs {', '.join(missing)}: pip install 'raydet[onnx]'")
+    check_packages(out)
     if saved.model.localizer is None:
         raise UserError(
             f"--out {out}: ONNX is for runs with a localizer; this one (method.name={saved.config.method.name}) makes "
@@ -87,7 +79,7 @@ def _images_to_check(saved: SavedLocalizer) -> list[Tensor]:
 
 
 def _write(network: OneImage, image: Tensor, class_names: str, file: Path) -> None:
-    with _quiet():
+    with quiet():
         program = torch.onnx.export(
             network,
             (image,),
@@ -120,16 +112,3 @@ def _compare(network: OneImage, file: Path, images: list[Tensor]) -> tuple[float
             f"onnxscript and onnxruntime"
         )
     return pixels, logits
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's notes about itself from the user."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from raydet.contract import FamilyRun
 from raydet.families.localization.accuracy import LocationResult
-from raydet.families.localization.assemble import BoxStats, assemble
+from raydet.families.localization.assemble import assemble
 from raydet.families.localization.batch import LocationBatch
 from raydet.families.localization.data import PreparedLocated
 from raydet.families.localization.evaluate import evaluate_sharded
@@ -17,7 +17,7 @@ from raydet.families.localization.method import LocalizationMethod
 from raydet.families.localization.model import LocalizationModel
 from raydet.families.localization.snapshot import write_snapshot
 from raydet.group import Group
-from raydet.window import Window
+from raydet.window import PerImageStats, Window
 
 FIGURES = {
     "box_area": "pseudo/box_area",
@@ -50,13 +50,9 @@ class LocalizationRun(FamilyRun):
             self._data.labeled, method.run, method.stage_at, method.strong, rank=group.rank, world=group.world
         )
 
-    def build_annotator(self) -> NoReturn:
-        """There is none: no method of this family asks for labels."""
-        raise TypeError("methods of localisation have no label source")
-
     def assemble(
         self, step: int, views: StepViews, labels: Sequence[Any], state: Any
-    ) -> tuple[LocationBatch, BoxStats]:
+    ) -> tuple[LocationBatch, PerImageStats]:
         """Return the batch of a step."""
         return assemble(step, views)
 
@@ -69,12 +65,7 @@ class LocalizationRun(FamilyRun):
 
     def figures(self, window: Window) -> dict[str, Any]:
         """Return what boxes and gate are like."""
-        sums = window.sums
-        return {
-            shown: sums[f"sum/{name}"] / sums[f"count/{name}"]
-            for name, shown in FIGURES.items()
-            if sums.get(f"count/{name}")
-        }
+        return window.means(FIGURES)
 
     def snapshot(self, step: int, model: LocalizationModel, state: Any, folder: Path) -> None:
         """Write what the networks say of some images."""

@@ -3,12 +3,11 @@
     RUN/diagnostics/step_00000225.places.arrow
 
 Training images show what the gate does (`SAMPLE` of them, evenly spaced), validation images are for pictures. No true
-box is in it: the report looks those up. Written aside and renamed, so that no reader sees half of one.
+box is in it: the report looks those up.
 """
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,16 +18,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydet.data.evenly import evenly
 from raydet.data.located.index import LocatedIndex
-from raydet.errors import DataError
-from raydet.families.localization.attention import PseudoBoxes, normalised
+from raydet.families.localization.attention import AttentionBoxes, normalised
 from raydet.families.localization.data import PreparedLocated
 from raydet.families.localization.evaluate import IMAGES_PER_FORWARD, views_of
 from raydet.families.localization.method import LocalizationMethod
 from raydet.families.localization.model import LocalizationModel, shares
-from raydet.files import replacing
+from raydet.labels.snapshots import path_of, read_table, write_table
 from raydet.vision.mode import evaluating
 
+KIND = "places"
 SAMPLE, PICTURES = 128, 12
 TRAIN, VAL = "train", "val"
 _FOUR = pa.list_(pa.float32(), 4)
@@ -46,7 +46,6 @@ SCHEMA = pa.schema(
         pa.field("masked_attention", pa.list_(pa.float32())),
     ]
 )
-_NAME = re.compile(r"step_(\d{8})\.places\.arrow")
 
 Floats = NDArray[np.float32]
 
@@ -75,37 +74,16 @@ def write_snapshot(
     folder: Path,
 ) -> None:
     """Look at some training and validation images, and write what is said of them."""
-    tables = [_look(TRAIN, method, model, data.labeled, spaced(len(data.labeled), SAMPLE), device)]
+    tables = [_look(TRAIN, method, model, data.labeled, evenly(len(data.labeled), SAMPLE), device)]
     if data.val is not None:
-        tables.append(_look(VAL, method, model, data.val, spaced(len(data.val), PICTURES), device))
-    with replacing(folder / f"step_{step:08d}.places.arrow") as file, pa.ipc.new_file(file, SCHEMA) as out:
-        for table in tables:
-            out.write_table(table)
-
-
-def snapshot_steps(folder: Path) -> list[int]:
-    """Return the steps of which there is a snapshot, ascending."""
-    names = (_NAME.fullmatch(path.name) for path in folder.glob("step_*.arrow"))
-    return sorted(int(name[1]) for name in names if name is not None)
+        tables.append(_look(VAL, method, model, data.val, evenly(len(data.val), PICTURES), device))
+    write_table(path_of(folder, step, KIND), pa.concat_tables(tables))
 
 
 def read_snapshot(folder: Path, step: int) -> dict[str, Places]:
-    """Return what was said of either set. Raises DataError that names a damaged file."""
-    path = folder / f"step_{step:08d}.places.arrow"
-    try:
-        with pa.memory_map(str(path)) as source:
-            table = pa.ipc.open_file(source).read_all()
-        table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: damaged ({(str(error).splitlines() or ['unreadable'])[0]}); delete it") from None
-    if table.schema != SCHEMA:
-        raise DataError(f"{path}: not a snapshot of this raydet; delete it")
+    """Return what was said of either set. Raises LabelStoreError that names a damaged file."""
+    table = read_table(path_of(folder, step, KIND), SCHEMA)
     return {name: _places(table.filter(pc.equal(table["set"], name))) for name in (TRAIN, VAL)}
-
-
-def spaced(number: int, most: int) -> list[int]:
-    """Return up to `most` rows of so many, evenly spaced."""
-    return sorted({int(row) for row in np.linspace(0, number - 1, min(most, number)).round()})
 
 
 def _look(
@@ -132,7 +110,7 @@ def _look(
     return pa.concat_tables(parts) if parts else SCHEMA.empty_table()
 
 
-def _pictured(found: PseudoBoxes | None, side: int) -> list[Tensor | None]:
+def _pictured(found: AttentionBoxes | None, side: int) -> list[Tensor | None]:
     if found is None:
         return [None] * 4
     masked = found.masked_attention

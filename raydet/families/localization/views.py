@@ -13,6 +13,7 @@ from torchvision.transforms.v2 import functional as F
 
 from raydet.config.located_data import LocatedViewsConfig
 from raydet.families.localization.boxes import sample
+from raydet.randomness import happens
 from raydet.vision.geometry import View
 
 SCALE = (0.8, 1.2)
@@ -30,7 +31,7 @@ def plain_view(pixels: Tensor, config: LocatedViewsConfig, rng: torch.Generator)
     resized, view = _squeezed(pixels, config.resize)
     room = config.resize - config.size + 1
     top, left = (int(place) for place in torch.randint(0, room, (2,), generator=rng))
-    flip = float(torch.rand((), generator=rng, dtype=torch.float64)) < config.horizontal_flip
+    flip = happens(config.horizontal_flip, rng)
     viewed, view = _cut(resized, view, top, left, config.size)
     return (viewed.flip(2) if flip else viewed).contiguous(), view.flipped(horizontal=flip)
 

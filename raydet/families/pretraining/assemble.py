@@ -1,9 +1,6 @@
-"""The batch of a step, and what became of its boxes."""
+"""The batch of a step."""
 
 from __future__ import annotations
-
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -11,29 +8,10 @@ from torch import Tensor
 from raydet.families.pretraining.batch import ViewBatch
 from raydet.families.pretraining.loader import StepViews
 from raydet.families.pretraining.views import ThreeViews
-from raydet.window import Window
+from raydet.window import PerImageStats
 
 
-@dataclass(slots=True)
-class SimilarityStats:
-    """What one step's boxes are like; plain numbers, for logging."""
-
-    images: int
-    per_view: dict[str, Tensor] = field(default_factory=dict)
-
-    def observe(self, per_view: Mapping[str, Tensor]) -> None:
-        """Take in what the forward said of each image: figures `[B]`, NaN where an image has none."""
-        self.per_view = {name: rows.float().cpu() for name, rows in per_view.items()}
-
-    def add_to(self, window: Window) -> None:
-        """Add the figures to those since the last line of the log; every image counts as one of `images`."""
-        window.increase({"images": self.images})
-        for name, rows in self.per_view.items():
-            known = rows[rows.isfinite()]
-            window.increase({f"sum/{name}": float(known.sum()), f"count/{name}": len(known)})
-
-
-def assemble(step: int, views: StepViews) -> tuple[ViewBatch, SimilarityStats]:
+def assemble(step: int, views: StepViews) -> tuple[ViewBatch, PerImageStats]:
     """Return the batch of a step."""
     images = views.images
     p1, p2, p3 = (torch.stack([image.pixels[number] for image in images]) for number in range(3))
@@ -48,7 +26,7 @@ def assemble(step: int, views: StepViews) -> tuple[ViewBatch, SimilarityStats]:
         torch.stack([_matrices(image) for image in images]),
         torch.stack([_facts(image) for image in images]),
     )
-    return batch, SimilarityStats(len(images))
+    return batch, PerImageStats(len(images))
 
 
 def _matrices(image: ThreeViews) -> Tensor:

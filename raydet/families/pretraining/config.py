@@ -23,6 +23,7 @@ class PretrainingSection(MethodSection):
     """What the settings of every method of this family hold."""
 
     uses_labels: ClassVar[bool] = False
+    one_stage: ClassVar[bool] = True
     fixed_length: ClassVar[bool] = True  # the averaging of the target ends where the run does
     burn_in_steps: Annotated[int, Field(ge=0, le=0)] = 0
     """Always 0: there is one stage."""
@@ -37,10 +38,6 @@ class PretrainingSection(MethodSection):
     1 / sqrt(`model.projector_dim`) in each dimension."""
     alarm_after_steps: PositiveInt = 200
     """Warn when it has been so for so many steps in a row."""
-
-    def shortened(self, burn_in: int, later: int) -> dict[str, int]:
-        """There is one stage, which needs no change."""
-        return {}
 
 
 class SocoConfig(PretrainingSection):

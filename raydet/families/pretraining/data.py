@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from raydet.config.base import DataSection
 from raydet.config.box_data import DatasetConfig
 from raydet.config.proposal_data import ProposalDataConfig
+from raydet.data.boxes.fix import fix_dataset
 from raydet.data.boxes.formats.detect import read_source
 from raydet.data.boxes.index import DatasetIndex, write_index
 from raydet.data.boxes.rules import usable
 from raydet.data.boxes.source import Table
 from raydet.data.boxes.splits import fingerprint
 from raydet.data.boxes.summary import SetSummary, summarise
+from raydet.data.check import FixPolicy, FixResult
 from raydet.data.family import DataFamily
 from raydet.data.prepared import PreparedSets
 from raydet.data.problems import ProblemLog
@@ -105,6 +107,10 @@ class ProposalData(DataFamily[DatasetConfig, Table, DatasetIndex]):
     def summarise(self, name: str, path: str, format: str, table: Table, *, look: bool) -> SetSummary:
         """Count images and boxes."""
         return summarise("images" if name == "labeled" else name, path, format, table)
+
+    def fix(self, one: DatasetConfig, policy: FixPolicy, out: Path) -> FixResult:
+        """Write a COCO JSON of what is usable: bad boxes are dropped or clipped."""
+        return fix_dataset(one, policy, out)
 
 
 def note_proposals(folder: Path, content: str) -> None:

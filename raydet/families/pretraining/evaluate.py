@@ -7,6 +7,7 @@ Region proposals against true boxes, whatever their class: recall among the best
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +96,7 @@ def count_rows(
     model: PretrainingModel,
     index: DatasetIndex,
     boxes: ImageProposals | None,
-    rows: range,
+    rows: Sequence[int],
     device: torch.device,
 ) -> Counts:
     """Judge the images at `rows`."""
@@ -123,9 +124,9 @@ def evaluate_sharded(
     max_images: int | None = None,
 ) -> PretrainingResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
-    number = len(index) if max_images is None else min(max_images, len(index))
+    rows = group.share_of(index.rows_to_judge(max_images))
     boxes = known_proposals(index, method.run.data.proposals, tell=group.is_lead)
-    own = count_rows(method, model, index, boxes, group.every(number), group.device)
+    own = count_rows(method, model, index, boxes, rows, group.device)
     parts: list[Counts] = group.all_gather(own)
     if not group.is_lead:
         return None
@@ -142,7 +143,7 @@ def evaluate_sharded(
 
 
 def _found(
-    method: PretrainingMethod, model: PretrainingModel, index: DatasetIndex, rows: range, device: torch.device
+    method: PretrainingMethod, model: PretrainingModel, index: DatasetIndex, rows: Sequence[int], device: torch.device
 ) -> NDArray[np.float32]:
     """Return the best IoUs `[G, 3]` of the true boxes of some images, each seen whole."""
     size = method.run.data.views.size
@@ -165,7 +166,7 @@ def _true_boxes(index: DatasetIndex, row: int) -> NDArray[np.float64]:
 
 
 def _alike(
-    method: PretrainingMethod, model: PretrainingModel, index: DatasetIndex, boxes: ImageProposals, rows: range
+    method: PretrainingMethod, model: PretrainingModel, index: DatasetIndex, boxes: ImageProposals, rows: Sequence[int]
 ) -> tuple[float, NDArray[np.float32]]:
     """Return the similarity, summed over images, and the moments of their projections; always the same views."""
     run, number = method.run, method.settings.num_boxes

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar, NoReturn
+from typing import ClassVar
 
 from raydet.contract import Exported, Family
 from raydet.data.boxes.index import DatasetIndex
@@ -68,10 +68,6 @@ class Pretraining(Family[PretrainingConfig]):
     ) -> PretrainingRun:
         """Return the family at work in one rank of a run."""
         return PretrainingRun(config, data, method, group)
-
-    def build_annotator(self, config: PretrainingConfig, data_folder: str, device: str) -> NoReturn:
-        """There is none: no method of this family asks for labels."""
-        raise TypeError("methods of pre-training have no label source")
 
     def evaluate(
         self,

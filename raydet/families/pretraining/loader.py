@@ -11,6 +11,7 @@ from functools import partial
 
 import torch
 
+from raydet.contract import Loader
 from raydet.data.boxes.index import DatasetIndex
 from raydet.data.order import BatchOrder, own_slots
 from raydet.data.prefetch import Prefetcher
@@ -30,7 +31,7 @@ class StepViews:
     images: list[ThreeViews]
 
 
-class ViewLoader:
+class ViewLoader(Loader):
     """Serves one rank's share of every step, `data.prefetch_steps` ahead of the training loop."""
 
     def __init__(
@@ -45,14 +46,6 @@ class ViewLoader:
         self._ahead = Prefetcher(
             self._start, threads=config.data.loader_threads, ahead=config.data.prefetch_steps, end=config.length
         )
-
-    def unlabeled_ids(self, step: int) -> list[str]:
-        """There are none that want a label."""
-        return []
-
-    def unlabeled_rows(self, step: int) -> list[int]:
-        """There are none that want a label."""
-        return []
 
     def take(self, step: int) -> StepViews:
         """Return the images of a step; waits until they are ready. Raises what went wrong while loading them."""

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydet.config.run import RunConfig
 from raydet.contract import Alarm, DataSizes, LossTerm, Method
 from raydet.families.pretraining.batch import IMAGES, ViewBatch
 from raydet.families.pretraining.config import PretrainingConfig, PretrainingSection
@@ -17,7 +16,6 @@ from raydet.families.pretraining.model import Branch, PretrainingModel, levels, 
 from raydet.families.pretraining.similarity import disagreement, keep_rate, moments, spread, swapped
 from raydet.group import Group
 from raydet.labels.schedule import LabelSchedule
-from raydet.registry import build_method
 from raydet.window import Window
 
 MOMENTS = "moments"
@@ -192,10 +190,3 @@ def _per_image(rows: Tensor, rois: Tensor, number: int) -> Tensor:
     owner = rois[:, 0].long()
     zeros = torch.zeros(number, device=rows.device)
     return zeros.index_add(0, owner, rows) / zeros.index_add(0, owner, torch.ones_like(rows))
-
-
-def pretraining_method(config: RunConfig) -> PretrainingMethod:
-    """Return the method of a pre-training run."""
-    method = build_method(config)
-    assert isinstance(method, PretrainingMethod), type(method)
-    return method

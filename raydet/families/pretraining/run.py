@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 from raydet.contract import FamilyRun
-from raydet.families.pretraining.assemble import SimilarityStats, assemble
+from raydet.families.pretraining.assemble import assemble
 from raydet.families.pretraining.batch import ViewBatch
 from raydet.families.pretraining.config import PretrainingConfig
 from raydet.families.pretraining.data import PreparedProposals
@@ -16,7 +16,7 @@ from raydet.families.pretraining.method import PretrainingMethod
 from raydet.families.pretraining.model import PretrainingModel
 from raydet.families.pretraining.proposals import proposals_of
 from raydet.group import Group
-from raydet.window import Window
+from raydet.window import PerImageStats, Window
 
 FIGURES = {
     "similarity": "similarity/views",
@@ -47,13 +47,9 @@ class PretrainingRun(FamilyRun):
         proposals = proposals_of(images, config.data.proposals)
         return ViewLoader(images, proposals, config, rank=group.rank, world=group.world)
 
-    def build_annotator(self) -> NoReturn:
-        """There is none: no method of this family asks for labels."""
-        raise TypeError("methods of pre-training have no label source")
-
     def assemble(
         self, step: int, views: StepViews, labels: Sequence[Any], state: Any
-    ) -> tuple[ViewBatch, SimilarityStats]:
+    ) -> tuple[ViewBatch, PerImageStats]:
         """Return the batch of a step."""
         return assemble(step, views)
 
@@ -66,13 +62,8 @@ class PretrainingRun(FamilyRun):
 
     def figures(self, window: Window) -> dict[str, Any]:
         """Return what boxes and their projections are like."""
-        sums = window.sums
-        names = {**FIGURES, **{f"level_{level}": f"levels/{level}" for level in range(self._levels)}}
-        return {
-            shown: sums[f"sum/{name}"] / sums[f"count/{name}"]
-            for name, shown in names.items()
-            if sums.get(f"count/{name}")
-        }
+        levels = {f"level_{level}": f"levels/{level}" for level in range(self._levels)}
+        return window.means(FIGURES | levels)
 
     def extras(self, step: int) -> dict[str, Any]:
         """Return how much projections differ: 1 is healthy, 0 a collapse."""

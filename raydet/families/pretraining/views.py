@@ -32,7 +32,6 @@ class ThreeViews:
     ids: Tensor  # [K] int64: which proposals, counted from 1; those that had to be repeated are there several times
     views: tuple[View, View, View]  # original -> view
     is_fallback: bool  # the image has no proposals, or none that is in all views: whole views count as one box
-    eligible: int  # how many proposals are in all views
 
 
 def three_views(
@@ -56,7 +55,7 @@ def three_views(
         shown[number] = recoloured(shown[number], config, number, rng)
     for number in (1, 2):
         shown[number] = cut_out(shown[number], boxes[number], config, rng)
-    return ThreeViews((shown[0], shown[1], shown[2]), boxes, ids, views, is_fallback, len(seen))
+    return ThreeViews((shown[0], shown[1], shown[2]), boxes, ids, views, is_fallback)
 
 
 def plain_view(pixels: Tensor, size: int) -> tuple[Tensor, View]:

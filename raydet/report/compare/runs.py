@@ -9,6 +9,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from raydet.data.evenly import evenly
+from raydet.data.mapped import MappedIndex
 from raydet.errors import UserError
 from raydet.registry import family_of
 from raydet.report.compare.pairs import Pair, PairedGain, paired_gain
@@ -40,6 +42,11 @@ class Compared:
     runs: tuple[RunRecords, ...]
     class_names: tuple[str, ...]
     val_images: int
+
+    def rows_to_show(self, val: MappedIndex, most: int) -> list[int]:
+        """Return up to `most` rows of the validation images that the runs were evaluated on, evenly spaced."""
+        rows = val.rows_to_judge(self.val_images)
+        return [rows[place] for place in evenly(len(rows), most)]
 
     @property
     def figure(self) -> str:
@@ -130,8 +137,8 @@ def read_runs(folders: Sequence[Path]) -> Compared:
             raise UserError(f"{run.folder}: there is no evaluation on val to compare: {why}")
     first = runs[0]
     data = family_of(first.config).open(first.folder / "data")
-    number = 0 if data.val is None else len(data.val)
-    return Compared(tuple(runs), data.class_names, min(number, first.config.eval.max_images or number))
+    number = 0 if data.val is None else len(data.val.rows_to_judge(first.config.eval.max_images))
+    return Compared(tuple(runs), data.class_names, number)
 
 
 def meaning(run: RunRecords) -> dict[str, Any]:

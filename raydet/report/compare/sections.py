@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from raydet.metrics import Record, headline, mode_of
-from raydet.report.common import evaluations_of, named
+from raydet.report.common import evaluations_of, mean, named
 from raydet.report.compare.pairs import Pair
 from raydet.report.compare.runs import Arm, Compared, meaning
 from raydet.report.compare.table import cautions, run_rows, verdicts
@@ -45,19 +45,20 @@ def curves(compared: Compared, pictures: Pictures) -> Section:
     figures = []
     names = list(headline(compared.runs[0].judged[-1]))[:2]
     for name in [each for each in names if mode_of(each) == mode_of(names[0])]:  # not 1 - accuracy
+        said = named(compared.runs[0], name)
         own = {compared.names[run.folder]: evaluations_of(run, name) for run in compared.runs}
-        caption = f"{_capital(named(name))} on the validation images, in percent" + (
+        caption = f"{_capital(said)} on the validation images, in percent" + (
             "; runs of one colour differ by their seed." if len(compared.arms) < len(compared.runs) else "."
         )
         if len(own) <= MOST_CURVES:
-            plot = lines(own, y_label=f"{named(name)} (%)", marks=marks, smooth=False, colors=colors)
+            plot = lines(own, y_label=f"{said} (%)", marks=marks, smooth=False, colors=colors)
             figures.append(pictures.figure(f"compare_{name}.png", plot, caption))
         if any(len(arm.runs) > 1 for arm in compared.arms):
             means = {arm.name: _mean_curve(arm, name) for arm in compared.arms}
             drawn = {arm: (x, y) for arm, (x, y, _) in means.items() if x}
             spread = {arm: sd for arm, (x, _, sd) in means.items() if x}
-            plot = lines(drawn, y_label=f"{named(name)} (%)", marks=marks, smooth=False, spread=spread)
-            caption = f"{_capital(named(name))}: mean over seeds, and their standard deviation (band)."
+            plot = lines(drawn, y_label=f"{said} (%)", marks=marks, smooth=False, spread=spread)
+            caption = f"{_capital(said)}: mean over seeds, and their standard deviation (band)."
             figures.append(pictures.figure(f"compare_{name}_mean.png", plot, caption))
     lead = "Dotted lines mark where runs change their nature, such as the end of the burn-in." if marks.major else ""
     return Section("Curves", [paragraph(lead), grid(figures)])
@@ -73,12 +74,11 @@ def by_class(compared: Compared, pictures: Pictures) -> Section:
     columns = ["class", *(_with_number(arm) for arm in compared.arms), *(f"gain of {arm.name}" for arm, _ in paired)]
     rows = []
     for each in compared.class_names:
-        cells = [
-            percent(_mean([last[run.folder].get(each, {}).get(name) for run in arm.runs])) for arm in compared.arms
-        ]
-        cells += [signed_percent(_mean([pair.of_class(each) for pair in pairs])) for _, pairs in paired]
+        cells = [percent(mean([last[run.folder].get(each, {}).get(name) for run in arm.runs])) for arm in compared.arms]
+        cells += [signed_percent(mean([pair.of_class(each) for pair in pairs])) for _, pairs in paired]
         rows.append([each, *cells])
-    lead = f"{_capital(named(name))} in percent at the last evaluation, mean over runs; a dash: it is undefined."
+    said = named(compared.runs[0], name)
+    lead = f"{_capital(said)} in percent at the last evaluation, mean over runs; a dash: it is undefined."
     if paired:
         lead += f" Gains are paired differences to {compared.baseline}, mean over pairs."
     return Section(title, [paragraph(lead), table(columns, rows)])
@@ -105,7 +105,7 @@ def pairs(compared: Compared, pictures: Pictures) -> Section:
             for pair in own
         ]
         if paired.sd is not None:
-            means = [_mean([record[name] for record in column]) for column in _figures_of(own)]
+            means = [mean([record[name] for record in column]) for column in _figures_of(own)]
             spread = f"{signed_percent(paired.mean)} ± {100 * paired.sd:.1f}"
             rows.append(["mean, ± standard deviation", "", "", "", "", *map(percent, means), spread])
         body += [heading(arm.name), table(columns, rows, first_numeric=3)]
@@ -139,11 +139,6 @@ def _mean_curve(arm: Arm, name: str) -> tuple[list[float], list[float | None], l
 
 def _figures_of(own: Sequence[Pair]) -> tuple[list[Record], list[Record]]:
     return [pair.gain.theirs for pair in own], [pair.gain.ours for pair in own]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
 
 
 def _with_number(arm: Arm) -> str:

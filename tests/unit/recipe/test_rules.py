@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
+from raydet.config.method import MethodSection, TeacherSection
 from raydet.errors import UserError
+from raydet.families.localization.config import LocalizationConfig, PsolConfig
+from raydet.recipe.document import Setting
 from raydet.recipe.machine import GIB, Machine
 from raydet.recipe.request import Counts, Request
 from raydet.recipe.rules import (
+    applicable,
+    chosen_method,
     cluster_settings,
     counted,
     data_settings,
@@ -112,3 +119,26 @@ def test_threads_leave_busy_cores_alone():
     assert [Machine(4, GIB, load=load).free_cpus for load in (0.0, 0.4, 1.6, 3.0, 20.0)] == [4, 4, 2, 1, 1]
     said = cluster_settings(Machine(2, GIB, load=20.0))[1]
     assert said.value == 1 and "(load 20.0): 2 when they are not" in said.why
+
+
+class OneStageConfig(MethodSection):
+    one_stage: ClassVar[bool] = True
+    views: int = 0
+
+
+def test_a_rule_is_for_every_method_that_has_the_setting():
+    burn_in, rate = Setting("method.burn_in_steps", 5), Setting("method.ema_keep_rate", 0.9)
+    sides = Setting("method.views.short_side", [4, 8])
+    proposed = [burn_in, rate, sides]
+    assert applicable(MethodSection, proposed) == [burn_in]
+    assert applicable(TeacherSection, proposed) == [burn_in, rate]
+    assert applicable(OneStageConfig, proposed) == [sides]  # there is nothing to burn in
+
+
+def test_a_method_is_chosen_among_those_of_its_family():
+    counts = Counts(20, 0, None)
+    assert chosen_method(request(labeled="a"), LocalizationConfig, counts) is None
+    asked = Request("runs/x", {}, CPU, method="psol")
+    assert chosen_method(asked, LocalizationConfig, counts) is PsolConfig
+    with pytest.raises(UserError, match="--method il_net: a localizer is trained by lchp, psol, cam; choose one"):
+        chosen_method(Request("runs/x", {}, CPU, method="il_net"), LocalizationConfig, counts)

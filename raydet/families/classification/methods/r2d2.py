@@ -72,6 +72,11 @@ class R2D2(ClassificationMethod):
         return (self.config.burn_in_steps, self.repeats_from, self.stage2_end)
 
     @property
+    def learns_labels_until(self) -> int:
+        """The end of stage 2."""
+        return self.stage2_end
+
+    @property
     def fresh_optimizer_at(self) -> tuple[int, ...]:
         """Each stage has an optimiser of its own, kept across repredictions (published code)."""
         return (self.config.burn_in_steps, self.stage2_end)

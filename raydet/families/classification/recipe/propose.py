@@ -5,9 +5,15 @@ from __future__ import annotations
 import numpy as np
 
 from raydet.config.class_data import ImageDataConfig
+from raydet.config.method import MethodSection
 from raydet.data.classes.summary import look_at
 from raydet.errors import DataError
-from raydet.families.classification.config import METHODS, ClassificationConfig
+from raydet.families.classification.config import (
+    ClassificationConfig,
+    PseudoLabelConfig,
+    R2D2Config,
+    SupervisedClassifierConfig,
+)
 from raydet.families.classification.data import IMAGES
 from raydet.families.classification.recipe import rules
 from raydet.recipe.document import Setting
@@ -15,6 +21,7 @@ from raydet.recipe.machine import Machine
 from raydet.recipe.reading import chosen, read_sets
 from raydet.recipe.request import Counts, Recipe, Request
 from raydet.recipe.rules import (
+    applicable,
     chosen_method,
     cluster_settings,
     data_settings,
@@ -44,8 +51,7 @@ def propose(request: Request) -> Recipe:
     if look is None:
         raise DataError(f"{path}: no image could be decoded; `raydet check-data {path}` says why")
     machine = request.machine
-    by_name = {method.model_fields["name"].default: method.uses_labels for method in METHODS}
-    method = chosen_method(request, ClassificationConfig, by_name, counts)
+    method = chosen_method(request, ClassificationConfig, counts)
     why = "as asked (--method)"
     if method is None:
         method, why = usual_method(counts)
@@ -57,7 +63,7 @@ def propose(request: Request) -> Recipe:
         Setting("model.network", "efficientnet_lite0", "comes with ImageNet weights; norms keep their statistics"),
         Setting("model.weights", "imagenet"),
         *method_settings(method, why, counts, steps, machine),
-        *optimiser(method, counts, steps, by_name[method], machine),
+        *optimiser(method, counts, steps, machine),
         *cluster_settings(machine),
         *rhythm(steps, machine, most_on_cpu=2000),
     ]
@@ -77,15 +83,15 @@ def few(names: tuple[str, ...], present: np.ndarray) -> list[str]:
     return [f"fewer than 4 labelled images: {shown}; expect little of them, and label more first"] if rare else []
 
 
-def usual_method(counts: Counts) -> tuple[str, str]:
+def usual_method(counts: Counts) -> tuple[type[MethodSection], str]:
     """Return the method where none was asked for, and why."""
     if counts.unlabeled:
         why = (
             f"{counts.unlabeled:,} unlabelled images; with pretrained weights the network's own classes are often right"
         )
-        return "pseudo_label", why
+        return PseudoLabelConfig, why
     return (
-        "supervised_classifier",
+        SupervisedClassifierConfig,
         "nothing is unlabelled: with --unlabeled DIR or --labels N other methods are possible",
     )
 
@@ -106,30 +112,29 @@ def views(side: int, machine: Machine) -> Settings:
     ]
 
 
-def method_settings(name: str, why: str, counts: Counts, steps: int, machine: Machine) -> Settings:
-    """Return the method's own settings."""
-    settings = [Setting("method.name", name, why)]
-    if name == "r2d2":
-        return settings + r2d2(counts, steps, machine)
+def method_settings(method: type[MethodSection], why: str, counts: Counts, steps: int, machine: Machine) -> Settings:
+    """Return the method's name, and those of its settings that there is a rule for."""
+    proposed = r2d2(counts, steps, machine) if issubclass(method, R2D2Config) else usual(counts, steps)
+    return [Setting("method.name", method.called(), why), *applicable(method, proposed)]
+
+
+def usual(counts: Counts, steps: int) -> Settings:
+    """Return the settings of methods with a burn-in and one stage after it."""
     burn_in = round(0.4 * steps)
     half = f"of {steps} steps: on {counts.labeled:,} labels alone the network is as good as it gets before"
-    settings.append(Setting("method.burn_in_steps", burn_in, half))
-    if name == "pseudo_label":
-        return [
-            *settings,
-            Setting("method.score_threshold", 0.8, "labels that the network is not sure of teach nothing"),
-            Setting("method.reprediction_interval_steps", max(1, steps // 4), "labelled anew four times in the run"),
-        ]
     rate = keep_rate(steps - burn_in)
     looks = f"looks back over {1 / (1 - rate):.0f} steps, of {steps - burn_in} with an average"
-    settings.append(Setting("method.ema_keep_rate", rate, looks))
-    if name == "mean_teacher":
-        ramp = f"of {steps} steps; the published 40,000 are for CIFAR"
-        settings += [
-            Setting("method.consistency_weight", 20.0, "the published 100 is for training from scratch; not searched"),
-            Setting("method.ramp_up_steps", max(1, steps // 4), ramp),
-        ]
-    return settings
+    quarter = max(1, steps // 4)
+    ramp = f"of {steps} steps; the published 40,000 are for CIFAR"
+    scratch = "the published 100 is for training from scratch; not searched"
+    return [
+        Setting("method.burn_in_steps", burn_in, half),
+        Setting("method.score_threshold", 0.8, "labels that the network is not sure of teach nothing"),
+        Setting("method.reprediction_interval_steps", quarter, "labelled anew four times in the run"),
+        Setting("method.ema_keep_rate", rate, looks),
+        Setting("method.consistency_weight", 20.0, scratch),
+        Setting("method.ramp_up_steps", quarter, ramp),
+    ]
 
 
 def r2d2(counts: Counts, steps: int, machine: Machine) -> Settings:
@@ -153,16 +158,17 @@ def r2d2(counts: Counts, steps: int, machine: Machine) -> Settings:
     ]
 
 
-def optimiser(name: str, counts: Counts, steps: int, uses_labels: bool, machine: Machine) -> Settings:
+def optimiser(method: type[MethodSection], counts: Counts, steps: int, machine: Machine) -> Settings:
     """Return batches, rates and lengths."""
     labeled, unlabeled = rules.batches(counts.labeled, counts.unlabeled, machine)
     looks = steps * labeled / counts.labeled
     longer = (
         "stages are fixed once a run has begun"
-        if name == "r2d2"
+        if method.fixed_length
         else ("where accuracy still rises at the end, raise it and train on with --resume")
     )
-    if name == "r2d2":
+    has_own_law = issubclass(method, R2D2Config)
+    if has_own_law:
         settings = [
             Setting("optim.name", "sgd", "R2-D2 has a law of its own for the rate"),
             Setting("optim.lr", R2D2_LR, "that of stage 2"),
@@ -176,7 +182,7 @@ def optimiser(name: str, counts: Counts, steps: int, uses_labels: bool, machine:
             Setting("optim.weight_decay", 0.05, "usual with AdamW"),
         ]
     settings.append(Setting("optim.labeled_batch", labeled, f"of {counts.labeled:,}"))
-    if uses_labels:
+    if method.uses_labels:
         settings.append(Setting("optim.unlabeled_batch", unlabeled, f"of {counts.unlabeled:,}"))
     settings.append(
         Setting(
@@ -185,7 +191,7 @@ def optimiser(name: str, counts: Counts, steps: int, uses_labels: bool, machine:
             f"160 for 80 labels, more as their square root: every labelled image is seen {looks:.0f} times; {longer}",
         )
     )
-    if name != "r2d2":
+    if not has_own_law:
         settings.append(
             Setting("optim.warmup_steps", min(20, steps // 10), "the last layer starts from random weights")
         )
@@ -193,7 +199,7 @@ def optimiser(name: str, counts: Counts, steps: int, uses_labels: bool, machine:
         Setting("optim.clip_norm", 10.0, "one bad batch cannot undo the run"),
         Setting("optim.precision", "auto", f"{machine.precision} here"),
     ]
-    if uses_labels:
+    if method.uses_labels:
         why = "labels are predicted in groups: several times as fast as one by one"
         settings.append(Setting("labels.forward_images", min(32, unlabeled), why))
     return settings

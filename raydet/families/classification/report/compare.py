@@ -33,15 +33,14 @@ def makers_for(max_images: int) -> Sequence[Callable[[Compared, Pictures], Secti
 def differences(compared: Compared, pictures: Pictures, *, max_images: int) -> Section:
     """Run the newest models on some validation images; count and show those that only some get right."""
     runs = compared.examples(MOST_RUNS)
-    number = min(max_images, compared.val_images)
-    rows = np.unique(np.linspace(0, compared.val_images - 1, number).round()).astype(int)
     try:
         index = IMAGES.open(runs[0].folder / "data").val
         assert index is not None  # the runs were evaluated on it
+        rows = compared.rows_to_show(index, max_images)
         models = [load_saved(run.folder) for run in runs]
         count = f"{plural(len(models), 'model')} on {plural(len(rows), 'image')}"
         print(f"raydet: looking for images that only some get right: {count}", file=sys.stderr, flush=True)
-        said = np.stack([_classes(model, index, rows.tolist()) for model in models])
+        said = np.stack([_classes(model, index, rows) for model in models])
     except UserError as error:
         return Section(TITLE, [paragraph(f"No pictures: {error}", "absent")])
     truth = index.labels()[rows]
@@ -54,7 +53,7 @@ def differences(compared: Compared, pictures: Pictures, *, max_images: int) -> S
     for place, name in enumerate(names):
         alone = np.flatnonzero(right[place] & (right.sum(axis=0) == 1))[:SHOWN]
         shown = [
-            _picture(f"compare_{place}_{i}.png", index, int(rows[i]), np.delete(said[:, i], place), pictures)
+            _picture(f"compare_{place}_{i}.png", index, rows[i], np.delete(said[:, i], place), pictures)
             for i in alone.tolist()
         ]
         body += [heading(f"Only {name} is right"), grid(shown, "thumbs") if shown else paragraph("Nowhere.", "absent")]

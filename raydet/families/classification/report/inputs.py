@@ -12,21 +12,13 @@ from raydet.errors import DataError, UserError
 from raydet.families.classification.config import ClassificationConfig
 from raydet.families.classification.data import IMAGES, PreparedImages
 from raydet.families.classification.method import ClassificationMethod, classification_method
-from raydet.labels.snapshots import Labels, Sample, read_labels, read_sample, steps_with
+from raydet.families.classification.snapshot import Labels, Sample, read_labels, read_sample
+from raydet.labels.snapshots import steps_with
 from raydet.metrics import read_metrics
 from raydet.report.inputs import RunRecords
 from raydet.train.rundir import RunFolder
 
 Ints = NDArray[np.int64]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of a run between two of its stage ends: steps `first` (excluded) to `last`."""
-
-    name: str
-    first: int
-    last: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,11 +61,6 @@ class ClassificationInputs(RunRecords):
     no_snapshots: str  # why there are no labels and samples; empty where there are
 
     @property
-    def stage_ends(self) -> tuple[int, ...]:
-        """Return the steps at which the run changes its nature."""
-        return tuple(sorted({end for end in self.method.stage_ends if 0 < end < self.config.length}))
-
-    @property
     def repredictions(self) -> tuple[int, ...]:
         """Return the steps at which pseudo-labels are predicted anew, where these are few."""
         schedule = self.method.schedule()
@@ -84,12 +71,6 @@ class ClassificationInputs(RunRecords):
         """Return how many unlabelled images there are, None where that is not known."""
         return None if self.data is None or self.data.unlabeled is None else len(self.data.unlabeled)
 
-    @property
-    def spans(self) -> list[Span]:
-        """Return the stages in order."""
-        ends = (0, *self.stage_ends, self.config.length)
-        return [Span(self._name(first, last), first, last) for first, last in zip(ends, ends[1:], strict=False)]
-
     def sample(self, step: int) -> dict[str, Sample]:
         """Read the sample of a step. Raises UserError where it is damaged or of other data."""
         found = read_sample(self.folder / "diagnostics", step)
@@ -97,10 +78,6 @@ class ClassificationInputs(RunRecords):
             for name, index in (("labeled", self.data.labeled), ("unlabeled", self.data.unlabeled)):
                 _check_rows(found[name].rows, 0 if index is None else len(index), step)
         return found
-
-    def _name(self, first: int, last: int) -> str:
-        name = self.method.stage_at(first).name
-        return f"{name}, with repredictions" if any(first <= step < last for step in self.repredictions) else name
 
 
 def read_classification_inputs(run_dir: Path) -> ClassificationInputs:

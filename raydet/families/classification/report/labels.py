@@ -8,11 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet.errors import UserError
-from raydet.families.classification.methods.r2d2 import R2D2
 from raydet.families.classification.report.gallery import class_picture
 from raydet.families.classification.report.inputs import ClassificationInputs, LabelQuality
 from raydet.families.classification.report.sections import marks_text
-from raydet.labels.snapshots import Labels
+from raydet.families.classification.snapshot import Labels
 from raydet.metrics import Record
 from raydet.report.common import Curve, curves, plot, times
 from raydet.report.figures import COLORS, lines
@@ -160,8 +159,8 @@ def _by_class(run: ClassificationInputs, judged: Sequence[LabelQuality]) -> dict
 def _changes(run: ClassificationInputs) -> Iterator[tuple[float, int, float | None]]:
     """Yield each reprediction so far: its step, how many labels took it, and the share that changed."""
     records = [record for record in run.kind("step") if record.get("pseudo/repredicted")]
-    # Fine-tuning asks again for the labels that missed the last one: they are new to nobody.
-    ends = (*run.repredictions[1:], run.method.stage2_end if isinstance(run.method, R2D2) else run.config.length)
+    # When labels are no longer learned, those that missed the last one are asked for again: they are new to nobody.
+    ends = (*run.repredictions[1:], run.method.learns_labels_until or run.config.length)
     for first, last in zip(run.repredictions, ends, strict=False):  # none, or as many of both
         own = [record for record in records if first < record["step"] <= last]
         if own:

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from raydet.errors import UserError
 from raydet.families.classification.config import R2D2Config
-from raydet.families.classification.methods.r2d2 import R2D2, theorem_1
+from raydet.families.classification.methods.r2d2 import theorem_1
 from raydet.families.classification.report.inputs import ClassificationInputs, softmax
-from raydet.labels.snapshots import Sample
+from raydet.families.classification.snapshot import Sample
 from raydet.report.figures import against, by_class
 from raydet.report.page import Pictures, Section, grid, paragraph
 from raydet.text import percent
@@ -86,15 +86,15 @@ def _features_at(run: ClassificationInputs, pictures: Pictures, step: int) -> li
 def _moments(run: ClassificationInputs) -> list[int]:
     """Return the first sample's step, those of the last samples of each stage, and the last one's."""
     steps = run.sample_steps
-    ends = (run.config.method.burn_in_steps, run.method.stage2_end if isinstance(run.method, R2D2) else 0)
+    ends = (run.config.method.burn_in_steps, run.method.learns_labels_until or 0)
     last = [max(before) for end in ends if (before := [step for step in steps if step <= end])]
     return sorted({*steps[:1], *last, *steps[-1:]})
 
 
 def _newest_learned(run: ClassificationInputs) -> tuple[int, Sample] | None:
-    """Return the newest sample of stage 2 and the unlabelled images in it that have a learned label."""
-    assert isinstance(run.method, R2D2)
-    for step in reversed([each for each in run.sample_steps if each <= run.method.stage2_end]):
+    """Return the newest sample that was taken while labels were learned, of the unlabelled images that have one."""
+    until = run.method.learns_labels_until or 0
+    for step in reversed([each for each in run.sample_steps if each <= until]):
         sample = run.sample(step)["unlabeled"]
         own = sample.has_label & np.isfinite(sample.logits).all(axis=1)
         if own.any():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raydet.families.classification.report.inputs import ClassificationInputs, Span
+from raydet.families.classification.report.inputs import ClassificationInputs
 from raydet.metrics import Record
 from raydet.report.common import (
     NO_EVALUATION,
@@ -20,6 +20,7 @@ from raydet.report.common import (
     settings_of,
     share,
 )
+from raydet.report.inputs import Span
 from raydet.report.page import Pictures, Section, grid, heading, paragraph, table, tiles
 from raydet.text import percent
 
@@ -48,8 +49,8 @@ def learning_curves(run: ClassificationInputs, pictures: Pictures) -> Section:
     for figure in ("error", "top5_error"):
         points = evaluations(run, figure)
         if any(value is not None for _, values in points.values() for value in values):
-            text = f"{named(figure)} (%)"
-            caption = f"Share of validation images that are wrong, in percent: {named(figure)}."
+            text = f"{named(run, figure)} (%)"
+            caption = f"Share of validation images that are wrong, in percent: {named(run, figure)}."
             shown.append(plot(run, pictures, f"{figure}.png", points, text, caption))
     rate = curves(run, {"learning rate": "lr"})
     shown.append(plot(run, pictures, "lr.png", rate, "learning rate", "Learning rate.", smooth=False))
@@ -120,7 +121,7 @@ def accuracy_table(run: ClassificationInputs, pictures: Pictures) -> Section:
         for name in names
     ]
     lead = "Newest evaluation, in percent. A dash: there is no such image, or fewer than six classes (top-5 error)."
-    first = table(["model", "accuracy", "error", named("top5_error"), "images"], overall)
+    first = table(["model", "accuracy", "error", named(run, "top5_error"), "images"], overall)
     second = table(["class", "images", *(f"{model} accuracy" for model in newest)], classes)
     return Section("Accuracy per class", [paragraph(lead), first, heading("By class"), second])
 
@@ -133,11 +134,11 @@ def loss_parts(run: ClassificationInputs, pictures: Pictures) -> Section:
         return Section(title, [paragraph(NO_FIGURES, "absent")])
     figures = []
     for source in dict.fromkeys(source for source, _ in losses):
-        parts = {named(name): f"loss/{source}/{name}/raw" for each, name in losses if each == source}
+        parts = {named(run, name): f"loss/{source}/{name}/raw" for each, name in losses if each == source}
         shown = {name: _of_present(curve) for name, curve in curves(run, parts).items()}
         shown = {name: curve for name, curve in shown.items() if curve[0]}
         if shown:
-            about = f"{named(source)} images" if source in ("sup", "unsup") else f"stage {named(source)}"
+            about = f"{named(run, source)} images" if source in ("sup", "unsup") else f"stage {named(run, source)}"
             caption = f"Losses before weighting: {about}."
             figures.append(plot(run, pictures, f"loss_{source}.png", shown, "loss, unweighted", caption))
     lead = "Each part is drawn over the steps that have it."

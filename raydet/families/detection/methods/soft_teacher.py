@@ -40,9 +40,9 @@ from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms, by_quality, by_score
 from raydet.families.detection.method import UNLIMITED, DetectionMethod, Selection, Thresholds, no_survivors
 from raydet.families.detection.passes import RoiPass, check_boxes, roi_pass, rpn_pass
-from raydet.families.detection.recipes import Recipe
 from raydet.families.detection.soft_config import SoftSettings
 from raydet.families.detection.soft_views import OwnGeometry
+from raydet.families.detection.view_recipes import ViewRecipe
 from raydet.labels.schedule import LabelSchedule
 from raydet.randomness import stream
 from raydet.records import Candidates, PseudoBoxes, Target
@@ -87,7 +87,7 @@ class SoftTeacher(DetectionMethod):
         return weights | {f"unsup/boxes_{gate}": 0.0 for gate in ("rpn", "cls", "reg")}
 
     @property
-    def recipe(self) -> Recipe:
+    def recipe(self) -> ViewRecipe:
         """Teacher and student look at an image in geometries of their own."""
         return OwnGeometry(self.run.data.views, self.config.views)
 

@@ -24,7 +24,6 @@ class BoxFacts:
     height: int  # median over the images
     width: int
     stretch: float  # long side / short side of the longest of a hundred images
-    smallest_side: int  # of all images
     boxes: Floats  # [B, 4] xyxy
     short_sides: Floats  # [B] of the image of each box
     boxes_per_image: tuple[int, int]  # 90 of 100 images have no more; the most
@@ -62,7 +61,6 @@ def look_at(table: Table, path: str) -> tuple[BoxFacts, str, float]:
         height=int(np.median(table.sizes[:, 0])),
         width=int(np.median(table.sizes[:, 1])),
         stretch=float(np.percentile(long / short, 99)),
-        smallest_side=int(short.min()),
         boxes=table.boxes[kept],
         short_sides=short[table.box_rows()[kept]].astype(np.float64),
         boxes_per_image=(int(np.percentile(counts, 90)), int(counts.max())),

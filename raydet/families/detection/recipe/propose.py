@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from raydet.config.backbone import EFFICIENTNET, default_strides
 from raydet.config.box_data import DataConfig
-from raydet.families.detection.config import METHODS, DetectionConfig
+from raydet.config.method import MethodSection
+from raydet.families.detection.config import DetectionConfig, IlNetConfig, SupervisedConfig
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.recipe import rules
 from raydet.families.detection.recipe.anchors import Anchors, choose
 from raydet.families.detection.recipe.facts import BoxFacts, check_boxes, look_at
-from raydet.families.detection.soft_config import SoftSettings
 from raydet.recipe.document import Setting
 from raydet.recipe.machine import Machine
 from raydet.recipe.reading import chosen, read_sets
 from raydet.recipe.request import Counts, Recipe, Request
 from raydet.recipe.rules import (
+    applicable,
     chosen_method,
     cluster_settings,
     data_settings,
@@ -37,8 +38,7 @@ def propose(request: Request) -> Recipe:
     table, counts = chosen(BOXES, DataConfig, request, tables)
     facts, smallest, small = look_at(table, path)
     machine = request.machine
-    by_name = {method.model_fields["name"].default: method.uses_labels for method in METHODS}
-    method = chosen_method(request, DetectionConfig, by_name, counts)
+    method = chosen_method(request, DetectionConfig, counts)
     why_method = "as asked (--method)"
     if method is None:
         method, why_method = usual_method(counts)
@@ -48,11 +48,10 @@ def propose(request: Request) -> Recipe:
     settings = [
         Setting("run.dir", request.run_dir),
         *data_settings(request, counts),
-        *views(facts, side, why_side, machine, own=is_soft(method)),
+        *views(facts, side, why_side, machine, own="views" in method.model_fields),
         *model(facts, side, small * side / facts.short_side, machine),
-        *method_settings(method, why_method, counts, steps),
-        *(soft_views(side, machine) if is_soft(method) else []),
-        *optimiser(counts, batch, steps, by_name[method], side, facts, machine),
+        *method_settings(method, why_method, counts, steps, side, machine),
+        *optimiser(counts, batch, steps, method.uses_labels, side, facts, machine),
         *cluster_settings(machine),
         *rhythm(steps, machine, most_on_cpu=500, log_every=10),
     ]
@@ -79,16 +78,11 @@ def few(facts: BoxFacts) -> list[str]:
     return [f"fewer than 5 boxes: {shown}; expect little of them, and label more first"] if rare else []
 
 
-def usual_method(counts: Counts) -> tuple[str, str]:
+def usual_method(counts: Counts) -> tuple[type[MethodSection], str]:
     """Return the method where none was asked for, and why."""
     if counts.unlabeled:
-        return "il_net", f"{counts.unlabeled:,} unlabelled images; their pseudo-boxes train classes and places"
-    return "supervised", "nothing is unlabelled: with --unlabeled DIR or --labels N other methods are possible"
-
-
-def is_soft(method: str) -> bool:
-    """Whether a method is Soft Teacher, or stands on it: these have views and thresholds of their own."""
-    return any(each.model_fields["name"].default == method and issubclass(each, SoftSettings) for each in METHODS)
+        return IlNetConfig, f"{counts.unlabeled:,} unlabelled images; their pseudo-boxes train classes and places"
+    return SupervisedConfig, "nothing is unlabelled: with --unlabeled DIR or --labels N other methods are possible"
 
 
 def views(facts: BoxFacts, side: int, why: str, machine: Machine, *, own: bool) -> Settings:
@@ -175,64 +169,57 @@ def anchors(found: Anchors, defaults: Anchors) -> Settings:
     ]
 
 
-def soft_views(side: int, machine: Machine) -> Settings:
-    """Return the sizes of Soft Teacher's views: from half to one and a half times, as the paper; less on a CPU."""
-    low, high = (3 / 4, 1.0) if machine.is_cpu else (1 / 2, 3 / 2)
-    sides = [round(side * share / 8) * 8 for share in (low, high)]
-    return [Setting("method.views.short_side", sides, f"drawn from {low:g} to {high:g} times the size of evaluation")]
-
-
-def method_settings(name: str, why: str, counts: Counts, steps: int) -> Settings:
-    """Return the method's own settings."""
+def method_settings(
+    method: type[MethodSection], why: str, counts: Counts, steps: int, side: int, machine: Machine
+) -> Settings:
+    """Return the method's name, and those of its settings that there is a rule for."""
     burn_in = steps // 2
+    half = "the average begins half-way, when weights have stopped moving far"
+    if method.uses_labels:
+        half = "half of the run: a teacher that is still bad teaches its mistakes"
     rate = keep_rate(steps - burn_in)
     looks = f"looks back over {1 / (1 - rate):.0f} steps, of {steps - burn_in} with an average"
-    settings = [Setting("method.name", name, why)]
-    if name == "supervised":
-        half = "the average begins half-way, when weights have stopped moving far"
-        return [*settings, Setting("method.burn_in_steps", burn_in, half), Setting("method.ema_keep_rate", rate, looks)]
+    measured = "the papers'; after the burn-in `raydet thresholds RUN` measures a better one"
     few_labels = counts.labeled < FEW_LABELS
-    weight = 1.0 if few_labels else 4.0
-    why_weight = f"{counts.labeled:,} labelled images" + (
-        f"; below {FEW_LABELS:,} a teacher errs too often for the papers' 4" if few_labels else ": as the papers"
-    )
-    half = "half of the run: a teacher that is still bad teaches its mistakes"
-    settings += [
-        Setting("method.burn_in_steps", burn_in, half),
-        Setting("method.ema_keep_rate", rate, looks),
-    ]
-    if is_soft(name):
-        return [*settings, *soft_settings(name, few_labels, weight, why_weight, burn_in, steps)]
-    settings += [
-        Setting(
-            "method.score_threshold",
-            0.7,
-            "the papers'; after the burn-in `raydet thresholds RUN` measures a better one",
-        ),
-        Setting("method.unsup_cls_weight", weight, why_weight),
-    ]
-    if name == "il_net":
-        settings += [
-            Setting("method.unsup_iou_weight", weight, "as above"),
-            Setting("method.iou_filter_threshold", 0.4, "the paper's; `raydet thresholds RUN` measures it too"),
-        ]
-    return settings
-
-
-def soft_settings(name: str, few_labels: bool, weight: float, why: str, burn_in: int, steps: int) -> Settings:
-    """Return thresholds and weight of Soft Teacher, or of what stands on it."""
     sure, floor = (0.7, 0.4) if few_labels else (0.9, 0.5)
     why_sure = "after few labels a teacher is hardly ever surer" if few_labels else "the paper's"
-    found = [
+    last = burn_in + (steps - burn_in) * 4 // 5
+    proposed = [
+        Setting("method.burn_in_steps", burn_in, half),
+        Setting("method.ema_keep_rate", rate, looks),
+        Setting("method.score_threshold", 0.7, measured),
         Setting("method.cls_pseudo_threshold", sure, why_sure),
         Setting("method.rpn_pseudo_threshold", sure, why_sure),
         Setting("method.pseudo_score_floor", floor, "what no pseudo-box may be below"),
-        Setting("method.unsup_weight", weight, why),
+        *unsup_weights(method, counts.labeled),
+        Setting("method.iou_filter_threshold", 0.4, "the paper's; `raydet thresholds RUN` measures it too"),
+        Setting("method.retrain_from_step", last, "the last fifth trains the classifier alone"),
+        own_sizes(side, machine),
     ]
-    if name == "classifier_retraining":
-        last = burn_in + (steps - burn_in) * 4 // 5
-        found.append(Setting("method.retrain_from_step", last, "the last fifth trains the classifier alone"))
+    return [Setting("method.name", method.called(), why), *applicable(method, proposed)]
+
+
+def unsup_weights(method: type[MethodSection], labeled: int) -> Settings:
+    """Return the weights of the losses on pseudo-boxes: the papers', which are the defaults; after few labels 1."""
+    found: Settings = []
+    for key in ("unsup_cls_weight", "unsup_iou_weight", "unsup_weight"):
+        if key not in method.model_fields:
+            continue
+        weight, why = method.model_fields[key].default, f"{labeled:,} labelled images: as the papers"
+        if labeled < FEW_LABELS:
+            why = (
+                f"{labeled:,} labelled images; below {FEW_LABELS:,} a teacher errs too often for the papers' {weight:g}"
+            )
+            weight = min(1.0, weight)
+        found.append(Setting(f"method.{key}", weight, "as above" if found else why))
     return found
+
+
+def own_sizes(side: int, machine: Machine) -> Setting:
+    """Return the sizes of a method's own views: from half to one and a half times, as Soft Teacher's; less on a CPU."""
+    low, high = (3 / 4, 1.0) if machine.is_cpu else (1 / 2, 3 / 2)
+    sides = [round(side * share / 8) * 8 for share in (low, high)]
+    return Setting("method.views.short_side", sides, f"drawn from {low:g} to {high:g} times the size of evaluation")
 
 
 def optimiser(

@@ -70,11 +70,11 @@ def differences(compared: Compared, pictures: Pictures, *, max_images: int) -> S
     except UserError as error:
         return Section(TITLE, [paragraph(f"No pictures: {error}", "absent")])
     assert index is not None  # the runs were evaluated on it
-    rows = np.unique(np.linspace(0, compared.val_images - 1, min(max_images, compared.val_images)).round()).astype(int)
+    rows = compared.rows_to_show(index, max_images)
     count = f"{plural(len(models), 'model')} on {plural(len(rows), 'image')}"
     print(f"raydet: looking for pictures where the runs differ: {count}", file=sys.stderr, flush=True)
     try:
-        found = [_judged(model, index, rows.tolist()) for model in models]
+        found = [_judged(model, index, rows) for model in models]
     except UserError as error:
         return Section(TITLE, [paragraph(f"No pictures: {error}", "absent")])
     names = [compared.names[run.folder] for run in runs]
@@ -93,8 +93,7 @@ def differences(compared: Compared, pictures: Pictures, *, max_images: int) -> S
     if len(runs) < len(compared.runs):
         body.append(paragraph(f"{plural(len(runs), 'run')} of {len(compared.runs)}: one for each kind of run."))
     for number, place in enumerate(chosen):
-        row = int(rows[place])
-        body += _beside_each_other(number, row, index, names, [judged[place] for judged, _ in found], pictures)
+        body += _beside_each_other(number, rows[place], index, names, [judged[place] for judged, _ in found], pictures)
     return Section(TITLE, body if chosen else [*body, paragraph("They find the same in all of them.", "absent")])
 
 

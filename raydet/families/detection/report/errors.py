@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 
 from raydet.families.detection.report.inputs import Inputs
 from raydet.families.detection.tide import KINDS, NAMES
 from raydet.metrics import Record
-from raydet.report.common import NO_EVALUATION
+from raydet.report.common import NO_EVALUATION, mean
 from raydet.report.compare.runs import Compared
 from raydet.report.figures import bars
 from raydet.report.page import Pictures, Section, grid, paragraph, table
@@ -49,7 +48,7 @@ def compared_section(compared: Compared, pictures: Pictures) -> Section:
     for arm in compared.arms:
         own = [_gains(run.judged[-1]) for run in arm.runs if run.judged[-1].get("tide")]
         if own:
-            gains[arm.name] = [_mean(values) for values in zip(*own, strict=True)]
+            gains[arm.name] = [mean(values) for values in zip(*own, strict=True)]
         if len(own) < len(arm.runs):
             without += [compared.names[run.folder] for run in arm.runs if not run.judged[-1].get("tide")]
     absent = [paragraph(UNKNOWN.format(", ".join(without)), "absent")] if without else []
@@ -67,11 +66,6 @@ def _last(evaluations: Sequence[Record]) -> list[Record]:
 
 def _gains(record: Record) -> list[float | None]:
     return [record["tide"]["gains"].get(name) for name in NAMES]
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
 
 
 def _drawn(gains: dict[str, list[float | None]]) -> bytes:

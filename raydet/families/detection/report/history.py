@@ -38,8 +38,6 @@ class LabelWindow:
     last: int
     labels: int  # in the store
     sampled: int  # of these, looked at
-    kept_per_image: float
-    stored_per_image: float
     quality: PseudoLabelQuality | None  # None without hidden truth
 
     @property
@@ -104,8 +102,6 @@ def _window(
         last=int(versions[-1]),
         labels=labels,
         sampled=len(judged),
-        kept_per_image=sum(len(each.kept) for each in judged) / len(judged),
-        stored_per_image=sum(len(each.stored) for each in judged) / len(judged),
         quality=quality,
     )
 

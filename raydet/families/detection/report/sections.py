@@ -48,9 +48,19 @@ def learning_curves(run: Inputs, pictures: Pictures) -> Section:
             shown.append(plot(run, pictures, name, points, f"{figure} (%)", caption))
     rate = curves(run, {"learning rate": "lr"})
     shown.append(plot(run, pictures, "lr.png", rate, "learning rate", "Learning rate.", smooth=False))
-    lead = "The dotted line marks the end of the burn-in, where the teacher appears." if run.stage_ends else ""
     absent = [] if run.kind("eval") else [paragraph(NO_EVALUATION, "absent")]
-    return Section("Learning curves", [paragraph(lead), grid(shown), *absent])
+    return Section("Learning curves", [paragraph(marks_text(run)), grid(shown), *absent])
+
+
+def marks_text(run: Inputs) -> str:
+    """Say what the vertical lines in plots mean."""
+    burn_in = run.config.method.burn_in_steps
+    parts = [
+        "the end of the burn-in, where the teacher appears" if end == burn_in else f"step {end}, where a stage begins"
+        for end in run.stage_ends
+    ]
+    lines = "The dotted line marks" if len(parts) == 1 else "Dotted lines mark"
+    return f"{lines} {', and '.join(parts)}." if parts else ""
 
 
 def ap_table(run: Inputs, pictures: Pictures) -> Section:

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 import torch
 
 from raydet.config.box_data import DatasetConfig
 from raydet.data.boxes.index import DatasetIndex
+from raydet.data.evenly import evenly
 from raydet.errors import CheckpointError, DataError, UserError
 from raydet.families.detection.annotator import labelled
 from raydet.families.detection.data import BOXES
@@ -71,7 +71,7 @@ def read_evidence(path: Path, *, data: DatasetConfig | None, version: int | None
         raise UserError(f"--version chooses among a run's stored labels, which are not used here: {why_not}")
     saved = load_detector(path, "raydet thresholds")
     index, name = _labeled_set(saved, folder, data, why_not)
-    rows = np.unique(np.linspace(0, len(index) - 1, min(max_images, len(index))).round().astype(np.int64)).tolist()
+    rows = evenly(len(index), max_images)
     images = [_beside_truth(label, index) for label in _annotate(saved, index, rows)]
     notes = [f"The run's stored labels are not used: {why_not}."] if why_not else []
     if data is None:

@@ -34,7 +34,7 @@ from torch import Tensor, nn
 
 from raydet.contract import Alarm, DataSizes, LossTerm, Outputs, ParamGroup
 from raydet.families.localization.assemble import WHOLE, alarm_of_whole_images
-from raydet.families.localization.attention import AttentionRule, PseudoBoxes, pseudo_boxes
+from raydet.families.localization.attention import AttentionBoxes, AttentionRule, pseudo_boxes
 from raydet.families.localization.batch import IMAGES, LocationBatch
 from raydet.families.localization.boxes import (
     crops,
@@ -81,6 +81,7 @@ class Lchp(LocalizationMethod):
             "alarm_after_steps",
         }
     )
+    has_momentum = True
 
     def __init__(self, config: LocalizationConfig) -> None:
         super().__init__(config)
@@ -193,7 +194,7 @@ class Lchp(LocalizationMethod):
         }
         return Outputs({"refine/reg": LossTerm(rows.sum(), torch.tensor(len(classes)), IMAGES)}, figures)  # (6)
 
-    def algorithm_1(self, model: LocalizationModel, pixels: Tensor, by: nn.Module | None = None) -> PseudoBoxes:
+    def algorithm_1(self, model: LocalizationModel, pixels: Tensor, by: nn.Module | None = None) -> AttentionBoxes:
         """Return the pseudo-boxes of `pixels` `[B, 3, S, S]` in [0, 1], by theta_2 or another classifier."""
         network = model.pseudo_classifier if by is None else by
         assert isinstance(network, BapClassifier)
@@ -250,7 +251,7 @@ class Lchp(LocalizationMethod):
         """Return Algorithm 1's boxes."""
         return None if model.localizer is None else self.algorithm_1(model, pixels).boxes / pixels.shape[-1]
 
-    def attention(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> PseudoBoxes | None:
+    def attention(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> AttentionBoxes | None:
         """Return what Algorithm 1 sees."""
         return self.algorithm_1(model, pixels)
 

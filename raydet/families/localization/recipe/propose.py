@@ -5,17 +5,18 @@ from __future__ import annotations
 from raydet.config.box_data import ShapesConfig
 from raydet.config.load import resolve_section
 from raydet.config.located_data import LocatedDataConfig, LocatedSetConfig
+from raydet.config.method import MethodSection
 from raydet.data.classes.summary import look_at
 from raydet.data.located.table import LocatedTable
 from raydet.errors import DataError, UserError
-from raydet.families.localization.config import METHODS, LocalizationConfig
+from raydet.families.localization.config import LchpConfig, LocalizationConfig
 from raydet.families.localization.data import LOCATED
 from raydet.families.localization.recipe import rules
 from raydet.recipe.document import Setting
 from raydet.recipe.machine import Machine
 from raydet.recipe.reading import chosen, read_sets
 from raydet.recipe.request import Counts, Recipe, Request
-from raydet.recipe.rules import chosen_method, cluster_settings, data_settings, rhythm, without_val
+from raydet.recipe.rules import applicable, chosen_method, cluster_settings, data_settings, rhythm, without_val
 
 Settings = list[Setting]
 
@@ -35,11 +36,10 @@ def propose(request: Request) -> Recipe:
         raise DataError(f"{path}: attention comes from telling two classes or more apart, found {found}")
     table, counts = chosen(LOCATED, LocatedDataConfig, request, tables)
     sides = sides_of(request, table)
-    by_name = {method.model_fields["name"].default: method.uses_labels for method in METHODS}
-    asked = chosen_method(request, LocalizationConfig, by_name, counts)
+    asked = chosen_method(request, LocalizationConfig, counts)
     why = "as asked (--method)" if asked else "two stages: boxes of attention maps, then consistency of the sure ones"
-    method, each = asked or "lchp", rules.steps(counts.labeled, machine)
-    steps = each if method == "cam" else each + each // 2
+    method, each = asked or LchpConfig, rules.steps(counts.labeled, machine)
+    steps = each if method.one_stage else each + each // 2
     settings = [
         Setting("run.dir", request.run_dir),
         *data_settings(request, counts),
@@ -94,25 +94,22 @@ def views(side: int, machine: Machine) -> Settings:
     ]
 
 
-def method_settings(name: str, why: str, counts: Counts, each: int, machine: Machine) -> Settings:
-    """Return the method's own settings; the first stage has `each` steps."""
+def method_settings(method: type[MethodSection], why: str, counts: Counts, each: int, machine: Machine) -> Settings:
+    """Return the method's name, and those of its settings with a rule; the first stage has `each` steps."""
     epoch = -(-counts.labeled // rules.batch(counts.labeled, machine))
-    settings = [Setting("method.name", name, why)]
-    if name != "cam":
-        stage = "first stage: classifier and localizer" if name == "lchp" else "first stage: the classifier"
-        settings.append(Setting("method.burn_in_steps", each, f"{stage}; half as many steps follow"))
-    settings.append(Setting("method.classifier_decay_steps", epoch, "an epoch: its rate falls by a tenth after each"))
-    if name != "lchp":
-        about = "best on one small set with this network, on ImageNet 0.2; boxes too large: raise it"
-        rest = [Setting("method.localizer_lr", 5e-4, "as the classifier's first")] if name == "psol" else []
-        return [*settings, Setting("method.cam_threshold", 0.6, about), *rest]
+    trained = "classifier and localizer" if "init_reg_weight" in method.model_fields else "the classifier"
+    about = "best on one small set with this network, on ImageNet 0.2; boxes too large: raise it"
     shown = "boxes too large: raise it; parts of objects: lower it (see the report); the paper has 0.7 on CUB"
-    return [
-        *settings,
+    proposed = [
+        Setting("method.burn_in_steps", each, f"first stage: {trained}; half as many steps follow"),
+        Setting("method.classifier_decay_steps", epoch, "an epoch: its rate falls by a tenth after each"),
+        Setting("method.cam_threshold", 0.6, about),
+        Setting("method.localizer_lr", 5e-4, "as the classifier's first"),
         Setting("method.attention_threshold", 0.8, shown),
         Setting("method.crop_confidence_threshold", 0.9, "the paper's; where hardly a box is kept, lower it"),
         Setting("method.refine_lr", 5e-5, "second stage; faster, boxes may grow to the whole image (the log warns)"),
     ]
+    return [Setting("method.name", method.called(), why), *applicable(method, proposed)]
 
 
 def optimiser(counts: Counts, steps: int, machine: Machine) -> Settings:

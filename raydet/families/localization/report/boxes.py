@@ -69,7 +69,7 @@ def stability(run: LocalizationInputs, pictures: Pictures) -> Section:
     title = "Stability of pseudo-boxes"
     found = curves(run, {"with momentum": "stability/momentum", "without": "stability/without"})
     if not found:
-        reason = "None was measured: see method.stability_every." if run.config.method.name == "lchp" else ""
+        reason = "None was measured: see method.stability_every." if run.method.has_momentum else ""
         return Section(title, [paragraph(reason or "The method has no momentum classifier.", "absent")])
     caption = "IoU of Algorithm 1's boxes of the same views before and after one step."
     return Section(title, [grid([plot(run, pictures, "stability.png", found, "IoU", caption, smooth=False, top=1.0)])])

@@ -10,26 +10,18 @@ import torch
 from torch import Tensor
 
 from raydet.data.located.index import LocatedIndex
-from raydet.errors import DataError
+from raydet.errors import DataError, UserError
 from raydet.families.localization.accuracy import best_ious
 from raydet.families.localization.config import LocalizationConfig
 from raydet.families.localization.data import LOCATED, PreparedLocated
 from raydet.families.localization.evaluate import in_view
 from raydet.families.localization.method import LocalizationMethod, localization_method
-from raydet.families.localization.snapshot import TRAIN, Places, read_snapshot, snapshot_steps
+from raydet.families.localization.snapshot import KIND, TRAIN, Places, read_snapshot
 from raydet.families.localization.views import eval_view
+from raydet.labels.snapshots import steps_with
 from raydet.metrics import read_metrics
-from raydet.report.inputs import RunRecords
+from raydet.report.inputs import RunRecords, Span
 from raydet.train.rundir import RunFolder
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A stretch of a run between two of its stage ends: steps `first` (excluded) to `last`."""
-
-    name: str
-    first: int
-    last: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -44,17 +36,6 @@ class LocalizationInputs(RunRecords):
     no_truth: str  # why there are none; empty where there are
     snapshots: dict[int, dict[str, Places]]  # by step: the last one of each stage
     no_snapshots: str  # why there are none; empty where there are
-
-    @property
-    def stage_ends(self) -> tuple[int, ...]:
-        """Return the steps at which the run changes its nature."""
-        return tuple(end for end in self.method.stage_ends if 0 < end < self.config.length)
-
-    @property
-    def spans(self) -> list[Span]:
-        """Return the stages in order."""
-        ends = (0, *self.stage_ends, self.config.length)
-        return [Span(self.method.stage_at(a).name, a, b) for a, b in zip(ends, ends[1:], strict=False)]
 
     def snapshot_of(self, span: Span) -> dict[str, Places] | None:
         """Return the last snapshot of a stage."""
@@ -92,14 +73,14 @@ def read_inputs(run_dir: Path) -> LocalizationInputs:
     names = data.class_names if data is not None else tuple(starts[-1].get("class_names", ())) if starts else ()
     diagnostics = folder.path / "diagnostics"
     ends = (*method.stage_ends, config.length)
-    steps = snapshot_steps(diagnostics)
+    steps = steps_with(diagnostics, KIND)
     chosen = {max(each for each in steps if each <= end) for end in ends if any(each <= end for each in steps)}
     snapshots, no_snapshots = {}, ""
     try:
         snapshots = {step: read_snapshot(diagnostics, step) for step in sorted(chosen)}
         if data is not None and any(_reaches_beyond(each, data) for each in snapshots.values()):
             raise DataError("it is of other data than this run's")
-    except DataError as error:
+    except UserError as error:
         snapshots, no_snapshots = {}, f"What was put aside cannot be read: {error}"
     if not snapshots and not no_snapshots:
         no_snapshots = "Nothing was put aside yet: that happens at every evaluation."

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from raydet.families.localization.accuracy import NAMES
 from raydet.families.localization.report.inputs import LocalizationInputs
-from raydet.metrics import Record
 from raydet.report.common import (
     NO_EVALUATION,
     NO_FIGURES,
-    Curve,
     curves,
     elapsed,
+    evaluations_of,
     loss_curves,
     messages,
     plot,
     progress,
     settings_of,
-    times,
 )
 from raydet.report.page import Pictures, Section, grid, paragraph, table, tiles
 from raydet.text import percent
@@ -37,7 +35,7 @@ FIGURES = {
 def summary(run: LocalizationInputs, pictures: Pictures) -> Section:
     """Say how the run ended, what it reached, what went wrong, and with which settings."""
     figures = progress(run)
-    newest = evals(run)[-1:] or [{}]
+    newest = run.judged[-1:] or [{}]
     figures |= {f"{NAMES[name]}": f"{percent(newest[0].get(name))} %" for name in NAMES if name in newest[0]}
     own = [
         ("images", run.config.data.labeled.path),
@@ -52,9 +50,9 @@ def learning_curves(run: LocalizationInputs, pictures: Pictures) -> Section:
     if not run.kind("step"):
         return Section("Learning curves", [paragraph(NO_FIGURES, "absent")])
     shown = [plot(run, pictures, "loss.png", loss_curves(run), "weighted loss", "Training loss, by stage.")]
-    right = {label: of_evals(run, name) for name, label in list(FIGURES.items())[:2]}
-    right |= {f"{NAMES[name]}": of_evals(run, name) for name in NAMES}
-    right |= {"pseudo-labels": of_evals(run, "pseudo_label")}
+    right = {label: evaluations_of(run, name) for name, label in list(FIGURES.items())[:2]}
+    right |= {f"{NAMES[name]}": evaluations_of(run, name) for name in NAMES}
+    right |= {"pseudo-labels": evaluations_of(run, "pseudo_label")}
     right = {label: curve for label, curve in right.items() if any(value is not None for value in curve[1])}
     if right:
         caption = "Share of validation images whose box is right (GT-Known), beside boxes that need no network."
@@ -69,7 +67,7 @@ def learning_curves(run: LocalizationInputs, pictures: Pictures) -> Section:
 def stages(run: LocalizationInputs, pictures: Pictures) -> Section:
     """List all figures at the end of each stage, and of the trivial boxes."""
     title = "Figures at the end of each stage"
-    found = evals(run)
+    found = run.judged
     if not found:
         return Section(title, [paragraph(NO_EVALUATION, "absent")])
     rows = []
@@ -84,17 +82,6 @@ def stages(run: LocalizationInputs, pictures: Pictures) -> Section:
         "In percent, on the validation images. What no network is needed for stands below; a box worth having beats it."
     )
     return Section(title, [paragraph(lead), table(["", *FIGURES.values()], rows)])
-
-
-def evals(run: LocalizationInputs) -> list[Record]:
-    """Return the evaluations on the validation images, in order."""
-    return [record for record in run.kind("eval") if record["split"] == "val"]
-
-
-def of_evals(run: LocalizationInputs, name: str) -> Curve:
-    """Return a figure of the evaluations in percent."""
-    found = evals(run)
-    return [float(record["step"]) for record in found], [times(100, record.get(name)) for record in found]
 
 
 def _only_gt_known(label: str, share: float | None) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 from raydet.config.proposal_data import GRID
 from raydet.data.boxes.source import Table
 from raydet.errors import UserError
-from raydet.families.pretraining.config import METHODS, PretrainingConfig
+from raydet.families.pretraining.config import AdeptConfig, PretrainingConfig
 from raydet.families.pretraining.data import PROPOSED
 from raydet.families.pretraining.recipe import rules
 from raydet.recipe.document import Setting
@@ -36,8 +36,8 @@ def propose(request: Request) -> Recipe:
     if "val" not in request.sets and has_boxes:
         withheld = val_count(len(table)) or None
     counts = Counts(len(table) - (withheld or 0), 0, withheld)
-    by_name = {method.model_fields["name"].default: False for method in METHODS}
-    method = chosen_method(request, PretrainingConfig, by_name, counts)
+    asked = chosen_method(request, PretrainingConfig, counts)
+    why = "as asked (--method)" if asked else "backbone, head and region proposals"
     size, why_size = rules.view_size(int(np.median(table.sizes.min(axis=1))), machine)
     batch = rules.batch(counts.labeled, machine)
     steps = rules.steps(counts.labeled, batch, machine)
@@ -48,9 +48,7 @@ def propose(request: Request) -> Recipe:
         *images(request, counts, proposals),
         *views(size, why_size, machine),
         *network(size, machine),
-        Setting(
-            "method.name", method or "adept", "as asked (--method)" if method else "backbone, head and region proposals"
-        ),
+        Setting("method.name", (asked or AdeptConfig).called(), why),
         *optimiser(counts.labeled, batch, steps, machine),
         *cluster_settings(machine),
         *rhythm(steps, machine, most_on_cpu=200),

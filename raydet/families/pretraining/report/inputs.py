@@ -6,8 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
+from raydet.data.evenly import evenly
 from raydet.errors import DataError
 from raydet.families.pretraining.config import PretrainingConfig, PretrainingSection
 from raydet.families.pretraining.data import PROPOSED, PreparedProposals
@@ -38,8 +37,7 @@ class PretrainingInputs(RunRecords):
         """Return how many proposals images have, and which filters these have passed (`Proposals.fallback_at`)."""
         if self.data is None or self.proposals is None:
             return [], Counter()
-        number = len(self.data.labeled)
-        rows = np.unique(np.linspace(0, number - 1, min(COUNTED, number)).round().astype(int)).tolist()
+        rows = evenly(len(self.data.labeled), COUNTED)
         return [len(self.proposals.boxes_at(row)) for row in rows], Counter(map(self.proposals.fallback_at, rows))
 
 

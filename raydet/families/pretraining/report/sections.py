@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 
 from raydet.families.pretraining.report.inputs import PretrainingInputs
-from raydet.metrics import Record
 from raydet.report.common import (
     NO_EVALUATION,
     NO_FIGURES,
     Curve,
     curves,
     elapsed,
+    evaluations_of,
     loss_curves,
     messages,
     plot,
@@ -43,7 +43,7 @@ def learning_curves(run: PretrainingInputs, pictures: Pictures) -> Section:
         return Section("Learning curves", [paragraph(NO_FIGURES, "absent")])
     caption = "Training loss: boxes that have to look alike (det, from 8 to -8), and region proposals (rpn)."
     shown = [plot(run, pictures, "loss.png", loss_curves(run), "weighted loss", caption)]
-    found = {label: _of_evals(run, name) for name, label in RECALLS.items()}
+    found = {label: evaluations_of(run, name) for name, label in RECALLS.items()}
     found = {label: curve for label, curve in found.items() if any(value is not None for value in curve[1])}
     if found:
         iou = run.config.eval.recall_iou
@@ -61,9 +61,9 @@ def similarity(run: PretrainingInputs, pictures: Pictures) -> Section:
     alike = curves(run, {"training": "similarity/views"})
     if not alike:
         return Section(title, [paragraph("Nothing is compared: the region proposals alone are trained.", "absent")])
-    alike |= {"held-out": _of_evals(run, "similarity", 1)} if run.kind("eval") else {}
+    alike |= {"held-out": evaluations_of(run, "similarity", 1)} if run.kind("eval") else {}
     spread = curves(run, {"training": "similarity/projection_spread"})
-    spread |= {"held-out": _of_evals(run, "projection_spread", 1)} if run.kind("eval") else {}
+    spread |= {"held-out": evaluations_of(run, "projection_spread", 1)} if run.kind("eval") else {}
     caption = "Cosine of the same box in two views, online against target branch; 1: the loss has nothing left to say."
     shown = [plot(run, pictures, "similarity.png", alike, "cosine", caption, top=1.0)]
     caption = "Standard deviation of the projections of different boxes, as a share of 1 / sqrt(dimensions)."
@@ -111,19 +111,10 @@ def proposals(run: PretrainingInputs, pictures: Pictures) -> Section:
 
 
 def _table(run: PretrainingInputs) -> list[str]:
-    newest = (_evals(run) or [{}])[-1]
+    newest = (run.judged or [{}])[-1]
     known = [(label, percent(newest[name])) for name, label in RECALLS.items() if newest.get(name) is not None]
     return [table(["recall of true boxes", "%"], known)] if known else []
 
 
 def _percents(found: dict[str, Curve]) -> dict[str, Curve]:
     return {label: (steps, [times(100, value) for value in values]) for label, (steps, values) in found.items()}
-
-
-def _evals(run: PretrainingInputs) -> list[Record]:
-    return [record for record in run.kind("eval") if record["split"] == "val"]
-
-
-def _of_evals(run: PretrainingInputs, name: str, factor: float = 100) -> Curve:
-    found = _evals(run)
-    return [float(record["step"]) for record in found], [times(factor, record.get(name)) for record in found]

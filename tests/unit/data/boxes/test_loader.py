@@ -20,7 +20,7 @@ from raydet.families.detection.batch import ViewedImage
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.loader import StepLoader, StepViews, TeacherViews, teacher_view
-from raydet.families.detection.recipes import SharedGeometry
+from raydet.families.detection.view_recipes import SharedGeometry
 from raydet.records import Target
 
 

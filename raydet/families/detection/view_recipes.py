@@ -23,7 +23,7 @@ RngOf = Callable[[str], torch.Generator]
 """A purpose -> the stream that is drawn from for it."""
 
 
-class Recipe(ABC):
+class ViewRecipe(ABC):
     """The views of a method."""
 
     shows_teacher_views: bool = False
@@ -49,7 +49,7 @@ class Recipe(ABC):
         """Return an unlabelled image as the student sees it; `seen` is the teacher's view, `original()` decodes."""
 
 
-class SharedGeometry(Recipe):
+class SharedGeometry(ViewRecipe):
     """Teacher and student see one geometry; the student's colours are changed (Unbiased Teacher)."""
 
     def __init__(self, config: ViewsConfig, copies: Sequence[Copy] = ("strong", "weak")) -> None:

@@ -9,17 +9,9 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from raydet.families.classification.snapshot import LABELS, Sample, read_labels, read_sample, write_labels, write_sample
 from raydet.labels.segment import LabelStoreError
-from raydet.labels.snapshots import (
-    LABELS,
-    Sample,
-    read_labels,
-    read_sample,
-    remove_after,
-    steps_with,
-    write_labels,
-    write_sample,
-)
+from raydet.labels.snapshots import remove_after, steps_with
 
 
 def some_labels(folder, step, classes=(1, 0)):
