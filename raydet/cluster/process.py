@@ -29,6 +29,14 @@ def set_up_process(threads: float) -> None:
 def computing(threads: float) -> Iterator[None]:
     """Do the same for as long as the block lasts, in a process that may be somebody else's: its floats are its own."""
     set_up_process(threads)
+    with flushing():
+        yield
+
+
+@contextmanager
+def flushing() -> Iterator[None]:
+    """Take numbers below 1e-38 for 0 for as long as the block lasts, in this thread: each has floats of its own."""
+    torch.set_flush_denormal(True)
     try:
         yield
     finally:

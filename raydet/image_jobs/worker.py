@@ -12,7 +12,7 @@ import pyarrow as pa
 import torch
 
 from raydet.cluster.capacity import threads_for
-from raydet.cluster.process import keep_freed_memory
+from raydet.cluster.process import flushing, keep_freed_memory
 from raydet.errors import DataError
 from raydet.image_jobs.image_stores import ImageStore, Picture
 from raydet.image_jobs.mount_check import SampleFile
@@ -69,7 +69,9 @@ class Worker:
         keep_freed_memory()
         self._job = job
         self._speaker = job.task.begin()
-        self._decoders = ThreadPoolExecutor(threads, thread_name_prefix="raydet-decode")
+        self._decoders = ThreadPoolExecutor(
+            threads, "raydet-decode", initializer=torch.set_flush_denormal, initargs=(True,)
+        )
         self._saying = threading.Lock()
 
     def begin(self, names: Sequence[str]) -> Loading:
@@ -78,7 +80,7 @@ class Worker:
 
     def finish(self, names: Sequence[str], loading: Loading) -> pa.Table:
         """Return one row per image, in order; those that cannot be read have an `error`."""
-        with self._saying:
+        with self._saying, flushing():  # pieces come in several threads
             size = self._job.task.batch
             parts = [
                 self._rows(names[start : start + size], loading[start : start + size])

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from raydet.cluster.process import flushing, keep_freed_memory
 from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
 from raydet.contract import Method, Result
@@ -102,7 +103,9 @@ def evaluate_model(saved: SavedModel, *, data: Mapping[str, str] | None, split: 
     index = index_for(saved, data, split)
     family = family_of(saved.config)
     evaluate = family.evaluate_proposals if proposals else family.evaluate
-    result = evaluate(saved.method, saved.model.to(device), index, Group(device=device), max_images=None)
+    keep_freed_memory()
+    with flushing():
+        result = evaluate(saved.method, saved.model.to(device), index, Group(device=device), max_images=None)
     assert result is not None
     return result
 

@@ -127,7 +127,7 @@ class TrainState:
         if dropped != lacking:
             raise CheckpointError(f"{checkpoint.path}: weights that this model lacks: {', '.join(lacking[:5])}")
         load_weights(self.student, _to_numpy({k: v for k, v in weights.items() if k not in dropped}))
-        _load_optimizer(self, checkpoint.tensors("optimizer"), str(checkpoint.path))
+        load_optimizer(self, checkpoint.tensors("optimizer"), str(checkpoint.path))
         self.step = checkpoint.step
         self.health.load(checkpoint.state.get("health") or {})
         self.started = dict(checkpoint.state.get("started") or {})
@@ -158,11 +158,13 @@ def _optimizer_tensors(state: TrainState) -> Iterator[tuple[str, Tensor]]:
                 yield f"{quantity}/{name}", torch.as_tensor(value)
 
 
-def _load_optimizer(state: TrainState, tensors: dict[str, Tensor], where: str) -> None:
+def load_optimizer(state: TrainState, tensors: dict[str, Tensor], where: str) -> None:
+    """Give the optimiser what `_optimizer_tensors` said. Raises CheckpointError where it is of other parameters."""
     by_name: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
         quantity, name = key.split("/", 1)
         by_name.setdefault(name, {})[quantity] = value
+    is_fused = any(group.get("fused") for group in state.optimizer.param_groups)
     for name, parameter in _parameters(state):
         saved = by_name.get(name)
         if saved is None and by_name and parameter.requires_grad:
@@ -172,9 +174,10 @@ def _load_optimizer(state: TrainState, tensors: dict[str, Tensor], where: str) -
         for quantity, value in saved.items():
             if value.ndim > 0 and value.shape != parameter.shape:
                 raise CheckpointError(f"{where}: optimizer state {quantity} of {name} has shape {tuple(value.shape)}")
-        # Adam keeps its step counter on the CPU; moments live beside their parameter.
+        # Moments live beside their parameter; Adam's step counter on the CPU, unless one kernel does all and reads it.
         state.optimizer.state[parameter] = {
-            q: value.clone() if value.ndim == 0 else value.to(parameter.device) for q, value in saved.items()
+            q: value.clone() if value.ndim == 0 and not is_fused else value.to(parameter.device, copy=True)
+            for q, value in saved.items()
         }
 
 

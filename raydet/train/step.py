@@ -39,8 +39,9 @@ class StepModule(nn.Module):
             found = self.method.losses(self.student, batch, teacher, state)
         names = list(self.method.loss_weights)
         totals = torch.stack([found.losses[name].total.float() for name in names])
-        counts = torch.stack([found.losses[name].count.to(torch.float32) for name in names])
-        return totals, counts.to(totals.device), found
+        # Counts that a method makes from Python's numbers lie on the CPU, others where they were added up.
+        counts = [found.losses[name].count.to(totals.device, torch.float32, non_blocking=True) for name in names]
+        return totals, torch.stack(counts), found
 
 
 def wrap(module: StepModule) -> DistributedDataParallel:

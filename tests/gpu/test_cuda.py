@@ -10,7 +10,8 @@ import torch
 
 from raydet.metrics import read_metrics
 from raydet.train.launch import launch
-from tests.helpers import tiny_config
+from tests.helpers import tiny_config, tiny_soft
+from tests.training.balanced import EARLY
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
@@ -33,3 +34,30 @@ def test_the_first_burn_in_losses_agree_with_the_cpu(tmp_path: Path, monkeypatch
     on_cpu = losses(launch(tiny_config(tmp_path / "cpu")).path)
     # Step 1 differs by rounding only; later steps drift apart with the choice of borderline samples.
     assert on_gpu[0] == pytest.approx(on_cpu[0], rel=1e-2)
+
+
+HOSTS = ("soft_teacher", "unbiased_teacher")
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_run_goes_on_and_is_forked_with_the_optimiser_that_it_had(optimizer: str, tmp_path: Path):
+    changes = {"optim__name": optimizer, "optim__lr": 1e-3, "checkpoint__every": 4}
+    launch(tiny_config(tmp_path / "run", **changes, run__stop_at=4, checkpoint__keep=5))
+    launch(tiny_config(tmp_path / "run", **changes), resume=True)
+    launch(tiny_config(tmp_path / "fork", **changes, run__fork_from=str(tmp_path / "run/checkpoints/step_00000004")))
+    assert len(losses(tmp_path / "run")) == 8
+    assert all(math.isfinite(value) for run in ("run", "fork") for value in losses(tmp_path / run))
+
+
+@pytest.mark.parametrize("name", ["soft_teacher", "logit_adjustment", "eqlv2", "classifier_retraining"])
+def test_methods_that_make_counts_from_numbers_train(name: str, tmp_path: Path):
+    method = {"name": name} | ({"retrain_from_step": 6} if name == "classifier_retraining" else {})
+    assert all(math.isfinite(value) for value in losses(launch(tiny_soft(tmp_path / "run", method=method)).path))
+
+
+@pytest.mark.parametrize("host", HOSTS)
+@pytest.mark.parametrize("solver", ["jacobi", "direct", "stationary"])
+def test_gradient_based_sampling_trains_on_both_hosts_with_every_solver(host: str, solver: str, tmp_path: Path):
+    method = {**EARLY, "host": host, "gbr_solver": solver, "burn_in_steps": 2}
+    make = tiny_soft if host == "soft_teacher" else tiny_config
+    assert all(math.isfinite(value) for value in losses(launch(make(tmp_path / "run", method=method)).path))

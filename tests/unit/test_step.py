@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,7 @@ from raydet.registry import build_method
 from raydet.settings import resolve
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import launch
+from raydet.train.state import load_optimizer
 from raydet.train.step import StepLosses, StepModule, backward
 from raydet.vision.geometry import View
 from tests.helpers import TINY
@@ -189,6 +191,29 @@ def test_a_student_gone_wrong_ends_the_step_with_that_error(tmp_path: Path):
     losses = backward(module, batch(1, 1), weights, Group(), names=tuple(method.loss_weights))
     with pytest.raises(NonFiniteLossError, match="step 5: sup/roi_cls, unsup/roi_cls not finite"):
         losses.check_finite(None, batch(1, 1), Group())
+
+
+def test_counts_may_lie_on_the_cpu_whatever_device_the_losses_are_on():
+    def losses(*_: object) -> Outputs:
+        total, there = torch.zeros((), device="meta"), torch.ones((), dtype=torch.int64, device="meta")
+        return Outputs({"a": LossTerm(total, torch.tensor(3)), "b": LossTerm(total, there)})
+
+    method = SimpleNamespace(losses=losses, loss_weights={"a": 1.0, "b": 1.0})
+    module = StepModule(torch.nn.Identity(), method, device=CPU, dtype=None)
+    totals, counts, _ = module(batch(1, 1), None, None)
+    assert (totals.device.type, counts.device.type) == ("meta", "meta")
+    assert counts.shape == (2,) and counts.dtype == torch.float32
+
+
+@pytest.mark.parametrize(("is_fused", "counter"), [(True, "meta"), (False, "cpu")])
+def test_a_fused_optimiser_gets_its_step_counters_where_its_parameters_are(is_fused: bool, counter: str):
+    student = torch.nn.Linear(2, 1, bias=False, device="meta")
+    optimizer = torch.optim.AdamW(student.parameters())
+    optimizer.param_groups[0]["fused"] = is_fused
+    saved = {"step/weight": torch.tensor(7.0), "exp_avg/weight": torch.ones(1, 2)}
+    load_optimizer(SimpleNamespace(student=student, optimizer=optimizer), saved, "a checkpoint")
+    found = optimizer.state[student.weight]
+    assert {name: value.device.type for name, value in found.items()} == {"step": counter, "exp_avg": "meta"}
 
 
 def test_samples_of_a_view_do_not_depend_on_the_views_around_it(tmp_path: Path):

@@ -130,8 +130,7 @@ def direct_weights(matrix: Tensor) -> Tensor:
     wanted = torch.zeros(len(own) + 1, 1, dtype=own.dtype, device=own.device)
     wanted[-1] = len(own)
     equations = torch.cat([own.T, torch.ones_like(own[:1])])
-    solved = torch.linalg.lstsq(equations, wanted, driver="gelsd" if own.device.type == "cpu" else None).solution[:, 0]
-    return _whole(matrix, seen, solved)
+    return _whole(matrix, seen, _least_squares(equations, wanted))
 
 
 def stationary_weights(matrix: Tensor) -> Tensor:
@@ -148,9 +147,17 @@ def stationary_weights(matrix: Tensor) -> Tensor:
     values = torch.cat([(chain.T - torch.eye(len(own), dtype=own.dtype, device=own.device)), torch.ones_like(own[:1])])
     wanted = torch.zeros(len(own) + 1, 1, dtype=own.dtype, device=own.device)
     wanted[-1] = 1
-    share = torch.linalg.lstsq(values, wanted, driver="gelsd" if own.device.type == "cpu" else None).solution[:, 0]
-    share = share.clamp(min=0)
+    share = _least_squares(values, wanted).clamp(min=0)
     return _whole(matrix, seen, len(own) * share / share.sum())
+
+
+def _least_squares(equations: Tensor, wanted: Tensor) -> Tensor:
+    """Return the shortest x `[n]` with the smallest |equations x - wanted|, computed on the CPU.
+
+    Classes in groups that never push each other leave it open; what GPUs solve with takes for granted that nothing is.
+    """
+    solution = torch.linalg.lstsq(equations.cpu(), wanted.cpu(), driver="gelsd").solution[:, 0]
+    return solution.to(equations.device)
 
 
 def _met_part(matrix: Tensor) -> tuple[Tensor, Tensor]:

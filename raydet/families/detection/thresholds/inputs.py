@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import torch
 
+from raydet.cluster.process import flushing
 from raydet.config.box_data import DatasetConfig
 from raydet.data.boxes.index import DatasetIndex
 from raydet.data.evenly import evenly
@@ -145,8 +146,9 @@ def _annotate(saved: SavedDetector, index: DatasetIndex, rows: Sequence[int]) ->
     model, ref = saved.model.to(device), TeacherRef(saved.checkpoint.step, saved.role)
     for row in rows:
         view = teacher_view(index, index.id_at(row), ref.version, saved.config, saved.method.recipe)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            yield from labelled(saved.method, model, [view], ref, [index.size_at(row)], device)
+        with flushing(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
+            labels = list(labelled(saved.method, model, [view], ref, [index.size_at(row)], device))
+        yield from labels
 
 
 def true_label(label: PseudoBoxes, truth: DatasetIndex) -> TrueLabel:
