@@ -156,8 +156,8 @@ def _least_squares(equations: Tensor, wanted: Tensor) -> Tensor:
 
     Classes in groups that never push each other leave it open; what GPUs solve with takes for granted that nothing is.
     """
-    solution = torch.linalg.lstsq(equations.cpu(), wanted.cpu(), driver="gelsd").solution[:, 0]
-    return solution.to(equations.device)
+    found: Tensor = torch.linalg.lstsq(equations.cpu(), wanted.cpu(), driver="gelsd").solution[:, 0]
+    return found.to(equations.device)
 
 
 def _met_part(matrix: Tensor) -> tuple[Tensor, Tensor]:
