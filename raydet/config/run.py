@@ -127,7 +127,7 @@ class EvalConfig(Section):
     every: PositiveInt = 5000
     """Evaluate every so many steps, at the burn-in's end and at the end."""
     max_images: PositiveInt | None = None
-    """Evaluate on the first so many images only (all by default)."""
+    """Evaluate on so many images only, evenly spaced over the set (all by default)."""
 
 
 class LogConfig(Section):

@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from raydet.data.evenly import evenly
 from raydet.errors import DataError
 from raydet.files import replacing, write_text
 
@@ -103,12 +104,13 @@ class MappedIndex:
         return rows if self.seen_as is None else rows[self.seen_as == rows]
 
     def rows_to_judge(self, max_images: int | None) -> list[int]:
-        """Return the rows that an evaluation looks at, ascending: the first `max_images` sound ones, None for all.
+        """Return the rows that an evaluation looks at, ascending: up to `max_images` sound ones, None for all.
 
-        A stand-in is left out, for its image has a row of its own.
+        They are evenly spaced: sets are often sorted by class. A stand-in is left out, for its image has a row of its
+        own.
         """
-        rows: list[int] = self.sound_rows()[:max_images].tolist()
-        return rows
+        sound: list[int] = self.sound_rows().tolist()
+        return sound if max_images is None else [sound[place] for place in evenly(len(sound), max_images)]
 
     def complaint_at(self, row: int) -> str:
         """Return what is wrong with the image that is seen at a row, '' where nothing is."""

@@ -23,6 +23,7 @@ from raydet.doctor.measure import measure_both
 from raydet.doctor.network import auth_mode, judge_mode, judge_ports, listening, reachable
 from raydet.errors import UserError
 from raydet.registry import build_method, family_of
+from raydet.train.rundir import RunFolder
 
 DASHBOARD = "http://127.0.0.1:8265"
 
@@ -123,6 +124,8 @@ def _storage(folder: Path) -> Iterator[Finding]:
 
 
 def _run_dir(folder: Path) -> Finding:
+    if RunFolder(folder).is_started:
+        return warn("storage", f"{folder} holds a run", "--resume goes on with it; else choose another run.dir")
     place = _existing(folder.absolute())
     try:
         with tempfile.TemporaryFile(dir=place):

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -78,12 +79,20 @@ def write_checkpoint(
         aside.mkdir()
         for name, content in tensors.items():
             whole = {key: value.detach().cpu().contiguous() for key, value in content.items()}
-            save_file(whole, aside / f"{name}.safetensors")
+            save_tensors(whole, aside / f"{name}.safetensors")
         (aside / "state.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
         files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(aside.iterdir())}
         commit = json.dumps({"format": FORMAT, "files": files}, indent=1)
         (aside / "COMMIT").write_text(commit, encoding="utf-8")
     return final
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, about: Mapping[str, str] | None = None) -> None:
+    """Write safetensors to a new file that is as readable as any other: the library makes it for its owner alone."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, None if about is None else dict(about))
+    path.chmod(stat.S_IMODE(mode))
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -94,6 +103,11 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise CheckpointError(f"{path}: a run folder; name one of its checkpoints, {path}/checkpoints/{_PREFIX}...")
     commit_file = path / "COMMIT"
     if not commit_file.is_file():
+        if not any(path.glob("*.safetensors")):
+            raise CheckpointError(
+                f"{path}: neither a run nor a checkpoint; name a folder that holds config.json (of a search, one of "
+                f"its trials), or one of a run's checkpoints"
+            )
         raise CheckpointError(f"{path}: no COMMIT file: the checkpoint was never completed; use another one")
     commit = read_json(commit_file, CheckpointError)
     if commit.get("format") != FORMAT:

@@ -20,7 +20,7 @@ from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
 from raydet.contract import Teacher, sizes_of
 from raydet.data.prepared import PreparedSets
-from raydet.errors import DataError, RunError, RunStopped, StorageError
+from raydet.errors import ConfigError, DataError, RunError, RunStopped, StorageError
 from raydet.group import Group
 from raydet.learning_rate import base_lr, images_per_step
 from raydet.metrics import read_metrics
@@ -63,6 +63,9 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
                 f"labelled; leave some of them unlabelled ({ways}), or set data.unlabeled"
             )
         family.check(config, data)
+        if resume and back is None and _is_finished(config, folder):
+            print(f"{folder.path}: finished at step {config.last_step}; raise optim.steps to train on", flush=True)
+            return folder
         if not resume:
             check_model(config, len(data.class_names))
         said = [
@@ -146,14 +149,33 @@ def check_model(config: RunConfig, num_classes: int) -> None:
         check_start_of_fork(config)
 
 
+def _is_finished(config: RunConfig, folder: RunFolder) -> bool:
+    """Return whether a run has ended where it is to end, so that there is nothing to do, and to write.
+
+    Raises ConfigError where it has come further.
+    """
+    step, reason = _last_end(folder)
+    if reason == "done" and step > config.last_step:
+        raise ConfigError(
+            f"--resume: {folder.path} is at step {step}, beyond the {config.last_step} that it is to have now "
+            f"(optim.steps, run.stop_at); raise them, or go back with --from"
+        )
+    return reason == "done" and step == config.last_step
+
+
+def _last_end(folder: RunFolder) -> tuple[int, str | None]:
+    """Return step and reason of an end that is the last that a run has said; 0 and None where it is not."""
+    ends = [record for record in read_metrics(folder.metrics)[-1:] if record["kind"] == "end"]
+    return (int(ends[0]["step"]), str(ends[0]["reason"])) if ends else (0, None)
+
+
 def _check_reached(config: RunConfig, folder: RunFolder) -> None:
     """Raise RunStopped where training ended early, as somebody asked it to, and RunError where nobody knows how it did.
 
     The journal's last line says it, not the newest checkpoint: a file system of several nodes may show a new folder
     late, but shows what a file holds to whoever opens it.
     """
-    ends = [record for record in read_metrics(folder.metrics)[-1:] if record["kind"] == "end"]
-    step, reason = (ends[0]["step"], ends[0]["reason"]) if ends else (0, None)
+    step, reason = _last_end(folder)
     if reason == "stopped":
         raise RunStopped(f"{folder.path} stopped as asked, with a checkpoint at step {step} of {config.last_step}")
     if step < config.last_step:
@@ -188,6 +210,8 @@ def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
     num_unlabeled = 0 if data.unlabeled is None else len(data.unlabeled)
     unlabeled = f", {num_unlabeled} unlabelled" if num_unlabeled else ""
     val = f", {len(data.val)} for validation" if data.val is not None else ""
+    if data.val is not None and (judged := len(data.val.rows_to_judge(config.eval.max_images))) < len(data.val):
+        val += f", {judged} of which are looked at"
     lines = [
         f"raydet: {config.method.name} in {RunFolder(config.run.dir).path}",
         f"  data: {family_of(config).describe(data)}{unlabeled}{val}",
@@ -200,7 +224,12 @@ def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
     method = build_method(config)
     lines += [f"  {note}" for note in method.notes(sizes_of(data))]
     if config.cluster.backend == "process":
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        has_gpu = torch.cuda.is_available()
+        device = torch.device("cuda" if has_gpu else "cpu")
+        if config.cluster.gpus_per_worker and not has_gpu:
+            lines.append(
+                f"  warning: cluster.gpus_per_worker={config.cluster.gpus_per_worker:g}, but PyTorch sees no GPU"
+            )
         lines.append(f"  precision: {NAMES[autocast_dtype(optim.precision, device)]} on {device}")
     warnings = [*data.warnings, *slow_average(method.teacher(), config.last_step)]
     return "\n".join(lines + [f"  warning: {text}" for text in warnings])
@@ -214,8 +243,8 @@ def slow_average(teacher: Teacher | None, last_step: int) -> list[str]:
     if share <= MOSTLY:
         return []
     keep = max(math.floor(1000 * (1 - 5 / steps)) / 1000, 0)
+    rate = f"method.ema_keep_rate={keep:g} or lower" if keep else "method.ema_keep_rate=0"
     return [
         f"the teacher, which is evaluated and kept, averages over {steps} steps so slowly that at the end {share:.0%} "
-        f"of it is still the network of step {teacher.first_step}; method.ema_keep_rate={keep:g} or lower "
-        f"looks back over a fifth of them"
+        f"of it is still the network of step {teacher.first_step}; {rate} looks back over a fifth of them"
     ]

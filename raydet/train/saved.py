@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from raydet.cluster.process import flushing, keep_freed_memory
@@ -26,7 +25,7 @@ from raydet.faults import storage_error
 from raydet.files import replacing_path
 from raydet.group import Group
 from raydet.registry import build_method, family_of
-from raydet.train.checkpoint import Checkpoint, folder_of, latest_checkpoint, open_checkpoint
+from raydet.train.checkpoint import Checkpoint, folder_of, latest_checkpoint, open_checkpoint, save_tensors
 from raydet.train.going_back import healthy_step
 from raydet.train.rundir import RunFolder
 from raydet.vision.ema import load_weights
@@ -162,5 +161,5 @@ def export(path: Path, out: Path, *, role: str | None = None, size: str | None =
     }
     needed = sum(value.numel() * value.element_size() for value in found.weights.values())
     with replacing_path(out, needed=needed) as aside:
-        save_file({name: value.contiguous() for name, value in found.weights.items()}, aside, metadata=notes)
+        save_tensors({name: value.contiguous() for name, value in found.weights.items()}, aside, notes)
     return f"{out}: {saved.role} at step {saved.checkpoint.step}, {len(found.weights)} tensors{found.remark}"

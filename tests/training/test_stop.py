@@ -7,14 +7,19 @@ import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from raydet.cli import run_guarded
-from raydet.errors import RunError, RunStopped, Terminated
+from raydet.config.run import RunConfig
+from raydet.data.prepared import PreparedSets
+from raydet.errors import ConfigError, RunError, RunStopped, Terminated
 from raydet.metrics import read_metrics
+from raydet.registry import family_of
 from raydet.train.checkpoint import latest_checkpoint
-from raydet.train.launch import _check_reached, launch
+from raydet.train.launch import _check_reached, describe, launch
 from raydet.train.stop import ask_to_stop, sigterm_asks, watching
 from tests.helpers import tiny_config
 
@@ -132,3 +137,30 @@ def test_sigterm_unwinds_a_command_that_is_no_training():
 
     assert run_guarded(command) == 143
     assert closed == [True]
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    run = launch(tiny_config(tmp_path / "run", optim__steps=6, checkpoint__keep=5)).path
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    capsys.readouterr()
+    launch(tiny_config(run, optim__steps=6, checkpoint__keep=2), resume=True)
+    assert f"{run}: finished at step 6; raise optim.steps to train on" in capsys.readouterr().out
+    with pytest.raises(
+        ConfigError, match=r"is at step 6, beyond the 5 that it is to have now \(optim.steps, run.stop_at"
+    ):
+        launch(tiny_config(run, optim__steps=5), resume=True)
+    assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    launch(tiny_config(run, optim__steps=7), resume=True)
+    assert read_metrics(run / "metrics.jsonl")[-1]["step"] == 7
+
+
+def test_a_gpu_that_is_not_there_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    config = tiny_config(tmp_path / "run", cluster__gpus_per_worker=1)
+    assert "warning: cluster.gpus_per_worker=1, but PyTorch sees no GPU" in describe(config, prepared(config, tmp_path))
+    config = tiny_config(tmp_path / "run")
+    assert "sees no GPU" not in describe(config, prepared(config, tmp_path))
+
+
+def prepared(config: RunConfig, folder: Path) -> PreparedSets[Any]:
+    return family_of(config).prepare(config, folder / "data")

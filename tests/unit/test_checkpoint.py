@@ -126,3 +126,15 @@ def test_cleaning_keeps_the_newest_and_the_pinned_and_removes_orphans(tmp_path: 
     (tmp_path / ".writing-step_00000050-1").mkdir()
     clean_checkpoints(tmp_path, keep=2, also=frozenset({10}))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000010", "step_00000030", "step_00000040"]
+
+
+def test_weights_are_as_readable_as_the_files_beside_them(tmp_path: Path):
+    path = save(tmp_path, 10)
+    (tmp_path / "any").touch()
+    assert {file.stat().st_mode for file in path.iterdir()} == {(tmp_path / "any").stat().st_mode}
+
+
+def test_a_folder_of_something_else_is_said_to_be_none(tmp_path: Path):
+    (tmp_path / "trials").mkdir()
+    with pytest.raises(CheckpointError, match="neither a run nor a checkpoint; .*of a search, one of its trials"):
+        open_checkpoint(tmp_path)

@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 
+from raydet.config.run import EvalConfig
 from raydet.data.mapped import write_damaged
 from raydet.group import Group
 from raydet.registry import NAMES, build_method, family_of
+from raydet.train.launch import describe
 from tests.helpers import tiny_classes, tiny_config, tiny_places, tiny_views
 
 TINY = {
@@ -44,6 +46,20 @@ def test_the_stand_in_of_a_damaged_image_is_not_judged_a_second_time(name: str, 
     assert number_judged(config, tmp_path / "data", max_images=3) == {2}
     val = family_of(config).open(tmp_path / "data").val
     assert val.rows_to_judge(None) == [1, 3] and val.rows_to_judge(1) == [1]
+
+
+def test_a_part_of_a_set_that_is_sorted_by_class_is_of_all_classes(tmp_path: Path):
+    config = tiny_classes(tmp_path / "run", data__val__patterns__num_images=6)
+    family_of(config).prepare(config, tmp_path / "data")
+    val = family_of(config).open(tmp_path / "data").val
+    assert val.rows_to_judge(3) == [0, 2, 5]  # 0, 2.5 and 5, halves to the even one
+    write_damaged(tmp_path / "data" / "val.arrow", [0])
+    val = family_of(config).open(tmp_path / "data").val
+    assert val.rows_to_judge(3) == [1, 3, 5] and val.rows_to_judge(9) == [1, 2, 3, 4, 5]
+    said = describe(
+        config.model_copy(update={"eval": EvalConfig(max_images=3)}), family_of(config).open(tmp_path / "data")
+    )
+    assert "6 for validation, 3 of which are looked at" in said
 
 
 def test_ranks_share_rows_and_each_is_looked_at_once():
