@@ -17,9 +17,7 @@ USUAL_SHORT = 240  # pixels of the short side that two cores train on; classes d
 CPU_PIXELS = 110_000  # of a view, for two cores: 0.17 CPU-seconds forward and backward
 WORTH = 1.25  # images are not enlarged by less: that would only blur them
 MOST_CORES = 8  # that are counted on for larger views
-CPU_VIEW_BYTES = (
-    1350  # per pixel of each view of a pass, fp32: 2.6 GiB in all for 16 views of 240 x 320, 7.2 for 480 x 640
-)
+CPU_VIEW_BYTES = 1350  # per pixel of each view of a pass, fp32: in all 2.6 GiB for 16 of 240 x 320, 7.2 for 480 x 640
 CPU_BASE = 1.1 * GIB  # of a process that trains, whatever its views: PyTorch, weights, averages, moments
 CPU_SHARE = 0.6  # of the machine's memory: it does other things, too
 LEAST_VIEWS = 4  # of a pass: a labelled image as two views, and two unlabelled ones
