@@ -152,15 +152,18 @@ def check_model(config: RunConfig, num_classes: int) -> None:
 def _is_finished(config: RunConfig, folder: RunFolder) -> bool:
     """Return whether a run has ended where it is to end, so that there is nothing to do, and to write.
 
-    Raises ConfigError where it has come further.
+    One whose last checkpoint was taken away goes on from the one before. Raises ConfigError where a run has come
+    further than it is to.
     """
     step, reason = _last_end(folder)
-    if reason == "done" and step > config.last_step:
+    if reason != "done" or steps_of(folder.checkpoints)[-1:] != [step]:
+        return False
+    if step > config.last_step:
         raise ConfigError(
             f"--resume: {folder.path} is at step {step}, beyond the {config.last_step} that it is to have now "
             f"(optim.steps, run.stop_at); raise them, or go back with --from"
         )
-    return reason == "done" and step == config.last_step
+    return step == config.last_step
 
 
 def _last_end(folder: RunFolder) -> tuple[int, str | None]:

@@ -126,7 +126,7 @@ def test_paths_that_are_no_run(run: Path, tmp_path: Path):
     for wrong in (tmp_path / "nothing", run / "metrics.jsonl"):
         with pytest.raises(CheckpointError, match=f"{wrong}: neither a run folder"):
             load_saved(wrong)
-    with pytest.raises(CheckpointError, match="no COMMIT file"):
+    with pytest.raises(CheckpointError, match="data: neither a run nor a checkpoint; name a folder that holds config"):
         load_saved(run / "data")
     RunFolder(tmp_path / "empty").prepare(tiny_config(tmp_path / "empty"), resume=False)
     with pytest.raises(CheckpointError, match="no checkpoint yet"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import threading
 import time
@@ -150,6 +151,10 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
     ):
         launch(tiny_config(run, optim__steps=5), resume=True)
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    shutil.rmtree(run / "checkpoints" / "step_00000006")  # as somebody who wants its last steps again would
+    launch(tiny_config(run, optim__steps=6), resume=True)
+    starts = [line["step"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "start"]
+    assert starts[0] == 0 and 0 < starts[1] < 6
     launch(tiny_config(run, optim__steps=7), resume=True)
     assert read_metrics(run / "metrics.jsonl")[-1]["step"] == 7
 
