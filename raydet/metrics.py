@@ -51,6 +51,13 @@ def judged(records: Iterable[Record]) -> list[Record]:
     return [found[step] for step in sorted(found)]
 
 
+def seconds_at_work(records: Iterable[Record]) -> float:
+    """Return how long the attempts of a run took together, from its records; the time between two does not count."""
+    records = list(records)
+    pairs = zip(records, records[1:], strict=False)
+    return sum(float(later["time"] - earlier["time"]) for earlier, later in pairs if later["kind"] != "start")
+
+
 def losses_of(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return the losses that a step's record tells of, in order: (images that it is about, name), e.g. (sup, ce)."""
     keys = [key.split("/") for key in record if key.startswith("loss/")]

@@ -7,12 +7,12 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from raydet.metrics import Record, headline, losses_of
+from raydet.metrics import Record, headline, losses_of, seconds_at_work
 from raydet.report.figures import Marks, Series, lines
 from raydet.report.inputs import RunRecords
 from raydet.report.page import Pictures, Section, folded, grid, paragraph, settings
 from raydet.settings import dump
-from raydet.text import duration, percent
+from raydet.text import duration, percent, plural
 
 Curve = tuple[list[float], list[float | None]]  # steps, values
 NO_FIGURES = "No figures were written yet."
@@ -29,7 +29,7 @@ def named(run: RunRecords, name: str) -> str:
 def progress(run: RunRecords) -> dict[str, str]:
     """Return tiles: how far the run is, how it ended, and the newest figures of its models."""
     done = max((record["step"] for record in run.records), default=0)
-    tiles = {f"of {run.config.length} steps": str(done), "status": _status(run)}
+    tiles = {f"of {plural(run.config.length, 'step')}": str(done), "status": _status(run)}
     newest = {record["model"]: record for record in run.kind("eval")}
     for model in ("teacher", "student"):
         figures = headline(newest[model]) if model in newest else {}
@@ -43,8 +43,8 @@ def share(name: str, value: float | None) -> str:
 
 
 def elapsed(run: RunRecords) -> dict[str, str]:
-    """Return a tile: the time between the first record and the last."""
-    return {"time": duration(run.records[-1]["time"] - run.records[0]["time"])} if run.records else {}
+    """Return a tile: how long the run's attempts took together."""
+    return {"time": duration(seconds_at_work(run.records))} if run.records else {}
 
 
 def messages(run: RunRecords) -> list[str]:

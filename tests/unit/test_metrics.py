@@ -5,7 +5,15 @@ import math
 
 import pytest
 
-from raydet.metrics import MetricsWriter, headline, losses_of, mode_of, read_metrics, truncate_after
+from raydet.metrics import (
+    MetricsWriter,
+    headline,
+    losses_of,
+    mode_of,
+    read_metrics,
+    seconds_at_work,
+    truncate_after,
+)
 
 
 def record(step, **values):
@@ -88,6 +96,17 @@ def test_the_headline_of_an_evaluation_follows_from_what_was_measured():
     classification = {"error": 0.25, "accuracy": 0.75, "top5_error": 0.125, "images": 8}
     assert list(headline(classification).items()) == [("accuracy", 0.75), ("error", 0.25), ("top5_error", 0.125)]
     assert list(headline(classification | {"top5_error": None})) == ["accuracy", "error"]
+
+
+def test_the_time_between_two_attempts_is_not_time_at_work():
+    def at(kind, time):
+        return {"kind": kind, "step": 0, "time": time}
+
+    monday = [at("start", 100.0), at("step", 130.0), at("end", 140.0)]
+    friday = [at("start", 345_700.0), at("step", 345_720.0)]  # killed before it could say so
+    again = [at("start", 400_000.0)]
+    assert seconds_at_work([*monday, *friday, *again]) == 40.0 + 20.0
+    assert seconds_at_work(again) == 0.0 and seconds_at_work([]) == 0.0
 
 
 def test_of_errors_the_lowest_is_best():

@@ -12,7 +12,7 @@ from raydet.families.detection.report.history import LabelHistory
 from raydet.families.detection.report.inputs import Inputs
 from raydet.families.detection.report.sections import marks_text
 from raydet.metrics import Record
-from raydet.report.common import _ages, loss_curves, marks_of, speed
+from raydet.report.common import _ages, elapsed, loss_curves, marks_of, speed
 from raydet.report.inputs import RunRecords
 from raydet.report.page import Pictures, settings
 from tests.helpers import tiny_classes, tiny_config, tiny_places, tiny_soft, tiny_views
@@ -24,6 +24,12 @@ def run_of(*steps: Record) -> RunRecords:
     """A run of which only these lines are known."""
     timing = {"kind": "step", "step_s": 1.0, "images_per_s": 1.0}
     return RunRecords(Path("run"), tiny_classes(Path("run")), [{**timing, **step} for step in steps])
+
+
+def test_the_time_of_a_run_is_that_of_its_attempts():
+    attempts = [("start", 0.0), ("step", 90.0), ("start", 345_600.0), ("end", 345_660.0)]  # four days later
+    assert elapsed(run_of(*({"kind": kind, "step": 1, "time": at} for kind, at in attempts))) == {"time": "2.5 min"}
+    assert elapsed(run_of()) == {}
 
 
 def aged(step: int, age: int, taken: int) -> Record:
