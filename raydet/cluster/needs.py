@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError
+from raydet.text import plural
 
 Resources = Mapping[str, float]
 
@@ -15,7 +16,7 @@ Resources = Mapping[str, float]
 class Claim:
     """So many processes of one kind, each on one node with these resources."""
 
-    what: str  # "workers", "teachers", "drivers"
+    what: str  # "worker", "teacher", "driver": of one
     count: int
     each: Resources
 
@@ -34,11 +35,11 @@ def claims_of(config: RunConfig, *, least: bool = False) -> list[Claim]:
         return []
     workers = (cluster.min_workers if least else None) or cluster.workers
     worker = {"CPU": cluster.cpus_per_worker, "GPU": float(cluster.gpus_per_worker), **cluster.resources}
-    claims = [Claim("workers", workers, _without_zeros(worker))]
+    claims = [Claim("worker", workers, _without_zeros(worker))]
     if config.uses_labels and config.labels.source == "pool":
         teachers = (pool.min_actors if least else pool.max_actors) or pool.actors
         teacher = {"CPU": pool.cpus_per_actor, "GPU": pool.gpus_per_actor, **pool.resources}
-        claims.append(Claim("teachers", teachers, _without_zeros(teacher)))
+        claims.append(Claim("teacher", teachers, _without_zeros(teacher)))
     return claims
 
 
@@ -52,8 +53,8 @@ def total(claims: Iterable[Claim]) -> dict[str, float]:
 
 
 def arithmetic(claims: Sequence[Claim], name: str) -> str:
-    """Return e.g. `2 GPU for 2 workers + 1 for 1 teachers`."""
-    parts = [f"{claim.total(name):g} for {claim.count} {claim.what}" for claim in claims if name in claim.each]
+    """Return e.g. `2 GPU for 2 workers + 1 for 1 teacher`."""
+    parts = [f"{claim.total(name):g} for {plural(claim.count, claim.what)}" for claim in claims if name in claim.each]
     return f"{name}: " + " + ".join(parts)
 
 
@@ -71,13 +72,22 @@ def check_fits(claims: Sequence[Claim], nodes: Sequence[Resources]) -> None:
         fits = any(all(node.get(k, 0.0) + 1e-9 >= v for k, v in claim.each.items()) for node in nodes)
         if not problems and not fits:
             each = ", ".join(f"{amount:g} {name}" for name, amount in claim.each.items())
-            problems.append(f"each of {claim.count} {claim.what} needs {each} on one node; no node has that")
+            problems.append(f"each of {plural(claim.count, claim.what)} needs {each} on one node; no node has that")
     if problems:
         raise ConfigError(
             "the run does not fit the cluster: "
             + "; ".join(problems)
             + ". Lower cluster.workers, pool.actors or their shares, or add nodes"
         )
+
+
+def idle_gpus(claims: Sequence[Claim], nodes: Sequence[Resources]) -> list[str]:
+    """Return a warning where nodes have GPUs and nothing claims one: Ray hides them from what does not."""
+    have = sum(node.get("GPU", 0.0) for node in nodes)
+    if not have or not claims or "GPU" in total(claims):
+        return []
+    gpus = plural(int(have), "GPU")
+    return [f"the cluster has {gpus}, and none is asked for: all is done on CPUs; cluster.gpus_per_worker=1 uses them"]
 
 
 def _without_zeros(resources: Resources) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from raydet.cluster.capacity import Machine, check_holds, own_bytes
-from raydet.cluster.needs import Claim, Resources, arithmetic, check_fits, claims_of, total
+from raydet.cluster.needs import Claim, Resources, arithmetic, check_fits, claims_of, idle_gpus, total
 from raydet.config.run import RunConfig
 from raydet.contract import DataSizes
 from raydet.doctor.finding import Finding, fail, ok, warn
@@ -46,7 +46,8 @@ def plan(config: RunConfig, nodes: Sequence[Resources], *, is_local: bool) -> li
         check_fits(claims, nodes)
     except ConfigError:
         return [warn("places", f"{text}: enough to start, not for all", "the run grows when nodes join")]
-    return [ok("places", text)]
+    idle = idle_gpus(claims, nodes)
+    return [ok("places", text), *(warn("GPUs", each, "0 is right where others are to have them") for each in idle)]
 
 
 def judge_capacity(config: RunConfig, machine: Machine) -> Finding:
@@ -54,7 +55,7 @@ def judge_capacity(config: RunConfig, machine: Machine) -> Finding:
     claims = claims_of(config) or [Claim("process", 1, {"CPU": config.cluster.cpus_per_worker})]
     one = own_bytes()
     try:
-        warnings = check_holds(claims, machine, {"workers": one, "teachers": one})
+        warnings = check_holds(claims, machine, {"worker": one, "teacher": one})
     except ConfigError as error:
         return fail("capacity", str(error), "raydet train would refuse this")
     if warnings:

@@ -19,7 +19,7 @@ from raydet import __version__
 from raydet.cluster.address import address_of
 from raydet.cluster.capacity import check_holds, own_bytes, this_machine
 from raydet.cluster.connect import connected
-from raydet.cluster.needs import check_fits, claims_of, total
+from raydet.cluster.needs import check_fits, claims_of, idle_gpus, total
 from raydet.cluster.nodes import alive_nodes
 from raydet.cluster.storage import check_shared
 from raydet.config.run import RunConfig
@@ -42,7 +42,10 @@ def train_on_ray(config: RunConfig) -> None:
     wanted = total(claims_of(config))
     own = {name: amount for name, amount in wanted.items() if name not in ("CPU", "GPU")}  # a local Ray has them
     with connected(config.cluster, cpus=wanted["CPU"], resources=own, show_workers=config.log.workers):
-        check_fits(claims_of(config, least=True), [node["Resources"] for node in alive_nodes()])
+        nodes = [node["Resources"] for node in alive_nodes()]
+        check_fits(claims_of(config, least=True), nodes)
+        for text in idle_gpus(claims_of(config), nodes):
+            print(f"  warning: {text}", flush=True)
         check_shared(Path(config.run.dir), "run.dir")
         _fit(config)
 
@@ -54,7 +57,7 @@ def crowded(config: RunConfig) -> list[str]:
     """
     if ray.is_initialized() or address_of(config.cluster) is not None:
         return []
-    return check_holds(claims_of(config), this_machine(), {"workers": own_bytes(), "teachers": own_bytes()})
+    return check_holds(claims_of(config), this_machine(), {"worker": own_bytes(), "teacher": own_bytes()})
 
 
 def _fit(config: RunConfig) -> None:

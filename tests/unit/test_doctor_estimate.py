@@ -51,6 +51,14 @@ def test_places_are_arithmetic(tmp_path: Path):
     assert plan(tiny_config(tmp_path), [{}], is_local=True)[0].level == "ok"
 
 
+def test_gpus_that_nothing_asks_for_are_a_warning(tmp_path: Path):
+    config = tiny_config(tmp_path, cluster__backend="ray")
+    for is_local in (True, False):
+        places, gpus = plan(config, [{"CPU": 4.0, "GPU": 1.0}], is_local=is_local)
+        assert (places.level, gpus.level, gpus.topic) == ("ok", "warn", "GPUs")
+        assert "the cluster has 1 GPU, and none is asked for" in gpus.text
+
+
 def test_disk_is_parameters_times_copies_plus_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     config = tiny_config(tmp_path, optim__steps=103, checkpoint__keep=2)  # burn-in 3; 4 unlabelled images a step
     sizes = DataSizes(10, 14, 6)

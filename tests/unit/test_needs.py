@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raydet.cluster.needs import Claim, check_fits, claims_of, total
+from raydet.cluster.needs import Claim, check_fits, claims_of, idle_gpus, total
 from raydet.errors import ConfigError
 from tests.helpers import tiny_config
 
@@ -50,7 +50,17 @@ def test_what_can_never_fit_is_refused_with_the_sum(tmp_path: Path):
 
 
 def test_a_process_must_fit_on_one_node():
-    claims = [Claim("workers", 1, {"GPU": 2.0})]
-    with pytest.raises(ConfigError, match="each of 1 workers needs 2 GPU on one node"):
+    claims = [Claim("worker", 1, {"GPU": 2.0})]
+    with pytest.raises(ConfigError, match="each of 1 worker needs 2 GPU on one node"):
         check_fits(claims, [{"GPU": 1.0}, {"GPU": 1.0}])
     check_fits(claims, [{"GPU": 2.0}])
+
+
+def test_gpus_that_nothing_asks_for_are_told(tmp_path: Path):
+    on_cpus = claims_of(tiny_config(tmp_path, cluster__backend="ray"))
+    assert idle_gpus(on_cpus, [{"CPU": 8.0}, {"CPU": 8.0, "GPU": 1.0}]) == [
+        "the cluster has 1 GPU, and none is asked for: all is done on CPUs; cluster.gpus_per_worker=1 uses them"
+    ]
+    assert idle_gpus(on_cpus, [{"CPU": 8.0}]) == []
+    assert idle_gpus(claims_of(tiny_config(tmp_path, **POOL)), [{"GPU": 8.0}]) == []
+    assert idle_gpus(claims_of(tiny_config(tmp_path)), [{"GPU": 1.0}]) == []  # a process takes the GPU that is there
