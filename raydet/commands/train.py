@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raydet.config.paths import path_argument
 from raydet.errors import UserError
+
+if TYPE_CHECKING:
+    from raydet.config.run import RunConfig
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -63,6 +67,14 @@ def run(arguments: argparse.Namespace) -> None:
         from raydet.report.write import write_report  # matplotlib only where it is wanted
 
         print(f"report: {write_report(folder.path)}")
+    print("\n".join(_next(config, arguments.report)))
+
+
+def _next(config: RunConfig, has_report: bool) -> list[str]:
+    """Return what is there now, and what to do with it."""
+    run = config.run.dir
+    commands = [f"raydet report {run}"] * (not has_report) + [f"raydet evaluate {run}"] * config.data.has_val
+    return [f"trained: {run}", *(f"  {command}" for command in commands)]
 
 
 def _start(text: str) -> int | str:

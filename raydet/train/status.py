@@ -126,7 +126,7 @@ def _training(status: Status) -> Iterator[str]:
         ends = [end for end in status.start.get("stage_ends", []) if end >= status.done]
         yield f"{step['stage']} until {min([*ends, status.steps])}"
     elif step and status.done < status.burn_in_steps:
-        yield f"burn-in until {status.burn_in_steps}"
+        yield f"burn-in until {min(status.burn_in_steps, status.steps)}"
     if step.get("loss") is not None:
         parts = [(source, _sum(step, source)) for source in _sources(step)]
         detail = " + ".join(f"{source} {value:.3g}" for source, value in parts if value)  # unsup is 0 in the burn-in

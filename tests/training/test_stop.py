@@ -7,6 +7,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from raydet.data.prepared import PreparedSets
 from raydet.errors import ConfigError, RunError, RunStopped, Terminated
 from raydet.metrics import read_metrics
 from raydet.registry import family_of
+from raydet.train import on_ray
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import _check_reached, describe, launch
 from raydet.train.stop import ask_to_stop, sigterm_asks, watching
@@ -165,6 +167,26 @@ def test_a_gpu_that_is_not_there_is_said_to_be_missing(tmp_path: Path, monkeypat
     assert "warning: cluster.gpus_per_worker=1, but PyTorch sees no GPU" in describe(config, prepared(config, tmp_path))
     config = tiny_config(tmp_path / "run")
     assert "sees no GPU" not in describe(config, prepared(config, tmp_path))
+
+
+def test_gpus_that_a_run_on_ray_leaves_idle_are_said_at_its_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setattr(on_ray, "connected", lambda *args, **settings: nullcontext(""))
+    monkeypatch.setattr(on_ray, "alive_nodes", lambda: [{"Resources": {"CPU": 8.0, "GPU": 1.0}}])
+    monkeypatch.setattr(on_ray, "check_shared", lambda *args: None)
+    monkeypatch.setattr(on_ray, "_fit", lambda config: None)
+    on_ray.train_on_ray(tiny_config(tmp_path / "run", cluster__backend="ray"))
+    assert "  warning: the cluster has 1 GPU, and none is asked for" in capsys.readouterr().out
+    on_ray.train_on_ray(tiny_config(tmp_path / "run", cluster__backend="ray", cluster__gpus_per_worker=1))
+    assert capsys.readouterr().out == ""
+
+
+def test_a_run_that_stops_within_its_burn_in_says_so(tmp_path: Path):
+    short = tiny_config(tmp_path / "run", method__burn_in_steps=3, run__stop_at=2)
+    assert "steps: 2, all of them within the burn-in of 3; batch" in describe(short, prepared(short, tmp_path))
+    longer = tiny_config(tmp_path / "run", method__burn_in_steps=3, run__stop_at=4)
+    assert "steps: 4, of which burn-in 3; batch" in describe(longer, prepared(longer, tmp_path))
 
 
 def prepared(config: RunConfig, folder: Path) -> PreparedSets[Any]:

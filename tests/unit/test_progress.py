@@ -74,6 +74,12 @@ def test_a_plain_line_shows_what_is_there_and_nothing_else():
     )
 
 
+def test_a_burn_in_ends_with_the_run_at_the_latest():
+    short = Status(steps=2, burn_in_steps=2000)
+    short.take(step(1, 1.0))
+    assert step_line(short).startswith("step 1/2  burn-in until 2  loss")
+
+
 def test_a_loss_that_is_not_finite_is_named():
     assert "NOT FINITE: loss" in step_line(filled(step(5, 1.0, nonfinite=["loss"]) | {"loss": None}))
 
