@@ -21,7 +21,7 @@ from raydet.image_jobs.run import Begun, beginning, check_options
 from raydet.image_jobs.shards import read_shard
 from raydet.image_jobs.words import Words
 from raydet.image_jobs.worker import Row
-from raydet.proposals.filters import Filters
+from raydet.proposals.filters import Counts, Drop, Filters
 from raydet.proposals.sources import Finder, SelectiveSearch, Source
 from raydet.text import plural
 from raydet.train.rundir import flat
@@ -36,6 +36,7 @@ SCHEMA = pa.schema(
         pa.field("boxes", pa.list_(pa.float32())),  # x1 y1 x2 y2 of box after box, pixels of the original image
         pa.field("fallback", pa.int8()),  # `filters.Fallback`
         pa.field("num_bytes", pa.int64()),  # of the image's file; null where an older raydet searched it
+        pa.field("dropped", pa.list_(pa.int32())),  # boxes by reason: `filters.Drop`; null as num_bytes is
         pa.field("error", pa.string()),  # why the image was skipped; null where it was searched
     ]
 )
@@ -90,13 +91,14 @@ class Proposer:
     def see(self, picture: Picture) -> Row:
         """Return the row of an image."""
         height, width = picture.pixels.shape[1:]
-        boxes, fallback = self._filters.kept(self._find(picture.pixels, picture.name), width, height)
+        boxes, fallback, dropped = self._filters.kept(self._find(picture.pixels, picture.name), width, height)
         return {
             "width": width,
             "height": height,
             "boxes": boxes.astype(np.float32).reshape(-1),
             "fallback": int(fallback),
             "num_bytes": picture.num_bytes,
+            "dropped": dropped.astype(np.int32),
         }
 
     def say(self, seen: Sequence[Row]) -> list[Row]:
@@ -136,20 +138,35 @@ def settings_of(source: Source, filters: Filters, gray16_range: tuple[int, int] 
 def _export(job: Begun) -> Path:
     skipped, shards, file = job.export_skipped(), job.shards(), job.folder / FILE
     write_proposals(file, _tables(shards), settings=job.manifest.settings, listing=job.manifest.listing)
-    fallbacks = np.zeros(len(Fallback), np.int64)
-    boxes = 0
+    fallbacks, boxes, losses = np.zeros(len(Fallback), np.int64), 0, Losses()
     for table in _tables(shards):
         fallbacks += np.bincount(table["fallback"].to_numpy(), minlength=len(Fallback))
         boxes += sum(len(chunk.values) // 4 for chunk in table["boxes"].chunks)
+        losses.add(table)
     images = int(fallbacks.sum())
-    print(f"{images:,} images, {boxes:,} boxes ({boxes / images:.1f} an image), {skipped:,} images skipped")
-    for fallback, what in _SAID.items():
-        if count := int(fallbacks[fallback]):
-            print(f"note: in {plural(count, 'image')} no box passed all filters: {what}")
+    found = f"{plural(images, 'image')}, {plural(boxes, 'box')} ({boxes / images:.1f} an image)"
+    print(f"{found}, {plural(skipped, 'image')} skipped")
+    for line in (*losses.lines(images), *_said_of_fallbacks(fallbacks)):
+        print(line)
     print(file)
     return file
 
 
+def _said_of_fallbacks(fallbacks: Counts) -> list[str]:
+    return [
+        f"note: in {plural(count, 'image')} no box passed all filters: {what}"
+        for fallback, what in _SAID.items()
+        if (count := int(fallbacks[fallback]))
+    ]
+
+
+_WHY = {
+    Drop.EMPTY: "without an area inside the image",
+    Drop.TWICE: "equal to another",
+    Drop.SHAPE: "too long or too high (--aspect-range)",
+    Drop.AREA: "too small or too large (--sqrt-area-range)",
+    Drop.SIDE: "with too short a side (--min-side)",
+}
 _SAID = {
     Fallback.ASPECT: "those of a fit aspect ratio with sides of 32 pixels or more were kept",
     Fallback.SIDE: "those with sides of 32 pixels or more were kept",
@@ -157,8 +174,36 @@ _SAID = {
 }
 
 
+class Losses:
+    """How many boxes of the source are not among the proposals, and why."""
+
+    def __init__(self) -> None:
+        self.images = self.kept = 0  # of those that the numbers are known of
+        self.dropped = np.zeros(len(Drop), np.int64)
+
+    def add(self, table: pa.Table) -> None:
+        """Count the rows of a shard, but for those of an older raydet, which do not say."""
+        table = table.filter(pc.is_valid(table["dropped"]))
+        self.images += len(table)
+        self.dropped += pc.list_flatten(table["dropped"]).to_numpy().reshape(-1, len(Drop)).sum(axis=0)
+        own = table.filter(pc.not_equal(table["fallback"], int(Fallback.IMAGE)))  # the others' box is of no source
+        self.kept += len(pc.list_flatten(own["boxes"])) // 4
+
+    def lines(self, images: int) -> list[str]:
+        """Return the line about them, of `images` in all, where there are any."""
+        if not (number := int(self.dropped.sum())):
+            return []
+        reasons = [f"{count:,} {_WHY[Drop(place)]}" for place, count in enumerate(self.dropped.tolist()) if count]
+        old = (
+            ""
+            if self.images == images
+            else f" (in {plural(self.images, 'image')}; an older raydet searched the others)"
+        )
+        return [f"note: {number:,} of {number + self.kept:,} boxes were dropped{old}: {', '.join(reasons)}"]
+
+
 def _tables(shards: Sequence[Path]) -> Iterator[pa.Table]:
     """Yield the rows of each shard that were not skipped."""
     for shard in shards:
-        table = read_shard(shard, SCHEMA.names, later={"num_bytes": pa.int64()})
+        table = read_shard(shard, SCHEMA.names, later={"num_bytes": pa.int64(), "dropped": pa.list_(pa.int32())})
         yield table.filter(pc.is_null(table["error"]))

@@ -45,7 +45,7 @@ def test_a_thing_is_proposed_where_it_is_and_bad_images_are_listed(photos: Path,
     pytest.importorskip("cv2")
     assert propose(photos, tmp_path / "out") == 0
     said = capsys.readouterr().out
-    assert "5 images" in said and "1 images skipped" in said
+    assert "5 images" in said and "1 image skipped" in said
     assert "in 1 image no box passed all filters: the whole image is the one box" in said
     found = Proposals.open(tmp_path / "out")
     assert found.ids() == ["0.png", "1.png", "2.png", "3.png", "more/plain.png"]
@@ -131,6 +131,19 @@ def test_images_that_came_later_are_refused(photos: Path, tmp_path: Path, capsys
     assert "1 added ('new.png')" in said and "search it into another --out" in said
 
 
+def test_a_folder_of_something_else_is_no_place_for_results_and_is_left_as_it_is(photos: Path, tmp_path: Path, capsys):
+    before = sorted(photos.rglob("*"))
+    assert propose(photos, photos, "--source", "grid") == 2
+    assert capsys.readouterr().err == (
+        f"raydet: error: --out {photos} holds 0.png and no proposals.json; choose another folder, or a new one in it\n"
+    )
+    assert sorted(photos.rglob("*")) == before
+    (tmp_path / "empty").mkdir()
+    assert propose(tmp_path / "empty", tmp_path / "new" / "out", "--source", "grid") == 2
+    assert "no images there" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
 # the file
 
 
@@ -155,9 +168,9 @@ def test_proposals_of_other_images_or_sizes_are_refused_by_name(photos: Path, tm
 
 
 def as_of_an_older_version(out: Path, shards: int) -> None:
-    """Take the lengths of files from some shards, and proposals.arrow away."""
+    """Take the lengths of files and the numbers of dropped boxes from some shards, and proposals.arrow away."""
     for shard in sorted((out / "shards").iterdir())[:shards]:
-        pq.write_table(pq.read_table(shard).drop_columns(["num_bytes"]), shard)
+        pq.write_table(pq.read_table(shard).drop_columns(["num_bytes", "dropped"]), shard)
     (out / "proposals.arrow").unlink()
 
 
@@ -219,6 +232,36 @@ def test_boxes_of_a_file_pass_the_same_filters(tmp_path: Path):
     found = Proposals.open(tmp_path / "out")
     # sqrt(120 * 90) = 103.9; sqrt(50.5 * 40) = 44.9 is 0.43 of it, 9 is 0.09
     assert found.boxes_at(0).tolist() == [[10, 10, 60.5, 50]]
+
+
+def test_how_many_boxes_are_dropped_and_why_is_said(tmp_path: Path, capsys):
+    for name in "ab":
+        picture(tmp_path / f"{name}.png")
+    given = {
+        "a": [[10, 10, 50, 40], [10, 10, 50, 40], [0, 0, 9, 9], [0, 0, 120, 30], [200, 0, 50, 40]],
+        "b": [[0, 0, 8, 8]],
+    }
+    contents = [
+        json.loads(coco(tmp_path / "boxes.json", f"{name}.png", 120, 90, boxes).read_text())
+        for name, boxes in given.items()
+    ]
+    contents[1]["images"][0]["id"] = contents[1]["annotations"][0]["image_id"] = 8
+    both = {key: contents[0][key] + contents[1][key] for key in ("images", "annotations")}
+    (tmp_path / "boxes.json").write_text(json.dumps(both))
+    words = ("--source", "file", "--boxes", str(tmp_path / "boxes.json"), "--shard-images", "1")
+    assert propose(tmp_path / "*.png", tmp_path / "out", *words) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[-4:-1] == [
+        "2 images, 2 boxes (1.0 an image), 0 images skipped",
+        "note: 5 of 6 boxes were dropped: 1 without an area inside the image, 1 equal to another, "
+        "1 too long or too high (--aspect-range), 2 too small or too large (--sqrt-area-range)",
+        "note: in 1 image no box passed all filters: the whole image is the one box",
+    ]
+    as_of_an_older_version(tmp_path / "out", 1)  # a.png
+    assert propose(tmp_path / "*.png", tmp_path / "out", *words) == 0
+    assert (
+        "note: 1 of 1 boxes were dropped (in 1 image; an older raydet searched the others): 1 too small or too large"
+    ) in capsys.readouterr().out
 
 
 def test_a_file_of_other_images_or_sizes_serves_none(tmp_path: Path, capsys):
