@@ -15,17 +15,21 @@ from raydet.cluster.upload import LIMIT_BYTES, upload_of
 from raydet.config.run import ClusterConfig, RunConfig
 from raydet.contract import DataSizes
 from raydet.data.check import CheckReport
+from raydet.data.problems import Problem
 from raydet.doctor import probe
 from raydet.doctor.estimate import disk_of, judge_capacity, judge_disk, judge_memory, plan
 from raydet.doctor.finding import Finding, fail, ok, warn
 from raydet.doctor.machine import Facts, compare, judge
 from raydet.doctor.measure import measure_both
+from raydet.doctor.model import judge_model
 from raydet.doctor.network import auth_mode, judge_mode, judge_ports, listening, reachable
 from raydet.errors import UserError
 from raydet.registry import build_method, family_of
+from raydet.text import plural
 from raydet.train.rundir import RunFolder
 
 DASHBOARD = "http://127.0.0.1:8265"
+SHOWN_ERRORS = 3  # of the data
 
 
 def examine(config: RunConfig | None, *, address: str | None, measured: bool) -> Iterator[Finding]:
@@ -72,6 +76,8 @@ def _run(config: RunConfig, measured: bool, *, is_local: bool) -> Iterator[Findi
         return
     num_classes = max(one.num_classes for one in report.sets)
     sizes = DataSizes(report.num_labeled, report.num_unlabeled, num_classes)
+    if not RunFolder(config.run.dir).is_started:  # the weights of a checkpoint are taken
+        yield judge_model(config, num_classes)
     yield judge_disk(disk_of(config, sizes), Path(config.run.dir).absolute())
     if table := build_method(config).state_bytes(sizes):
         have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if is_local else None
@@ -92,18 +98,31 @@ def _data(config: RunConfig, report: CheckReport) -> Finding:
     if report.num_errors:
         return fail(
             "data",
-            f"{report.num_errors} errors; {sets or 'nothing could be read'}",
+            f"{plural(report.num_errors, 'error')}; {sets or 'nothing could be read'}; {_first_errors(report)}",
             "raydet check-data CONFIG lists them",
         )
     if report.num_unlabeled:
-        sets = f"{sets}; {report.num_labeled:,} labelled and {report.num_unlabeled:,} unlabelled images to train on"
+        sets = (
+            f"{sets}; {report.num_labeled:,} labelled and {plural(report.num_unlabeled, 'unlabelled image')} "
+            "to train on"
+        )
     elif config.uses_labels:
         return fail(
             "data", f"{sets}; none is unlabelled", "label fewer of them, set data.unlabeled, or use a supervised method"
         )
     if report.num_warnings:
-        return warn("data", f"{report.num_warnings} warnings; {sets}", "raydet check-data CONFIG lists them")
+        return warn("data", f"{plural(report.num_warnings, 'warning')}; {sets}", "raydet check-data CONFIG lists them")
     return ok("data", f"{sets}; images not decoded here, `raydet check-data` does")
+
+
+def _first_errors(report: CheckReport) -> str:
+    """Return the first error of each of the first few kinds, in a line."""
+    first: dict[str, Problem] = {}
+    for problem in report.problems:
+        if problem.severity == "error":
+            first.setdefault(problem.code, problem)
+    lines = [f"[{code}] {' '.join(str(problem).split())}" for code, problem in first.items()]
+    return "; ".join(lines[:SHOWN_ERRORS]) + ("; ..." if report.num_errors > min(len(lines), SHOWN_ERRORS) else "")
 
 
 def _storage(folder: Path) -> Iterator[Finding]:
@@ -120,7 +139,7 @@ def _storage(folder: Path) -> Iterator[Finding]:
     elif bad:
         yield fail("storage", f"{folder}: " + "; ".join(bad), "choose another run.dir")
     else:
-        yield ok("storage", f"{folder}: a token was written and read on each of {len(answers)} nodes")
+        yield ok("storage", f"{folder}: a token was written and read on {plural(len(answers), 'node')}")
 
 
 def _run_dir(folder: Path) -> Finding:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from raydet.text import plural
+
 Level = Literal["ok", "warn", "fail"]
 
 
@@ -47,4 +49,4 @@ def as_text(findings: Sequence[Finding]) -> str:
         if finding.advice:
             lines.append(f"{'':{width + 8}}-> {finding.advice}")
     bad = {level: sum(finding.level == level for finding in findings) for level in ("fail", "warn")}
-    return "\n".join([*lines, f"{bad['fail']} failed, {bad['warn']} warnings"])
+    return "\n".join([*lines, f"{bad['fail']} failed, {plural(bad['warn'], 'warning')}"])

