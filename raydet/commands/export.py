@@ -19,6 +19,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="FILE.onnx takes one image of this size; default: any number of images of any one size (input images, "
         "uint8 [B, 3, H, W] RGB; outputs boxes, labels, scores and image, the place in the batch)",
     )
+    parser.add_argument("--overwrite", action="store_true", help="replace FILE where it is there already")
     parser.add_argument("--model", choices=("teacher", "student"), help="default: the teacher where there is one")
     parser.set_defaults(run=run)
 
@@ -27,4 +28,11 @@ def run(arguments: argparse.Namespace) -> None:
     """Write the file and say what is in it."""
     from raydet.train.saved import export
 
-    print(export(Path(arguments.run_or_checkpoint), Path(arguments.out), role=arguments.model, size=arguments.size))
+    said = export(
+        Path(arguments.run_or_checkpoint),
+        Path(arguments.out),
+        role=arguments.model,
+        size=arguments.size,
+        overwrites=arguments.overwrite,
+    )
+    print(said)

@@ -25,6 +25,7 @@ from raydet.faults import storage_error
 from raydet.files import replacing_path
 from raydet.group import Group
 from raydet.registry import build_method, family_of
+from raydet.text import plural
 from raydet.train.checkpoint import Checkpoint, folder_of, latest_checkpoint, open_checkpoint, save_tensors
 from raydet.train.going_back import healthy_step
 from raydet.train.rundir import RunFolder
@@ -131,14 +132,19 @@ def _scratch(data: Path) -> Path:
     return aside
 
 
-def export(path: Path, out: Path, *, role: str | None = None, size: str | None = None) -> str:
+def export(path: Path, out: Path, *, role: str | None = None, size: str | None = None, overwrites: bool = False) -> str:
     """Write a model file: .safetensors that plain torchvision loads, or .onnx checked against PyTorch.
 
-    `size`, HEIGHTxWIDTH, is for an ONNX file that takes one image of that size only.
+    `size`, HEIGHTxWIDTH, is for an ONNX file that takes one image of that size only. Raises UserError where `out` is
+    there already, unless `overwrites`.
     """
     if out.suffix not in (".safetensors", ".onnx"):
         raise UserError(f"--out {out}: expected a name that ends in .safetensors or .onnx")
     check_lasts(out, "--out")
+    if out.is_dir():
+        raise UserError(f"--out {out}: is a folder; give the name of a file")
+    if out.exists() and not overwrites:
+        raise UserError(f"--out {out}: exists already and is not overwritten; give another name, or add --overwrite")
     is_onnx = out.suffix == ".onnx"
     if size is not None and not is_onnx:
         raise UserError(f"--size {size}: only for FILE.onnx; the weights in {out.name} take images of any size")
@@ -162,4 +168,4 @@ def export(path: Path, out: Path, *, role: str | None = None, size: str | None =
     needed = sum(value.numel() * value.element_size() for value in found.weights.values())
     with replacing_path(out, needed=needed) as aside:
         save_tensors({name: value.contiguous() for name, value in found.weights.items()}, aside, notes)
-    return f"{out}: {saved.role} at step {saved.checkpoint.step}, {len(found.weights)} tensors{found.remark}"
+    return f"{out}: {saved.role} at step {saved.checkpoint.step}, {plural(len(found.weights), 'tensor')}{found.remark}"

@@ -112,18 +112,23 @@ def test_unknown_options_are_refused(config: str, capsys: pytest.CaptureFixture[
             ["data.labeled_count=null"],
             "needs unlabelled images: set data.unlabeled, or one of data.shots_per_class",
         ),
-        (["data.labeled_count=24"], "needs unlabelled images, but all 24 images are labelled"),
+        (["data.labeled_count=24"], "needs unlabelled images, but the 24 images are labelled"),
         (["data.labeled_count=25"], "25"),
         (["run.fork_from=/nowhere"], "/nowhere: no such checkpoint folder"),
         (["optim.precision=fp16"], "optim.precision=fp16 needs a GPU"),
     ],
 )
-def test_mistakes_are_one_message(overrides: list[str], message: str, config: str, capsys: pytest.CaptureFixture[str]):
+def test_mistakes_are_one_message_and_leave_nothing(
+    overrides: list[str], message: str, config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     assert message in refused(capsys, "train", config, *overrides)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_run_whose_data_was_bad_can_be_started_again(config: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "run").mkdir()
     refused(capsys, "train", config, "data.labeled_count=25")
+    assert list((tmp_path / "run").iterdir()) == []
     assert main(["train", config, "optim.steps=4", "method.burn_in_steps=2"]) == 0
 
 
@@ -148,6 +153,18 @@ def test_what_a_diverged_run_is_mended_with_may_change_and_is_said(tmp_path: Pat
     assert f"note: so far the run was trained by raydet 0.0.1, this is {__version__}" in said
     assert "changed: optim.lr: 0.001 -> 0.0005" in said
     assert "changed: optim.steps: 4 -> 6" in said
+
+
+def test_training_ends_with_what_to_do_next(run: Path, capsys: pytest.CaptureFixture[str]):
+    config = str(run.parent / "config.yaml")
+    capsys.readouterr()
+    assert main(["train", config, "--resume"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{run}: finished at step 8; raise optim.steps to train on",
+        f"trained: {run}",
+        f"  raydet report {run}",
+        f"  raydet evaluate {run}",
+    ]
 
 
 def test_there_must_be_something_to_resume(config: str, capsys: pytest.CaptureFixture[str]):
@@ -223,6 +240,19 @@ def test_export_writes_the_model(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert capsys.readouterr().out.startswith(f"{tmp_path}/model.safetensors: teacher at step 8, ")
     assert (tmp_path / "model.safetensors").is_file()
     assert "ends in .safetensors or .onnx" in refused(capsys, "export", str(run), "--out", str(tmp_path / "model.h5"))
+
+
+def test_export_replaces_a_file_only_where_it_is_told_to(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "model.safetensors"
+    file.write_text("mine")
+    assert refused(capsys, "export", str(run), "--out", str(file)) == (
+        f"--out {file}: exists already and is not overwritten; give another name, or add --overwrite\n"
+    )
+    assert file.read_text() == "mine"
+    assert main(["export", str(run), "--out", str(file), "--overwrite"]) == 0
+    assert file.stat().st_size > 1000
+    (tmp_path / "folder.onnx").mkdir()
+    assert "is a folder" in refused(capsys, "export", str(run), "--out", str(tmp_path / "folder.onnx"), "--overwrite")
 
 
 def test_report_writes_one_page(run: Path, capsys: pytest.CaptureFixture[str]):
