@@ -11,14 +11,19 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from raydet.faults import writing
+from raydet.errors import StorageError, UserError
+from raydet.faults import storage_error, writing
+from raydet.text import is_plain
 
 UNFINISHED = ".writing-"
+NOTES = (".log", ".out", ".err", ".txt", ".md", ".sh", ".yaml", ".yml")
+ATTEMPTS = 100  # at a lock whose folder vanishes
 
 
 @contextmanager
@@ -65,6 +70,17 @@ def make_folder(path: Path) -> Path:
     return path
 
 
+def check_writable(file: Path, option: str) -> None:
+    """Raise UserError that starts with a command's option where its file could not be written; makes nothing."""
+    place = next(each for each in file.absolute().parents if each.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        why = storage_error(place, error) or f"{place}: nothing can be written there ({error.strerror}); choose another"
+        raise UserError(f"{option} {file}: {why}") from None
+
+
 def write_text(path: Path, text: str) -> Path:
     """Replace a file by a text in UTF-8; return its path."""
     content = text.encode()
@@ -88,16 +104,91 @@ def read_json(file: Path, error: type[Exception]) -> dict[str, Any]:
 def locked(file: Path, in_use: Exception) -> Iterator[None]:
     """Hold a file for this process; the system releases it even when the process is killed.
 
-    Raises `in_use` where another process holds it, StorageError where it cannot be written.
+    Raises `in_use` where another process holds it, StorageError where it cannot be written, FileNotFoundError where its
+    folder is not there.
     """
-    with writing(file):
-        stream = file.open("w")
-    with stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise in_use from None
+    with ExitStack() as stack:
+        while True:
+            with writing(file):
+                stream = file.open("w")
+            stack.enter_context(stream)
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise in_use from None
+            if _lies_at(stream.fileno(), file):
+                break
+            stack.close()  # whoever held it has removed it meanwhile, and the next one will not see it
         yield
+
+
+def _lies_at(descriptor: int, file: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), file.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def held(
+    folder: Path, in_use: Exception, *, create: Callable[[], object], own: Collection[str], is_kept: Callable[[], bool]
+) -> Iterator[None]:
+    """Hold a folder by its file `.lock`, as with `locked`; it is made where it is missing.
+
+    Where it cannot be, or not be written to, `create` is to make it and to say so in its own words.
+
+    Unless `is_kept` when the block ends, it is left as it was found: of the names `own` those that came meanwhile are
+    removed, then the lock, while it is held, and the folders that were missing, where nobody has put something into
+    them.
+    """
+    lock = folder / ".lock"
+    had_lock = lock.exists()
+    missing: list[Path] = []
+    try:
+        with ExitStack() as stack:
+            _enter(stack, lock, in_use, create, missing)
+            before = {each.name for each in folder.iterdir()}
+            try:
+                yield
+            finally:
+                if not is_kept():
+                    for name in set(own) - before:
+                        _remove(folder / name)
+                    if not had_lock:
+                        lock.unlink(missing_ok=True)
+    finally:
+        for each in missing:
+            with suppress(OSError):
+                each.rmdir()
+
+
+def _enter(stack: ExitStack, lock: Path, in_use: Exception, create: Callable[[], object], missing: list[Path]) -> None:
+    """Take the lock; `missing` then holds the folders that were not there before, the innermost first.
+
+    It is tried again where another process, which leaves the folder as it found it, has taken it away meanwhile.
+    """
+    for _ in range(ATTEMPTS):
+        missing[:] = [each for each in lock.parents if not each.exists()]
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(lock, in_use))
+            return
+        except (FileNotFoundError, FileExistsError):
+            continue
+        except (OSError, StorageError):
+            break
+    create()
+    stack.enter_context(locked(lock, in_use))
+
+
+def first_foreign(folder: Path, is_own: Callable[[Path], bool]) -> str | None:
+    """Return the name of something in a folder that is to be filled that is neither `is_own` nor hidden, nor one of the
+    logs and notes that people keep beside results; None where there is nothing such."""
+    for each in sorted(folder.iterdir()) if folder.is_dir() else ():
+        is_note = each.suffix.lower() in NOTES and each.is_file()
+        if not (each.name.startswith(".") or is_note or is_own(each)):
+            return each.name if is_plain(each.name) else ascii(each.name)
+    return None
 
 
 def remove_unfinished(folder: Path, names: str = "*") -> None:

@@ -46,6 +46,14 @@ def write_sets(folder: Path, kind: str, tables: Mapping[str, Table], write: Call
     write_text(folder / _MANIFEST, json.dumps(content))
 
 
+def is_scratch(folder: Path) -> bool:
+    """Return whether a folder holds nothing but what preparing data writes, whole or not."""
+    return folder.is_dir() and all(
+        each.name.startswith(".") or each.name == "generated" or each.suffix in (".arrow", ".json", ".jsonl")
+        for each in folder.iterdir()
+    )
+
+
 def leave_out_damaged(folder: Path, kind: str, index: type[AnyIndex]) -> list[dict[str, str]]:
     """Decode every image of the sets of a run; what is damaged is left out from now on.
 

@@ -20,7 +20,7 @@ from raydet.config.run import ClusterConfig
 from raydet.data.folder import SUFFIXES
 from raydet.errors import ConfigError, DataError, RunError, StorageError
 from raydet.faults import storage_error
-from raydet.files import locked, remove_unfinished
+from raydet.files import first_foreign, held, make_folder, remove_unfinished
 from raydet.image_jobs.listing import Images, Listing, write_listing
 from raydet.image_jobs.manifest import Manifest, check_same, check_same_images, read_manifest
 from raydet.image_jobs.mount_check import sample_files
@@ -31,6 +31,8 @@ from raydet.image_jobs.words import Words
 from raydet.image_jobs.work import WorkList
 from raydet.image_jobs.worker import Job, Task, Worker
 from raydet.text import is_plain, plural
+
+_SCRATCH = ("shards", "listing.jsonl")  # what a call that was killed at its beginning leaves
 
 Finished = Callable[[Chunk, pa.Table], None]
 
@@ -120,7 +122,9 @@ class Begun:
         skipped = export_skipped(self.shards(), self.folder / "skipped.csv")
         if skipped == self.listing.count:
             reasons = self.folder / "skipped.csv"
-            raise RunError(f"none of {skipped:,} images could be {self.words.done}; the reasons are in {reasons}")
+            raise RunError(
+                f"none of {plural(skipped, 'image')} could be {self.words.done}; the reasons are in {reasons}"
+            )
         return skipped
 
     def _finished(self) -> tuple[set[int], int]:
@@ -143,12 +147,16 @@ def beginning(
 
     `settings`: all that the rows depend on, by dotted key, but for the images; `model`: what messages call the model
     whose digest is `model.weights` there. Raises ConfigError and DataError where
-    --out cannot be used, or holds the results of other settings or images.
+    --out cannot be used, or holds the results of other settings or images, or something else; it is left as it was
+    found then.
     """
     folder = options.out.absolute()
-    _prepare(folder)
     in_use = ConfigError(f"--out {folder} is in use by another process; wait for it or end it")
-    with locked(folder / ".lock", in_use), _saying_what_is_kept(folder, words):
+    manifest_file = folder / words.manifest
+    holding = held(
+        folder, in_use, create=lambda: _prepare(folder), own=(*_SCRATCH, words.manifest), is_kept=manifest_file.exists
+    )
+    with holding, _saying_what_is_kept(folder, words):
         settings = {**settings, "images_root": str(images.store), "shard_images": options.shard_images}
         listing, manifest = _begin(folder, settings, images, words, model)
         yield Begun(folder, images, listing, manifest, options, words)
@@ -177,7 +185,7 @@ def _saying_what_is_kept(folder: Path, words: Words) -> Iterator[None]:
 
 def _prepare(folder: Path) -> None:
     try:
-        (folder / "shards").mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / ".lock").touch()
     except (FileExistsError, NotADirectoryError):
         raise ConfigError(f"--out {folder} is a file, or lies below one; choose a folder") from None
@@ -185,15 +193,22 @@ def _prepare(folder: Path) -> None:
         raise ConfigError(f"--out {storage_error(folder, error) or f'{folder}: {error.strerror}'}") from None
 
 
+def _is_scratch(entry: Path) -> bool:
+    return entry.name in _SCRATCH and not (entry.is_dir() and any(entry.glob("*.parquet")))
+
+
 def _begin(
     folder: Path, settings: Mapping[str, Any], images: Images, words: Words, model: str
 ) -> tuple[Listing, Manifest]:
-    remove_leftovers(folder, words)
     file = folder / "listing.jsonl"
     before = read_manifest(folder / words.manifest)
+    if before is None and (name := first_foreign(folder, _is_scratch)):
+        raise ConfigError(
+            f"--out {folder} holds {name} and no {words.manifest}; choose another folder, or a new one in it"
+        )
+    make_folder(folder / "shards")
+    remove_leftovers(folder, words)
     if before is None:
-        if any((folder / "shards").iterdir()):
-            raise ConfigError(f"--out {folder} holds shards but no {words.manifest}; choose another folder")
         listing = _listed(images, file, words)
         manifest = Manifest(settings, listing.count, listing.digest, model)
         manifest.write(folder / words.manifest)
@@ -221,8 +236,8 @@ def _crowded(actors: int, options: JobOptions) -> list[str]:
     """Return warnings where the actors are more than this machine has. Raises ConfigError where it cannot hold them."""
     if address_of(ClusterConfig(address=options.address)) is not None:
         return []
-    claims = [Claim("actors", max(1, actors), {"CPU": options.cpus_per_actor})]
-    return check_holds(claims, this_machine(), {"actors": own_bytes()} if actors else {})
+    claims = [Claim("actor", max(1, actors), {"CPU": options.cpus_per_actor})]
+    return check_holds(claims, this_machine(), {"actor": own_bytes()} if actors else {})
 
 
 def _work_here(job: Job, work: WorkList, keep: Finished, progress: Progress) -> None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.errors import ConfigError, FolderInUseError
-from raydet.files import locked, make_folder, read_json, write_text
+from raydet.files import held, make_folder, read_json, write_text
 from raydet.settings import resolve
 
 if TYPE_CHECKING:
@@ -154,7 +154,15 @@ class SweepFolder:
             yield
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the search for this process. Raises FolderInUseError where another one does."""
-        make_folder(self.path)
+        """Hold the search for this process; where none is begun in the end, the folder is left as it was found.
+
+        Raises FolderInUseError where another process holds it.
+        """
         in_use = FolderInUseError(f"{self.path}: another process runs this search; wait or end it")
-        return locked(self.path / ".lock", in_use)
+        return held(
+            self.path,
+            in_use,
+            create=lambda: make_folder(self.path),
+            own=("data", "trials"),
+            is_kept=self.header_file.exists,
+        )

@@ -20,12 +20,13 @@ from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
 from raydet.contract import Teacher, sizes_of
 from raydet.data.prepared import PreparedSets
-from raydet.errors import ConfigError, DataError, RunError, RunStopped, StorageError
+from raydet.errors import ConfigError, DataError, RunError, RunStopped, StorageError, UserError
 from raydet.group import Group
 from raydet.learning_rate import base_lr, images_per_step
 from raydet.metrics import read_metrics
 from raydet.precision import NAMES, autocast_dtype
 from raydet.registry import build_method, family_of
+from raydet.text import plural
 from raydet.train.checkpoint import steps_of
 from raydet.train.going_back import Start, check_start, go_back
 from raydet.train.progress import ProgressView
@@ -51,7 +52,7 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
         folder.check(config, resume=resume)
         back = check_start(folder, start) if resume else None
         if not resume:
-            folder.split.unlink(missing_ok=True)  # left by a start that was refused
+            folder.split.unlink(missing_ok=True)  # left by a start that was killed
         family = family_of(config)
         data = _open_again(config, folder) if resume else family.prepare(config, folder.data)
         if found := _leave_out_damaged(config, folder) if resume else 0:
@@ -59,8 +60,9 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
         if config.uses_labels and data.unlabeled is None:
             ways = ", ".join(f"data.{key}" for key in config.data.drawn_by)
             raise DataError(
-                f"method.name={config.method.name} needs unlabelled images, but all {len(data.labeled)} images are "
-                f"labelled; leave some of them unlabelled ({ways}), or set data.unlabeled"
+                f"method.name={config.method.name} needs unlabelled images, but the "
+                f"{plural(len(data.labeled), 'image is', 'images are')} labelled; "
+                f"leave some of them unlabelled ({ways}), or set data.unlabeled"
             )
         family.check(config, data)
         if resume and back is None and _is_finished(config, folder):
@@ -75,7 +77,8 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
         ]
         if found:
             said.append(
-                f"  warning: {found} images cannot be read and are left out; {folder.data / 'skipped.jsonl'} lists them"
+                f"  warning: {plural(found, 'image cannot be read and is', 'images cannot be read and are')} left "
+                f"out; {folder.data / 'skipped.jsonl'} lists them"
             )
         if resume and folder.written_by() not in (None, __version__):
             said.append(f"  note: so far the run was trained by raydet {folder.written_by()}, this is {__version__}")
@@ -83,7 +86,8 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
             said.append(f"  {go_back(folder, back)}")
         folder.prepare(config, resume=resume)  # last: a run whose data is refused has not begun
         print("\n".join(said), flush=True)
-        with _saying_what_is_kept(folder), ProgressView(folder.path, config), sigterm_asks(folder.stop):
+        begun = _saying_what_is_kept(folder) if resume else _beginning(folder)
+        with begun, ProgressView(folder.path, config), sigterm_asks(folder.stop):
             if config.cluster.backend == "ray":
                 from raydet.train.on_ray import train_on_ray  # a process run needs no Ray
 
@@ -93,6 +97,18 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
                 train_rank(config, Group(device=device), local_source)
         _check_reached(config, folder)
     return folder
+
+
+@contextmanager
+def _beginning(folder: RunFolder) -> Iterator[None]:
+    """Let there be no run where a first start is refused before it has begun to train, so that it can be repeated."""
+    try:
+        with _saying_what_is_kept(folder):
+            yield
+    except UserError:
+        if all(record["kind"] != "start" for record in read_metrics(folder.metrics)):
+            folder.take_back()
+        raise
 
 
 @contextmanager
@@ -218,8 +234,7 @@ def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
     lines = [
         f"raydet: {config.method.name} in {RunFolder(config.run.dir).path}",
         f"  data: {family_of(config).describe(data)}{unlabeled}{val}",
-        f"  steps: {config.last_step}, of which burn-in {config.method.burn_in_steps}; "
-        f"batch {optim.labeled_batch} {config.data.kind_of_images}"
+        f"  steps: {_steps(config)}; batch {optim.labeled_batch} {config.data.kind_of_images}"
         + (f" + {optim.unlabeled_batch} unlabelled" if uses_unlabeled else ""),
         f"  learning rate: {lr:g}"
         + (f" = {optim.lr:g} x {images} / {optim.reference_batch} images" if optim.lr_scaling == "linear" else ""),
@@ -236,6 +251,16 @@ def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
         lines.append(f"  precision: {NAMES[autocast_dtype(optim.precision, device)]} on {device}")
     warnings = [*data.warnings, *slow_average(method.teacher(), config.last_step)]
     return "\n".join(lines + [f"  warning: {text}" for text in warnings])
+
+
+def _steps(config: RunConfig) -> str:
+    """Return how many steps there are, and how many of them are burn-in."""
+    last, burn_in = config.last_step, config.method.burn_in_steps
+    return (
+        f"{last}, all of them within the burn-in of {burn_in}"
+        if burn_in > last
+        else f"{last}, of which burn-in {burn_in}"
+    )
 
 
 def slow_average(teacher: Teacher | None, last_step: int) -> list[str]:

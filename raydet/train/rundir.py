@@ -23,9 +23,10 @@ from typing import Any
 from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.config.version import VERSION_KEY, take_version
+from raydet.data.prepared import is_scratch
 from raydet.errors import ConfigError, FolderInUseError
 from raydet.faults import storage_error, writing
-from raydet.files import locked, read_json, write_text
+from raydet.files import first_foreign, held, read_json, write_text
 from raydet.settings import dump_file, resolve
 
 # Sections and keys that may change between attempts: they alter speed, volume or length, never a sample or a label; and
@@ -49,6 +50,14 @@ FREE_TO_CHANGE = (
     "optim.decay_at",
     "optim.divergence_ratio",
 )
+
+
+# What a start writes before it is begun, or its first steps would: taken away where it is refused.
+_OWN = (
+    *("data", "checkpoints", "stop", "config.yaml", "labels", "diagnostics", "metrics.jsonl", "tensorboard", "ray"),
+    *("attempt", "failed.json"),
+)
+_OF_TRIALS = ("trial.json", "asked_to_stop")  # see `raydet.sweep.folder`
 
 
 # Where a data set lies: may change as long as the content is the same, which `Family.relocate` makes sure of.
@@ -96,6 +105,8 @@ class RunFolder:
             raise ConfigError(f"--resume: there is no run at {self.path}; start it without --resume")
         elif self.path.exists() and not self.path.is_dir():
             raise ConfigError(f"run.dir={self.path} is a file; choose a folder")
+        elif name := first_foreign(self.path, self._is_own):
+            raise ConfigError(f"run.dir={self.path} holds {name} and no run; choose another folder, or a new one in it")
 
     @property
     def is_started(self) -> bool:
@@ -110,10 +121,23 @@ class RunFolder:
         return number
 
     def lock(self) -> AbstractContextManager[None]:
-        """Hold the folder for this process; see `locked`."""
-        self._create(self.path)
+        """Hold the folder for this process; where no run is started in the end, it is left as it was found."""
         in_use = FolderInUseError(f"run.dir={self.path} is in use by another process; wait for it or end it")
-        return locked(self.path / ".lock", in_use)
+        return held(
+            self.path, in_use, create=lambda: self._create(self.path), own=_OWN, is_kept=lambda: self.is_started
+        )
+
+    def take_back(self) -> None:
+        """Let a run that was started, and has not begun to train, be none; what is left of it goes with the lock."""
+        self.config_json.unlink(missing_ok=True)
+
+    def _is_own(self, entry: Path) -> bool:
+        """Whether a start that was killed may have left it, or a search has put it there."""
+        if entry == self.data:
+            return is_scratch(entry)
+        if entry == self.checkpoints:
+            return not any(entry.iterdir())
+        return entry.name in ("stop", *_OF_TRIALS)
 
     def load_config(self) -> RunConfig:
         """Return the configuration the run was started with, in the folder where it lies now.

@@ -24,6 +24,7 @@ from raydet.cli import run_guarded
 from raydet.errors import CheckpointError, ConfigError, DivergedError, RunError, StorageError, UserError
 from raydet.faults import explain
 from raydet.label_files.run import LabelOptions, label
+from raydet.train import launch as launching
 from raydet.train import on_ray
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
@@ -160,3 +161,21 @@ def test_losses_can_be_read_on_any_terminal(width: int):
     text = console.file.getvalue()
     assert text.count("0.1234") == 16
     assert "…" not in text
+
+
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_run_that_is_refused_before_it_trains_is_none_and_one_that_has_begun_is_kept(
+    has_begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    config = tiny_config(tmp_path / "run")
+
+    def refused(*_: object) -> None:  # as a worker, or the places of a cluster, may
+        if has_begun:
+            (tmp_path / "run" / "metrics.jsonl").write_text('{"kind": "start", "step": 0}\n')
+        raise ConfigError("cluster.workers=9: there are 2 CPUs")
+
+    monkeypatch.setattr(launching, "train_rank", refused)
+    with pytest.raises(ConfigError, match="there are 2 CPUs"):
+        launch(config)
+    assert (tmp_path / "run" / "config.json").exists() == has_begun
+    assert (tmp_path / "run").exists() == has_begun

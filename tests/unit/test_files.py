@@ -4,12 +4,14 @@ import errno
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from raydet import files
 from raydet.errors import StorageError
-from raydet.files import remove_unfinished, replacing, replacing_path, write_text
+from raydet.files import held, locked, remove_unfinished, replacing, replacing_path, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -124,3 +126,45 @@ with replacing(folder / "a.json") as a, replacing_path(folder / "set") as aside:
     assert len(names(tmp_path)) == 4
     remove_unfinished(tmp_path, "set")
     assert (names(tmp_path), (tmp_path / "a.json").read_text()) == (kept, "old")
+
+
+# locks
+
+
+def test_a_lock_that_its_holder_has_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    file, flock, seen = tmp_path / ".lock", files.fcntl.flock, []
+
+    def removed_before(stream: object, how: int) -> None:
+        if not seen:
+            file.unlink()  # by the one who held it, between our opening and our locking it
+        seen.append(how)
+        flock(stream, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", removed_before)
+    with locked(file, RuntimeError("in use")):
+        assert len(seen) == 2 and file.exists()
+        with pytest.raises(RuntimeError, match="in use"), locked(file, RuntimeError("in use")):
+            pass
+
+
+def test_a_folder_that_vanishes_before_it_is_locked_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, mkdir, made = tmp_path / "run", Path.mkdir, []
+
+    def removed_behind(self: Path, **how: bool) -> None:
+        mkdir(self, **how)
+        made.append(self)
+        if len(made) == 1:
+            self.rmdir()  # by another process that leaves it as it found it
+
+    monkeypatch.setattr(Path, "mkdir", removed_behind)
+    with held(folder, RuntimeError("in use"), create=folder.mkdir, own=(), is_kept=lambda: True):
+        assert made == [folder, folder] and names(folder) == [".lock"]
+
+
+def test_what_another_process_puts_there_meanwhile_keeps_a_folder(tmp_path: Path):
+    folder = tmp_path / "a" / "run"
+    create = partial(folder.mkdir, parents=True)
+    with held(folder, RuntimeError("in use"), create=create, own=("data",), is_kept=lambda: False):
+        write_text(folder / "data" / "x", "")
+        write_text(folder / "mine.txt", "")
+    assert names(folder) == ["mine.txt"]

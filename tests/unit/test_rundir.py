@@ -65,6 +65,26 @@ def test_an_existing_run_is_only_touched_by_resume(tmp_path: Path):
     folder.prepare(tiny_config(tmp_path), resume=True)
 
 
+@pytest.mark.parametrize("name", ["0001.jpg", "images/a.jpg", "data/images/a.jpg", "data.csv", "checkpoints/mine.pt"])
+def test_a_folder_of_something_else_is_refused_and_left_as_it_is(name: str, tmp_path: Path):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    before = sorted(tmp_path.rglob("*"))
+    folder = RunFolder(tmp_path)
+    message = f"run.dir={tmp_path} holds {name.split('/')[0]} and no run; choose another folder, or a new one in it"
+    with pytest.raises(ConfigError) as caught, folder.lock():
+        folder.check(tiny_config(tmp_path), resume=False)
+    assert str(caught.value) == message
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("name", ["train.log", "notes.txt", "mine.yaml", ".DS_Store", "data/split.json", "stop"])
+def test_notes_and_what_a_killed_start_left_do_not_matter(name: str, tmp_path: Path):
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).touch()
+    RunFolder(tmp_path).check(tiny_config(tmp_path), resume=False)
+
+
 def test_there_must_be_a_run_to_resume(tmp_path: Path):
     with pytest.raises(ConfigError, match=f"--resume: there is no run at {tmp_path}"):
         RunFolder(tmp_path).prepare(tiny_config(tmp_path), resume=True)
@@ -206,6 +226,40 @@ def test_one_process_holds_a_folder_until_it_ends(tmp_path: Path):
         holder.wait()
     with RunFolder(tmp_path).lock(), other() as late:
         assert "is in use by another process" in late.communicate()[0]
+
+
+def test_a_folder_in_which_no_run_is_started_is_left_as_it_was_found(tmp_path: Path):
+    folder = RunFolder(tmp_path / "a" / "run")
+    with folder.lock():
+        (folder.data / "generated").mkdir(parents=True)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "a" / "run").mkdir(parents=True)
+    (tmp_path / "a" / "run" / "train.log").touch()
+    with pytest.raises(KeyboardInterrupt), folder.lock():
+        folder.data.mkdir()
+        raise KeyboardInterrupt
+    assert [path.name for path in folder.path.iterdir()] == ["train.log"]
+
+
+def test_a_started_run_is_kept_and_one_that_is_taken_back_is_not(tmp_path: Path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock():
+        folder.prepare(tiny_config(folder.path), resume=False)
+    assert folder.is_started and (folder.path / ".lock").exists()
+    other = RunFolder(tmp_path / "other")
+    with other.lock():
+        other.prepare(tiny_config(other.path), resume=False)
+        other.take_back()
+    assert not other.path.exists()
+
+
+def test_a_start_that_finds_a_folder_in_use_leaves_what_the_other_process_has_there(tmp_path: Path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.lock():
+        folder.data.mkdir()
+        with pytest.raises(ConfigError, match="is in use by another process"), RunFolder(tmp_path / "run").lock():
+            pass
+        assert folder.data.exists() and (folder.path / ".lock").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_refused_by_the_lock_too(tmp_path: Path):
