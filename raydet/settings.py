@@ -26,6 +26,9 @@ from raydet.registry import config_classes
 def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Read a YAML file, apply `key.path=value` overrides and validate. Raises ConfigError naming file and key."""
     file = Path(path)
+    if file.is_dir():
+        own = f": {file / 'config.yaml'} is there" if (file / "config.yaml").is_file() else ""
+        raise ConfigError(f"{file}: is a folder; give a config file (.yaml){own}")
     try:
         text = file.read_bytes().decode("utf-8-sig")
     except FileNotFoundError:
@@ -33,6 +36,10 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{file}: cannot be read as UTF-8 text: {error}") from None
     tree = read_yaml(text, str(file))
+    if tree is None:
+        raise ConfigError(
+            f"{file}: is empty; a config has at least the sections run, data and method; raydet init DATASET writes one"
+        )
     if not isinstance(tree, dict):
         raise ConfigError(f"{file}: expected a mapping of sections (run, data, method, ...), got {type(tree).__name__}")
     return resolve(tree, dict(parse_override(text) for text in overrides), where=str(file))
@@ -52,29 +59,40 @@ def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], *, where: str
     written_by = take_version(merged, where)
     for key, value in overrides.items():
         _set(merged, key, value)
-    model = class_of(merged, where)
-    try:
-        # Strict validation in JSON mode: "0.7" is no number and 1 is no boolean, but a list may be a tuple.
-        return model.model_validate_json(to_json(merged, where), strict=True)
-    except ValidationError as error:
-        problems = [f"{where}: {line}" for line in _explained(error, merged["method"]["name"])]
-        if is_newer(written_by):
-            problems.insert(0, f"{where}: written by raydet {written_by}, this is {__version__}: update raydet")
-        raise ConfigError("\n".join(problems)) from None
+    text, model = to_json(merged, where), config_classes().get(str(_method_of(merged)))
+    if model is not None:
+        try:
+            # Strict validation in JSON mode: "0.7" is no number and 1 is no boolean, but a list may be a tuple.
+            return model.model_validate_json(text, strict=True)
+        except ValidationError:
+            pass  # told below, with what else there is
+    problems = [f"{where}: {line}" for line in _mistakes(merged)]
+    if is_newer(written_by):
+        problems.insert(0, f"{where}: written by raydet {written_by}, this is {__version__}: update raydet")
+    raise ConfigError("\n".join(problems))
 
 
 def class_of(tree: Mapping[str, Any], where: str) -> type[RunConfig]:
     """Return the configuration class of a run from its unchecked settings. Raises ConfigError for an unknown method."""
-    known = config_classes()
+    name = _method_of(tree)
+    if (model := config_classes().get(str(name))) is None:
+        raise ConfigError(f"{where}: {_no_such_method(name)}")
+    return model
+
+
+def _method_of(tree: Mapping[str, Any]) -> Any:
+    """Return the method's name as it is given, None where there is none."""
     method = tree.get("method")
-    name = method.get("name") if isinstance(method, Mapping) else None
-    if isinstance(name, str) and name in known:
-        return known[name]
+    return method.get("name") if isinstance(method, Mapping) else None
+
+
+def _no_such_method(name: Any) -> str:
+    known = config_classes()
     if name is None:
-        raise ConfigError(f"{where}: method.name: required, but not given; one of {', '.join(known)}")
+        return f"method.name: required, but not given; one of {', '.join(known)}"
     near = difflib.get_close_matches(str(name), known, n=1)
     hint = f"; did you mean {near[0]}?" if near else ""
-    raise ConfigError(f"{where}: method.name={name!r}: expected one of {', '.join(known)}{hint}")
+    return f"method.name={name!r}: expected one of {', '.join(known)}{hint}"
 
 
 def parse(text: str) -> RunConfig:
@@ -97,12 +115,50 @@ def keys_of_methods() -> dict[str, list[str]]:
     return {name: list(keys_of(model)) for name, model in config_classes().items()}
 
 
-def _explained(error: ValidationError, method: str) -> list[str]:
-    """Return one line per problem of a whole run; keys that belong to other methods share one."""
+def _mistakes(tree: Mapping[str, Any]) -> list[str]:
+    """Return one line per problem of a whole run.
+
+    What a misspelt section, or a misspelt name of a method, is likely to mean is taken for it, so that it hides nothing
+    else. Without a method there are the problems that a run would have by any method.
+    """
+    tree, lines = _with_sections_found(tree)
+    known, name = config_classes(), _method_of(tree)
+    if str(name) in known:
+        return [*lines, *_explained(tree, str(name))]
+    lines.append(_no_such_method(name))
+    method = tree.get("method")
+    rest = method if isinstance(method, Mapping) else {}
+    each = [
+        _explained({**tree, "method": {**rest, "name": one}}, one)
+        for one in difflib.get_close_matches(str(name), known, n=1) or known
+    ]
+    return [*lines, *(line for line in each[0] if all(line in other for other in each))]
+
+
+def _with_sections_found(tree: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """Return the settings with misspelt sections under the names that they are likely to mean, and a line for each."""
+    keys = {key for own in keys_of_methods().values() for key in own}
+    sections, parts = sorted(key for key in keys if "." not in key), {key.rsplit(".", 1)[-1] for key in keys}
+    found, lines = dict(tree), []
+    for key in tree:
+        free = [section for section in sections if section not in found]
+        if key not in parts and (near := difflib.get_close_matches(key, free, n=1)):
+            found[near[0]] = found.pop(key)
+            lines.append(f"{key}: unknown key; did you mean {near[0]}?")
+    return found, lines
+
+
+def _explained(tree: Mapping[str, Any], method: str) -> list[str]:
+    """Return one line per problem of a run by a method; keys that belong to other methods share one."""
+    try:
+        config_classes()[method].model_validate_json(to_json(tree, ""), strict=True)
+        return []
+    except ValidationError as error:
+        problems = error.errors()
     keys = keys_of_methods()
     lines: list[str] = []
     foreign: dict[str, list[str]] = {}
-    for problem in error.errors():
+    for problem in problems:
         key = key_of(problem)
         owners = [name for name, own in keys.items() if key in own]
         if problem["type"] == "extra_forbidden" and owners:

@@ -13,7 +13,7 @@ import ray
 from raydet.cluster.address import address_of, check_answers
 from raydet.cluster.capacity import check_holds, own_bytes, this_machine
 from raydet.cluster.connect import connected
-from raydet.cluster.needs import total
+from raydet.cluster.needs import idle_gpus, total
 from raydet.cluster.storage import check_shared
 from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
@@ -28,6 +28,7 @@ from raydet.sweep.results import write_results
 from raydet.sweep.space import SpaceError, Sweep
 from raydet.sweep.table import SweepView
 from raydet.sweep.tuner import require_optuna, run_trials
+from raydet.text import plural
 from raydet.train.rundir import differences
 
 MB = 2**20
@@ -72,7 +73,8 @@ def search(
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             at_once = concurrency(configs, nodes, number=number, limit=limit)
             plan = describe(folder, definition, trials, configs[0], at_once)
-            plan = "\n".join([plan, *(f"  warning: {text}" for text in _crowded(base, configs[0], at_once))])
+            warnings = [*_crowded(base, configs[0], at_once), *idle_gpus(claims_of_trial(configs[0]), nodes)]
+            plan = "\n".join([plan, *(f"  warning: {text}" for text in warnings)])
             if resume:
                 folder.save_header(header)  # with what may have changed
             else:
@@ -105,8 +107,8 @@ def _check_came_to_something(folder: SweepFolder) -> None:
     if disk or (failed and len(failed) == len(trials)):
         first = (disk or failed)[0]
         raise RunError(
-            f"{len(failed)} of {len(trials)} trials failed; trial {first.id}: {first.message}. When that is mended, go "
-            f"on with --resume --retry-failed"
+            f"{len(failed)} of {plural(len(trials), 'trial')} failed; trial {first.id}: {first.message}. When that is "
+            "mended, go on with --resume --retry-failed"
         )
 
 
@@ -121,14 +123,15 @@ def describe(
     number = definition.samples if definition.is_adaptive else len(trials)
     claims = ", ".join(f"{amount:g} {name}" for name, amount in total(claims_of_trial(config)).items())
     own = sum(trial.burn_in is None for trial in trials)
-    burn_ins = f"shared burn-ins: {len(groups)}" + (f"; {own} trials train their own" if own else "")
+    burn_ins = f"shared burn-ins: {len(groups)}"
+    burn_ins += f"; {plural(own, 'trial trains its', 'trials train their')} own" if own else ""
     if definition.is_adaptive:
         burn_ins = f"points are suggested by {definition.search}"
     already = f", {over} of them over" if over else ""
     return "\n".join(
         [
             f"raydet tune: {definition.name} in {folder.path}",
-            f"  {number} trials{already}; {definition.mode} of val {definition.metric}",
+            f"  {plural(number, 'trial')}{already}; {definition.mode} of val {definition.metric}",
             f"  each claims {claims}: {at_once} at once",
             f"  {burn_ins}; scheduler: {definition.scheduler}",
             f"  disk: up to about {disk.at_once / MB:.0f} MB while it runs, {disk.at_the_end / MB:.0f} MB at the end",
@@ -144,6 +147,12 @@ def _planned(
     check_metric(base)
     if len(set(seeds)) < len(seeds):
         raise SpaceError(f"--seeds {' '.join(map(str, seeds))}: a seed stands there twice")
+    if samples is not None and not sweep.is_drawn:
+        what = f"{', '.join(sweep.space)}: grids" if sweep.space else "variants, or seeds alone"
+        raise SpaceError(
+            f"--samples {samples}: the search draws nothing at random ({what}), every point of it is run once; leave "
+            f"--samples out, or give a key a random domain, e.g. tune.uniform(0.5, 0.9)"
+        )
     tree, count = base.model_dump(mode="json"), samples or sweep.samples
     header = header_of(name, sweep, base, seeds, count)
     if sweep.search == "optuna":

@@ -102,6 +102,11 @@ class Sweep:
         """Return the names of what varies, in order; `variant` for named variants."""
         return tuple(self.space) if self.space else ("variant",)
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether something varies over a random domain, of which `samples` draws are made."""
+        return not all(map(is_grid, self.space.values()))
+
     def judged_by(self, base: RunConfig) -> tuple[str, str]:
         """Return metric and mode for runs like `base`. Raises SpaceError where these have no such figure."""
         known = base.figures

@@ -71,6 +71,39 @@ def test_unknown_key_names_the_nearest_valid_key():
     )
 
 
+def test_a_misspelt_section_is_named_beside_everything_else():
+    tree = {**BASE, "methd": {**BASE["method"], "score_threshold": 2.0}, "optim": {"stpes": 3}, "evla": {"evry": 1}}
+    del tree["method"]
+    with pytest.raises(ConfigError) as error:
+        resolve(tree, {"data.labeled_cuont": 3}, where="c.yaml")
+    assert str(error.value).splitlines() == [
+        "c.yaml: methd: unknown key; did you mean method?",
+        "c.yaml: evla: unknown key; did you mean eval?",
+        "c.yaml: data.labeled_cuont: unknown key; did you mean data.labeled_count?",
+        "c.yaml: method.score_threshold=2.0: Input should be less than or equal to 1",
+        "c.yaml: optim.stpes: unknown key; did you mean optim.steps?",
+        "c.yaml: eval.evry: unknown key; did you mean eval.every?",
+    ]
+
+
+def test_a_section_that_is_misspelt_and_otherwise_right_is_refused_too():
+    tree = {("optm" if key == "optim" else key): value for key, value in BASE.items()}
+    with pytest.raises(ConfigError) as error:
+        resolve(tree, {}, where="c.yaml")
+    assert str(error.value) == "c.yaml: optm: unknown key; did you mean optim?"
+
+
+@pytest.mark.parametrize("name", ["il_nett", None, "nonsense"])
+def test_a_method_that_there_is_not_hides_no_other_mistake(name: str | None):
+    said = refused({"method.name": name, "optim.stpes": 3, "run.dir": None, "seed": "x"}).splitlines()
+    assert said[0].startswith("c.yaml: method.name")
+    assert said[1:] == [
+        "c.yaml: run.dir=null: Input should be a valid string",
+        'c.yaml: seed="x": Input should be a valid integer',
+        "c.yaml: optim.stpes: unknown key; did you mean optim.steps?",
+    ]
+
+
 @pytest.mark.parametrize(
     ("overrides", "fragment"),
     [
@@ -137,6 +170,19 @@ def test_missing_file_and_non_mapping_are_named(tmp_path: Path):
     file.write_text("- 1\n")
     with pytest.raises(ConfigError, match="expected a mapping"):
         load(file)
+    for text in ("", "# to be written\n"):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match=r"list.yaml: is empty; a config has at least .* raydet init DATASET"):
+            load(file)
+
+
+def test_a_folder_is_no_config_file_and_the_one_in_it_is_named(tmp_path: Path):
+    with pytest.raises(ConfigError) as error:
+        load(tmp_path)
+    assert str(error.value) == f"{tmp_path}: is a folder; give a config file (.yaml)"
+    (tmp_path / "config.yaml").write_text("run: {dir: x}")
+    with pytest.raises(ConfigError, match=r"give a config file \(\.yaml\): .*/config\.yaml is there$"):
+        load(tmp_path)
 
 
 def test_overrides_without_equals_are_explained(tmp_path: Path):

@@ -18,7 +18,8 @@ from raydet.data.boxes.summary import summarise
 from raydet.data.check import FixPolicy, FixResult, report_of
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
-from raydet.files import replacing
+from raydet.files import check_writable, replacing
+from raydet.text import plural
 
 _MISREAD = frozenset({"boxes-normalised", "boxes-corners"})  # errors that leaving boxes out would hide
 
@@ -28,11 +29,12 @@ def fix_dataset(config: DatasetConfig, policy: FixPolicy, out: Path) -> FixResul
 
     An image of which an annotation could not be read, or no box was left, is left out too: as it would be written, it
     would say that nothing is there. Images are referred to, not copied; images, annotations and categories are numbered
-    from 1. Raises DataError where `out` exists, nothing can be read, what is written would be refused, or all boxes are
-    in another convention.
+    from 1. Raises UserError where `out` exists or cannot be written, DataError where nothing can be read, what is
+    written would be refused, or all boxes are in another convention.
     """
     if out.exists():
         raise DataError(f"{out}: exists already and is not overwritten; give another name")
+    check_writable(out, "--out")  # before everything is decoded
     log = ProblemLog()
     with TemporaryDirectory(prefix="raydet-") as generated:
         source = read_source(config, log, Path(generated))
@@ -61,7 +63,11 @@ def _without_lies(source: Source, table: Table, log: ProblemLog) -> Table:
         dtype=np.bool_,
     )
     if count := int((~is_true).sum()):
-        message = f"{count:,} images with annotations that could not be used are left out: they would be background"
+        message = plural(
+            count,
+            "image with annotations that could not be used is left out: it would be background",
+            "images with annotations that could not be used are left out: they would be background",
+        )
         log.warn("image-left-out", source.file, "", message, "mend the annotations to keep the images")
     return table.take(np.flatnonzero(is_true))
 

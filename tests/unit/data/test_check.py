@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from raydet.config.box_data import DataConfig, DatasetConfig
 from raydet.data.boxes.fix import fix_dataset
 from raydet.data.check import CheckReport, format_report
-from raydet.errors import DataError
+from raydet.errors import DataError, UserError
 from raydet.families.detection.data import BOXES
 from tests.helpers import data_folder
 from tests.tiny_data import coco_content, read_table, write_coco, write_image
@@ -191,13 +191,28 @@ def test_a_fixed_copy_is_clean_and_the_original_untouched(
         fix_dataset(dataset(file), policy, file)
 
 
+@pytest.mark.parametrize(
+    ("out", "why"),
+    [
+        ("{file}/fixed.json", "{file}: lies below a file; choose a folder"),
+        ("/proc/new/fixed.json", "/proc: nothing can be written there (No such file or directory); choose another"),
+    ],
+)
+def test_a_copy_that_cannot_be_written_is_refused_before_anything_is_read(tmp_path: Path, out: str, why: str) -> None:
+    (tmp_path / "file").touch()
+    where = out.format(file=tmp_path / "file")
+    with pytest.raises(UserError) as error:
+        fix_dataset(dataset(tmp_path / "nowhere.json"), "drop", Path(where))
+    assert str(error.value) == f"--out {where}: {why.format(file=tmp_path / 'file')}"
+
+
 def test_what_could_not_be_read_is_not_written_as_background(tmp_path: Path) -> None:
     content = coco_content()
     content["annotations"][0]["iscrowd"] = "Unspecified"  # image 1 keeps a box, but not all that is on it
     result = fix_dataset(dataset(write_coco(tmp_path, content)), "drop", tmp_path / "fixed.json")
     table, _ = read_table(result.file, images=str(result.images))
     assert table.files == ["b.jpg"] and table.boxes.tolist() == [[5.5, 6.5, 15.5, 16.5]]
-    assert "1 images with annotations that could not be used are left out" in format_report(result.report)
+    assert "1 image with annotations that could not be used is left out" in format_report(result.report)
 
 
 def test_a_file_that_would_be_refused_is_not_written(tmp_path: Path) -> None:

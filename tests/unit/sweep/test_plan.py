@@ -13,6 +13,7 @@ from raydet.contract import DataSizes
 from raydet.doctor import estimate
 from raydet.errors import ConfigError, UserError
 from raydet.registry import family_of
+from raydet.settings import dump
 from raydet.sweep.burn_in import has_burn_in
 from raydet.sweep.folder import SweepFolder
 from raydet.sweep.plan import claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
@@ -55,6 +56,21 @@ def test_a_search_in_which_nothing_varies_is_refused(seeds: list[str], capsys: p
     assert "nothing varies: name a space file" in capsys.readouterr().err
 
 
+def test_samples_of_a_search_that_draws_nothing_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config, space = tmp_path / "config.yaml", tmp_path / "space.py"
+    config.write_text(dump(tiny_config(tmp_path / "run")))
+    space.write_text(
+        "from ray import tune\nfrom raydet.sweep.space import Sweep\n"
+        "sweep = Sweep('?', {'method.unsup_cls_weight': tune.grid_search([0.5, 1.0])})\n"
+    )
+    assert main(["tune", str(space), "--config", str(config), "--samples", "7"]) == 2
+    assert capsys.readouterr().err == (
+        "raydet: error: --samples 7: the search draws nothing at random (method.unsup_cls_weight: grids), every point "
+        "of it is run once; leave --samples out, or give a key a random domain, e.g. tune.uniform(0.5, 0.9)\n"
+    )
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["config.yaml", "space.py"]
+
+
 def test_sixteen_points_over_theta_beta_and_gamma_share_one_burn_in(tmp_path: Path):
     space = {
         "method.iou_filter_threshold": tune.grid_search([0.3, 0.4, 0.5, 0.6]),
@@ -83,7 +99,7 @@ def test_a_trial_on_ray_claims_its_workers_teachers_and_a_share_for_its_driver(t
     config = tiny_config(tmp_path, **RAY, **POOL)
     # 0.1 driver + 2 workers + 1 teacher; 2 workers + 0.5 teacher
     nodes = [{"CPU": 8.0, "GPU": 8.0}]
-    assert [claim.what for claim in claims_of_trial(config)] == ["trial drivers", "workers", "teachers"]
+    assert [claim.what for claim in claims_of_trial(config)] == ["trial driver", "worker", "teacher"]
     assert concurrency([config], nodes, number=9) == 2  # 8 / 3.1 CPU = 2.6; 8 / 2.5 GPU = 3.2
     assert concurrency([config], nodes, number=9, limit=1) == 1
     assert concurrency([config], nodes, number=1) == 1  # no more than there are trials

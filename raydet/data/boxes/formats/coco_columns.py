@@ -26,7 +26,7 @@ from raydet.data.boxes.masks import UNREADABLE, RawMask, read_mask
 from raydet.data.boxes.source import Source, box_place
 from raydet.data.boxes.turned import Corners, box_around, report_turned
 from raydet.data.problems import ProblemLog
-from raydet.text import is_plain
+from raydet.text import is_plain, plural
 
 
 class CocoColumns:
@@ -233,11 +233,20 @@ class CocoColumns:
         tags = np.array(self._tags, dtype=np.int64)
         classes = np.searchsorted(ids, categories) if ids else np.zeros_like(categories)
         known = np.isin(categories, ids)
-        self._report_unknown(rows, known, categories, tags, known_ids)
+        if len(categories) and not ids:
+            message = (
+                f"no category is listed, and {plural(len(categories), 'annotation names', 'annotations name')} one"
+            )
+            fix = f'list each under "categories", e.g. {{"id": {categories[0]}, "name": "cat"}}'
+            self._log.error("categories-empty", self._file, "", message, fix)
+        self._report_unknown(rows, known if ids else ~known, categories, tags, known_ids)
         self._report_double_ids(tags)
         report_turned(self._log, self._file, self._turned)
         if self._angles:
-            message = f"{self._angles:,} annotations have an angle (rotation); their boxes are used as they stand"
+            message = (
+                f"{plural(self._angles, 'annotation has', 'annotations have')} an angle (rotation); boxes are "
+                "used as they stand"
+            )
             self._log.warn(
                 "box-angle", self._file, "", message, "check that these are the boxes around the turned ones"
             )
