@@ -60,9 +60,10 @@ def size(count: int) -> str:
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
 
 
-def plural(number: int, noun: str) -> str:
-    """Return e.g. `1 worker`, `2 workers`."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """Return e.g. `1 worker`, `2,000 workers`, `2 boxes`; `many`: where it takes more than an ending."""
+    ending = "es" if one.endswith(("s", "x", "ch", "sh")) else "s"
+    return f"{number:,} {one if number == 1 else many or one + ending}"
 
 
 def is_plain(text: str) -> bool:

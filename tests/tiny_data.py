@@ -64,3 +64,17 @@ def read_table(path: Path | str, on_bad_box: OnBadBox = "error", **config: Any) 
 def codes(log: ProblemLog, severity: str = "error") -> list[str]:
     """The codes of what was reported, in order."""
     return [problem.code for problem in log.problems if problem.severity == severity]
+
+
+def text_of(log: Any, code: str) -> str:
+    """The first message with that code."""
+    return str(next(problem for problem in log.problems if problem.code == code))
+
+
+def changed(section: str, number: int, **values: Any) -> dict[str, Any]:
+    """The valid content with one entry changed; None removes the key."""
+    content = coco_content()
+    entry = content[section][number]
+    entry.update(values)
+    content[section][number] = {key: value for key, value in entry.items() if value is not None}
+    return content

@@ -70,7 +70,9 @@ def check_holds(claims: Sequence[Claim], machine: Machine, bytes_of: Mapping[str
     if machine.free_bytes is None or need <= CROWDED * machine.free_bytes:
         return warnings
     parts = " + ".join(
-        f"{claim.count} {claim.what} x {size(bytes_of[claim.what])}" for claim in claims if bytes_of.get(claim.what)
+        f"{plural(claim.count, claim.what)} x {size(bytes_of[claim.what])}"
+        for claim in claims
+        if bytes_of.get(claim.what)
     )
     said = f"memory: {parts} = {size(need)} at least, measured on this process; {size(machine.free_bytes)} are free"
     if need > machine.free_bytes:

@@ -10,6 +10,8 @@ from pathlib import Path
 from ray._private.ray_constants import get_runtime_env_default_excludes
 from ray._private.runtime_env.packaging import get_excludes_from_ignore_files
 
+from raydet.text import plural
+
 LIMIT_BYTES = 100 * 2**20  # a job server takes no more
 
 
@@ -22,7 +24,7 @@ class Upload:
     largest: tuple[tuple[str, int], ...]  # the five largest files (path below the folder, bytes)
 
     def __str__(self) -> str:
-        return f"{self.bytes / 2**20:.2f} MiB in {self.files} files before compression"
+        return f"{self.bytes / 2**20:.2f} MiB in {plural(self.files, 'file')} before compression"
 
 
 def upload_of(folder: Path) -> Upload:

@@ -159,7 +159,10 @@ def _time(config: RunConfig, machine: Machine) -> str:
     except UserError as error:
         return f"could not be measured: {error}"
     is_shared = machine.load > 1.5 * machine.cpus
-    busy = f". Measured while {machine.load:.0f} programs shared {plural(machine.cpus, 'core')}: alone it is faster"
+    busy = (
+        f". Measured while {plural(round(machine.load), 'program')} shared {plural(machine.cpus, 'core')}: "
+        "alone it is faster"
+    )
     return text + (busy if is_shared else "")
 
 

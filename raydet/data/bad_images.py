@@ -11,6 +11,7 @@ from typing import Literal
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from raydet.files import write_text
+from raydet.text import plural
 
 OnBadImage = Literal["error", "skip"]
 _LIST = "skipped.jsonl"
@@ -50,7 +51,8 @@ def write_left_out(folder: Path, left_out: Mapping[str, Sequence[tuple[str, str]
     (folder / _LIST).unlink(missing_ok=True)
     if rows:
         add_left_out(folder, rows)
-        message = f"lists the {len(rows):,} images that cannot be read and were left out"
+        one, many = "image that cannot be read and was left out", "images that cannot be read and were left out"
+        message = f"lists {plural(len(rows), one, many)}"
         log.warn("images-left-out", folder / _LIST, "", message)
 
 

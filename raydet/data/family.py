@@ -21,6 +21,7 @@ from raydet.data.steps import AnyIndex, AnyTable, DataSteps
 from raydet.data.withheld import spare, withheld
 from raydet.errors import DataError, UserError
 from raydet.files import make_folder
+from raydet.text import plural
 
 _TITLE = "the data cannot be used (`raydet check-data` lists everything)"
 
@@ -232,7 +233,8 @@ class DataFamily(DataSteps[SetConfig, AnyTable, AnyIndex]):
     def _report_barren_split(self, table: AnyTable, config: DataSection[SetConfig], log: ProblemLog) -> None:
         if self.is_barren(table):
             message = (
-                f"nothing is known of the {len(table):,} images that data.{next(iter(config.split_rule), '')} chooses"
+                f"nothing is known of {plural(len(table), 'image')} that "
+                f"data.{next(iter(config.split_rule), '')} chooses"
             )
             log.error("split-barren", config.main.path, "", message, "choose images that show objects")
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
-from raydet.text import is_plain
+from raydet.text import is_plain, plural
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 _ADDED_BY_SYSTEMS = frozenset({"__MACOSX", "@eaDir"})  # copies and thumbnails under the names of the real files
@@ -68,7 +68,7 @@ def image_names(root: Path, log: ProblemLog, labels: str = "") -> list[str]:
         else:
             names.append(name)
     if other:
-        message = f"{other:,} files with other endings were passed over"
+        message = f"{plural(other, 'file with another ending was', 'files with other endings were')} passed over"
         log.warn("other-files", root, "", message, f"images must end in {', '.join(SUFFIXES)}")
     return sorted(names)
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from raydet.data.decode import decode, decode_bytes, open_image, orientation_of, require_file
 from raydet.errors import DataError
+from raydet.text import plural
 
 _ENDS = 64  # bytes; some cameras pad a JPEG with zeros
 _HEAD = 512
@@ -97,11 +98,10 @@ def darkness(pictures: Sequence[Path | memoryview], gray16_range: tuple[int, int
         return None
     shown = max(0, round(255 * (largest - low) / (high - low)))
     usual = next((end for end in (255, 1023, 4095, 16383) if largest <= end), 65535)
+    one, many = "picture has 16 bits and hardly uses them", "pictures have 16 bits and hardly use them"
     message = (
-        f"{len(pictures):,} pictures have 16 bits and hardly use them: of {len(values)} looked at, the largest value "
-    )
-    message += (
-        f"is {largest:,}, which becomes {shown} of 255 with data.views.gray16_range [{low}, {high}]: nearly black"
+        f"{plural(len(pictures), one, many)}: of {len(values)} looked at, the largest value is {largest:,}, which "
+        f"becomes {shown} of 255 with data.views.gray16_range [{low}, {high}]: nearly black"
     )
     return message, f"set data.views.gray16_range: [0, {usual}]"
 

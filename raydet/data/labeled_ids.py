@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet.errors import DataError
+from raydet.text import plural
 
 
 def read_id_file(file: Path) -> Any:
@@ -45,5 +46,5 @@ def rows_of(wanted: Sequence[Any], ids: Sequence[str], what: str, hint: str) -> 
     unknown = [one for one in wanted if not isinstance(one, str) or one not in row_of]
     if unknown:
         shown = ", ".join(f"{one!r:.60}" for one in unknown[:5])
-        raise DataError(f"{what}: {len(unknown):,} ids are not in the labelled set ({shown}); {hint}")
+        raise DataError(f"{what}: {plural(len(unknown), 'id is', 'ids are')} not in the labelled set ({shown}); {hint}")
     return np.unique(np.array([row_of[image_id] for image_id in wanted], dtype=np.int64))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from raydet.errors import DataError
+from raydet.text import plural
 
 Severity = Literal["error", "warning"]
 
@@ -74,7 +75,7 @@ class ProblemLog:
             raise DataError(self.explained(str(errors[0])))
         codes = max(1, len({problem.code for problem in errors}))
         lines = capped(errors, self.counts, per_code=max(1, limit // codes))[: limit + codes]
-        raise DataError(self.explained("\n  ".join([f"{title}: {self.num_errors:,} errors", *lines])))
+        raise DataError(self.explained("\n  ".join([f"{title}: {plural(self.num_errors, 'error')}", *lines])))
 
 
 def capped(problems: list[Problem], counts: Counter[tuple[Severity, str]], per_code: int) -> list[str]:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from raydet.data.mapped import IndexKind, MappedIndex, flat, write_index_file
 from raydet.data.threads import in_threads
 from raydet.errors import DataError
+from raydet.text import plural
 
 FILE = "proposals.arrow"
 _SHOWN = 3  # images that a message names
@@ -156,8 +157,8 @@ class Proposals(MappedIndex):
         if missing:
             some = ", ".join(map(repr, missing[:_SHOWN]))
             raise OtherImages(
-                f"{self.path}: no proposals of {len(missing):,} of {len(image_ids):,} images ({some}"
-                f"{', ...' if len(missing) > _SHOWN else ''}); it has {len(self):,} images of "
+                f"{self.path}: no proposals of {len(missing):,} of {plural(len(image_ids), 'image')} ({some}"
+                f"{', ...' if len(missing) > _SHOWN else ''}); it has {plural(len(self), 'image')} of "
                 f"{self.settings.get('images_root')} such as {self.id_at(0)!r}. Those that could not be read are in "
                 f"skipped.csv beside it; for other images run raydet proposals into another --out"
             )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from raydet.data.labeled_ids import rows_of
 from raydet.errors import DataError
 from raydet.files import read_json, write_text
+from raydet.text import plural
 
 _FORMAT = 1
 
@@ -65,7 +66,10 @@ def _read(file: Path, rule: dict[str, Any], fingerprint: str) -> list[Any]:
     if saved_rule != rule:
         raise SplitError(f"{file}: made with {_shown(saved_rule)}, but the config says {_shown(rule)}; {remedy}")
     if saved_print != fingerprint:
-        message = f"made for {content.get('images')} images; since then images or classes of the labelled set changed"
+        message = (
+            f"made for {plural(content.get('images', 0), 'image')}; since then images or classes of the "
+            "labelled set changed"
+        )
         raise SplitError(f"{file}: {message}; restore them, or {remedy}")
     return labeled
 

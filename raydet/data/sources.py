@@ -16,6 +16,7 @@ from raydet.data.mapped import MappedIndex, rows_of_file
 from raydet.data.threads import in_threads
 from raydet.errors import DataError
 from raydet.files import read_json, write_text
+from raydet.text import plural
 
 _FILE, _FORMAT = "sources.json", 1
 _SHOWN = 3
@@ -75,8 +76,8 @@ def check_sources(folder: Path, name: str, index: Indexed, *, key: str, skips: b
             found.append(f"{index.file_at(row)} has {now:,} bytes, not {was:,}")
     if found:
         raise DataError(
-            f"{key}: {len(found):,} of {len(index):,} images of the {name} set are not as they were when the run "
-            f"began: {_some(found)}. Put them back; where the data has moved, say so once: raydet train CONFIG "
+            f"{key}: {len(found):,} of {plural(len(index), 'image')} of the {name} set are not as they were when the "
+            f"run began: {_some(found)}. Put them back; where the data has moved, say so once: raydet train CONFIG "
             f"--resume {key}.path=NEW (and {key}.images=NEW, where set), which goes on where the content is the same. "
             f"Where files are damaged, go on without such pictures: --resume data.on_bad_image=skip"
         )
@@ -101,7 +102,11 @@ def _not_same(before: Path, now: Path, name: str, index: type[MappedIndex]) -> s
     was, is_now = _known(before).get(name), _known(now).get(name)
     changed = [row for row, pair in enumerate(zip(was or (), is_now or (), strict=False)) if pair[0] != pair[1]]
     ids = [f"image id {index.open(new).id_at(row)}" for row in changed[:_SHOWN]]
-    return f"{len(changed):,} image files have another size in bytes, e.g. {_some(ids)}" if changed else ""
+    return (
+        f"{plural(len(changed), 'image file has', 'image files have')} another size in bytes, e.g. {_some(ids)}"
+        if changed
+        else ""
+    )
 
 
 def _known_size(table: Looked) -> Callable[[int], int]:
@@ -141,10 +146,12 @@ def _known(folder: Path) -> dict[str, list[int | None]]:
 def _difference(old: Path, new: Path) -> str:
     before, now = (dict(rows_of_file(file)) for file in (old, new))
     gone, added = [i for i in before if i not in now], [i for i in now if i not in before]
-    parts = [f"{len(ids):,} images {what} ({_some(ids)})" for ids, what in ((gone, "missing"), (added, "new")) if ids]
+    parts = [
+        f"{plural(len(ids), 'image')} {what} ({_some(ids)})" for ids, what in ((gone, "missing"), (added, "new")) if ids
+    ]
     changed = [_changed(i, row, now[i]) for i, row in before.items() if i in now and row != now[i]]
     if changed:
-        parts.append(f"{len(changed):,} images changed ({_some(changed)})")
+        parts.append(f"{plural(len(changed), 'image')} changed ({_some(changed)})")
     return "; ".join(parts) or "the same images in another order, or with other class names"
 
 

@@ -101,7 +101,7 @@ class Progress(LiveDisplay):
     def summary(self) -> list[str]:
         """Return a line per actor that did something."""
         return [
-            f"{name} ({count.place}): {count.images:,} images, {count.rate:.3g} images/s"
+            f"{name} ({count.place}): {plural(count.images, 'image')}, {count.rate:.3g} images/s"
             for name, count in self.actors.items()
             if count.images
         ]

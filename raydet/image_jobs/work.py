@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, replace
 import pyarrow as pa
 
 from raydet.image_jobs.shards import Chunk
+from raydet.text import plural
 
 LOSSES_PER_PIECE = 2  # so often a piece is given to another actor before its images are tried one by one
 LOSSES_ALONE = 2  # so often an image may be lost alone before it is skipped
@@ -76,7 +77,7 @@ class WorkList:
         """Take back a piece whose actor is gone; as `done` where that gives an image up."""
         piece = replace(piece, losses=piece.losses + 1)
         if piece.is_alone and piece.losses >= LOSSES_ALONE:
-            actors = "1 actor was" if piece.losses == 1 else f"{piece.losses} actors were"
+            actors = plural(piece.losses, "actor was", "actors were")
             why = f"{actors} lost while at work on this image alone; the last: {reason}"
             return self.done(piece, skipped(piece.names, [why], self._schema))
         if piece.is_alone:

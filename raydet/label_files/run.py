@@ -17,6 +17,7 @@ from raydet.image_jobs.words import Words
 from raydet.label_files.coco import Exported, export_coco
 from raydet.label_files.labeller import FileModel, Labelling
 from raydet.registry import family_of
+from raydet.text import plural
 from raydet.train.rundir import flat
 from raydet.train.saved import SavedModel, load_saved
 from raydet.vision.weights import digest, weights_of
@@ -59,7 +60,8 @@ def label(options: LabelOptions) -> Exported:
     settings = settings_of(saved, model, options.precision)
     with beginning(images, settings, options, WORDS, model=called(saved)) as job:
         print(
-            f"{saved.role} of {saved.checkpoint.path}: {job.listing.count:,} images of {images.given} -> {job.folder}"
+            f"{saved.role} of {saved.checkpoint.path}: {plural(job.listing.count, 'image')} of "
+            f"{images.given} -> {job.folder}"
         )
         device = "cuda" if options.gpus_per_actor else "cpu"
         if device == "cpu" and torch.cuda.is_available():
@@ -110,8 +112,9 @@ def _export(job: Begun, saved: SavedModel, above: float, *, masks: bool) -> Expo
     skipped, folder = job.export_skipped(), job.folder
     found = export_coco(job.shards(), folder / "coco.json", saved.class_names, above=above, masks=masks)
     print(
-        f"{found.images:,} images labelled, {found.boxes:,} boxes with a score above {above:g} ({found.empty:,} images "
-        f"without one), {found.skipped:,} images skipped{f' (see {folder}/skipped.csv)' if skipped else ''}\n"
+        f"{plural(found.images, 'image')} labelled, {plural(found.boxes, 'box')} with a score above {above:g} "
+        f"({plural(found.empty, 'image')} without one), {plural(found.skipped, 'image')} "
+        f"skipped{f' (see {folder}/skipped.csv)' if skipped else ''}\n"
         f"{folder / 'coco.json'}"
     )
     return found

@@ -12,6 +12,7 @@ import pyarrow as pa
 from raydet.labels.convert import from_table
 from raydet.labels.segment import LabelStoreError, list_segments, read_segment
 from raydet.records import PseudoLabel
+from raydet.text import plural
 
 POLL_S = 0.5
 
@@ -43,8 +44,9 @@ def recall(
         version, images = next(iter(missing.items()))
         number = sum(map(len, missing.values()))
         raise LabelStoreError(
-            f"{folder}: {number} labels that were used are gone, such as that of image {next(iter(images))!r} by the "
-            f"teacher of version {version}; if files were deleted there, start from an earlier checkpoint or anew"
+            f"{folder}: {plural(number, 'label that was used is', 'labels that were used are')} gone, such as that of "
+            f"image {next(iter(images))!r} by the teacher of version {version}; if files were deleted there, start "
+            "from an earlier checkpoint or anew"
         )
 
 

@@ -24,6 +24,7 @@ from raydet.labels.desk import Key
 from raydet.labels.source import check_labels
 from raydet.pool.messages import Reply, TeacherError
 from raydet.records import PseudoLabel, TeacherRef, Weights
+from raydet.text import plural
 
 _POLL_S = 5.0  # a call waits so long at the broker before it says what is still missing
 _RETRY_S = 0.2  # between calls to a broker that is restarting
@@ -219,7 +220,8 @@ class PoolSource:
         elif reply.stats.get("pool/actors", 0) == 0:
             why = "No teacher actor has started: does the cluster have the CPUs, GPUs and resources of `pool`?"
         else:
-            why = f"{reply.stats['pool/actors']:.0f} teacher actors are at work: add some, or raise labels.timeout_s."
+            actors = plural(round(reply.stats["pool/actors"]), "teacher actor is", "teacher actors are")
+            why = f"{actors} at work: add some, or raise labels.timeout_s."
         return f"no labels within labels.timeout_s={self._timeout_s:g} s for {_keys(reply.missing)}. {why}"
 
 

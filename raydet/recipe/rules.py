@@ -12,6 +12,7 @@ from raydet.recipe.document import Setting
 from raydet.recipe.machine import Machine
 from raydet.recipe.request import Counts, Request
 from raydet.registry import methods_of
+from raydet.text import plural
 
 LEAST_FOR_VAL, LEAST_VAL = 10, 3
 VAL_SHARE, MOST_VAL = 0.2, 500
@@ -70,7 +71,7 @@ def counted(request: Request, labeled: int, unlabeled: int, spare: int) -> Count
         return Counts(left, unlabeled, withheld)
     if request.labels > left:
         kept = f" beside the {withheld} that are withheld for evaluation" if withheld else ""
-        raise UserError(f"--labels {request.labels}: the labelled set has {left} images{kept}; lower it")
+        raise UserError(f"--labels {request.labels}: the labelled set has {plural(left, 'image')}{kept}; lower it")
     return Counts(request.labels, unlabeled or left - request.labels, withheld)
 
 
@@ -79,16 +80,17 @@ def data_settings(request: Request, counts: Counts) -> list[Setting]:
     sets = request.sets
     found = [Setting("data.labeled", shortest(sets["labeled"]), "relative paths start at the working directory")]
     if request.labels is not None:
-        why = f"as asked (--labels); {counts.unlabeled} images are left without"
+        why = f"as asked (--labels); {plural(counts.unlabeled, 'image is', 'images are')} left without"
         found.append(Setting("data.labeled_count", request.labels, why if "unlabeled" not in sets else "as asked"))
     if "unlabeled" in sets:
-        found.append(Setting("data.unlabeled", shortest(sets["unlabeled"]), f"{counts.unlabeled:,} images"))
+        found.append(Setting("data.unlabeled", shortest(sets["unlabeled"]), plural(counts.unlabeled, "image")))
     if "val" in sets:
         found.append(Setting("data.val", shortest(sets["val"])))
     elif counts.val_count is not None:
         why = (
-            f"no validation set was found: {counts.val_count} labelled images are withheld from training and measured "
-            f"instead (a fifth, at most {MOST_VAL}). With a set of your own: data.val"
+            f"no validation set was found: {plural(counts.val_count, 'labelled image is', 'labelled images are')} "
+            f"withheld from training and measured instead (a fifth, at most {MOST_VAL}). With a set of your own: "
+            "data.val"
         )
         found.append(Setting("data.val_count", counts.val_count, why))
     if "test" in sets:
@@ -116,12 +118,12 @@ def shortest(given: object) -> object:
 def cluster_settings(machine: Machine) -> list[Setting]:
     """Return processes: all cores in one, or one per GPU."""
     if machine.gpus > 1:
-        why = f"Ray Train, a worker on each of {machine.gpus} GPUs; batches are shared out"
+        why = f"Ray Train, a worker on each of {plural(machine.gpus, 'GPU')}; batches are shared out"
         cpus = max(1, machine.cpus // machine.gpus)
         return [
             Setting("cluster.backend", "ray", why),
             Setting("cluster.workers", machine.gpus),
-            Setting("cluster.cpus_per_worker", cpus, f"{machine.cpus} cores among them"),
+            Setting("cluster.cpus_per_worker", cpus, f"{plural(machine.cpus, 'core')} among them"),
             Setting("cluster.gpus_per_worker", 1),
         ]
     free = machine.free_cpus

@@ -55,8 +55,8 @@ def claims_of_trial(config: RunConfig, *, least: bool = False) -> list[Claim]:
     cluster = config.cluster
     if cluster.backend == "process":
         each = {"CPU": cluster.cpus_per_worker, "GPU": float(cluster.gpus_per_worker)}
-        return [Claim("trials", 1, {name: amount for name, amount in each.items() if amount})]
-    return [Claim("trial drivers", 1, {"CPU": DRIVER_CPUS}), *claims_of(config, least=least)]
+        return [Claim("trial", 1, {name: amount for name, amount in each.items() if amount})]
+    return [Claim("trial driver", 1, {"CPU": DRIVER_CPUS}), *claims_of(config, least=least)]
 
 
 def concurrency(

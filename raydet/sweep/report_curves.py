@@ -13,7 +13,7 @@ from raydet.sweep.report_inputs import NOTHING_YET, SweepInputs
 from raydet.sweep.report_plots import LearningCurve, Mean, Scale, beside, effect, grid_map, learning
 from raydet.sweep.results import PointSummary, TrialRow
 from raydet.sweep.trial_metrics import step_curve
-from raydet.text import percent_with_spread
+from raydet.text import percent_with_spread, plural
 
 
 def effects(found: SweepInputs, pictures: Pictures) -> Section:
@@ -72,7 +72,8 @@ def beside_the_paper(found: SweepInputs, pictures: Pictures) -> Section:
     columns = [found.definition.short_names()[key], "this search", published.source, "this, to mean", "paper, to mean"]
     lead = (
         f"The levels differ, because data, model and length do ({published.figure} there), so each curve is drawn as "
-        f"its difference to its own mean over the {len(pairs)} points that both have. The shapes can be compared."
+        f"its difference to its own mean over the {plural(len(pairs), 'point')} that both have. The "
+        "shapes can be compared."
     )
     caption = "Differences in percent points; bars are the standard deviation over seeds."
     return Section(title, [paragraph(lead), grid([pictures.figure("paper.png", plot, caption)]), table(columns, rows)])

@@ -10,7 +10,7 @@ from raydet.settings import dump
 from raydet.sweep.definition import value_text
 from raydet.sweep.report_inputs import NOTHING_YET, SweepInputs
 from raydet.sweep.results import mean_text
-from raydet.text import duration, percent
+from raydet.text import duration, percent, plural
 
 MESSAGE_LETTERS = 2000
 
@@ -130,9 +130,8 @@ def times(found: SweepInputs, pictures: Pictures) -> Section:
     users = sum(row.trial.burn_in is not None and row.metrics.seconds > 0 for row in found.rows)
     if shared and users > len(shared):
         saved = (users - len(shared)) * statistics.fmean(shared)
-        body.append(
-            paragraph(f"{users} trials started from {len(shared)} shared burn-ins; that saved {duration(saved)}.")
-        )
+        started = f"{plural(users, 'trial')} started from {plural(len(shared), 'shared burn-in')}"
+        body.append(paragraph(f"{started}; that saved {duration(saved)}."))
     lead = "Time at work of the training processes, attempts added up; trials at the same time count side by side."
     return Section("Time", [paragraph(lead), *body])
 

@@ -12,7 +12,7 @@ from rich.text import Text
 from raydet.display import LiveDisplay
 from raydet.sweep.definition import read_definition, value_text
 from raydet.sweep.live import AT_WORK, Event, LiveSweep, LiveTrial
-from raydet.text import clock, percent
+from raydet.text import clock, percent, plural
 
 STYLES = {"running": "cyan", "burn-in": "cyan", "done": "green", "stopped": "yellow", "failed": "bold red"}
 FRAME_LINES = 6  # around the rows: title, head, totals, and room for the cursor
@@ -69,7 +69,7 @@ def totals(sweep: LiveSweep) -> str:
     states = sweep.states()
     order = ("done", "burn-in", "running", "waiting", "stopped", "failed")
     parts = [f"{states[state]} {state}" for state in order if states[state]]
-    line = [f"{states.total()} trials: {', '.join(parts)}" if parts else "no trials yet"]
+    line = [f"{plural(states.total(), 'trial')}: {', '.join(parts)}" if parts else "no trials yet"]
     if (best := sweep.best()) is not None:
         values = sweep.definition.named(best.trial.values)
         line.append(f"best {sweep.definition.metric} {percent(best.figure(sweep.definition.metric))} ({values})")

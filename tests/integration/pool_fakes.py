@@ -1,4 +1,4 @@
-"""A cheap teacher for the pool's tests, with delays, faults and a log of what it did."""
+"""A cheap teacher for the pool's tests, with delays, faults and a log of what it did; pools and clients of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import ray
 
+from raydet.config.run import PoolConfig
+from raydet.pool.launch import start_broker, stop_broker
+from raydet.pool.scaling import PoolTiming
 from raydet.pool.source import PoolSource
 from raydet.records import PseudoBoxes
 from tests.unit.labels.fakes import FakeAnnotator, fake_label, ref_of, same, weights_of
@@ -95,3 +99,50 @@ class Owner:
 
     def put(self):
         return [ray.put(weights_of(0))]
+
+
+QUICK = PoolTiming(tick_s=0.05, late_s=0.1, idle_s=0.3)
+
+
+@contextmanager
+def pool(folder, factory, **settings):
+    config = PoolConfig(**{"cpus_per_actor": 0.5, "images_per_call": 2, **settings})
+    broker = start_broker(config, factory, folder / "labels", timing=QUICK)
+    try:
+        yield broker
+    finally:
+        stop_broker(broker, timeout_s=30)
+
+
+def client(broker, *, rank=0, attempt=1, timeout_s=40.0, version=0) -> PoolSource:
+    source = PoolSource(broker, rank=rank, attempt=attempt, timeout_s=timeout_s, poll_s=0.5)
+    source.rewind(version)
+    return source
+
+
+def names(number, prefix="i"):
+    return [f"{prefix}{n}" for n in range(number)]
+
+
+def teachers(broker) -> dict[str, int]:
+    found = ray.get(broker.teachers.remote(), timeout=30)
+    return {name: pid for name, pid in found.items() if pid is not None}
+
+
+def wait_until(claim, *, timeout_s=30.0):
+    deadline = time.monotonic() + timeout_s
+    while not claim():
+        assert time.monotonic() < deadline, "it never came true"
+        time.sleep(0.05)
+
+
+def is_alive(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def broker_pid(broker):
+    return ray.get(broker.__ray_call__.remote(lambda _: os.getpid()), timeout=30)

@@ -25,18 +25,18 @@ GB = 10**9
 
 
 def test_cores_are_asked_for_in_sum_and_taken_in_turns():
-    claims = [Claim("workers", 2, {"CPU": 1.0}), Claim("teachers", 4, {"CPU": 0.5})]
+    claims = [Claim("worker", 2, {"CPU": 1.0}), Claim("teacher", 4, {"CPU": 0.5})]
     assert check_holds(claims, Machine(4, None), {}) == []  # 2 * 1 + 4 * 0.5 = 4
     (warning,) = check_holds(claims, Machine(3, None), {})
     assert "CPU: 2 for 2 workers + 2 for 4 teachers, together 4; this machine has 3 cores" in warning
 
 
 def test_memory_is_warned_about_when_it_is_close_and_refused_when_it_is_too_little():
-    claims, each = [Claim("workers", 1, {"CPU": 1.0}), Claim("teachers", 9, {})], {"workers": GB, "teachers": GB // 2}
+    claims, each = [Claim("worker", 1, {"CPU": 1.0}), Claim("teacher", 9, {})], {"worker": GB, "teacher": GB // 2}
     # 1 + 9 * 0.5 = 5.5 GB
     assert check_holds(claims, Machine(1, 7 * GB), each) == []  # 80 % of 7 are 5.6
     (warning,) = check_holds(claims, Machine(1, 6 * GB), each)
-    assert "memory: 1 workers x 1.0 GB + 9 teachers x 500.0 MB = 5.5 GB at least" in warning
+    assert "memory: 1 worker x 1.0 GB + 9 teachers x 500.0 MB = 5.5 GB at least" in warning
     with pytest.raises(ConfigError, match=r"= 5\.5 GB at least, .*; 5\.0 GB are free: the system would kill some"):
         check_holds(claims, Machine(1, 5 * GB), each)
 
@@ -89,7 +89,7 @@ def test_a_pool_that_memory_cannot_hold_is_refused_before_anything_starts(
     monkeypatch.setattr(ray, "is_initialized", lambda: False)  # the session's Ray would be joined
     settings = {"cluster__backend": "ray", "labels__source": "pool", "labels__lookahead": 2}
     config = tiny_config(tmp_path / "run", **settings, pool__actors=crowd())
-    with pytest.raises(ConfigError, match=r"memory: 1 workers x .* teachers x .*the system would kill some of them"):
+    with pytest.raises(ConfigError, match=r"memory: 1 worker x .* teachers x .*the system would kill some of them"):
         launch(config)
     assert not (tmp_path / "run" / "config.json").exists()
     finding = judge_capacity(config, this_machine())

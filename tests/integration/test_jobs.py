@@ -181,7 +181,7 @@ def test_a_mistake_in_a_job_is_one_message_and_exit_code_2(head: Head, tmp_path:
     said = head.client.get_job_logs(job)
     assert (size := re.search(r"working directory: (\d+\.\d+) MiB", said)), said
     assert float(size[1]) < 5  # the sources alone: no history, no environment, no data
-    assert "CPU: 4 for 4 workers + 9 for 1 teachers, together 13; the cluster has 4" in said
+    assert "CPU: 4 for 4 workers + 9 for 1 teacher, together 13; the cluster has 4" in said
     assert "Traceback" not in said
 
 
@@ -193,8 +193,8 @@ def test_doctor_looks_at_a_cluster_with_a_token(head: Head, tmp_path: Path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the cluster asks for a token (token)" in done.stdout
     assert "same versions as here" in done.stdout
-    assert "a token was written and read on each of 1 nodes" in done.stdout
-    assert "CPU: 1 for 1 workers + 0.5 for 1 teachers; there is 4" in done.stdout
+    assert "a token was written and read on 1 node" in done.stdout
+    assert "CPU: 1 for 1 worker + 0.5 for 1 teacher; there is 4" in done.stdout
 
 
 SPACE = """

@@ -201,4 +201,4 @@ def test_a_search_that_can_never_fit_is_refused_with_the_sum(
     words = ["cluster.backend=ray", "cluster.workers=4", "cluster.cpus_per_worker=2"]
     assert main(["tune", "beta.py", "--config", "c.yaml", *words]) == 2
     error = capsys.readouterr().err
-    assert "CPU: 0.1 for 1 trial drivers + 8 for 4 workers, together 8.1; the cluster has 6" in error
+    assert "CPU: 0.1 for 1 trial driver + 8 for 4 workers, together 8.1; the cluster has 6" in error

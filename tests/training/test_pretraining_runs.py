@@ -165,7 +165,7 @@ def test_proposals_of_other_images_are_refused_by_name(pictures: Path, file: Pat
     other = tmp_path / "others"
     other.mkdir()
     (other / "stranger.png").write_bytes((pictures / "0.png").read_bytes())
-    with pytest.raises(DataError, match=r"data\.proposals: .*no proposals of 1 of 1 images \('stranger\.png'\)"):
+    with pytest.raises(DataError, match=r"data\.proposals: .*no proposals of 1 of 1 image \('stranger\.png'\)"):
         launch(on(other, file, tmp_path / "run"))
 
 

@@ -7,11 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torchvision.ops import FrozenBatchNorm2d
 
 from raydet.config.detector import ModelConfig
-from raydet.config.transfer import PARTS
-from raydet.errors import CheckpointError, ConfigError
+from raydet.errors import CheckpointError
 from raydet.families.detection.transfer import part_of, read_source, start
 from raydet.metrics import read_metrics
 from raydet.sweep.burn_in import burn_in_key, shared_burn_in
@@ -185,43 +183,6 @@ def test_files_that_are_no_weights_are_one_message_each(tmp_path: Path, detector
 def test_what_cannot_be_meant_is_refused(changes: dict, said: str):
     with pytest.raises(ValueError, match=said):
         ModelConfig(**{**TINY["model"], "anchor_sizes": [], **changes})
-
-
-def test_norms_of_a_backbone_that_is_taken_are_frozen_unless_they_are_to_train():
-    def norms(**changes) -> set[type]:
-        config = ModelConfig(backbone="resnet18_fpn", fpn_channels=16, fpn_norm="batch", **changes)
-        return {type(m) for m in Detector(config, 2).backbone.modules() if "BatchNorm" in type(m).__name__}
-
-    assert norms(init_from="a") == {FrozenBatchNorm2d}
-    assert norms(init_from="a", init_norms="trained") == {torch.nn.BatchNorm2d}
-    assert norms(weights="none") == {torch.nn.BatchNorm2d}
-    # The backbone's own are frozen only where it is taken.
-    assert norms(weights="none", init_from="a", init_parts=["rpn"]) == {torch.nn.BatchNorm2d}
-
-
-def test_with_the_backbones_norms_frozen_those_of_the_pyramid_and_the_box_head_train():
-    model = ModelConfig(
-        backbone="resnet18_fpn", fpn_norm="batch", box_head="conv4_fc1", init_from="a", init_norms="backbone_frozen"
-    )
-    kinds = {name: type(m) for name, m in Detector(model, 2).named_modules() if "BatchNorm" in type(m).__name__}
-    of = {part: {kind for name, kind in kinds.items() if part_of(f"{name}.") == part} for part in PARTS}
-    # A ResNet's frozen norms are folded into its convolutions.
-    assert of == {"backbone": set(), "fpn": {torch.nn.BatchNorm2d}, "rpn": set(), "box_head": {torch.nn.BatchNorm2d}}
-
-
-def test_statistics_that_would_differ_between_workers_are_refused(tmp_path: Path):
-    keys = {"model__fpn_norm": "batch", "cluster__backend": "ray", "cluster__workers": 2, "method": SUPERVISED}
-    with pytest.raises(
-        ConfigError, match="model.fpn_norm=batch trains its statistics, which would differ between the 2"
-    ):
-        tiny_config(tmp_path / "run", **keys)
-    kept = tiny_config(tmp_path / "run", **keys, model__init_from="a")
-    assert kept.model.keeps_norms("fpn")
-    with pytest.raises(ConfigError, match="model.fpn_norm=batch trains its statistics"):
-        tiny_config(tmp_path / "run", **keys, model__init_from="a", model__init_norms="backbone_frozen")
-    fresh_head = {"model__init_from": "a", "model__init_parts": ["fpn"], "model__box_head": "conv4_fc1"}
-    with pytest.raises(ConfigError, match="model.fpn_norm=batch trains its statistics"):  # the head's have no source
-        tiny_config(tmp_path / "run", **keys, **fresh_head)
 
 
 def test_predictors_alone_can_be_trained(detector_run: Path, tmp_path: Path):

@@ -63,7 +63,8 @@ class Proposer(nn.Module):
 
 def judged(boxes: list[list[float]], index: Images, **other: Any) -> ProposalRecall:
     views = ViewsConfig(short_side=(80,), max_long_side=80, eval_short_side=80)  # twice as large as the images
-    method: Any = SimpleNamespace(run=SimpleNamespace(data=SimpleNamespace(views=views)))
+    data = SimpleNamespace(views=views, loader_threads=2, prefetch_steps=1)
+    method: Any = SimpleNamespace(run=SimpleNamespace(data=data))
     model, group = Proposer(boxes), Group(device=torch.device("cpu"))
     found = proposal_recall(method, model, index, group, **other)  # type: ignore[arg-type]
     assert found is not None

@@ -43,6 +43,8 @@ def test_a_clock_that_ran_past_its_end_shows_nothing_left():
 def test_bytes_and_counts():
     assert [size(2_200_000), size(999_999_999), size(5_100_000_000)] == ["2.2 MB", "1000.0 MB", "5.1 GB"]
     assert [plural(1, "worker"), plural(2, "worker"), plural(0, "worker")] == ["1 worker", "2 workers", "0 workers"]
+    assert [plural(1, "box"), plural(2000, "box"), plural(3, "class")] == ["1 box", "2,000 boxes", "3 classes"]
+    assert [plural(n, "image is", "images are") for n in (1, 2)] == ["1 image is", "2 images are"]
 
 
 def test_control_characters_and_half_characters_are_not_plain():

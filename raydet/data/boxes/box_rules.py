@@ -101,7 +101,7 @@ def _are_misread(boxes: _Boxes, log: ProblemLog) -> bool:
         return False
     pixels, limits = boxes.pixels[judged], boxes.limits[judged]
     if np.abs(pixels).max() <= 1.01 and limits.min() > 2:
-        message = f"all {len(pixels):,} boxes lie between 0 and 1: they look like fractions of the image"
+        message = f"every box ({len(pixels):,}) lies between 0 and 1: these look like fractions of the image"
         log.error("boxes-normalised", source.file, "", message, "boxes are in pixels: multiply by the image size")
         return True
     outside = int((boxes.faults()["box-outside"][0] & judged).sum())

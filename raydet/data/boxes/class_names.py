@@ -12,7 +12,7 @@ import numpy as np
 from raydet.data.boxes.source import Source, Table
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
-from raydet.text import suggestion
+from raydet.text import plural, suggestion
 
 
 def renumbered(table: Table, class_names: tuple[str, ...], file: str, log: ProblemLog) -> Table:
@@ -25,7 +25,7 @@ def renumbered(table: Table, class_names: tuple[str, ...], file: str, log: Probl
     used = np.bincount(table.classes, minlength=len(table.class_names))
     for old, name in enumerate(table.class_names):
         if used[old] and name not in number_of:
-            message = f"class {name!r} ({used[old]:,} boxes) is not a class of the labelled set"
+            message = f"class {name!r} ({plural(used[old], 'box')}) is not a class of the labelled set"
             fix = f"{suggestion(name, class_names)}rename it, remove its boxes, or add it to the labelled set"
             log.error("class-unknown", file, "", message, fix)
     table = table.with_boxes(new_numbers[table.classes] >= 0)
@@ -102,7 +102,7 @@ def report_empty_classes(table: Table, name: str, file: str, log: ProblemLog) ->
         log.warn("class-empty", file, "", f"the {name} set has no box of: {shown}", effect)
 
 
-_CROWD = "crowd (COCO iscrowd 1, VOC difficult 1), which are neither trained on nor counted"
+_CROWD = "crowd (COCO iscrowd 1, VOC difficult 1), neither trained on nor counted"
 _NOT_CROWD = "write 0 where they are single objects; CVAT writes iscrowd 1 for every mask"
 
 
@@ -110,10 +110,10 @@ def _why_none(table: Table) -> str:
     if not len(table):
         return "no image can be used"
     if num_crowd := int(table.crowd.sum()):
-        return f"all {num_crowd:,} boxes are {_CROWD}"
+        return f"every box ({num_crowd:,}) is {_CROWD}"
     if not table.class_names:
-        return f"{len(table):,} plain images, and no annotations were read"
-    return f"{len(table):,} images and {len(table.class_names)} classes, and not one box"
+        return f"{plural(len(table), 'plain image')}, and no annotations were read"
+    return f"{plural(len(table), 'image')} and {plural(len(table.class_names), 'class')}, and not one box"
 
 
 def _way_out(table: Table) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -152,6 +153,18 @@ class DatasetIndex(MappedIndex):
             self._classes[own].astype(np.int64),
             self._crowd[own].astype(np.bool_),
             self._areas[own].copy(),
+        )
+
+    def truth_of(self, rows: Sequence[int]) -> tuple[NDArray[np.int64], Truth]:
+        """Return how many boxes are annotated in each of many images, and all of them, one image behind the other."""
+        places = np.array([self.at(row) for row in rows], dtype=np.int64)
+        first, counts = self._first[places], self._first[places + 1] - self._first[places]
+        own = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        return counts, Truth(
+            self._boxes[own],
+            self._classes[own].astype(np.int64),
+            self._crowd[own].astype(np.bool_),
+            self._areas[own],
         )
 
     def masks_at(self, row: int) -> list[bytes]:

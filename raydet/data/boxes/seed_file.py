@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from raydet.data.boxes.source import Table
 from raydet.data.labeled_ids import listed_rows, read_id_file
 from raydet.errors import DataError
+from raydet.text import plural
 
 
 def read_labeled_rows(name: str, table: Table) -> NDArray[np.int64]:
@@ -56,8 +57,8 @@ def _seed_file_rows(file: Path, part: str | None, content: dict[str, Any], table
     expected = int(float(percent) / 100.0 * len(annotated))
     if len(set(numbers)) != expected or not all(0 <= number < len(annotated) for number in numbers):
         raise DataError(
-            f"{file}: {percent} percent, seed {seed} lists {len(numbers):,} images "
-            f"up to number {max(numbers, default=0):,}, but the labelled set has {len(annotated):,} images with an "
+            f"{file}: {percent} percent, seed {seed} lists {plural(len(numbers), 'image')} up to number "
+            f"{max(numbers, default=0):,}, but the labelled set has {plural(len(annotated), 'image')} with an "
             f"annotation that is not crowd ({percent} percent: {expected:,}); the file was made for another data set"
         )
     return np.sort(_by_id(annotated, table)[np.array(numbers, dtype=np.int64)])

@@ -19,7 +19,7 @@ from raydet.data.boxes.shots import chosen_boxes
 from raydet.data.boxes.source import Table
 from raydet.errors import DataError
 from raydet.randomness import derive_seed
-from raydet.text import suggestion
+from raydet.text import plural, suggestion
 
 
 def stratified(
@@ -62,7 +62,9 @@ def choose_rows(config: DataConfig, table: Table) -> NDArray[np.int64]:
     elif config.labeled_fraction is not None:
         count = max(1, round(config.labeled_fraction * len(table)))
     if count > len(table):
-        raise DataError(f"data.labeled_count is {count}, but the labelled set has {len(table)} images; lower it")
+        raise DataError(
+            f"data.labeled_count is {count}, but the labelled set has {plural(len(table), 'image')}; lower it"
+        )
     if count == len(table):
         return np.arange(len(table))
     trained = ~table.crowd

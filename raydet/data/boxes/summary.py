@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raydet.data.boxes.source import Table
+from raydet.text import plural
 
 _SMALL, _MEDIUM = 32**2, 96**2  # COCO's bounds of the areas of small and medium objects (square pixels)
 
@@ -34,19 +35,19 @@ class SetSummary:
 
     def headline(self) -> str:
         """Return its name and size."""
-        return f"{self.name} {self.images:,} images, {self.boxes:,} boxes"
+        return f"{self.name} {plural(self.images, 'image')}, {plural(self.boxes, 'box')}"
 
     def __str__(self) -> str:
         low, middle, high = self.image_sides
         small, medium, large = self.box_sizes
         lines = [
             f"{self.name}: {self.path} (read as {self.format})",
-            f"  {self.images:,} images, {self.images_without_boxes:,} of them without boxes; "
+            f"  {plural(self.images, 'image')}, {self.images_without_boxes:,} of them without boxes; "
             f"sides {low:,} to {high:,} pixels, median {middle:,}",
         ]
         if self.boxes or self.crowd_boxes:
             lines.append(
-                f"  {self.boxes:,} boxes ({small:,} small, {medium:,} medium, {large:,} large), "
+                f"  {plural(self.boxes, 'box')} ({small:,} small, {medium:,} medium, {large:,} large), "
                 f"{self.crowd_boxes:,} crowd; at most {self.most_boxes:,} in one image"
             )
         if self.boxes_per_class:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import math
 
 from raydet.data.problems import ProblemLog
+from raydet.text import plural
 
 Corners = tuple[float, float, float, float]
+TURNED = ("box is turned (rotation)", "boxes are turned (rotation)")  # of one, of several
+TURNED_ROWS = ("row is a turned box (four corners)", "rows are turned boxes (four corners)")
 
 
 def box_around(left: float, top: float, right: float, bottom: float, degrees: float) -> Corners:
@@ -21,8 +24,8 @@ def box_around(left: float, top: float, right: float, bottom: float, degrees: fl
     return x - half_width, y - half_height, x + half_width, y + half_height
 
 
-def report_turned(log: ProblemLog, file: object, count: int, what: str = "boxes are turned (rotation)") -> None:
+def report_turned(log: ProblemLog, file: object, count: int, what: tuple[str, str] = TURNED) -> None:
     """Warn, once, that boxes are turned and which boxes are used instead."""
     if count:
         fix = "found boxes will be upright too; annotate upright boxes where that is too loose"
-        log.warn("box-turned", file, "", f"{count:,} {what}; the upright boxes around them are used", fix)
+        log.warn("box-turned", file, "", f"{plural(count, *what)}: the upright boxes around turned ones are used", fix)

@@ -6,7 +6,7 @@ import numpy as np
 
 from raydet.data.classes.table import ImageTable
 from raydet.data.problems import ProblemLog
-from raydet.text import suggestion
+from raydet.text import plural, suggestion
 
 
 def renumbered(
@@ -24,7 +24,7 @@ def renumbered(
     used = table.images_per_class()
     for old, name in enumerate(table.class_names):
         if used[old] and name not in number_of:
-            message = f"class {name!r} ({used[old]:,} images) is not a class of the labelled set"
+            message = f"class {name!r} ({plural(used[old], 'image')}) is not a class of the labelled set"
             hint = suggestion(name, class_names)
             if is_hidden:
                 log.warn("class-unknown", file, "", message, f"{hint}diagnostics will say nothing about these images")

@@ -19,6 +19,7 @@ from raydet.data.classes.table import ImageTable
 from raydet.data.labeled_ids import listed_rows, read_id_file
 from raydet.errors import DataError
 from raydet.randomness import derive_seed
+from raydet.text import plural
 
 
 def choose_rows(config: ImageDataConfig | LocatedDataConfig, table: ImageTable) -> NDArray[np.int64]:
@@ -33,7 +34,7 @@ def choose_rows(config: ImageDataConfig | LocatedDataConfig, table: ImageTable) 
         count = config.labeled_count
         if count > len(table):
             raise DataError(
-                f"data.labeled_count is {count:,}, but the labelled set has {len(table):,} images; lower it"
+                f"data.labeled_count is {count:,}, but the labelled set has {plural(len(table), 'image')}; lower it"
             )
         if count < classes:
             raise DataError(
@@ -51,7 +52,7 @@ def _first_of_each(table: ImageTable, per_class: int, seed: int) -> NDArray[np.i
     short = [f"{table.class_names[c]!r} has {counts[c]:,}" for c in np.flatnonzero(counts < per_class)]
     if short:
         shown = ", ".join(short[:10]) + (f" and {len(short) - 10} more" if len(short) > 10 else "")
-        raise DataError(f"data.labeled_per_class is {per_class:,}, but class {shown} images; lower it or add images")
+        raise DataError(f"data.labeled_per_class is {per_class:,}, but class {shown}; lower it or add images")
     return np.flatnonzero(_ranks(table, seed) < per_class)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from raydet.data.classes.table import NO_LABEL, ImageTable
 from raydet.data.evenly import evenly
 from raydet.errors import DataError
+from raydet.text import plural
 
 _SAMPLE = 500  # images that are looked at for sides and colours, evenly spaced
 
@@ -26,7 +27,7 @@ class Look:
         low, middle, high = self.sides
         mean, std = (", ".join(f"{value:.3f}" for value in values) for values in (self.mean, self.std))
         return (
-            f"{self.images:,} images looked at: sides {low:,} to {high:,} pixels, median {middle:,}; "
+            f"{plural(self.images, 'image')} looked at: sides {low:,} to {high:,} pixels, median {middle:,}; "
             f"red, green, blue: mean [{mean}], std [{std}]"
         )
 
@@ -51,13 +52,13 @@ class ImageSetSummary:
 
     def headline(self) -> str:
         """Return its name and size."""
-        return f"{self.name} {self.images:,} images of {self.num_classes:,} classes"
+        return f"{self.name} {plural(self.images, 'image')} of {plural(self.num_classes, 'class')}"
 
     def __str__(self) -> str:
         size = f"{self.content_bytes / 2**20:,.1f} MiB in the index" if self.content_bytes else "in files of their own"
         lines = [
             f"{self.name}: {self.path} (read as {self.format})",
-            f"  {self.images:,} images, {size}; {self.images_without_label:,} without a label",
+            f"  {plural(self.images, 'image')}, {size}; {self.images_without_label:,} without a label",
         ]
         if self.look is not None:
             lines.append(f"  {self.look}")

@@ -9,6 +9,7 @@ import numpy as np
 from raydet.data.classes.summary import ImageSetSummary
 from raydet.data.classes.summary import summarise as summarise_images
 from raydet.data.located.table import LocatedTable
+from raydet.text import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,13 @@ class LocatedSummary:
 
     def headline(self) -> str:
         """Return its name and size."""
-        return f"{self.of_images.headline()}, {self.boxes:,} boxes"
+        return f"{self.of_images.headline()}, {plural(self.boxes, 'box')}"
 
     def __str__(self) -> str:
-        boxes = f"  {self.boxes:,} boxes in {self.images_with_boxes:,} images, at most {self.most_boxes:,} in one"
+        boxes = (
+            f"  {plural(self.boxes, 'box')} in {plural(self.images_with_boxes, 'image')}, at most "
+            f"{self.most_boxes:,} in one"
+        )
         none = "  no boxes: localisation cannot be measured on it"
         return f"{self.of_images}\n{boxes if self.boxes else none}"
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from raydet.text import percent
+from raydet.text import percent, plural
 
 LEAST_FOR_TOP5 = 6  # classes; with five or fewer every image has its class among the best five
 
@@ -53,7 +53,10 @@ class ClassifierResult:
 
     def as_text(self) -> str:
         """Return a table for people, figures in percent."""
-        lines = [f"{self.images} images", f"accuracy {percent(self.accuracy, 2):>5}  error {percent(self.error, 2):>5}"]
+        lines = [
+            plural(self.images, "image"),
+            f"accuracy {percent(self.accuracy, 2):>5}  error {percent(self.error, 2):>5}",
+        ]
         if self.top5_error is not None:
             lines[-1] += f"  top-5 error {percent(self.top5_error, 2):>5}"
         width = max((len(name) for name in self.per_class), default=0)

@@ -24,6 +24,7 @@ from raydet.data.decode import FULL_RANGE
 from raydet.data.family import DataFamily
 from raydet.data.prepared import PreparedSets
 from raydet.data.problems import ProblemLog
+from raydet.text import plural
 
 
 class ImageData(DataFamily[ImageSetConfig, ImageTable, ImageIndex]):
@@ -71,7 +72,7 @@ class ImageData(DataFamily[ImageSetConfig, ImageTable, ImageIndex]):
         """Report classes without images, and too few classes."""
         report_missing_classes("given" if name == "data" else name, table, path, log)
         if name == "labeled" and len(table.class_names) < 2 and not self.is_barren(table):
-            message = f"the labelled set has {len(table.class_names)} classes"
+            message = f"the labelled set has {plural(len(table.class_names), 'class')}"
             log.error("one-class", path, "", message, "a classifier needs two or more")
 
     def is_barren(self, table: ImageTable) -> bool:

@@ -20,6 +20,7 @@ from raydet.families.classification.run import ClassificationRun
 from raydet.group import Group
 from raydet.recipe.request import Recipe, Request
 from raydet.report.page import Made
+from raydet.text import plural
 from raydet.vision.classifier import Classifier
 
 if TYPE_CHECKING:
@@ -43,8 +44,9 @@ class Classification(Family[ClassificationConfig]):
             batch = stage.batches(len(data.labeled), len(data.unlabeled))[1]
             if batch > len(data.unlabeled):
                 raise DataError(
-                    f"stage {stage.name!r} wants {batch} unlabelled images per step, there are {len(data.unlabeled)}: "
-                    f"lower optim.unlabeled_batch (r2d2: or method.finetune_batch), or give more images"
+                    f"stage {stage.name!r} wants {plural(batch, 'unlabelled image')} per step, there are "
+                    f"{len(data.unlabeled)}: lower optim.unlabeled_batch (r2d2: or method.finetune_batch), or give "
+                    "more images"
                 )
 
     def propose(self, request: Request) -> Recipe:
@@ -57,7 +59,10 @@ class Classification(Family[ClassificationConfig]):
         """Count images and classes."""
         counts = data.labeled.images_per_class()
         spread = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-        return f"{len(data.labeled)} labelled images of {len(data.class_names)} classes ({spread} of each)"
+        return (
+            f"{plural(len(data.labeled), 'labelled image')} of {plural(len(data.class_names), 'class')} "
+            f"({spread} of each)"
+        )
 
     def bind(
         self, config: ClassificationConfig, data: PreparedImages, method: ClassificationMethod, group: Group

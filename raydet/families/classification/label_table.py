@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from raydet.errors import CheckpointError
+from raydet.text import plural
 
 NEVER = -1
 
@@ -67,8 +68,8 @@ class LabelTable:
         found, expected = logits.shape, self.logits.shape
         if found != expected:
             raise CheckpointError(
-                f"{where}: its label table is of {found[0]:,} images and {found[1]} classes, this run has "
-                f"{expected[0]:,} and {expected[1]}; a table belongs to one data set: use the run's own data"
+                f"{where}: its label table is of {plural(found[0], 'image')} and {plural(found[1], 'class')}, this "
+                f"run has {expected[0]:,} and {expected[1]}; a table belongs to one data set: use the run's own data"
             )
         if len(versions) != len(logits):
             raise CheckpointError(

@@ -24,6 +24,7 @@ from raydet.data.family import DataFamily
 from raydet.data.prepared import PreparedSets
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
+from raydet.text import plural
 
 
 class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
@@ -90,7 +91,7 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
         if self.is_barren(found) and not self.is_barren(table):
             kept = config.split.keep_images_per_minority
             raise DataError(
-                f"data.split.keep_images_per_minority={kept} leaves no box in the {len(table):,} labelled images; "
+                f"data.split.keep_images_per_minority={kept} leaves no box in {plural(len(table), 'labelled image')}; "
                 f"raise it, or name fewer minority_classes"
             )
         return found

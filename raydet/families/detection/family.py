@@ -23,6 +23,7 @@ from raydet.families.detection.saved import as_detector
 from raydet.group import Group
 from raydet.recipe.request import Recipe, Request
 from raydet.report.page import Made
+from raydet.text import plural
 from raydet.train.saved import SavedModel
 from raydet.vision.detector import Detector
 
@@ -46,7 +47,9 @@ class Detection(Family[DetectionConfig]):
     def describe(self, data: PreparedBoxes) -> str:
         """Count images and boxes."""
         boxes, classes = data.labeled.num_boxes, len(data.class_names)
-        return f"{len(data.labeled)} labelled images with {boxes} boxes of {classes} classes"
+        return (
+            f"{plural(len(data.labeled), 'labelled image')} with {plural(boxes, 'box')} of {plural(classes, 'class')}"
+        )
 
     def bind(self, config: DetectionConfig, data: PreparedBoxes, method: DetectionMethod, group: Group) -> DetectionRun:
         """Return the family at work in one rank of a run."""
@@ -76,7 +79,7 @@ class Detection(Family[DetectionConfig]):
         weights = model.state_dict()
         plain = {name: value for name, value in weights.items() if name.startswith(STANDARD_PARTS)}
         heads = sorted({name.split(".")[0] for name in weights if name not in plain})
-        remark = f" ({len(weights) - len(plain)} tensors of {', '.join(heads)} left out)" if heads else ""
+        remark = f" ({plural(len(weights) - len(plain), 'tensor')} of {', '.join(heads)} left out)" if heads else ""
         return Exported(plain, ["__background__", *class_names], config.data.views.model_dump_json(), remark)
 
     def onnx_exporter(self, saved: SavedModel) -> Callable[..., str]:

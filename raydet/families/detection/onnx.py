@@ -35,6 +35,7 @@ from raydet.families.detection.saved import SavedDetector
 from raydet.families.detection.views import eval_view
 from raydet.files import replacing_path
 from raydet.records import Candidates
+from raydet.text import plural
 from raydet.vision.detector import Detector
 from raydet.vision.images import collate
 from raydet.vision.onnx import OPSET, check_packages, quiet
@@ -80,8 +81,8 @@ def export_onnx(saved: SavedDetector, out: Path, *, size: str | None = None) -> 
     shape = "[B, 3, H, W]" if fixed is None else f"[1, 3, {height}, {width}]"
     return (
         f"{out}: {saved.role} at step {saved.checkpoint.step}, input uint8 {shape} RGB: {takes}; onnxruntime and "
-        f"PyTorch agree on {found.detections} detections in {found.images} images of {found.sizes} sizes: boxes within "
-        f"{found.pixels:.1e} pixels, scores within {found.score:.1e}"
+        f"PyTorch agree on {plural(found.detections, 'detection')} in {plural(found.images, 'image')} of "
+        f"{found.sizes} sizes: boxes within {found.pixels:.1e} pixels, scores within {found.score:.1e}"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,11 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from raydet.data.boxes.index import DatasetIndex
-from raydet.families.detection.evaluate import IMAGES_PER_FORWARD
+from raydet.families.detection.evaluate import viewed
 from raydet.families.detection.method import DetectionMethod
-from raydet.families.detection.views import eval_view
 from raydet.group import Group
-from raydet.text import percent
+from raydet.text import percent, plural
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import clip_boxes
 from raydet.vision.images import collate
@@ -56,7 +56,8 @@ class ProposalRecall:
             ("AR", *(percent(each) for each in (self.ar_10, self.ar_100, self.ar_1000))),
         ]
         table = ["".join(f"{name:8}" + "".join(f"{cell:>7}" for cell in cells)) for name, *cells in rows]
-        return "\n".join([f"region proposals of {self.images:,} images, {self.boxes:,} true boxes", *table])
+        heading = f"region proposals of {plural(self.images, 'image')}, {plural(self.boxes, 'true box')}"
+        return "\n".join([heading, *table])
 
 
 def proposal_recall(
@@ -81,12 +82,9 @@ def _best(
 ) -> NDArray[np.float32]:
     """Return the best IoUs `[G, 3]` of the true boxes of some images, in original pixels."""
     found = [np.zeros((0, len(BUDGETS)), np.float32)]
-    for start in range(0, len(rows), IMAGES_PER_FORWARD):
-        chunk = rows[start : start + IMAGES_PER_FORWARD]
-        views = [eval_view(index.pixels_at(row), method.run.data.views) for row in chunk]
-        images = collate([pixels for pixels, _ in views], device)
-        with evaluating(model):
-            for positions, group in images.by_frame():
+    with closing(viewed(index, rows, method.run.data)) as images, evaluating(model):
+        for chunk, views in images:
+            for positions, group in collate([pixels for pixels, _ in views], device).by_frame():
                 scores = model.score_anchors(model.features(group))
                 every = proposals(
                     scores, group.sizes, pre_nms=PRE_NMS, post_nms=max(BUDGETS), nms_iou=model.config.rpn_nms

@@ -20,6 +20,7 @@ from torch import Tensor
 from raydet.config.transfer import PARTS, Part, TransferSection
 from raydet.errors import CheckpointError
 from raydet.registry import family_of
+from raydet.text import plural
 from raydet.train.saved import load_saved
 from raydet.vision.detector import Detector
 from raydet.vision.weights import COUNTER, digest, read_tensors, weights_of
@@ -58,15 +59,15 @@ def start(model: Detector, config: TransferSection) -> list[str]:
     for part in PARTS:
         wanted = {name: value for name, value in state.items() if part_of(name) == part}
         if not config.takes(part):
-            lines.append(f"  {part}: left out by model.init_parts ({len(wanted)} tensors)")
+            lines.append(f"  {part}: left out by model.init_parts ({plural(len(wanted), 'tensor')})")
             continue
         found = _for_stages(wanted, {n: value for n, value in source.tensors.items() if part_of(n) == part})
         if not found and part not in config.init_parts:
-            lines.append(f"  {part}: fresh, there is none in it ({len(wanted)} tensors)")
+            lines.append(f"  {part}: fresh, there is none in it ({plural(len(wanted), 'tensor')})")
             continue
         _check(part, wanted, found, config)
         taken |= found
-        lines.append(f"  {part}: {len(found)} tensors taken")
+        lines.append(f"  {part}: {plural(len(found), 'tensor')} taken")
         if part == "rpn" and source.anchor_sizes not in ((), own_sizes):
             lines.append(f"    their anchors have sizes {_sizes(source.anchor_sizes)}, here {_sizes(own_sizes)}")
     _check_enough(taken, source, config)
@@ -219,4 +220,4 @@ def _group(name: str) -> str:
 
 
 def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{name} ({number} tensors)" for name, number in sorted(counts.items()))
+    return ", ".join(f"{name} ({plural(number, 'tensor')})" for name, number in sorted(counts.items()))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raydet.text import percent
+from raydet.text import percent, plural
 from raydet.vision.geometry import box_areas
 
 LEVELS = (0.3, 0.5, 0.7)  # of IoU, at which MaxBoxAcc is measured
@@ -146,7 +146,7 @@ class LocationResult:
             *([("GT-Known of pseudo-labels", self.pseudo_label)] if self.pseudo_label is not None else []),
             *((f"GT-Known of {NAMES[name]}", share) for name, share in self.trivial.items()),
         ]
-        lines = [f"{self.images} images, {self.located} with a true box"]
+        lines = [f"{plural(self.images, 'image')}, {self.located} with a true box"]
         return "\n".join([*lines, *(f"{name:<28}{percent(share, 2):>7}" for name, share in rows)])
 
 

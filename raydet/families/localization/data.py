@@ -27,6 +27,7 @@ from raydet.data.prepared import PreparedSets
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from raydet.files import write_text
+from raydet.text import plural
 
 MEASURED = ("val", "test", "data")  # by their boxes; those of the training images are for diagnostics
 MEAN_BOX = "mean_box.json"
@@ -86,7 +87,7 @@ class LocatedData(DataFamily[LocatedSetConfig, LocatedTable, LocatedIndex]):
         if name != "labeled":
             return
         if len(table.class_names) < 2:
-            message = f"the labelled set has {len(table.class_names)} classes"
+            message = f"the labelled set has {plural(len(table.class_names), 'class')}"
             log.error(
                 "one-class", path, "", message, "attention comes from telling classes apart: it needs two or more"
             )

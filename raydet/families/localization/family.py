@@ -21,6 +21,7 @@ from raydet.families.localization.saved import as_localizer
 from raydet.group import Group
 from raydet.recipe.request import Recipe, Request
 from raydet.report.page import Made
+from raydet.text import plural
 from raydet.train.saved import SavedModel
 
 
@@ -34,7 +35,10 @@ class Localization(Family[LocalizationConfig]):
         """Count images and classes."""
         counts = data.labeled.images_per_class()
         spread = f"{counts.min()}" if counts.min() == counts.max() else f"{counts.min()} to {counts.max()}"
-        return f"{len(data.labeled)} images of {len(data.class_names)} classes ({spread} of each); boxes are not seen"
+        return (
+            f"{plural(len(data.labeled), 'image')} of {plural(len(data.class_names), 'class')} ({spread} of "
+            "each); boxes are not seen"
+        )
 
     def propose(self, request: Request) -> Recipe:
         """Return a configuration that suits the images and this machine."""
@@ -64,7 +68,7 @@ class Localization(Family[LocalizationConfig]):
         """Leave out the copies that training keeps."""
         weights = model.exported()
         left = len(model.state_dict()) - len(weights)
-        remark = f" ({left} tensors of copies that training keeps left out)" if left else ""
+        remark = f" ({plural(left, 'tensor')} of copies that training keeps left out)" if left else ""
         return Exported(weights, list(class_names), config.data.views.model_dump_json(), remark)
 
     def onnx_exporter(self, saved: SavedModel) -> Callable[..., str]:

@@ -19,6 +19,7 @@ from raydet.families.localization.data import LOCATED
 from raydet.families.localization.evaluate import views_of
 from raydet.families.localization.saved import SavedLocalizer
 from raydet.files import replacing_path
+from raydet.text import plural
 from raydet.vision.onnx import OPSET, check_packages, quiet
 
 CHECKED_IMAGES = 3  # of the run; noise comes on top
@@ -65,7 +66,7 @@ def export_onnx(saved: SavedLocalizer, out: Path, *, size: str | None = None) ->
     side = images[0].shape[-1]
     return (
         f"{out}: {saved.role} at step {saved.checkpoint.step}, input uint8 [3, {side}, {side}] RGB; onnxruntime and "
-        f"PyTorch agree on {len(images)} images: boxes within {pixels:.1e} pixels, logits within {logits:.1e}"
+        f"PyTorch agree on {plural(len(images), 'image')}: boxes within {pixels:.1e} pixels, logits within {logits:.1e}"
     )
 
 

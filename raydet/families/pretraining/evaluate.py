@@ -26,7 +26,7 @@ from raydet.families.pretraining.similarity import spread
 from raydet.families.pretraining.views import plain_view
 from raydet.group import Group
 from raydet.randomness import stream
-from raydet.text import percent
+from raydet.text import percent, plural
 from raydet.vision.mode import evaluating
 from raydet.vision.recall import BUDGETS, PRE_NMS, best_ious, recalls
 from raydet.vision.rpn import proposals
@@ -76,7 +76,10 @@ class PretrainingResult:
             ("similarity of views", "–" if self.similarity is None else f"{self.similarity:.3f}"),
             ("spread of projections", "–" if self.projection_spread is None else f"{self.projection_spread:.3f}"),
         ]
-        lines = [f"{self.images:,} images, {self.boxes:,} true boxes", *(f"{a:28} {'  '.join(b)}" for a, *b in rows)]
+        lines = [
+            f"{plural(self.images, 'image')}, {plural(self.boxes, 'true box')}",
+            *(f"{a:28} {'  '.join(b)}" for a, *b in rows),
+        ]
         return "\n".join(lines)
 
 

@@ -23,6 +23,7 @@ from raydet.families.pretraining.run import PretrainingRun
 from raydet.group import Group
 from raydet.recipe.request import Recipe, Request
 from raydet.report.page import Made
+from raydet.text import plural
 
 
 class Pretraining(Family[PretrainingConfig]):
@@ -61,7 +62,7 @@ class Pretraining(Family[PretrainingConfig]):
 
     def describe(self, data: PreparedProposals) -> str:
         """Count images."""
-        return f"{len(data.labeled):,} images without labels"
+        return f"{plural(len(data.labeled), 'image')} without labels"
 
     def bind(
         self, config: PretrainingConfig, data: PreparedProposals, method: PretrainingMethod, group: Group
@@ -88,7 +89,9 @@ class Pretraining(Family[PretrainingConfig]):
         assert isinstance(config.method, PretrainingSection)
         weights = model.exported(config.method.export_branch)
         left = len(model.state_dict()) - len(weights)
-        remark = f" of the {config.method.export_branch} branch ({left} tensors that no detector has left out)"
+        remark = (
+            f" of the {config.method.export_branch} branch ({plural(left, 'tensor')} that no detector has left out)"
+        )
         return Exported(weights, list(class_names), config.data.views.model_dump_json(), remark)
 
     def report(self, folder: Path, config: PretrainingConfig) -> Made:

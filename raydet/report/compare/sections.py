@@ -13,7 +13,7 @@ from raydet.report.compare.runs import Arm, Compared, meaning
 from raydet.report.compare.table import cautions, run_rows, verdicts
 from raydet.report.figures import Marks, lines
 from raydet.report.page import Pictures, Section, grid, heading, paragraph, table, tiles
-from raydet.text import percent, signed_percent
+from raydet.text import percent, plural, signed_percent
 
 MOST_CURVES = 12  # runs with a name of their own in a plot
 MOST_SETTINGS = 60  # rows
@@ -31,8 +31,8 @@ def summary(compared: Compared, pictures: Pictures) -> Section:
     body += [paragraph(f"{text}.", "") for text in verdicts(compared)]
     columns, rows = run_rows(compared)
     lead = (
-        f"The last evaluation on {compared.val_images} validation images, in percent: of the teacher where there is "
-        f"one, else of the student."
+        f"The last evaluation on {plural(compared.val_images, 'validation image')}, in percent: of the teacher where "
+        "there is one, else of the student."
     )
     body += [paragraph(text, "absent") for text in cautions(compared)]
     return Section("The answer", [*body, paragraph(lead), table(columns, rows, first_numeric=5)])

@@ -79,7 +79,7 @@ def test_a_cut_off_picture_is_found_before_the_run_and_the_advice_works(tmp_path
     (line,) = (tmp_path / "run" / "skipped.jsonl").read_text().splitlines()
     assert {**json.loads(line), "reason": ""} == {"set": "unlabeled", "id": "3.png", "reason": ""}
     assert "truncated" in json.loads(line)["reason"]
-    assert any("skipped.jsonl" in warning and "lists the 1 images" in warning for warning in data.warnings)
+    assert any("skipped.jsonl" in warning and "lists 1 image that" in warning for warning in data.warnings)
 
 
 def test_skipping_decodes_everything_and_takes_boxes_along(tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ def test_warnings_survive_a_set_that_cannot_be_read(tmp_path: Path) -> None:
     config = {"labeled": str(write_coco(tmp_path / "data")), "unlabeled": str(tmp_path / "more"), "val": "none.json"}
     with pytest.raises(DataError, match=r"data.val: none.json: no such file") as caught:
         BOXES.prepare(DataConfig.model_validate(config), tmp_path / "run")
-    assert "1 files with other endings were passed over" in str(caught.value)
+    assert "1 file with another ending was passed over" in str(caught.value)
 
 
 def test_a_labelled_set_without_boxes_is_told_before_classes_are_compared(tmp_path: Path) -> None:
@@ -93,7 +93,7 @@ def test_a_list_of_images_without_boxes_is_what_is_wrong_and_not_the_annotations
     config = DataConfig.model_validate(
         {"labeled": str(write_coco(tmp_path / "data", content)), "labeled_ids": str(tmp_path / "ids.txt")}
     )
-    message = "nothing is known of the 1 images that data.labeled_ids chooses"
+    message = "nothing is known of 1 image that data.labeled_ids chooses"
     with pytest.raises(DataError, match=message):
         BOXES.prepare(config, tmp_path / "run")
     report = BOXES.check(config)

@@ -80,7 +80,7 @@ def test_a_plain_folder_or_glob_is_unlabelled_data(tmp_path: Path) -> None:
     assert data.unlabeled is not None and data.unlabeled.ids() == ["sub/y.JPG", "sub/z.webp", "x.png"]
     assert data.unlabeled.class_names == data.class_names
     assert BOXES.open_hidden(tmp_path / "run") is None
-    assert len(data.warnings) == 1 and "1 files with other endings were passed over" in data.warnings[0]
+    assert len(data.warnings) == 1 and "1 file with another ending was passed over" in data.warnings[0]
     glob = str(tmp_path / "more" / "**" / "*.webp")
     data = BOXES.prepare(make_config(file, unlabeled=glob), tmp_path / "run2")
     assert data.unlabeled is not None and data.unlabeled.ids() == ["sub/z.webp"]
@@ -128,7 +128,7 @@ def test_unknown_classes_with_boxes_are_refused_with_a_suggestion(tmp_path: Path
     val = other_set(tmp_path / "val", renamed({3: "cat", 7: name}))
     for role in ("val", "test", "unlabeled"):
         config = make_config(write_coco(tmp_path / "data"), **{role: str(val)})
-        with pytest.raises(DataError, match=f"class '{name}' .1 boxes. is not a class of the labelled set.*{hint}"):
+        with pytest.raises(DataError, match=f"class '{name}' .1 box. is not a class of the labelled set.*{hint}"):
             BOXES.prepare(config, tmp_path / "run")
 
 

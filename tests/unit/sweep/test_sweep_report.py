@@ -66,7 +66,7 @@ def test_what_sharing_burn_ins_saved_is_told(tmp_path):
     beta_search(tmp_path)
     # One burn-in of 10 s for six trials: five more of 10 s would have been trained.
     assert (
-        "6 trials started from 1 shared burn-ins; that saved 50 s." in sections_of(write_sweep_report(tmp_path))["Time"]
+        "6 trials started from 1 shared burn-in; that saved 50 s." in sections_of(write_sweep_report(tmp_path))["Time"]
     )
 
 

@@ -184,7 +184,7 @@ def test_on_a_terminal_it_draws_the_table(tmp_path):
     stream = io.StringIO()
     with SweepView(tmp_path, console=Console(file=stream, force_terminal=True, width=100, height=20)):
         pass
-    assert "unsup_reg_weight" in stream.getvalue() and "1 trials: 1 done" in stream.getvalue()
+    assert "unsup_reg_weight" in stream.getvalue() and "1 trial: 1 done" in stream.getvalue()
 
 
 def test_errors_of_the_search_pass_through_and_a_broken_display_does_not_disturb_it(tmp_path, capsys):

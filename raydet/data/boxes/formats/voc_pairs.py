@@ -12,6 +12,7 @@ from raydet.data.pairing import by_key, look_alikes
 from raydet.data.paths import rebased, ways_in
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
+from raydet.text import plural
 
 SPLITS = frozenset({"train", "training", "val", "valid", "validation", "test", "testing"})
 
@@ -127,7 +128,8 @@ class Pairs:
         """Report pictures that no annotation file is about."""
         if self._passed_over:
             message = (
-                f"{len(self._passed_over):,} pictures were passed over, as the XML file of that name names another"
+                f"{plural(len(self._passed_over), 'picture was', 'pictures were')} passed over, as the XML "
+                "file of that name names another"
             )
             other, used = self._passed_over[0]
             self._log.warn("image-unused", self._places.pictures, "", f"{message} ({other}, beside {used})")
@@ -138,7 +140,10 @@ class Pairs:
             if key not in ambiguous and not any(one in self._used or one in aside for one in group)
         ]  # fmt: skip
         if lonely:
-            message = f"{len(lonely):,} images have no XML file and were passed over ({', '.join(lonely[:3])}, ...)"
+            message = (
+                f"{plural(len(lonely), 'image has no XML file and was', 'images have no XML file and were')} "
+                f"passed over ({', '.join(lonely[:3])}, ...)"
+            )
             fix = "images without objects need an XML file without objects"
             self._log.warn("image-unannotated", self._places.pictures, "", message, fix)
 

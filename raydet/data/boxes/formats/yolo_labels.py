@@ -9,10 +9,11 @@ from pathlib import Path
 from raydet.data.boxes.formats.yolo_pairs import Pairs
 from raydet.data.boxes.formats.yolo_rows import could_be_key_points, parse_row
 from raydet.data.boxes.source import SourceBuilder
-from raydet.data.boxes.turned import report_turned
+from raydet.data.boxes.turned import TURNED_ROWS, report_turned
 from raydet.data.paths import LeadsOutsideError, checked_name, rebased, resolve_inside
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
+from raydet.text import plural
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +68,12 @@ class LabelReader:
         """Report what concerns many images at once."""
         self._builder.spoil_all(self.pairs.report(self._role))
         if polygons := self._shapes["polygon"]:
-            message = f"{polygons:,} rows are polygons; the boxes around them are used"
+            message = f"{plural(polygons, 'row is a polygon', 'rows are polygons')}; the boxes around them are used"
             fix = ""
             if self._has_key_points and len(self._lengths) == 1:
                 fix = "they could also be boxes with key points: then say `kpt_shape` in the data.yaml"
             self._log.warn("label-polygons", self._place.start, "", message, fix)
-        report_turned(self._log, self._place.start, self._shapes["oriented"], "rows are turned boxes (four corners)")
+        report_turned(self._log, self._place.start, self._shapes["oriented"], TURNED_ROWS)
 
     def _text(self, image: str, file: Path) -> str:
         """Return what a label file says; nothing where there is none, or it cannot be read, which is reported."""

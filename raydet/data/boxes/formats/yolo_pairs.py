@@ -10,6 +10,7 @@ from raydet.data.folder import SUFFIXES, files_ending, walk
 from raydet.data.layouts import is_label_file
 from raydet.data.look_alike import difference, folded
 from raydet.data.problems import ProblemLog, Severity
+from raydet.text import plural
 
 
 def label_places(root: Path, image: str) -> list[Path]:
@@ -66,12 +67,16 @@ class Pairs:
         rest = {image: place for image, place in self.missing.items() if image not in spoilt}
         if lonely and rest and role != "unlabeled":
             image = next(iter(rest))
-            message = f"{len(lonely):,} label files have no picture, and {len(rest):,} pictures no label file ({image})"
+            message = (
+                f"{plural(len(lonely), 'label file has', 'label files have')} no picture, and "
+                f"{plural(len(rest), 'picture')} no label file ({image})"
+            )
             fix = "correct the names; remove labels of pictures that are gone, or give empty label files to the others"
             self._log.error("label-without-image", lonely[0], "", message, fix)
             return spoilt | set(rest)
         if lonely:
-            message = f"{len(lonely):,} label files have no picture and are not read"
+            one, many = "label file has no picture and is not read", "label files have no picture and are not read"
+            message = plural(len(lonely), one, many)
             self._log.warn("label-without-image", lonely[0], "", message, "remove them, or add the pictures")
         return spoilt | (self._report_missing(rest, role) if rest else set())
 
@@ -94,13 +99,17 @@ class Pairs:
     def _report_missing(self, missing: dict[str, Path], role: str) -> set[str]:
         """Report pictures without a label file: an error where there is none at all, and others lie elsewhere."""
         image, place = next(iter(missing.items()))
-        message = f"{len(missing):,} images have no label file and count as images without objects"
+        message = plural(
+            len(missing),
+            "image has no label file and counts as an image without objects",
+            "images have no label file and count as images without objects",
+        )
         fix = "add label files if they show objects"
         if len(missing) < self.num_images or role == "unlabeled":
             self._log.warn("label-file-missing", place, "", message, fix)
             return set()
         looked = " and ".join(str(one) for one in label_places(self._root, image))
-        message = f"none of the {len(missing):,} images has a label file: for {image}, {looked} was looked for"
+        message = f"{plural(len(missing), 'image')}, and no label file: for {image}, {looked} was looked for"
         name = f"{PurePosixPath(image).stem}.txt"
         found = next((file for file in walk(self._root, ProblemLog()) if file.name == name), None)
         severity: Severity = "warning" if found is None and role == "data" else "error"

@@ -21,6 +21,7 @@ from raydet.data.classes.table import NO_LABEL, ImageTable, raw_table
 from raydet.data.folder import listed
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
+from raydet.text import plural
 
 _NAME = re.compile(r"(?:.*-)?(train|test|t10k)-(images|labels)[.-]idx[13]-ubyte(\.gz)?")
 _UNSIGNED_BYTE = 0x08
@@ -50,7 +51,9 @@ def read_idx(folder: Path, config: ImageSetConfig, log: ProblemLog) -> ImageTabl
     if (file := files.get((subset, "labels"))) is not None:
         labels = _read(file, dimensions=1).astype(np.int64)
         if len(labels) != len(pixels):
-            raise DataError(f"{file}: {len(labels):,} labels, but {images.name} has {len(pixels):,} images")
+            raise DataError(
+                f"{file}: {plural(len(labels), 'label')}, but {images.name} has {plural(len(pixels), 'image')}"
+            )
         labels, class_names = _named(labels, folder, config)
     ids = [f"{subset}/{row}" for row in range(len(pixels))]
     return raw_table(ids, pixels[:, None], labels, class_names, [(str(images), len(pixels))])

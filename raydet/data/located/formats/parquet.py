@@ -17,6 +17,7 @@ from raydet.data.classes.formats.shown import quoted, shown
 from raydet.data.located.table import LocatedTable, located
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
+from raydet.text import plural
 
 _MOST_BOXES = 1_000  # of one image
 
@@ -71,8 +72,8 @@ def _boxes(file: Path, row: int, value: Any, one: LocatedSetConfig) -> list[Any]
     numbers = np.array(_flat(value or []), dtype=np.float64)
     if len(numbers) % 4 or len(numbers) > 4 * _MOST_BOXES:
         raise DataError(
-            f"{file}, row {row}: {len(numbers)} numbers in {one.box_column!r}; expected four for each box, of at most "
-            f"{_MOST_BOXES:,}"
+            f"{file}, row {row}: {plural(len(numbers), 'number')} in {one.box_column!r}; expected four for each box, "
+            f"of at most {_MOST_BOXES:,}"
         )
     boxes = numbers.reshape(-1, 4)
     if one.box_format == "xywh":

@@ -43,6 +43,7 @@ from raydet.families.classification.method import ClassificationMethod, Stage, c
 from raydet.group import Group
 from raydet.labels.schedule import LabelSchedule
 from raydet.learning_rate import half_cosine, warm_up
+from raydet.text import plural
 
 STRETCH = 350 / 300  # stage 1's cosine would reach 0 at 350 epochs, and is left at 300 (published code)
 
@@ -208,14 +209,14 @@ class R2D2(ClassificationMethod):
         if config.repeat_stage2 and config.reduce_lr_enabled:
             rates += f", from {self.repeats_from} on {', '.join(f'{rate:g}' for rate in config.repeat_lrs)}"
         found = [
-            f"supervised until {config.burn_in_steps}: {config.burn_in_batch} images, learning rate "
+            f"supervised until {config.burn_in_steps}: {plural(config.burn_in_batch, 'image')}, learning rate "
             f"{config.burn_in_lr:g} and falling",
             f"D2 until {self.stage2_end}: {optim.labeled_batch} + {optim.unlabeled_batch} images, "
             f"learning rate {rates}; repredictions at {again or 'no step'}",
         ]
         if config.finetune_enabled:
             found.append(
-                f"fine-tuning until {self.run.length}: {config.finetune_batch} images, learning rate "
+                f"fine-tuning until {self.run.length}: {plural(config.finetune_batch, 'image')}, learning rate "
                 f"{config.finetune_lr:g} and falling"
             )
         if self.repredictions and interval < epoch:

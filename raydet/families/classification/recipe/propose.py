@@ -29,6 +29,7 @@ from raydet.recipe.rules import (
     rhythm,
     without_val,
 )
+from raydet.text import plural
 
 Settings = list[Setting]
 R2D2_LR = 0.01
@@ -68,8 +69,9 @@ def propose(request: Request) -> Recipe:
         *rhythm(steps, machine, most_on_cpu=2000),
     ]
     notes = (
-        f"{len(table):,} labelled images of {len(table.class_names)} classes ({present.min():,} to {present.max():,} "
-        f"of each), {counts.unlabeled:,} unlabelled; sides {look.sides[0]} to {look.sides[2]} pixels",
+        f"{plural(len(table), 'labelled image')} of {plural(len(table.class_names), 'class')} ({present.min():,} to "
+        f"{present.max():,} of each), {counts.unlabeled:,} unlabelled; sides {look.sides[0]} to {look.sides[2]} "
+        "pixels",
         *few(table.class_names, present),
         *without_val(request, counts),
     )
@@ -87,7 +89,8 @@ def usual_method(counts: Counts) -> tuple[type[MethodSection], str]:
     """Return the method where none was asked for, and why."""
     if counts.unlabeled:
         why = (
-            f"{counts.unlabeled:,} unlabelled images; with pretrained weights the network's own classes are often right"
+            f"{plural(counts.unlabeled, 'unlabelled image')}; with pretrained weights the network's own "
+            "classes are often right"
         )
         return PseudoLabelConfig, why
     return (
@@ -108,7 +111,7 @@ def views(side: int, machine: Machine) -> Settings:
         *settings,
         Setting("data.views.horizontal_flip", 0.5, "0.0 where left and right differ, as in digits and text"),
         Setting("data.views.cutout_size", 0, "a hole hides more than it teaches where images are few"),
-        Setting("data.loader_threads", threads, f"{machine.cpus} cores"),
+        Setting("data.loader_threads", threads, plural(machine.cpus, "core")),
     ]
 
 

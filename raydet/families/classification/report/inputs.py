@@ -16,6 +16,7 @@ from raydet.families.classification.snapshot import Labels, Sample, read_labels,
 from raydet.labels.snapshots import steps_with
 from raydet.metrics import read_metrics
 from raydet.report.inputs import RunRecords
+from raydet.text import plural
 from raydet.train.rundir import RunFolder
 
 Ints = NDArray[np.int64]
@@ -183,8 +184,8 @@ def _judged(labels: Labels, truth: Ints | None, classes: int) -> list[LabelQuali
 def _check_rows(rows: Ints, number: int, step: int) -> None:
     if len(rows) and rows.max() >= number:
         raise DataError(
-            f"what was put aside at step {step} is about row {rows.max()}, and the set has {number} images: it belongs "
-            f"to other data"
+            f"what was put aside at step {step} is about row {rows.max()}, and the set has {plural(number, 'image')}: "
+            "it belongs to other data"
         )
 
 

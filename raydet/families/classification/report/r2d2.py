@@ -13,7 +13,7 @@ from raydet.families.classification.report.inputs import ClassificationInputs, s
 from raydet.families.classification.snapshot import Sample
 from raydet.report.figures import against, by_class
 from raydet.report.page import Pictures, Section, grid, paragraph
-from raydet.text import percent
+from raydet.text import percent, plural
 
 NO_SAMPLE = "No sample with learned labels was put aside yet: that happens at every evaluation of the second stage."
 
@@ -40,7 +40,7 @@ def theorem(run: ClassificationInputs, pictures: Pictures) -> Section:
     plot = against(
         predicted, label, x_label="exp(−L/α) · prediction^(1 − β/α)", y_label="pseudo-label", line="Theorem 1"
     )
-    caption = f"{len(places)} unlabelled images at step {step}; n is the class that the network thinks best."
+    caption = f"{plural(len(places), 'unlabelled image')} at step {step}; n is the class that the network thinks best."
     lead = (
         f"Where learning comes to rest, the label's probability of class n is exp(−L/α) times the prediction's to the "
         f"power of 1 − β/α = {1 - beta / alpha:g}: the points lie on the line. They are {_gap(predicted, label):.3f} "

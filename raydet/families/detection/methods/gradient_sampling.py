@@ -64,6 +64,7 @@ from raydet.families.detection.repeats import (
 )
 from raydet.group import Group
 from raydet.records import PseudoLabel
+from raydet.text import plural
 from raydet.vision import losses
 from raydet.window import Window
 
@@ -297,7 +298,7 @@ class GradientSampling(HostedMethod):
             first = rebuilds.start + rebuilds.every
             found.append(
                 f"unlabelled images are listed anew at step {first} and every {rebuilds.every} steps, from "
-                f"{rebuilds.lookahead} steps later on"
+                f"{plural(rebuilds.lookahead, 'step')} later on"
             )
         return found
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from raydet.data.boxes.source import Table
 from raydet.errors import DataError
+from raydet.text import plural
 
 Floats = NDArray[np.float64]
 ENOUGH = 5  # boxes of a class, before its median says something
@@ -42,7 +43,9 @@ class BoxFacts:
 def check_boxes(table: Table, path: str) -> None:
     """Raise DataError where nothing can be trained on."""
     if table.crowd.all():
-        raise DataError(f"{path}: no box in {len(table)} images; label some of them, or give them as --unlabeled")
+        raise DataError(
+            f"{path}: no box in {plural(len(table), 'image')}; label some of them, or give them as --unlabeled"
+        )
 
 
 def look_at(table: Table, path: str) -> tuple[BoxFacts, str, float]:

@@ -23,6 +23,7 @@ from raydet.recipe.rules import (
     rhythm,
     without_val,
 )
+from raydet.text import plural
 
 FEW_LABELS = 2000  # images; the papers' weights are for more
 Settings = list[Setting]
@@ -56,10 +57,11 @@ def propose(request: Request) -> Recipe:
         *rhythm(steps, machine, most_on_cpu=500, log_every=10),
     ]
     notes = (
-        f"{facts.images:,} labelled images of {facts.width} x {facts.height} pixels (median), "
-        f"{len(facts.boxes):,} boxes of {len(facts.class_names)} classes, {counts.unlabeled:,} unlabelled images",
+        f"{plural(facts.images, 'labelled image')} of {facts.width} x {facts.height} pixels (median), "
+        f"{plural(len(facts.boxes), 'box')} of {plural(len(facts.class_names), 'class')}, "
+        f"{plural(counts.unlabeled, 'unlabelled image')}",
         f"boxes: half are smaller than {median(facts):.0f} pixels (square root of the area); {smallest} are "
-        f"no larger than {small:.0f}; at most {facts.boxes_per_image[1]} boxes in an image",
+        f"no larger than {small:.0f}; at most {plural(facts.boxes_per_image[1], 'box')} in an image",
         *few(facts),
         *without_val(request, counts),
     )
@@ -81,7 +83,9 @@ def few(facts: BoxFacts) -> list[str]:
 def usual_method(counts: Counts) -> tuple[type[MethodSection], str]:
     """Return the method where none was asked for, and why."""
     if counts.unlabeled:
-        return IlNetConfig, f"{counts.unlabeled:,} unlabelled images; their pseudo-boxes train classes and places"
+        return IlNetConfig, (
+            f"{plural(counts.unlabeled, 'unlabelled image')}; their pseudo-boxes train classes and places"
+        )
     return SupervisedConfig, "nothing is unlabelled: with --unlabeled DIR or --labels N other methods are possible"
 
 
@@ -102,7 +106,7 @@ def views(facts: BoxFacts, side: int, why: str, machine: Machine, *, own: bool) 
 
 def threads(machine: Machine) -> str:
     """Say why so many threads decode."""
-    return f"{machine.cpus} cores" + (f" for {machine.gpus} GPUs" if machine.gpus > 1 else "")
+    return plural(machine.cpus, "core") + (f" for {machine.gpus} GPUs" if machine.gpus > 1 else "")
 
 
 def model(facts: BoxFacts, side: int, small_seen: float, machine: Machine) -> Settings:
@@ -121,12 +125,16 @@ def model(facts: BoxFacts, side: int, small_seen: float, machine: Machine) -> Se
     if name == EFFICIENTNET:
         before, after = rules.proposals(most)
         sampled = rules.rois(per_image)
-        why = f"nine of ten images have at most {per_image} boxes"
+        why = f"nine of ten images have at most {plural(per_image, 'box')}"
         settings += [
             Setting("model.fpn_channels", 64, "a quarter of the usual width: most of a CPU's time goes here"),
             Setting("model.box_head_dim", 256, "as above"),
             Setting("model.rpn_batch", 2 * sampled, "as above"),
-            Setting("model.rpn_pre_nms_train", before, f"{most} boxes at most in an image; the usual 2,000 cost time"),
+            Setting(
+                "model.rpn_pre_nms_train",
+                before,
+                f"{plural(most, 'box')} at most in an image; the usual 2,000 cost time",
+            ),
             Setting("model.rpn_pre_nms_test", before),
             Setting("model.rpn_post_nms_train", after),
             Setting("model.rpn_post_nms_test", after),
@@ -134,7 +142,7 @@ def model(facts: BoxFacts, side: int, small_seen: float, machine: Machine) -> Se
             Setting("model.roi_sampling_ratio", 2, "torchvision's; 0 adapts to the RoI and is slower"),
         ]
     if (detections := rules.detections(most)) > 100:
-        settings.append(Setting("model.test_detections", detections, f"an image has {most} boxes"))
+        settings.append(Setting("model.test_detections", detections, f"an image has {plural(most, 'box')}"))
     return settings
 
 
@@ -205,10 +213,11 @@ def unsup_weights(method: type[MethodSection], labeled: int) -> Settings:
     for key in ("unsup_cls_weight", "unsup_iou_weight", "unsup_weight"):
         if key not in method.model_fields:
             continue
-        weight, why = method.model_fields[key].default, f"{labeled:,} labelled images: as the papers"
+        weight, why = method.model_fields[key].default, f"{plural(labeled, 'labelled image')}: as the papers"
         if labeled < FEW_LABELS:
             why = (
-                f"{labeled:,} labelled images; below {FEW_LABELS:,} a teacher errs too often for the papers' {weight:g}"
+                f"{plural(labeled, 'labelled image')}; below {FEW_LABELS:,} a teacher errs too often for "
+                f"the papers' {weight:g}"
             )
             weight = min(1.0, weight)
         found.append(Setting(f"method.{key}", weight, "as above" if found else why))
@@ -243,7 +252,7 @@ def optimiser(
         Setting("optim.labeled_batch", batch, f"each enters as strong and as weak view: {2 * batch} views a step"),
     ]
     if uses_labels:
-        settings.append(Setting("optim.unlabeled_batch", others, f"{views_per_step} views a step with these"))
+        settings.append(Setting("optim.unlabeled_batch", others, f"{plural(views_per_step, 'view')} a step with these"))
     settings += [
         Setting(
             "optim.steps",
@@ -265,7 +274,8 @@ def optimiser(
         settings.append(Setting("labels.forward_images", max(1, min(8, others // machine.gpus)), why))
     if passes > 1:
         why = (
-            f"{views_per_step} views of {pixels / 1e6:.1f} megapixels in one pass would not fit {machine}; an estimate"
+            f"{plural(views_per_step, 'view')} of {pixels / 1e6:.1f} megapixels in one pass would not fit "
+            f"{machine}; an estimate"
         )
         settings.append(Setting("optim.accumulate", passes, why))
     return settings

@@ -11,6 +11,7 @@ import math
 from raydet.config.backbone import EFFICIENTNET, default_strides
 from raydet.recipe.machine import GIB, Machine
 from raydet.recipe.rules import rounded
+from raydet.text import plural
 
 LEAST_BOX = 16  # pixels of a view: two cells of the finest level, stride 8
 USUAL_SHORT = 240  # pixels of the short side that two cores train on; classes differ in finer detail than their boxes
@@ -55,7 +56,7 @@ def short_side(short: int, long: int, small_box: float, machine: Machine) -> tup
     needed = math.ceil(short * LEAST_BOX / small_box)
     if machine.is_cpu:
         wanted = min(max(USUAL_SHORT, needed), short)
-        given = f"{machine.cpus} cores are given"
+        given = f"{plural(machine.cpus, 'core is', 'cores are')} given"
         if budget(machine) < _by_cores(machine):
             given = f"{machine.memory_bytes / GIB:.1f} GiB of memory hold"
         limit = f"the {budget(machine):,} pixels a view that {given}"

@@ -23,7 +23,7 @@ from raydet.records import PseudoBoxes
 from raydet.report.common import evaluations, marks_of
 from raydet.report.figures import lines, surface
 from raydet.report.page import Pictures, Section, grid, heading, paragraph, table
-from raydet.text import percent
+from raydet.text import percent, plural
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.rundir import RunFolder
 
@@ -104,7 +104,7 @@ def makers(run: Inputs) -> list[Maker]:
 def groups(run: Inputs, pictures: Pictures) -> Section:
     """Show AP of groups of classes, and how right and how complete the pseudo-labels of their best classes are."""
     title, members = "Groups of classes", group_members(run)
-    body = [paragraph("; ".join(f"{name}: {len(each)} classes" for name, each in members.items()))]
+    body = [paragraph("; ".join(f"{name}: {plural(len(each), 'class')}" for name, each in members.items()))]
     shown = []
     for name, kind, figures in (("ap_groups.png", "AP", GROUPS), ("ap50_groups.png", "AP50", GROUPS_AT_50)):
         series = {

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raydet.families.detection.thresholds.count import Counts, Floats, Reading, ThresholdGrid
+from raydet.text import plural
 
 CLOSE = 1.25  # pseudo-boxes per true box, or its inverse: so far a point counts as close to the true density
 PAID = 0.7  # share of right boxes from which on pseudo-labels paid in most runs (benchmarks/ssod_small.md)
@@ -124,5 +125,5 @@ def _cautions(grid: ThresholdGrid, point: Point, is_close: bool) -> tuple[str, .
     if edges:
         found.append(f"It lies at the edge of the grid ({', '.join(edges)}): a wider --grid may find a better one.")
     if grid.truths.sum() < 10 * FEW_TRUTHS:
-        found.append(f"It rests on {int(grid.truths.sum())} true boxes only.")
+        found.append(f"It rests on {plural(int(grid.truths.sum()), 'true box')} only.")
     return tuple(found)

@@ -24,6 +24,7 @@ from raydet.labels.convert import from_table
 from raydet.labels.segment import list_segments, read_segment
 from raydet.precision import autocast_dtype
 from raydet.records import PseudoBoxes, TeacherRef
+from raydet.text import plural
 from raydet.train.rundir import RunFolder
 
 HIDDEN_CAUTION = (
@@ -79,7 +80,7 @@ def read_evidence(path: Path, *, data: DatasetConfig | None, version: int | None
         notes.append("The validation images also choose the best checkpoint; images of their own are better: --data.")
     if len(rows) < len(index):
         notes.append(f"A sample of {len(rows)} of {len(index)} images, evenly spaced.")
-    source = f"the {saved.role} of step {saved.checkpoint.step}, run now on {len(rows)} images of {name}"
+    source = f"the {saved.role} of step {saved.checkpoint.step}, run now on {plural(len(rows), 'image')} of {name}"
     return Evidence(saved.class_names, images, source, tuple(notes))
 
 
@@ -97,7 +98,7 @@ def _from_store(folder: RunFolder, version: int | None, max_images: int) -> Evid
     versions = [label.teacher.version for label in labels]
     span = f"teacher {versions[0]}" if versions[0] == versions[-1] else f"teachers {versions[-1]} to {versions[0]}"
     images = [_beside_truth(label, hidden) for label in labels]
-    source = f"the newest stored labels of {len(labels)} images ({span}) beside the hidden truth"
+    source = f"the newest stored labels of {plural(len(labels), 'image')} ({span}) beside the hidden truth"
     return Evidence(hidden.class_names, images, source, (HIDDEN_CAUTION,))
 
 

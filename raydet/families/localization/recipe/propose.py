@@ -17,6 +17,7 @@ from raydet.recipe.machine import Machine
 from raydet.recipe.reading import chosen, read_sets
 from raydet.recipe.request import Counts, Recipe, Request
 from raydet.recipe.rules import applicable, chosen_method, cluster_settings, data_settings, rhythm, without_val
+from raydet.text import plural
 
 Settings = list[Setting]
 
@@ -53,8 +54,8 @@ def propose(request: Request) -> Recipe:
     ]
     present = table.images.images_per_class()
     notes = (
-        f"{len(table):,} images of {len(names)} classes ({present.min():,} to {present.max():,} of each); sides "
-        f"{sides[0]} to {sides[2]} pixels; their boxes, if there are any, are not trained on",
+        f"{plural(len(table), 'image')} of {plural(len(names), 'class')} ({present.min():,} to {present.max():,} of "
+        f"each); sides {sides[0]} to {sides[2]} pixels; their boxes, if there are any, are not trained on",
         *without_boxes(request, counts, tables["labeled"]),
         *without_val(request, counts),
     )
@@ -90,7 +91,7 @@ def views(side: int, machine: Machine) -> Settings:
         Setting("data.views.size", size, why),
         Setting("data.views.horizontal_flip", 0.5, "0.0 where left and right differ, as in digits and text"),
         Setting("data.views.test_view", "whole", "objects at the border are measured too; the paper cuts: center"),
-        Setting("data.loader_threads", threads, f"{machine.cpus} cores"),
+        Setting("data.loader_threads", threads, plural(machine.cpus, "core")),
     ]
 
 

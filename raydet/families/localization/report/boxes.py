@@ -11,7 +11,7 @@ from raydet.families.localization.snapshot import TRAIN, Places
 from raydet.report.common import Curve, curves, plot
 from raydet.report.figures import Series, lines
 from raydet.report.page import Pictures, Section, grid, heading, paragraph, table
-from raydet.text import percent
+from raydet.text import percent, plural
 
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 BINS = 20
@@ -27,7 +27,7 @@ def gate(run: LocalizationInputs, pictures: Pictures) -> Section:
         ious = run.ious(places)
         rows = [_row(threshold, places, ious) for threshold in THRESHOLDS]
         columns = ["confidence above", "kept", "share", "GT-Known of kept"]
-        body += [heading(f"At the end of {name}: {len(places.rows)} training images"), table(columns, rows)]
+        body += [heading(f"At the end of {name}: {plural(len(places.rows), 'training image')}"), table(columns, rows)]
     lead = (
         "Of the boxes that the localizer says of training images, those that a threshold (tau) would keep, and how "
         "many of them are right. True boxes are used here and nowhere in training."

@@ -19,6 +19,7 @@ from raydet.recipe.machine import Machine
 from raydet.recipe.reading import read_sets
 from raydet.recipe.request import Counts, Recipe, Request
 from raydet.recipe.rules import chosen_method, cluster_settings, rhythm, shortest, val_count
+from raydet.text import plural
 
 Settings = list[Setting]
 
@@ -55,7 +56,7 @@ def propose(request: Request) -> Recipe:
     ]
     heights, widths = table.sizes[:, 0], table.sizes[:, 1]
     notes = [
-        f"{counts.labeled:,} images to learn from, of {widths.min()} x {heights.min()} to {widths.max()} x "
+        f"{plural(counts.labeled, 'image')} to learn from, of {widths.min()} x {heights.min()} to {widths.max()} x "
         f"{heights.max()} pixels; boxes, if there are any, are not seen"
     ]
     if "val" not in request.sets and withheld is None:
@@ -99,7 +100,7 @@ def views(size: int, why: str, machine: Machine) -> Settings:
     return [
         Setting("data.views.size", size, why),
         Setting("data.views.small_size", size // 2, "the third view: half as wide and high, as published"),
-        Setting("data.loader_threads", threads, f"{machine.cpus} cores"),
+        Setting("data.loader_threads", threads, plural(machine.cpus, "core")),
     ]
 
 

@@ -20,7 +20,7 @@ from raydet.report.common import (
     times,
 )
 from raydet.report.page import Pictures, Section, grid, paragraph, table, tiles
-from raydet.text import percent
+from raydet.text import percent, plural
 
 RECALLS = {"recall_10": "at 10", "recall_100": "at 100", "recall_1000": "at 1000", "ar_100": "AR at 100"}
 PASSED = ("all filters", "shape, sides of 32 pixels", "sides of 32 pixels", "none: the whole image")
@@ -105,7 +105,7 @@ def proposals(run: PretrainingInputs, pictures: Pictures) -> Section:
     body = [grid(shown)] if shown else [paragraph(NO_FIGURES, "absent")]
     if counts:
         low, middle, high = (int(value) for value in np.percentile(counts, (0, 50, 100)))
-        lead = f"Proposals of an image: {low} to {high}, median {middle} ({len(counts):,} images looked at)."
+        lead = f"Proposals of an image: {low} to {high}, median {middle} ({plural(len(counts), 'image')} looked at)."
         body += [paragraph(lead), table(["filters that they have passed", "images", "%"], rows)]
     return Section(title, body + ([paragraph(run.no_data, "absent")] if run.no_data else []))
 

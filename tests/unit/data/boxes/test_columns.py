@@ -56,7 +56,7 @@ def test_turned_boxes_of_four_corners_are_called_so_and_upright_ones_are_boxes(t
     # a square on its corner: 50, 40 +- 20 pixels of 100 x 80
     table, log = read_table(write_yolo(tmp_path, "1 0.5 0.25 0.7 0.5 0.5 0.75 0.3 0.5"), subset="train")
     assert codes(log) == [] and codes(log, "warning") == ["box-turned"]
-    assert "1 rows are turned boxes (four corners); the upright boxes around them are used" in str(log.problems[0])
+    assert "1 row is a turned box (four corners): the upright boxes around turned ones are used" in str(log.problems[0])
     assert table.boxes.tolist() == [[30, 20, 70, 60]]
     _, log = read_table(write_yolo(tmp_path, "1 0.5 0.5 0.2 0.5 0.78"), subset="train")
     assert "a turned box with its angle" in str(log.problems[0])
@@ -91,7 +91,7 @@ def test_rotation_of_coco_boxes_is_counted_and_used(tmp_path: Path) -> None:
     for entry, degrees in zip(content["annotations"], (90.0, 180.0, 0.0), strict=True):
         entry["attributes"] = {"occluded": False, "rotation": degrees}
     table, log = read_table(write_coco(tmp_path, content))
-    assert codes(log, "warning") == ["box-turned"] and "1 boxes are turned" in str(log.problems[0])
+    assert codes(log, "warning") == ["box-turned"] and "1 box is turned" in str(log.problems[0])
     assert table.boxes[0].tolist() == [5, 25, 45, 55]  # 30 x 40 about (25, 40) becomes 40 x 30
     assert table.boxes[1:].tolist() == [[0, 0, 50, 60], [5.5, 6.5, 15.5, 16.5]]
 
@@ -135,7 +135,7 @@ def test_boxes_that_are_all_or_mostly_crowd_are_told_with_the_count(tmp_path: Pa
     assert any("2 of 3 boxes are crowd" in warning for warning in data.warnings)
     content["annotations"][2]["iscrowd"] = 1
     file = write_coco(tmp_path, content)
-    with pytest.raises(DataError, match="all 3 boxes are crowd .*write 0 where they are single objects"):
+    with pytest.raises(DataError, match=r"every box \(3\) is crowd .*write 0 where they are single objects"):
         BOXES.prepare(DataConfig(labeled=DatasetConfig(path=str(file))), tmp_path / "run")
     content["annotations"][0]["iscrowd"] = content["annotations"][1]["iscrowd"] = 0  # one of three is common
     assert BOXES.check_one(DatasetConfig(path=str(write_coco(tmp_path, content)))).counts == {}

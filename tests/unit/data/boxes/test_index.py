@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from raydet.data.boxes.index import DatasetIndex, write_index
 from raydet.data.boxes.source import Table
+from raydet.data.mapped import write_damaged
 from raydet.errors import DataError
 from tests.helpers import data_folder
 from tests.tiny_data import read_table, write_coco
@@ -33,6 +34,24 @@ def tiny_table(root: Path) -> Table:
         crowd=np.array([False, True, False]),
         areas=np.array([150.0, 7125.0, 96.04]),
     )
+
+
+@pytest.mark.parametrize("damaged", [(), (0,)])
+def test_what_is_true_of_many_images_is_that_of_each_one_behind_the_other(damaged: tuple[int, ...], tmp_path: Path):
+    write_index(tmp_path / "a.arrow", tiny_table(tmp_path))
+    if damaged:
+        write_damaged(tmp_path / "a.arrow", damaged)
+    index = DatasetIndex.open(tmp_path / "a.arrow")
+    for rows in ([], [1], [0, 1, 2], [2, 0]):
+        counts, found = index.truth_of(rows)
+        each = [index.truth_at(row) for row in rows]
+        assert counts.tolist() == [len(one.classes) for one in each]
+        for name in ("boxes", "classes", "crowd", "areas"):
+            column = getattr(found, name)
+            assert column.dtype == getattr(index.truth_at(0), name).dtype
+            assert column.tolist() == [value for one in each for value in getattr(one, name).tolist()]
+    found.boxes[:] = 0  # a copy
+    assert index.truth_at(2).boxes.any()
 
 
 def test_an_index_returns_what_was_written(tmp_path: Path) -> None:

@@ -2,101 +2,25 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 
-from raydet.config.box_data import ShapesConfig
-from raydet.data.boxes.synthetic import render
-from raydet.data.decode import decode
 from raydet.data.order import BatchOrder
 from raydet.errors import DataError
 from raydet.families.detection.batch import ViewedImage
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.loader import StepLoader, StepViews, TeacherViews, teacher_view
-from raydet.families.detection.view_recipes import SharedGeometry
 from raydet.records import Target
-
-
-@dataclass
-class FakeIndex:
-    """The methods of DatasetIndex that the loader uses, over a few images in memory."""
-
-    files: list[Path]
-    sizes: list[tuple[int, int]]
-    targets: list[Target]
-    prefix: str
-    read: list[str] = field(default_factory=list)  # ids whose file was asked for
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def id_at(self, i: int) -> str:
-        return f"{self.prefix}{i}"
-
-    def position(self, image_id: str) -> int:
-        return int(image_id.removeprefix(self.prefix))
-
-    def file_at(self, i: int) -> Path:
-        return self.files[i]
-
-    def pixels_at(self, i: int) -> torch.Tensor:
-        self.read.append(self.id_at(i))
-        return decode(self.files[i])
-
-    def size_at(self, i: int) -> tuple[int, int]:
-        return self.sizes[i]
-
-    def target_at(self, i: int) -> Target:
-        return self.targets[i]
-
-
-@dataclass
-class FakeData:
-    labeled: FakeIndex
-    unlabeled: FakeIndex | None
-
-
-def some_images(folder: Path, count: int, prefix: str) -> FakeIndex:
-    folder.mkdir()
-    index = FakeIndex([], [], [], prefix)
-    for i in range(count):
-        height, width = 40 + 4 * i, 60 - 2 * i
-        scene = render(ShapesConfig(height=height, width=width), i)
-        Image.fromarray(scene.pixels).save(folder / f"{prefix}{i}.png")
-        index.files.append(folder / f"{prefix}{i}.png")
-        index.sizes.append((height, width))
-        boxes = torch.from_numpy(scene.boxes).float()
-        index.targets.append(Target.truth(boxes, torch.tensor(scene.classes, dtype=torch.int64)))
-    return index
+from tests.unit.data.boxes.loader_fakes import FakeData, FakeIndex, assert_same, config, recipe, some_images
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> FakeData:
     return FakeData(some_images(tmp_path / "l", 5, "l"), some_images(tmp_path / "u", 7, "u"))
-
-
-def config(**data_changes: Any) -> DetectionConfig:
-    views = {"short_side": [32, 40, 48], "vertical_flip": 0.5, **data_changes.pop("views", {})}
-    return DetectionConfig.model_validate(
-        {
-            "run": {"dir": "unused"},
-            "seed": 3,
-            "data": {"labeled": "x", "unlabeled": "y", "views": views, **data_changes},
-            "method": {"name": "unbiased_teacher", "burn_in_steps": 2},
-            "optim": {"labeled_batch": 5, "unlabeled_batch": 4, "steps": 12},
-        }
-    )
-
-
-def recipe(settings: DetectionConfig) -> SharedGeometry:
-    return SharedGeometry(settings.data.views)
 
 
 def labels_from_2(step: int) -> int | None:
@@ -123,14 +47,6 @@ def open_loader(data: FakeData) -> Iterator[Open]:
     yield opener
     for each in opened:
         each.close()
-
-
-def assert_same(a: tuple[ViewedImage, ...], b: tuple[ViewedImage, ...]) -> None:
-    assert [x.image_id for x in a] == [x.image_id for x in b]
-    for x, y in zip(a, b, strict=True):
-        assert x.view == y.view
-        assert torch.equal(x.pixels, y.pixels)
-        assert torch.equal(x.target.boxes, y.target.boxes) and torch.equal(x.target.classes, y.target.classes)
 
 
 def test_threads_and_prefetching_change_nothing(open_loader: Open) -> None:
@@ -297,65 +213,3 @@ def test_prepared_shapes_are_served(tmp_path: Path) -> None:
     assert len(taken.labeled) == 10 and len(taken.unlabeled) == 4
     assert all(len(view.target.classes) > 0 for view in taken.labeled)
     assert all(min(view.pixels.shape[1:]) in (32, 40, 48) for view in (*taken.labeled, *taken.unlabeled))
-
-
-def shared(data: FakeData, keep: int) -> TeacherViews:
-    each: Any = data
-    return TeacherViews(each, config(), recipe(config()), keep=keep)
-
-
-def test_the_second_user_of_a_weak_view_gets_what_the_first_one_made(data: FakeData) -> None:
-    views = shared(data, keep=2)
-    assert data.unlabeled is not None
-    one, other = views.take("u1", 3), views.take("u1", 3)
-    assert one is other and data.unlabeled.read == ["u1"]
-    third = views.take("u1", 3)  # both have had theirs: nothing is kept
-    assert third is not one and data.unlabeled.read == ["u1", "u1"]
-    assert_same((third,), (one,))
-    assert views.take("u1", 4) is not third  # another teacher's view
-
-
-def test_views_that_nobody_comes_back_for_are_dropped_oldest_first(data: FakeData) -> None:
-    views = shared(data, keep=2)
-    assert data.unlabeled is not None
-    made = {name: views.take(name, 0) for name in ("u0", "u1", "u2")}
-    assert len(views._waiting) == 2
-    assert views.take("u2", 0) is made["u2"] and views.take("u1", 0) is made["u1"]
-    assert_same((views.take("u0", 0),), (made["u0"],))
-    assert data.unlabeled.read == ["u0", "u1", "u2", "u0"]
-    alone = shared(data, keep=0)
-    alone.take("u0", 0)
-    assert len(alone._waiting) == 0
-
-
-def test_a_view_in_the_making_is_waited_for_and_its_error_reaches_both(
-    data: FakeData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    views, real = shared(data, keep=2), FakeIndex.pixels_at
-    begun, go_on = threading.Event(), threading.Event()
-
-    def slow(index: FakeIndex, i: int) -> torch.Tensor:
-        begun.set()
-        assert go_on.wait(30)
-        return real(index, i)
-
-    monkeypatch.setattr(FakeIndex, "pixels_at", slow)
-    assert data.unlabeled is not None
-    with ThreadPoolExecutor(2) as threads:
-        for damaged in (False, True):
-            begun.clear(), go_on.clear()
-            data.unlabeled.read.clear()
-            first = threads.submit(views.take, "u5", 1)
-            assert begun.wait(30)
-            second = threads.submit(views.take, "u5", 1)
-            while views._waiting:  # until the second has found what the first is making
-                assert not second.done()
-            go_on.set()
-            if damaged:
-                for each in (first, second):
-                    with pytest.raises(DataError, match=r"u5\.png.*was 2x1"):
-                        each.result()
-            else:
-                assert first.result() is second.result()
-            assert data.unlabeled.read == ["u5"]
-            data.unlabeled.sizes = [(1, 2)] * 7

@@ -122,7 +122,7 @@ def test_rare_classes_that_leave_no_box_at_all_are_refused(tmp_path: Path):
             "split": {"minority_classes": ["dog", "cat"], "keep_images_per_minority": 0},
         }
     )
-    with pytest.raises(DataError, match="keep_images_per_minority=0 leaves no box in the 1 labelled images"):
+    with pytest.raises(DataError, match="keep_images_per_minority=0 leaves no box in 1 labelled image"):
         BOXES.prepare(data, tmp_path / "data")
 
 

@@ -175,7 +175,7 @@ def test_ids_come_as_lines_or_json(tmp_path: Path, text: str) -> None:
         ("1\n99\n98", "2 ids are not in the labelled set .'99', '98'.; the labelled set's ids look like '0'"),
         ("[1.5]", "expected image ids"),
         ("[true]", "expected image ids"),
-        ("[1, 2", "are not in the labelled set"),
+        ("[1, 2", "1 id is not in the labelled set"),
     ],
 )
 def test_bad_lists_are_refused(tmp_path: Path, text: str, message: str) -> None:
@@ -233,7 +233,7 @@ def test_boxes_that_are_dropped_still_count_for_the_numbers_of_a_seed_file(tmp_p
         ("#50/7", "no seed '7' for 50 percent .there are: 1"),
         (
             "#10/1",
-            "lists 1 images up to number 0, but the labelled set has 2 images with an annotation that is not crowd "
+            "lists 1 image up to number 0, but the labelled set has 2 images with an annotation that is not crowd "
             ".10 percent: 0.*another",
         ),
         ("#1/1", "no seed '1'"),

@@ -115,7 +115,7 @@ def test_a_missing_label_file_means_no_boxes_and_is_mentioned(tmp_path: Path) ->
     (folder / "labels/train/b.txt").unlink()
     table, log = read_table(folder, subset="train")
     assert len(table) == 2 and codes(log) == [] and codes(log, "warning") == ["label-file-missing"]
-    assert "1 images have no label file" in str(log.problems[0])
+    assert "1 image has no label file" in str(log.problems[0])
 
 
 def test_without_a_yaml_classes_txt_names_the_classes(tmp_path: Path) -> None:

@@ -33,7 +33,7 @@ def test_per_class_takes_exactly_so_many_of_each() -> None:
 
 
 def test_a_class_that_has_fewer_is_named_with_its_count() -> None:
-    with pytest.raises(DataError, match="labeled_per_class is 5, but class 'class 1' has 4, 'class 3' has 1 images"):
+    with pytest.raises(DataError, match="labeled_per_class is 5, but class 'class 1' has 4, 'class 3' has 1;"):
         per_class(table_of([9, 4, 30, 1]), labeled_per_class=5)
 
 
@@ -103,7 +103,7 @@ def test_ids_may_be_listed_in_a_file(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('["i3", "j1"]', r"1 ids are not in the labelled set \('j1'\); the labelled set's ids look like 'i0'"),
+        ('["i3", "j1"]', r"1 id is not in the labelled set \('j1'\); the labelled set's ids look like 'i0'"),
         ("[]", "lists no image id"),
         ("", "lists no image id"),
         ('{"a": 1}', "expected image ids"),

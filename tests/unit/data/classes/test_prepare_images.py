@@ -183,7 +183,7 @@ def test_a_class_without_a_validation_image_is_a_warning(tmp_path: Path) -> None
 
 def test_one_class_is_too_few(tmp_path: Path) -> None:
     root = write_class_folders(tmp_path / "photos", {"cat": 3})
-    with pytest.raises(DataError, match="the labelled set has 1 classes; a classifier needs two or more"):
+    with pytest.raises(DataError, match="the labelled set has 1 class; a classifier needs two or more"):
         IMAGES.prepare(data_config(root), tmp_path / "run")
 
 

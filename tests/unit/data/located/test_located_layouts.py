@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from raydet.config.located_data import LocatedDataConfig, LocatedSetConfig
+from raydet.config.located_data import LocatedSetConfig
 from raydet.data.kind import kind_of
 from raydet.data.located.formats.detect import detect_located, read_located
 from raydet.data.located.table import LocatedTable
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
-from raydet.families.localization.data import LOCATED
 from tests.tiny_data import codes, write_image
+from tests.unit.data.located.layouts import ONE_EACH, coco, cub
 
 
 def read(tmp_path: Path, **config: Any) -> tuple[LocatedTable, str]:
@@ -35,23 +32,6 @@ def described(table: LocatedTable) -> dict[str, tuple[str, list[list[float]]]]:
         table.id_at(row): (table.class_names[table.images.labels[row]], table.boxes_at(row).tolist())
         for row in range(len(table))
     }
-
-
-def cub(folder: Path) -> Path:
-    """Two classes, three images: the second and third train."""
-    names = ("001.Black_footed_Albatross/a.jpg", "001.Black_footed_Albatross/b.jpg", "002.Crow/c.jpg")
-    for number, name in enumerate(names):
-        write_image(folder / "images" / name, value=number)
-    lists = {
-        "images.txt": [f"{i} {name}" for i, name in enumerate(names, 1)],
-        "image_class_labels.txt": ["1 1", "2 1", "3 2"],
-        "classes.txt": ["1 001.Black_footed_Albatross", "2 002.Crow"],
-        "bounding_boxes.txt": ["1 60.0 27.0 30.0 40.0", "2 1.0 2.0 3.0 4.0", "3 0.0 0.0 100.0 80.0"],
-        "train_test_split.txt": ["1 0", "2 1", "3 1"],
-    }
-    for name, lines in lists.items():
-        (folder / name).write_text("\n".join(lines) + "\n")
-    return folder
 
 
 def test_cub(tmp_path: Path):
@@ -140,26 +120,6 @@ def test_an_xml_file_with_entities_is_refused(tmp_path: Path):
     assert codes(log) == ["xml"] and "DTD" in log.problems[0].message
 
 
-def coco(folder: Path, *boxes: tuple[int, int, list[float]], crowd: int = 0) -> Path:
-    """Two images of 100 x 80; boxes are (image, category, xywh); categories 1 cat, 2 dog."""
-    for number in (1, 2):
-        write_image(folder / f"{number}.jpg", value=number)
-    content = {
-        "images": [{"id": n, "file_name": f"{n}.jpg", "width": 100, "height": 80} for n in (1, 2)],
-        "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
-        "annotations": [
-            {"id": i, "image_id": image, "category_id": category, "bbox": box, "iscrowd": crowd if i == 0 else 0}
-            for i, (image, category, box) in enumerate(boxes)
-        ],
-    }
-    file = folder / "boxes.json"
-    file.write_text(json.dumps(content))
-    return file
-
-
-ONE_EACH = ((1, 1, [10.0, 20, 30, 40]), (2, 2, [0.0, 0, 50, 60]))
-
-
 def test_coco_with_one_class_per_image(tmp_path: Path):
     file = coco(tmp_path, *ONE_EACH, (1, 1, [1.0, 1, 5, 5]))
     for path in (file, tmp_path):
@@ -241,118 +201,3 @@ def test_sets_that_have_no_boxes_in_any_layout_are_refused_with_what_is_read(tmp
     (tmp_path / "train-images-idx3-ubyte").write_bytes(b"x")
     with pytest.raises(DataError, match="idx has classes and no boxes, and is not read here; give CUB_200_2011"):
         read(tmp_path, path=str(tmp_path))
-
-
-# --- the rules, and what becomes of it --------------------------------------------------------------------------------
-
-
-def prepared(tmp_path: Path, labeled: Path, **data: Any) -> Any:
-    config = LocatedDataConfig(labeled=str(labeled), **data)
-    return LOCATED.prepare(config, tmp_path / "prepared")
-
-
-def test_training_gets_classes_and_the_boxes_lie_apart(tmp_path: Path):
-    data = prepared(tmp_path, coco(tmp_path / "a", *ONE_EACH), val=str(coco(tmp_path / "b", *ONE_EACH)))
-    assert data.labeled.num_boxes == 0 and data.labeled.labels().tolist() == [0, 1]
-    hidden = LOCATED.open_hidden(tmp_path / "prepared")
-    assert hidden is not None and hidden.boxes_at(0).tolist() == [[10, 20, 40, 60]]
-    assert data.val.boxes_at(1).tolist() == [[0, 0, 50, 60]]
-    # (.1 + 0) / 2, (.25 + 0) / 2, (.4 + .5) / 2, (.75 + .75) / 2 in shares of 100 x 80
-    mean = json.loads((tmp_path / "prepared" / "mean_box.json").read_text())["mean_box"]
-    assert mean == pytest.approx([0.05, 0.125, 0.45, 0.75])
-
-
-def test_a_part_of_the_labelled_images_leaves_no_box_in_sight(tmp_path: Path):
-    shapes = {"path": "shapes", "shapes": {"num_images": 24, "max_objects": 1, "height": 48, "width": 48}}
-    config = LocatedDataConfig(labeled=shapes, labeled_count=12)
-    data = LOCATED.prepare(config, tmp_path / "prepared")
-    assert len(data.labeled) == 12 and data.unlabeled is not None
-    assert data.labeled.num_boxes == data.unlabeled.num_boxes == 0
-    hidden = LOCATED.open_hidden(tmp_path / "prepared")
-    assert hidden is not None and hidden.ids() == data.labeled.ids() and hidden.num_boxes == 12
-
-
-def test_classes_of_train_and_val_must_agree(tmp_path: Path):
-    for name in ("cat", "dog"):
-        write_image(tmp_path / "train" / name / "x.jpg", value=len(name))
-        write_image(tmp_path / "val" / f"{name}s" / "x.jpg", value=7)
-    with pytest.raises(DataError, match=r"class 'cats' \(1 images\) is not a class of the labelled set"):
-        prepared(tmp_path, tmp_path / "train", val=str(tmp_path / "val"))
-
-
-def test_a_class_of_one_image_is_warned_about_and_one_class_is_an_error(tmp_path: Path):
-    data = prepared(tmp_path, coco(tmp_path / "a", *ONE_EACH))
-    assert any("there is one image of class 'cat', 'dog'" in warning for warning in data.warnings)
-    only_cats = tmp_path / "cats"
-    write_image(only_cats / "cat" / "x.jpg")
-    with pytest.raises(DataError, match=r"the labelled set has 1 classes; attention comes from telling classes apart"):
-        prepared(tmp_path / "other", only_cats)
-
-
-def test_an_image_without_a_class_is_an_error(tmp_path: Path):
-    with pytest.raises(DataError, match=r"2\.jpg: image id 2 has no label"):
-        prepared(tmp_path, coco(tmp_path / "a", ONE_EACH[0]))
-
-
-@pytest.mark.parametrize(
-    ("box", "complaint"),
-    [([90.0, 20, 30, 40], "leaves its image"), ([10.0, 20, 0, 40], "has no inside")],
-)
-def test_bad_boxes_stop_where_they_measure_and_are_mentioned_where_they_do_not(
-    box: list[float], complaint: str, tmp_path: Path
-):
-    bad, good = coco(tmp_path / "bad", (1, 1, box), ONE_EACH[1]), coco(tmp_path / "good", *ONE_EACH)
-    with pytest.raises(DataError, match=f"a box of image id 1 {complaint}"):
-        prepared(tmp_path, good, val=str(bad))
-    data = prepared(tmp_path, bad, val=str(good))
-    assert len(data.labeled) == 2  # its class counts all the same
-    assert any(complaint in warning for warning in data.warnings) == (complaint == "has no inside")
-
-
-def test_a_validation_set_without_boxes_is_warned_about(tmp_path: Path):
-    for name in ("cat", "dog"):
-        write_image(tmp_path / "val" / name / "x.jpg", value=len(name) + ord(name[0]))
-    data = prepared(tmp_path, coco(tmp_path / "a", *ONE_EACH), val=str(tmp_path / "val"))
-    assert any("the val set has no box: only classes can be measured" in warning for warning in data.warnings)
-
-
-def test_check_data_knows_it(tmp_path: Path):
-    one = LocatedSetConfig(path=str(cub(tmp_path)), subset="train")
-    report = LOCATED.check_one(one)
-    text = "\n".join(map(str, report.sets))
-    assert "read as cub" in text and "2 boxes in 2 images, at most 1 in one" in text
-    assert report.num_errors == 0
-    assert np.array_equal(
-        LOCATED.read("data", one, ProblemLog(), settings=None, generated=tmp_path, decode_images=True)[0].first,
-        [0, 1, 2],
-    )
-
-
-def class_folders(folder: Path) -> Path:
-    """Two classes of two images each; of `cat/b.png` the second half is missing."""
-    for number, name in enumerate(("cat/a.png", "cat/b.png", "dog/c.png", "dog/d.png")):
-        write_image(folder / name, value=10 * number)
-    damaged = folder / "cat" / "b.png"
-    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size // 2])
-    return folder
-
-
-def test_a_damaged_picture_ends_the_preparation_or_is_left_out_as_the_setting_says(tmp_path: Path):
-    folder = str(class_folders(tmp_path / "pictures"))
-    with pytest.raises(DataError, match=r"b\.png.*data.on_bad_image: skip"):
-        LOCATED.prepare(LocatedDataConfig.model_validate({"labeled": folder}), tmp_path / "refused")
-    config = LocatedDataConfig.model_validate({"labeled": folder, "on_bad_image": "skip"})
-    found = LOCATED.prepare(config, tmp_path / "kept").labeled
-    assert sorted(found.ids()) == ["cat/a.png", "dog/c.png", "dog/d.png"]
-    (line,) = (tmp_path / "kept" / "skipped.jsonl").read_text().splitlines()
-    assert json.loads(line)["id"] == "cat/b.png"
-
-
-def test_the_range_of_16_bit_pictures_reaches_the_index(tmp_path: Path):
-    for name in ("cat/a.png", "dog/b.png"):
-        (tmp_path / "wide" / name).parent.mkdir(parents=True)
-        Image.fromarray(np.full((8, 8), 4095, dtype=np.uint16)).save(tmp_path / "wide" / name)
-    views = {"gray16_range": [0, 4095]}
-    config = LocatedDataConfig.model_validate({"labeled": str(tmp_path / "wide"), "views": views})
-    pixels = LOCATED.prepare(config, tmp_path / "data").labeled.pixels_at(0)
-    assert pixels.unique().tolist() == [255]  # 4095 of 4095; of 65535 it would be 4095 * 255 / 65535 = 15.9
