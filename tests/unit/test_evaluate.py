@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,13 @@ from raydet.errors import UserError
 from raydet.families.detection.coco import coco_metrics
 from raydet.families.detection.judged_boxes import Detections
 from raydet.families.detection.pseudo_quality import LabelPair, pseudo_label_quality
+
+
+def together(found):
+    """What an index says of many images, from what it says of each."""
+    nothing = Truth(np.zeros((0, 4)), np.zeros(0, np.int64), np.zeros(0, bool), np.zeros(0))
+    columns = (np.concatenate([getattr(each, field.name) for each in (nothing, *found)]) for field in fields(Truth))
+    return np.array([len(each.classes) for each in found], dtype=np.int64), Truth(*columns)
 
 
 class FakeIndex:
@@ -37,6 +44,9 @@ class FakeIndex:
         crowd = np.array([crowd for _, _, crowd in self.images[i]], dtype=bool)
         return Truth(boxes, classes, crowd, np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
 
+    def truth_of(self, rows):
+        return together([self.truth_at(i) for i in rows])
+
 
 def found(i, *rows):
     boxes = torch.tensor([box for box, _, _ in rows], dtype=torch.float32).reshape(-1, 4)
@@ -47,7 +57,7 @@ def found(i, *rows):
 SMALL, MEDIUM = [0, 0, 10, 10], [50, 50, 100, 100]
 
 
-@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("engine", ["numpy", "hotcoco", "pycocotools"])
 def test_perfect_detections_have_ap_one_and_what_is_undefined_is_none(engine):
     index = FakeIndex([(SMALL, 0, False)], [(MEDIUM, 0, False)])
     result = coco_metrics(index, [found(1, (MEDIUM, 0, 0.9)), found(0, (SMALL, 0, 0.8))], engine=engine)
@@ -57,7 +67,7 @@ def test_perfect_detections_have_ap_one_and_what_is_undefined_is_none(engine):
     assert (result.images, result.boxes, result.detections, result.engine) == (2, 2, 2, engine)
 
 
-@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("engine", ["numpy", "hotcoco", "pycocotools"])
 def test_a_loose_box_counts_at_low_iou_thresholds_only(engine):
     # IoU = 50*50 / (50*80) = 0.625: a hit at 0.50, 0.55, 0.60 of the ten thresholds.
     index = FakeIndex([(MEDIUM, 0, False)])
@@ -66,7 +76,7 @@ def test_a_loose_box_counts_at_low_iou_thresholds_only(engine):
     assert figures == pytest.approx([1.0, 0.0, 0.3])
 
 
-@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("engine", ["numpy", "hotcoco", "pycocotools"])
 def test_a_false_positive_above_the_hit_halves_the_precision(engine):
     index = FakeIndex([(MEDIUM, 0, False)])
     rows = (([150, 150, 160, 160], 0, 0.95), (MEDIUM, 0, 0.9))
@@ -75,7 +85,7 @@ def test_a_false_positive_above_the_hit_halves_the_precision(engine):
     assert figures == pytest.approx([0.5, 0.5])
 
 
-@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("engine", ["numpy", "hotcoco", "pycocotools"])
 def test_detections_on_a_crowd_region_are_ignored(engine):
     index = FakeIndex([(MEDIUM, 0, False), ([0, 0, 40, 40], 0, True)])
     rows = (([0, 0, 20, 20], 0, 0.95), ([20, 20, 40, 40], 0, 0.94), (MEDIUM, 0, 0.9))
@@ -84,14 +94,14 @@ def test_detections_on_a_crowd_region_are_ignored(engine):
     assert figures == pytest.approx((1.0, 1))
 
 
-@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("engine", ["numpy", "hotcoco", "pycocotools"])
 def test_no_detections_at_all_is_ap_zero(engine):
     index = FakeIndex([(MEDIUM, 0, False)], [])
     assert coco_metrics(index, [], engine=engine).AP == 0.0
     assert coco_metrics(index, [found(0), found(1)], engine=engine).AP == 0.0
 
 
-@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("engine", ["numpy", "hotcoco", "pycocotools"])
 def test_without_ground_truth_every_figure_is_undefined(engine):
     result = coco_metrics(FakeIndex([], []), [found(0, (MEDIUM, 0, 0.9))], engine=engine)
     assert [result.AP, result.AP50, result.APs, result.per_class["cat"].AP50] == [None] * 4
@@ -128,7 +138,7 @@ def test_an_engine_that_is_not_installed_is_a_users_mistake(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install 'raydet\[fast\]'"):
         coco_metrics(FakeIndex([]), [], engine="hotcoco")
-    assert coco_metrics(FakeIndex([]), [], engine="auto").engine == "pycocotools"
+    assert coco_metrics(FakeIndex([]), [], engine="auto").engine == "numpy"
 
 
 def test_the_reference_engine_prints_nothing(capfd):
@@ -139,7 +149,7 @@ def test_the_reference_engine_prints_nothing(capfd):
 def test_the_result_as_text_and_json():
     result = coco_metrics(FakeIndex([(MEDIUM, 0, False)]), [found(0, (MEDIUM, 0, 0.9))], engine="pycocotools")
     assert result.as_text().splitlines() == [
-        "1 images, 1 boxes, 1 detections, engine pycocotools",
+        "1 image, 1 box, 1 detection, engine pycocotools",
         "AP 100.0  AP50 100.0  AP75 100.0  APs     -  APm 100.0  APl     -",
         "AP50 gained if mended (TIDE): Cls 0.0  Loc 0.0  Both 0.0  Dupe 0.0  Bkg 0.0  Miss 0.0  FalsePos 0.0  "
         "FalseNeg 0.0",
@@ -163,7 +173,7 @@ def test_kinds_of_errors_are_those_of_what_was_said_and_what_is_true():
     assert result.as_json()["tide"]["counts"]["Cls"] == 1
 
 
-@pytest.mark.parametrize("engine", ["hotcoco", "pycocotools"])
+@pytest.mark.parametrize("engine", ["numpy", "hotcoco", "pycocotools"])
 def test_novel_and_base_classes_have_means_of_their_own(engine):
     # The dog is found with IoU 1; of the cat 50*50 / (50*80) = 0.625 is a hit at 3 of 10 thresholds.
     index = FakeIndex([(MEDIUM, 0, False), (SMALL, 1, False)])

@@ -7,8 +7,9 @@ from dataclasses import fields
 import numpy as np
 import pytest
 
+from raydet.families.detection.box_pairs import SaidBoxes, TrueBoxes, judgeable
 from raydet.families.detection.tide import KINDS, NAMES, TideErrors, tide_errors
-from raydet.families.detection.tide_kinds import CLS, SaidBoxes, TrueBoxes, judge
+from raydet.families.detection.tide_kinds import CLS, Judged, judge
 
 A, B = (0, 0, 100, 100), (100, 100, 200, 200)
 TRUTH = tuple[int, tuple[int, ...], int, bool]  # image, box, class, crowd
@@ -21,7 +22,24 @@ def judged(truth: list[TRUTH], said: list[SAID], classes: int = 2) -> TideErrors
         return np.array(image, np.int64), np.array(box, np.float64).reshape(-1, 4), np.array(label, np.int64)
 
     crowd, scores = np.array([row[3] for row in truth], bool), np.array([row[3] for row in said], np.float64)
-    return tide_errors(TrueBoxes(*columns(truth), crowd), SaidBoxes(*columns(said), scores), classes)
+    return errors(true_boxes(*columns(truth), crowd), said_boxes(*columns(said), scores), classes)
+
+
+def true_boxes(images: np.ndarray, boxes: np.ndarray, classes: np.ndarray, crowd: np.ndarray) -> TrueBoxes:
+    sides = boxes[:, 2:] - boxes[:, :2]
+    return TrueBoxes(images, boxes, classes, crowd, sides, sides.prod(axis=1))
+
+
+def said_boxes(images: np.ndarray, boxes: np.ndarray, classes: np.ndarray, scores: np.ndarray) -> SaidBoxes:
+    return SaidBoxes(images, boxes, classes, scores, boxes[:, 2:] - boxes[:, :2])
+
+
+def errors(truth: TrueBoxes, said: SaidBoxes, classes: int) -> TideErrors:
+    return tide_errors(truth, said, judgeable(truth, said), classes)
+
+
+def judgement(truth: TrueBoxes, said: SaidBoxes) -> Judged:
+    return judge(truth, said, judgeable(truth, said))
 
 
 def said_of(found: TideErrors) -> tuple[dict[str, float], dict[str, int]]:
@@ -198,14 +216,14 @@ def test_how_many_images_are_judged_at_once_changes_nothing(pairs: int, monkeypa
         return np.concatenate([low, low + rng.integers(1, 4, (number, 2)) * 20.0], axis=1)
 
     crowd, scores = rng.random(60) < 0.2, np.round(rng.random(300), 1)
-    truth = TrueBoxes(rng.integers(0, 20, 60), boxes(60), rng.integers(0, 3, 60), crowd)
-    said = SaidBoxes(rng.integers(5, 25, 300), boxes(300), rng.integers(0, 3, 300), scores)
-    at_once = tide_errors(truth, said, 3)
-    monkeypatch.setattr("raydet.families.detection.tide_kinds.MOST_PAIRS", pairs)
-    assert tide_errors(truth, said, 3) == at_once
-    apart = [judge(*(of_image(each, image) for each in (truth, said))) for image in range(25)]
+    truth = true_boxes(rng.integers(0, 20, 60), boxes(60), rng.integers(0, 3, 60), crowd)
+    said = said_boxes(rng.integers(5, 25, 300), boxes(300), rng.integers(0, 3, 300), scores)
+    at_once = errors(truth, said, 3)
+    monkeypatch.setattr("raydet.families.detection.box_pairs.MOST_PAIRS", pairs)
+    assert errors(truth, said, 3) == at_once
+    apart = [judgement(*(of_image(each, image) for each in (truth, said))) for image in range(25)]
     assert sum(int((each.kinds == CLS).sum()) for each in apart) == at_once.counts["Cls"] > 0
-    assert sum(int(each.found.sum()) for each in apart) == int(judge(truth, said).found.sum()) > 0
+    assert sum(int(each.found.sum()) for each in apart) == int(judgement(truth, said).found.sum()) > 0
 
 
 def of_image(boxes, image: int):

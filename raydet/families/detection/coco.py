@@ -1,6 +1,6 @@
-"""COCO average precision. pycocotools is the reference; hotcoco gives the same figures faster.
+"""COCO average precision. pycocotools is the reference; `average_precision.py` gives the same figures faster.
 
-Both engines get the same validated boxes and hand back the same precision array; every figure is read from that array
+All engines get the same validated boxes and hand back the same precision array; every figure is read from that array
 here, so the engines cannot differ in what a figure means. Where a class has no boxes the array holds -1, a figure None.
 """
 
@@ -16,14 +16,16 @@ import numpy as np
 from raydet.data.boxes.federated import FREQUENCIES
 from raydet.data.boxes.index import DatasetIndex
 from raydet.errors import UserError
-from raydet.families.detection.judged_boxes import Detections, boxes_of_rows, rows_of, truth_of
-from raydet.families.detection.lvis import lvis_precision
+from raydet.families.detection.average_precision import numpy_precision
+from raydet.families.detection.box_pairs import Judgeable, SaidBoxes, TrueBoxes, judgeable
+from raydet.families.detection.judged_boxes import Detections, dataset_of, rows_of, said_of, truth_of
+from raydet.families.detection.lvis import lvis_numpy, lvis_precision
 from raydet.families.detection.mask_truth import with_true_masks
 from raydet.families.detection.precision import MOST_DETECTIONS, Dataset, pycocotools_precision
 from raydet.families.detection.tide import TideErrors, tide_errors
-from raydet.text import percent
+from raydet.text import percent, plural
 
-EngineName = Literal["auto", "hotcoco", "pycocotools"]
+EngineName = Literal["auto", "numpy", "hotcoco", "pycocotools"]
 
 ALL, SMALL, MEDIUM, LARGE = 0, 1, 2, 3  # COCO's area ranges: all, < 32^2, 32^2..96^2, > 96^2 square pixels
 AT_50, AT_75 = 0, 5  # COCO's IoU thresholds 0.50, 0.55, ..., 0.95
@@ -90,7 +92,8 @@ class EvalResult:
     def as_text(self) -> str:
         """Return a table for people, figures in percent."""
         lines = [
-            f"{self.images} images, {self.boxes} boxes, {self.detections} detections, engine {self.engine}",
+            f"{plural(self.images, 'image')}, {plural(self.boxes, 'box')}, {plural(self.detections, 'detection')}, "
+            f"engine {self.engine}",
             "  ".join(f"{name} {percent(getattr(self, name)):>5}" for name in COLUMNS),
         ]
         present = [name for name in (*GROUPS, *GROUPS_AT_50) if getattr(self, name) is not None]
@@ -127,15 +130,11 @@ def coco_metrics(
     and for a score or box that is not finite; UserError for an engine that is not installed.
     """
     positions = range(len(index)) if positions is None else sorted(set(positions))
-    rows = rows_of(index, detections, positions)
-    truth, true_boxes = truth_of(index, positions)
+    said, truth = said_of(index, detections, positions), truth_of(index, positions)
+    judged = None if index.federated is not None else judgeable(truth, said)
     used = _resolve(engine)
-    if index.federated is not None:
-        federated = index.federated.take(np.array(positions, dtype=np.int64))
-        precision = lvis_precision(truth, rows, federated, used)
-    else:
-        precision = _hotcoco(truth, rows) if used == "hotcoco" else pycocotools_precision(truth, rows)
-    found, masks = _figures(precision), _mask_precision(index, detections, positions, truth, rows)
+    precision = _box_precision(index, positions, truth, said, judged, used)
+    found, masks = _figures(precision), _mask_precision(index, detections, positions, truth, said)
     of_masks = {} if masks is None else {f"{name}_mk": value for name, value in _figures(masks).items()}
     return EvalResult(
         **found,
@@ -149,11 +148,11 @@ def coco_metrics(
             for k, name in enumerate(index.class_names)
         },
         images=len(positions),
-        boxes=int((~true_boxes.crowd).sum()),
-        detections=len(rows),
+        boxes=int((~truth.crowd).sum()),
+        detections=len(said.scores),
         engine=used,
         **_of_groups(precision, index, minority, novel),
-        tide=tide_errors(true_boxes, boxes_of_rows(rows), len(index.class_names)) if index.federated is None else None,
+        tide=None if judged is None else tide_errors(truth, said, judged, len(index.class_names)),
     )
 
 
@@ -170,17 +169,39 @@ def _figures(precision: np.ndarray) -> dict[str, float | None]:
     return dict(zip(COLUMNS, map(_mean, parts), strict=True))
 
 
+def _box_precision(
+    index: DatasetIndex,
+    positions: Sequence[int],
+    truth: TrueBoxes,
+    said: SaidBoxes,
+    judged: Judgeable | None,
+    engine: str,
+) -> np.ndarray:
+    """Return the precision of boxes; `judged` is None where not every class was looked for in every image."""
+    if engine == "numpy" and judged is not None:
+        return numpy_precision(truth, said, judged, len(index.class_names))
+    if index.federated is None:
+        dataset, rows = dataset_of(index, positions, truth), rows_of(said)
+        return _hotcoco(dataset, rows) if engine == "hotcoco" else pycocotools_precision(dataset, rows)
+    places = np.array(positions, dtype=np.int64)
+    federated = index.federated.take(places)
+    if engine == "numpy":
+        return lvis_numpy(truth, said, places + 1, federated, len(index.class_names))
+    return lvis_precision(dataset_of(index, positions, truth), rows_of(said), federated, engine)
+
+
 def _mask_precision(
-    index: DatasetIndex, detections: Sequence[Detections], positions: Sequence[int], truth: Dataset, rows: np.ndarray
+    index: DatasetIndex, detections: Sequence[Detections], positions: Sequence[int], truth: TrueBoxes, said: SaidBoxes
 ) -> np.ndarray | None:
     """Return the precision of masks, by pycocotools; None where the model makes none, or the set has none."""
     if not any(each.masks is not None for each in detections) or not index.has_masks:
         return None
     of_image = {each.image_id: each.masks or () for each in detections}
     masks = [mask for i in positions for mask in of_image.get(index.id_at(i), ())]
-    if len(masks) != len(rows):
-        raise ValueError(f"{len(rows)} detections with {len(masks)} masks: every detection wants one")
-    with_masks = {**truth, "annotations": with_true_masks(index, positions, truth["annotations"])}
+    if len(masks) != len(said.scores):
+        raise ValueError(f"{len(said.scores)} detections with {len(masks)} masks: every detection wants one")
+    dataset, rows = dataset_of(index, positions, truth), rows_of(said)
+    with_masks = {**dataset, "annotations": with_true_masks(index, positions, dataset["annotations"])}
     if index.federated is None:
         return pycocotools_precision(with_masks, rows, masks=masks)
     federated = index.federated.take(np.array(positions, dtype=np.int64))
@@ -207,14 +228,11 @@ def _of_groups(
 
 
 def _resolve(engine: EngineName) -> str:
-    has_hotcoco = importlib.util.find_spec("hotcoco") is not None
-    if engine == "hotcoco" and not has_hotcoco:
+    if engine == "hotcoco" and importlib.util.find_spec("hotcoco") is None:
         raise UserError(
-            "eval.engine=hotcoco: hotcoco is not installed; pip install 'raydet[fast]', or set eval.engine=pycocotools"
+            "eval.engine=hotcoco: hotcoco is not installed; pip install 'raydet[fast]', or set eval.engine=auto"
         )
-    if engine == "auto":
-        return "hotcoco" if has_hotcoco else "pycocotools"
-    return engine
+    return "numpy" if engine == "auto" else engine
 
 
 def _hotcoco(truth: Dataset, rows: np.ndarray) -> np.ndarray:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 
 from raydet.data.boxes.federated import Federated
+from raydet.families.detection.average_precision import numpy_precision
+from raydet.families.detection.box_pairs import Ints, SaidBoxes, TrueBoxes, judgeable, places_in_runs
 from raydet.families.detection.precision import Dataset, pycocotools_precision
 
 MOST = 300  # detections per image, best score first
@@ -24,6 +26,25 @@ def lvis_precision(
     `federated` is that of the images of `truth`, in their order. `masks`: of pycocotools' engine alone.
     """
     return _hotcoco(truth, rows, federated) if engine == "hotcoco" else _pycocotools(truth, rows, federated, masks)
+
+
+def lvis_numpy(truth: TrueBoxes, said: SaidBoxes, images: Ints, federated: Federated, num_classes: int) -> np.ndarray:
+    """Return the same by `numpy_precision`; `images`: of `federated`, ascending, as `truth` and `said` count them."""
+
+    def cells(of: Ints, classes: Ints) -> Ints:
+        return np.searchsorted(images, of) * num_classes + classes
+
+    def listed(each: Sequence[Ints]) -> Ints:
+        return cells(np.repeat(images, [len(one) for one in each]), np.concatenate([np.zeros(0, np.int64), *each]))
+
+    own = cells(said.images, said.classes)
+    by_image = np.lexsort((-said.scores, said.images))
+    counts = np.empty(len(own), dtype=np.bool_)
+    counts[by_image] = places_in_runs(said.images[by_image]) < MOST
+    counts &= np.isin(own, np.concatenate([cells(truth.images, truth.classes), listed(federated.negative)]))
+    own, said = own[counts], said.where(counts)
+    unjudged = np.isin(own, listed(federated.partial))
+    return numpy_precision(truth, said, judgeable(truth, said, MOST), num_classes, unjudged)
 
 
 def _pycocotools(truth: Dataset, rows: np.ndarray, federated: Federated, masks: Sequence[bytes] | None) -> np.ndarray:

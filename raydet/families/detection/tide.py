@@ -19,7 +19,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raydet.families.detection.tide_kinds import IGNORED, RIGHT, Bools, Ints, SaidBoxes, TrueBoxes, judge
+from raydet.families.detection.box_pairs import Bools, Ints, Judgeable, SaidBoxes, TrueBoxes, sorted_by
+from raydet.families.detection.tide_kinds import CLS, IGNORED, RIGHT, Judged, Kinds, judge
 
 KINDS = ("Cls", "Loc", "Both", "Dupe", "Bkg", "Miss")
 NAMES = (*KINDS, "FalsePos", "FalseNeg")
@@ -34,54 +35,74 @@ class TideErrors:
     counts: dict[str, int]  # by KINDS
 
 
-def tide_errors(truth: TrueBoxes, said: SaidBoxes, num_classes: int) -> TideErrors:
-    """Return the errors of detections `said`, which need not be sorted, beside `truth`."""
-    judged, real = judge(truth, said), ~truth.crowd
+@dataclass(frozen=True, slots=True, eq=False)
+class _Ranking:
+    """Detections by class, those of a class best score first."""
+
+    ends: Ints  # [K + 1] where each class begins, and the last one ends
+    kinds: Kinds  # [N]
+    can_be_mended: Bools  # [N]
+
+
+def tide_errors(truth: TrueBoxes, said: SaidBoxes, judgeable: Judgeable, num_classes: int) -> TideErrors:
+    """Return the errors of detections `said` beside `truth`."""
+    judged, real = judge(truth, said, judgeable), ~truth.crowd
     missed = real & ~judged.found & ~judged.usable
     boxes = np.bincount(truth.classes[real], minlength=num_classes)
-    order = np.argsort(-said.scores, kind="stable")
-    order = order[judged.kinds[order] != IGNORED]
-    kinds, classes, mended = judged.kinds[order], said.classes[order], judged.mended[order]
-    right = kinds == RIGHT
-    base = _mean_ap(classes, right, boxes, boxes)
+    as_said = _ranking(judged, said.classes, judgeable.by_class, num_classes)
+    right, counted = as_said.kinds == RIGHT, as_said.kinds != IGNORED
+    base = _mean_ap(as_said.ends, right, counted, boxes, boxes)
     gains: dict[str, float | None] = {}
     for number, name in enumerate(KINDS[:5]):
-        own = kinds == number
-        kept = ~own | (mended >= 0)
-        fixed = np.where(own, mended, classes)[kept]
-        gains[name] = _gain(_mean_ap(fixed, (right | own)[kept], boxes, boxes), base)
+        of = as_said  # but for CLS all are mended within their class
+        if number == CLS:
+            classes = np.where((judged.kinds == CLS) & (judged.mended >= 0), judged.mended, said.classes)
+            order = judgeable.by_score[sorted_by(classes[judgeable.by_score])]
+            of = _ranking(judged, classes, order, num_classes)
+        own = of.kinds == number
+        fixed = own & of.can_be_mended
+        gains[name] = _gain(
+            _mean_ap(of.ends, fixed | (of.kinds == RIGHT), fixed | ((of.kinds != IGNORED) & ~own), boxes, boxes), base
+        )
     left = boxes - np.bincount(truth.classes[missed], minlength=num_classes)
-    gains["Miss"] = _gain(_mean_ap(classes, right, left, boxes), base)
-    gains["FalsePos"] = _gain(_mean_ap(classes[right], right[right], boxes, boxes), base)
+    gains["Miss"] = _gain(_mean_ap(as_said.ends, right, counted, left, boxes), base)
+    gains["FalsePos"] = _gain(_mean_ap(as_said.ends, right, right, boxes, boxes), base)
     left = np.bincount(truth.classes[judged.found], minlength=num_classes)
-    gains["FalseNeg"] = _gain(_mean_ap(classes, right, left, boxes), base)
-    counts = {name: int((kinds == number).sum()) for number, name in enumerate(KINDS[:5])}
+    gains["FalseNeg"] = _gain(_mean_ap(as_said.ends, right, counted, left, boxes), base)
+    counts = {name: int((judged.kinds == number).sum()) for number, name in enumerate(KINDS[:5])}
     return TideErrors(gains, {**counts, "Miss": int(missed.sum())})
 
 
-def _mean_ap(classes: Ints, right: Bools, boxes: Ints, to_begin_with: Ints) -> float | None:
-    """Return AP50 of detections, best score first, with so many `boxes` of each class to be found.
+def _ranking(judged: Judged, classes: Ints, order: Ints, num_classes: int) -> _Ranking:
+    ends = np.append(0, np.cumsum(np.bincount(classes[order], minlength=num_classes)))
+    return _Ranking(ends, judged.kinds[order], (judged.mended >= 0)[order])
+
+
+def _mean_ap(ends: Ints, right: Bools, kept: Bools, boxes: Ints, to_begin_with: Ints) -> float | None:
+    """Return AP50 of the detections that are `kept`, those that are `right` among them, with so many `boxes` of each
+    class to be found; `ends`: where each class begins, and the last one ends.
 
     Of the classes that had boxes to begin with; one without boxes and detections has no AP.
     """
     found = []
-    # Those of a class stay in order of their scores; short integers are sorted five times as fast.
-    order = np.argsort(classes.astype(np.uint16) if len(boxes) <= 2**16 else classes, kind="stable")
-    ends = np.searchsorted(classes[order], np.arange(len(boxes) + 1))
+    hits = np.flatnonzero(right)
+    number = np.zeros(len(kept) + 1, dtype=np.int64)
+    np.cumsum(kept, out=number[1:])
+    first, before = np.searchsorted(hits, ends), number[ends]
     for label in np.flatnonzero(to_begin_with):
-        hits = right[order[ends[label] : ends[label + 1]]]
-        if boxes[label] or len(hits):
-            found.append(_ap(hits, int(boxes[label])))
+        if boxes[label] or before[label + 1] > before[label]:
+            ranks = number[hits[first[label] : first[label + 1]] + 1] - before[label]
+            found.append(_ap(ranks, int(boxes[label])))
     return float(np.mean(found)) if found else None
 
 
-def _ap(hits: Bools, boxes: int) -> float:
-    """Return the mean of the precision at 101 recalls, as COCO interpolates it."""
-    if not boxes or not hits.any():
+def _ap(ranks: Ints, boxes: int) -> float:
+    """Return the mean of the precision at 101 recalls, as COCO interpolates it; `ranks`: of what is right, from 1."""
+    if not boxes or not len(ranks):
         return 0.0
-    rights = np.cumsum(hits)
-    precision = np.maximum.accumulate((rights / np.arange(1, len(hits) + 1))[::-1])[::-1]
-    at = np.searchsorted(rights / boxes, RECALLS, side="left")
+    number = np.arange(1, len(ranks) + 1)
+    precision = np.maximum.accumulate((number / ranks)[::-1])[::-1]
+    at = np.searchsorted(number / boxes, RECALLS, side="left")
     return float(np.append(precision, 0.0)[at].mean())
 
 
