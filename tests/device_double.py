@@ -141,6 +141,13 @@ class _Calls(TorchFunctionMode):
         return _Arrive.apply(moved)
 
 
+class _Generator(torch.Generator):
+    """Draws on the CPU, whatever the place."""
+
+    def __new__(cls, device: Any = "cpu") -> _Generator:
+        return super().__new__(cls, "cpu")
+
+
 class _Factories(TorchDispatchMode):
     """Makes on the device what torch's own code makes where the tensors that it looks at are."""
 
@@ -166,13 +173,15 @@ class _Arrive(torch.autograd.Function):
 def waits() -> Iterator[Counter[tuple[str, str]]]:
     """Within it `DEVICE` can be asked for; gives what was waited for: (line, kind) -> how often."""
     Waits.found = Counter()
-    before = torch.__future__.get_overwrite_module_params_on_conversion()
+    before, generator = torch.__future__.get_overwrite_module_params_on_conversion(), torch.Generator
+    torch.Generator = _Generator  # type: ignore[misc]
     torch.__future__.set_overwrite_module_params_on_conversion(True)
     try:
         with _Calls(), _Factories():
             yield Waits.found
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)
+        torch.Generator = generator  # type: ignore[misc]
 
 
 def _index(rows: Any) -> Any:

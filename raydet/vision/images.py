@@ -50,7 +50,7 @@ def collate(pixels: Sequence[Tensor], device: torch.device | str) -> ImageBatch:
     """
     sizes = tuple((int(image.shape[-2]), int(image.shape[-1])) for image in pixels)
     height, width = _frame(sizes)
-    mean, std = _constants(torch.device(device))
+    mean, std = imagenet_figures(torch.device(device))
     frames = torch.zeros(len(pixels), height, width, 3, device=device)
     batch = frames.permute(0, 3, 1, 2)  # channels last: convolutions are faster so, on CPUs and on tensor cores
     for frame, image, (h, w) in zip(batch, pixels, sizes, strict=True):
@@ -60,7 +60,7 @@ def collate(pixels: Sequence[Tensor], device: torch.device | str) -> ImageBatch:
 
 
 @cache
-def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+def imagenet_figures(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return ImageNet's mean and deviation on a device, `[3, 1, 1]`: sent there once."""
     mean, std = (torch.tensor(each)[:, None, None].to(device) for each in (IMAGENET_MEAN, IMAGENET_STD))
     return mean, std

@@ -42,12 +42,12 @@ def pool_rois(
         # Nobody learns from an exported network; and torchvision has its own way where all must be deterministic.
         return _pooled_by_torchvision(maps, rows, level_of, strides, bins)
     if torch.is_grad_enabled() and any(feature.requires_grad for feature in maps):
-        found: Tensor = _Pooled.apply(rows, _by_level(level_of, len(maps)), tuple(strides), bins, *maps)
+        found: Tensor = _Pooled.apply(rows, rows_by_level(level_of, len(maps)), tuple(strides), bins, *maps)
         return found
-    return _pooled(maps, rows, _by_level(level_of, len(maps)), strides, bins, trained=False)
+    return _pooled(maps, rows, rows_by_level(level_of, len(maps)), strides, bins, trained=False)
 
 
-def _by_level(level_of: Tensor, levels: int) -> tuple[Tensor, ...]:
+def rows_by_level(level_of: Tensor, levels: int) -> tuple[Tensor, ...]:
     """Return which of the RoIs `[R]` are of each level, in order. A GPU is waited for once."""
     counts = (level_of == torch.arange(levels, device=level_of.device)[:, None]).sum(dim=1).tolist()
     return torch.split(level_of.argsort(stable=True), counts)

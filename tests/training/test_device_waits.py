@@ -20,8 +20,8 @@ from raydet.vision.device import on_host
 from raydet.vision.nms import nms_within
 from raydet.vision.weights import digest, load_weights, weights_of
 from tests.device_double import DEVICE, OnDevice, waits
-from tests.helpers import tiny_config, tiny_soft
-from tests.training.balanced import EARLY
+from tests.helpers import tiny_config
+from tests.training.test_every_method import RUNS
 
 Found = list[Counter[tuple[str, str]]]
 
@@ -85,21 +85,21 @@ def test_labels_add_the_nms_of_their_images_and_four_waits_per_forward(counted: 
     }
 
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "on unbiased teacher": {**EARLY, "host": "unbiased_teacher", "burn_in_steps": 2},
-    "soft_teacher": {},
-    "eqlv2": {"name": "eqlv2"},
-    "logit_adjustment": {"name": "logit_adjustment"},
-    "classifier_retraining": {"name": "classifier_retraining", "retrain_from_step": 6},
-    "gradient_sampling": {**EARLY, "burn_in_steps": 2},
-}
+ON_THE_DEVICE = [
+    *[(name, "plain") for name in RUNS if "plain" in RUNS[name] and name not in ("supervised", "unbiased_teacher")],
+    ("supervised", "masks"),
+    ("il_net", "cascade"),
+    ("gradient_sampling", "direct, rfs"),
+    ("gradient_sampling", "on unbiased teacher"),
+    ("lchp", "every other switch"),
+    ("adept", "joint"),
+]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_part_of_a_run_is_on_the_device(name: str, counted: Found, tmp_path: Path):
-    make = tiny_config if name == "on unbiased teacher" else tiny_soft
-    launch(make(tmp_path / "run", method=SETTINGS[name]))
-    assert len(counted) >= 5  # an operation of both places would have ended it
+@pytest.mark.parametrize(("name", "variant"), ON_THE_DEVICE)
+def test_every_part_of_a_run_is_on_the_device(name: str, variant: str, counted: Found, tmp_path: Path):
+    launch(RUNS[name][variant](tmp_path / "run"))
+    assert len(counted) >= 4  # an operation on tensors of both places would have ended it
 
 
 def test_weights_travel_to_the_device_and_back_unchanged():
