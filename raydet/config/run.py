@@ -35,8 +35,9 @@ class LabelsConfig(Section):
     """Ask for labels so many steps ahead (A). 0 is the papers' algorithm."""
     publish_every: PositiveInt = 1
     """Publish a new teacher every so many steps (P). Label age is at most A + P - 1 steps."""
-    forward_images: PositiveInt = 1
-    """Images per teacher forward. With 1 a label does not depend on its neighbours in the batch, bit for bit."""
+    forward_images: PositiveInt | None = None
+    """Images per teacher forward; default: 8 on a GPU, 1 on a CPU, where a label then does not depend on its neighbours
+    in the batch, bit for bit."""
     timeout_s: PositiveFloat = 600.0
     """Longest wait for labels before the run stops and names what is missing."""
     keep_versions: PositiveInt | None = None

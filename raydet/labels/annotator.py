@@ -21,6 +21,8 @@ Model = TypeVar("Model", bound=nn.Module)
 View = TypeVar("View")
 Label = TypeVar("Label", bound=PseudoLabel)
 
+ON_A_GPU = 8  # images per forward: one alone leaves a large GPU idle most of the time (decision 009)
+
 
 class ModelAnnotator(ABC, Generic[Model, View, Label]):
     """Holds a teacher in evaluation mode; labels images one forward of `labels.forward_images` at a time."""
@@ -28,7 +30,8 @@ class ModelAnnotator(ABC, Generic[Model, View, Label]):
     def __init__(self, config: RunConfig, model: Model, device: str) -> None:
         self.device = torch.device(device)
         self.model = model.to(self.device).eval().requires_grad_(False)
-        self._images_per_forward = config.labels.forward_images
+        usual = ON_A_GPU if self.device.type == "cuda" else 1
+        self._images_per_forward = config.labels.forward_images or usual
         self._dtype = autocast_dtype(config.optim.precision, self.device)
         self._ref: TeacherRef | None = None
 
@@ -45,7 +48,7 @@ class ModelAnnotator(ABC, Generic[Model, View, Label]):
         load_weights(self.model, weights)
         self._ref = ref
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def label(self, image_ids: Sequence[str]) -> list[Label]:
         """Return one label per image id, in order. Raises DataError where an image cannot be read."""
         assert self._ref is not None, "label() before load()"

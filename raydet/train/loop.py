@@ -84,7 +84,8 @@ class Trainer:
         self.statistics = statistics_of(student)
         self.lists = ImageLists(config, method, data, source, group)
         self.names = tuple(method.loss_weights)
-        self.weights = torch.tensor(list(method.loss_weights.values()), device=group.device)
+        self.weights = torch.tensor(list(method.loss_weights.values()))
+        self.device_weights = self.weights.to(group.device)
 
     def start_from(self, checkpoint: Checkpoint | None, fork: Checkpoint | None) -> None:
         """Go on from this run's checkpoint, or start from another run's burn-in, or from scratch."""
@@ -132,7 +133,7 @@ class Trainer:
                 losses = backward(  # 6
                     module,
                     batch,
-                    self.weights,
+                    self.device_weights,
                     self.group,
                     names=self.names,
                     teacher=None if state.ema is None else state.ema.model,
@@ -141,13 +142,14 @@ class Trainer:
                     accumulate=config.optim.accumulate,
                     wants_stop=asked_to_stop(),
                 )
-                grad_norm = self.grad_norm()
+                norm = self.grad_norm()
+                losses, grad_norm = losses.on_host(norm)
                 stats.observe(losses.per_view)
                 grad = None if self.scaler.is_enabled() else grad_norm
                 losses.check_finite(grad, batch, self.group, partial(self.watch.alarm, s))
                 self.watch.observe(s, float((self.weights * losses.raw).sum()), self.rates(s))
                 self.method.update(state.learned, batch, losses.per_view, losses.sums, self.group)  # 7
-                self.optimizer_step(s, grad_norm)
+                self.optimizer_step(s, norm)
                 self.method.after_step(state.student, s)
                 if state.ema is not None and self.teacher is not None:
                     state.ema.update(state.student, keep=self.teacher.keep_at(s))  # 8

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from raydet.contract import Batch, Method, Outputs, State
 from raydet.errors import NonFiniteLossError
 from raydet.group import Group
+from raydet.vision.device import to_device
 
 
 class StepModule(nn.Module):
@@ -77,10 +78,23 @@ class StepLosses:
     """What one step gave over all ranks."""
 
     names: tuple[str, ...]
-    raw: Tensor  # [T] float32 on the device: normalised, unweighted
-    stop_votes: Tensor  # [1] float32 on the device: how many ranks want to stop after this step
+    raw: Tensor  # [T] float32: normalised, unweighted
+    stop_votes: Tensor  # [1] float32: how many ranks want to stop after this step
     per_view: dict[str, Tensor] = field(default_factory=dict)  # `Outputs.per_view` of this rank's whole batch
-    sums: dict[str, Tensor] = field(default_factory=dict)  # `Outputs.sums` of all ranks together
+    sums: dict[str, Tensor] = field(default_factory=dict)  # `Outputs.sums` of all ranks together, on the device
+
+    def on_host(self, grad_norm: Tensor) -> tuple[StepLosses, Tensor]:
+        """Return losses, votes, rows and the gradient's norm in this machine's memory: all that a step has to know.
+
+        The one place where a step waits for a GPU to have computed its gradients.
+        """
+        if not self.raw.is_cuda:
+            return self, grad_norm
+        parts = [self.raw, self.stop_votes, grad_norm, *self.per_view.values()]
+        flat = torch.cat([part.float().reshape(-1) for part in parts]).cpu()
+        pieces = torch.split(flat, [part.numel() for part in parts])
+        raw, votes, norm, *rows = (piece.reshape(part.shape) for piece, part in zip(pieces, parts, strict=True))
+        return StepLosses(self.names, raw, votes, dict(zip(self.per_view, rows, strict=True)), self.sums), norm
 
     def check_finite(
         self,
@@ -136,12 +150,12 @@ def backward(
         sync = nullcontext() if is_last or not isinstance(module, DistributedDataParallel) else module.no_sync()
         with sync:
             totals, counts, found = module(part, teacher, state)
-            own = [value.to(totals).reshape(-1) for value in found.sums.values()]
+            own = [to_device(value, totals.device).to(totals.dtype).reshape(-1) for value in found.sums.values()]
             vote = totals.new_full((1,), float(wants_stop))
             summed = group.sum(torch.cat([totals.detach(), counts, vote, *own]))
             total_all, count_all, stop_votes = torch.split(summed[: 2 * len(totals) + 1], [len(totals), len(totals), 1])
             of_groups = torch.tensor([share[found.losses[name].group] for name in names])
-            factor = of_groups.to(totals.device) / count_all.clamp(min=1)
+            factor = to_device(of_groups, totals.device) / count_all.clamp(min=1)
             loss = (weights * totals * factor).sum() * group.world
             (loss if scaler is None else scaler.scale(loss)).backward()
         raw += total_all * factor

@@ -16,10 +16,10 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import clip_boxes_to_image
 
 from raydet.config.detector import ModelConfig
+from raydet.vision.box_code import BoxCoder
 from raydet.vision.roi import RoiHeads, RoiScores
 
 LEAST = torch.finfo(torch.float32).tiny
@@ -59,5 +59,5 @@ def refined(head: RoiHeads, said: RoiScores, rois: Sequence[Tensor], sizes: Sequ
 
 def moved(head: RoiHeads, said: RoiScores, rois: Tensor) -> Tensor:
     """Return where a head that moves RoIs `[R, 4]` to one place each does so, not clipped."""
-    boxes: Tensor = head.coder.decode_single(said.box_deltas[:, :4], rois)
+    boxes: Tensor = head.coder.decode(said.box_deltas[:, :4], rois)
     return boxes

@@ -17,13 +17,13 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder
-from torchvision.ops import clip_boxes_to_image, remove_small_boxes
 
 from raydet.config.detector import ModelConfig
 from raydet.records import Candidates
 from raydet.vision.backbones import build_backbone
+from raydet.vision.box_code import BoxCoder
 from raydet.vision.cascade import CascadeHeads, refined
+from raydet.vision.geometry import clipped_within, limits_of
 from raydet.vision.images import ImageBatch
 from raydet.vision.mask_head import MaskHeads
 from raydet.vision.roi import RoiHeads, RoiScores, by_class
@@ -83,13 +83,9 @@ class Detector(nn.Module):
         """Return the candidates of images of one frame whose features are known; see `candidates`."""
         boxes = self.refine(features, self.propose(self.score_anchors(features), images, proposals), images.sizes)
         said = self.score_rois(features, boxes)
-        counts = [len(each) for each in boxes]
         rows = (self.probabilities(said.decided), said.box_deltas, self.quality(said))
-        split = [torch.split(each, counts) for each in rows]
-        return [
-            _candidates(*part, coder=self.heads[-1].coder, size=size, score_floor=score_floor, top_k=top_k)
-            for size, *part in zip(images.sizes, boxes, *split, strict=True)
-        ]
+        coder = self.heads[-1].coder
+        return _candidates(boxes, *rows, coder=coder, sizes=images.sizes, score_floor=score_floor, top_k=top_k)
 
     def features(self, images: ImageBatch) -> dict[str, Tensor]:
         """Return the pyramid's maps `[N, C, H/stride, W/stride]`, finest first."""
@@ -135,24 +131,33 @@ class Detector(nn.Module):
 
 
 def _candidates(
-    rois: Tensor,
+    rois: list[Tensor],
     probabilities: Tensor,
     box_deltas: Tensor,
     quality: Tensor,
     *,
     coder: BoxCoder,
-    size: tuple[int, int],
+    sizes: Sequence[tuple[int, int]],
     score_floor: float,
     top_k: int,
-) -> Candidates:
-    """Turn one image's RoI scores into candidates, see `Detector.candidates`."""
-    scores = probabilities[:, 1:]
-    roi, klass = torch.where(scores > score_floor)
-    deltas = by_class(box_deltas)[roi, klass + 1]
-    boxes = clip_boxes_to_image(coder.decode_single(deltas, rois[roi]), size)
-    real = remove_small_boxes(boxes, MIN_SIDE_PX)
-    ranked, order = scores[roi, klass][real].sort(descending=True, stable=True)
-    rows = real[order[:top_k]]
+) -> list[Candidates]:
+    """Turn the scores of all images' RoIs, `rois[i]` `[R_i, 4]`, into candidates, see `Detector.candidates`."""
+    device, number = probabilities.device, len(rois)
+    image_of = torch.cat([torch.full((len(each),), i, device=device) for i, each in enumerate(rois)])
+    roi, klass = torch.where(probabilities[:, 1:] > score_floor)
+    image, scores = image_of[roi], probabilities[roi, klass + 1]
+    boxes = coder.decode(by_class(box_deltas)[roi, klass + 1], torch.cat(rois)[roi])
+    boxes = clipped_within(boxes, limits_of(sizes, device)[image])
+    image = torch.where((boxes[:, 2:] - boxes[:, :2] >= MIN_SIDE_PX).all(dim=1), image, number)  # else: of no image
+    best_first = scores.sort(descending=True, stable=True).indices
+    order = best_first[image[best_first].argsort(stable=True)]
+    lengths = (image == torch.arange(number, device=device)[:, None]).sum(dim=1).tolist()
+    ranked = torch.split(order, [*lengths, len(order) - sum(lengths)])[:number]
     # What was cut off first bounds from above what may be missing.
-    complete_above = float(ranked[top_k]) if len(ranked) > top_k else score_floor
-    return Candidates(boxes[rows], klass[rows], ranked[:top_k], quality[roi[rows]], complete_above)
+    firsts = [rows[top_k : top_k + 1] for rows in ranked]
+    cut = iter(scores[torch.cat(firsts)].tolist() if any(len(rows) for rows in firsts) else ())
+    found = []
+    for rows, first in zip(ranked, firsts, strict=True):
+        kept, floor = rows[:top_k], next(cut) if len(first) else score_floor
+        found.append(Candidates(boxes[kept], klass[kept], scores[kept], quality[roi[kept]], floor))
+    return found

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from raydet.vision.device import to_device
 
 Matrix = tuple[float, float, float, float, float, float]
 """(a, b, tx, c, d, ty): `x_new = a * x + b * y + tx` and `y_new = c * x + d * y + ty`."""
@@ -176,7 +179,8 @@ def _scaled(boxes: Tensor, sx: float, tx: float, sy: float, ty: float) -> Tensor
 
 def _warped(boxes: Tensor, matrix: Matrix) -> Tensor:
     a, b, tx, c, d, ty = matrix
-    x, y = boxes[:, [0, 2, 2, 0]].double(), boxes[:, [1, 1, 3, 3]].double()  # the corners, around
+    x1, y1, x2, y2 = boxes.double().unbind(dim=1)
+    x, y = torch.stack([x1, x2, x2, x1], dim=1), torch.stack([y1, y1, y2, y2], dim=1)  # the corners, around
     return _around(a * x + b * y + tx, c * x + d * y + ty).to(boxes.dtype)
 
 
@@ -192,6 +196,16 @@ def clip_boxes(boxes: Tensor, height: int, width: int) -> Tensor:
     x = boxes[:, 0::2].clamp(0, width)
     y = boxes[:, 1::2].clamp(0, height)
     return torch.stack([x[:, 0], y[:, 0], x[:, 1], y[:, 1]], dim=1)
+
+
+def limits_of(sizes: Sequence[tuple[int, int]], device: torch.device) -> Tensor:
+    """Return the greatest coordinates (x, y, x, y) in images of (height, width) `sizes`: `[N, 4]` float32."""
+    return to_device(torch.tensor([(w, h, w, h) for h, w in sizes], dtype=torch.float32), device)
+
+
+def clipped_within(boxes: Tensor, limits: Tensor) -> Tensor:
+    """Clip boxes `[..., 4]` to the images that they lie in; see `limits_of`."""
+    return torch.minimum(boxes.clamp(min=0), limits)
 
 
 def box_areas(boxes: Tensor) -> Tensor:

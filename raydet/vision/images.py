@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
+
+from raydet.vision.device import to_device
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -47,14 +50,20 @@ def collate(pixels: Sequence[Tensor], device: torch.device | str) -> ImageBatch:
     """
     sizes = tuple((int(image.shape[-2]), int(image.shape[-1])) for image in pixels)
     height, width = _frame(sizes)
-    mean = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=device)[:, None, None]
+    mean, std = imagenet_figures(torch.device(device))
     frames = torch.zeros(len(pixels), height, width, 3, device=device)
     batch = frames.permute(0, 3, 1, 2)  # channels last: convolutions are faster so, on CPUs and on tensor cores
     for frame, image, (h, w) in zip(batch, pixels, sizes, strict=True):
         assert image.dtype == torch.uint8, f"images are uint8, got {image.dtype}"
-        frame[:, :h, :w] = (image.to(device, non_blocking=True).float() / 255 - mean) / std
+        frame[:, :h, :w] = (to_device(image, device).float() / 255 - mean) / std
     return ImageBatch(batch, sizes)
+
+
+@cache
+def imagenet_figures(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return ImageNet's mean and deviation on a device, `[3, 1, 1]`: sent there once."""
+    mean, std = (torch.tensor(each)[:, None, None].to(device) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
 
 
 def _frame(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:

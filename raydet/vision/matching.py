@@ -1,13 +1,39 @@
-"""Which boxes are trained on what: matching to ground truth, and random sampling of foreground and background."""
+"""Which boxes are trained on what: matching to ground truth, and random sampling of foreground and background.
+
+In shapes that do not depend on the data, so that a GPU is waited for once: for how many were drawn.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import Matcher
+from torch.nn.utils.rnn import pad_sequence
 from torchvision.ops import box_iou
 
+from raydet.vision.device import to_device
+
 BACKGROUND, IGNORED = -1, -2  # torchvision's Matcher uses the same numbers
+
+
+@dataclass(frozen=True, slots=True)
+class Matcher:
+    """Which box of the ground truth a box belongs to; torchvision's `Matcher` gives the same."""
+
+    fg_iou: float  # at least so much: it belongs to the one that it overlaps most
+    bg_iou: float  # less than this: background; between the two: ignored
+    gives_each_its_best: bool = False  # the boxes that overlap a true one most belong to the one that they overlap most
+
+    def __call__(self, iou: Tensor) -> Tensor:
+        """Return for IoUs `[G, A]`, G > 0, the row of each column, BACKGROUND or IGNORED: `[A]` int64."""
+        best, rows = iou.max(dim=0)
+        found = torch.where(best < self.fg_iou, IGNORED, rows)
+        found = torch.where(best < self.bg_iou, BACKGROUND, found)
+        if self.gives_each_its_best:
+            found = torch.where((iou == iou.amax(dim=1, keepdim=True)).any(dim=0), rows, found)
+        return found
 
 
 def match(boxes: Tensor, truth: Tensor, matcher: Matcher) -> Tensor:
@@ -17,23 +43,33 @@ def match(boxes: Tensor, truth: Tensor, matcher: Matcher) -> Tensor:
     """
     if len(truth) == 0:
         return torch.full((len(boxes),), BACKGROUND, device=boxes.device)
-    matched: Tensor = matcher(box_iou(truth, boxes))
-    return matched
+    return matcher(box_iou(truth, boxes))
 
 
-def sample(matched: Tensor, number: int, positive_fraction: float, rng: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Draw at most `number` foreground and background indices from the result of `match`.
+def sample(
+    matched: Sequence[Tensor], number: int, positive_fraction: float, rngs: Sequence[torch.Generator]
+) -> list[tuple[Tensor, Tensor]]:
+    """Draw at most `number` foreground and background indices of each image from the results of `match`, `[A_i]`.
 
-    At most `positive_fraction` are foreground, background fills up. The draws are those of torchvision's sampler: one
-    permutation of the foreground, then one of the background.
+    At most `positive_fraction` are foreground, background fills up. Every box draws a number; of each kind those with
+    the highest come out, in that order: any choice is as likely as any other.
     """
-    positive = torch.where(matched >= 0)[0]
-    negative = torch.where(matched == BACKGROUND)[0]
-    num_positive = min(len(positive), int(number * positive_fraction))
-    num_negative = min(len(negative), number - num_positive)
-    return _draw(positive, num_positive, rng), _draw(negative, num_negative, rng)
+    device = matched[0].device
+    lengths = [len(each) for each in matched]
+    drawn = [torch.rand(length, generator=rng) for length, rng in zip(lengths, rngs, strict=True)]
+    keys = to_device(pad_sequence(drawn, batch_first=True), device)
+    kinds = pad_sequence(list(matched), batch_first=True, padding_value=IGNORED)
+    positive, negative = kinds >= 0, kinds == BACKGROUND
+    most = int(number * positive_fraction)
+    foreground, background = _highest(keys, positive, most), _highest(keys, negative, number)
+    found = []
+    counts = torch.stack([positive.sum(dim=1), negative.sum(dim=1)], dim=1).tolist()
+    for i, (num_positive, num_negative) in enumerate(counts):
+        num_fg = min(num_positive, most)
+        found.append((foreground[i, :num_fg], background[i, : min(num_negative, number - num_fg)]))
+    return found
 
 
-def _draw(indices: Tensor, number: int, rng: torch.Generator) -> Tensor:
-    order = torch.randperm(len(indices), generator=rng, device=rng.device)[:number]
-    return indices[order.to(indices.device)]
+def _highest(keys: Tensor, among: Tensor, number: int) -> Tensor:
+    """Return the places of the `number` highest keys in each row `[N, A]`; those of `among` come first."""
+    return torch.where(among, keys, -1.0).topk(min(number, keys.shape[1]), dim=1).indices

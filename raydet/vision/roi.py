@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 
 from raydet.config.detector import ModelConfig
-from raydet.vision.matching import match, sample
+from raydet.vision.box_code import BoxCoder
+from raydet.vision.matching import Matcher, match, sample
 from raydet.vision.norms import norm_layer
 from raydet.vision.roi_pooling import pool_rois
 
@@ -72,7 +72,7 @@ class RoiHeads(nn.Module):
         if one_box:
             self.box_predictor.bbox_pred = nn.Linear(config.box_head_dim, 4)
         threshold = config.roi_fg_iou if fg_iou is None else fg_iou
-        self.matcher = Matcher(threshold, threshold, allow_low_quality_matches=False)
+        self.matcher = Matcher(threshold, threshold)
         self._init_weights()
 
     @property
@@ -108,16 +108,26 @@ class RoiHeads(nn.Module):
             deltas = deltas.repeat(1, logits.shape[1])
         return RoiScores(shared, logits.float(), deltas.float())
 
-    def sample(self, proposals: Tensor, boxes: Tensor, labels: Tensor, rng: torch.Generator) -> SampledRois:
-        """Draw one image's RoIs from its proposals `[P, 4]` and its true boxes `[G, 4]`, labels `[G]` from 1 on.
+    def sample(
+        self,
+        proposals: Sequence[Tensor],
+        boxes: Sequence[Tensor],
+        labels: Sequence[Tensor],
+        rngs: Sequence[torch.Generator],
+    ) -> tuple[SampledRois, ...]:
+        """Draw each image's RoIs from its proposals `[P, 4]` and its true boxes `[G, 4]`, labels `[G]` from 1 on.
 
         True boxes are candidates too: early on they are the only well placed foreground.
         """
-        candidates = torch.cat([proposals, boxes])
-        matched = match(candidates, boxes, self.matcher)
-        fg, bg = sample(matched, self.config.roi_batch, self.config.roi_positive_fraction, rng)
-        chosen = torch.cat([labels[matched[fg]], torch.zeros_like(bg)])
-        return SampledRois(candidates[torch.cat([fg, bg])], chosen, boxes[matched[fg]], matched[fg])
+        candidates = [torch.cat(each) for each in zip(proposals, boxes, strict=True)]
+        matched = [match(some, true, self.matcher) for some, true in zip(candidates, boxes, strict=True)]
+        drawn = sample(matched, self.config.roi_batch, self.config.roi_positive_fraction, rngs)
+        found = []
+        for some, true, kinds, owner, (fg, bg) in zip(candidates, boxes, labels, matched, drawn, strict=True):
+            rows = owner[fg]
+            chosen = torch.cat([kinds[rows], torch.zeros_like(bg)])
+            found.append(SampledRois(some[torch.cat([fg, bg])], chosen, true[rows], rows))
+        return tuple(found)
 
     def _init_weights(self) -> None:
         """Initialise as detectron2 does: torchvision's defaults start with ten times larger scores."""

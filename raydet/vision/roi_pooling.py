@@ -42,9 +42,15 @@ def pool_rois(
         # Nobody learns from an exported network; and torchvision has its own way where all must be deterministic.
         return _pooled_by_torchvision(maps, rows, level_of, strides, bins)
     if torch.is_grad_enabled() and any(feature.requires_grad for feature in maps):
-        found: Tensor = _Pooled.apply(rows, level_of, tuple(strides), bins, *maps)
+        found: Tensor = _Pooled.apply(rows, rows_by_level(level_of, len(maps)), tuple(strides), bins, *maps)
         return found
-    return _pooled(maps, rows, level_of, strides, bins, trained=False)
+    return _pooled(maps, rows, rows_by_level(level_of, len(maps)), strides, bins, trained=False)
+
+
+def rows_by_level(level_of: Tensor, levels: int) -> tuple[Tensor, ...]:
+    """Return which of the RoIs `[R]` are of each level, in order. A GPU is waited for once."""
+    counts = (level_of == torch.arange(levels, device=level_of.device)[:, None]).sum(dim=1).tolist()
+    return torch.split(level_of.argsort(stable=True), counts)
 
 
 def _pooled_by_torchvision(
@@ -62,12 +68,17 @@ def _pooled_by_torchvision(
 
 
 def _pooled(
-    maps: Sequence[Tensor], rows: Tensor, level_of: Tensor, strides: Sequence[int], bins: Bins, *, trained: bool
+    maps: Sequence[Tensor],
+    rows: Tensor,
+    by_level: Sequence[Tensor],
+    strides: Sequence[int],
+    bins: Bins,
+    *,
+    trained: bool,
 ) -> Tensor:
-    """Pool some RoIs at a time, each to its place, the faster way."""
+    """Pool some RoIs at a time, each to its place, the faster way; `by_level`: which of the rows each level serves."""
     pooled = maps[0].new_empty(len(rows), maps[0].shape[1], bins.side, bins.side)
-    for level, (feature, stride) in enumerate(zip(maps, strides, strict=True)):
-        members = torch.where(level_of == level)[0]
+    for feature, stride, members in zip(maps, strides, by_level, strict=True):
         if roi_products.is_fast(feature, trained=trained):
             pooled[members] = roi_products.pool(feature, rows[members], 1 / stride, bins)
             continue
@@ -88,25 +99,25 @@ class _Pooled(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, rows: Tensor, level_of: Tensor, strides: tuple[int, ...], bins: Bins, *maps: Tensor
+        ctx: Any, rows: Tensor, by_level: tuple[Tensor, ...], strides: tuple[int, ...], bins: Bins, *maps: Tensor
     ) -> Tensor:
         """Pool."""
-        ctx.save_for_backward(rows, level_of)
+        ctx.save_for_backward(rows, *by_level)
         ctx.strides, ctx.bins = strides, bins
         ctx.shapes = [feature.shape for feature in maps]
         ctx.are_products = [roi_products.is_fast(feature, trained=True) for feature in maps]
-        return _pooled(maps, rows, level_of, strides, bins, trained=True)
+        return _pooled(maps, rows, by_level, strides, bins, trained=True)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Give each level the gradients of its RoIs."""
-        rows, level_of = ctx.saved_tensors
+        rows, *by_level = ctx.saved_tensors
         found: list[Tensor | None] = []
         for level, (shape, stride) in enumerate(zip(ctx.shapes, ctx.strides, strict=True)):
             if not ctx.needs_input_grad[4 + level]:
                 found.append(None)
                 continue
-            members = torch.where(level_of == level)[0]
+            members = by_level[level]
             own, seen = grad[members], rows[members]
             if ctx.are_products[level]:
                 found.append(roi_products.pool_back(own, shape, seen, 1 / stride, ctx.bins))

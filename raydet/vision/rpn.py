@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder, Matcher
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
-from torchvision.ops import batched_nms, clip_boxes_to_image, remove_small_boxes
 
 from raydet.config.detector import ModelConfig
 from raydet.vision import losses
-from raydet.vision.matching import match, sample
+from raydet.vision.box_code import BoxCoder
+from raydet.vision.geometry import clipped_within, limits_of
+from raydet.vision.matching import Matcher, match, sample
+from raydet.vision.nms import nms_within
 
 MIN_SIDE_PX = 1e-3  # torchvision's
 _coder = BoxCoder((1.0, 1.0, 1.0, 1.0))
@@ -41,7 +42,7 @@ class Rpn(nn.Module):
         ratios = (config.anchor_ratios,) * len(config.anchor_sizes)
         self.anchor_generator = AnchorGenerator(config.anchor_sizes, ratios)
         self.head = RPNHead(config.fpn_channels, self.anchor_generator.num_anchors_per_location()[0])
-        self.matcher = Matcher(config.rpn_fg_iou, config.rpn_bg_iou, allow_low_quality_matches=True)
+        self.matcher = Matcher(config.rpn_fg_iou, config.rpn_bg_iou, gives_each_its_best=True)
 
     def forward(self, features: Mapping[str, Tensor]) -> AnchorScores:
         """Score the anchors of a pyramid's maps."""
@@ -59,12 +60,19 @@ class Rpn(nn.Module):
         )
 
     def _anchors(self, grids: Sequence[tuple[int, ...]], device: torch.device) -> list[Tensor]:
+        """Return the anchors `[h * w * a, 4]` of each level's cells, row by row."""
         # The generator's forward would make anchors in the features' precision; pixels need float32 under autocast. It
         # would also divide the frame by the grid: of 672 pixels level 64 has 11 cells, which would lie 61 apart.
         self.anchor_generator.set_cell_anchors(torch.float32, device)
-        strides = [[torch.tensor(stride, device=device)] * 2 for stride in self.config.fpn_strides]
-        anchors: list[Tensor] = self.anchor_generator.grid_anchors(grids, strides)
-        return anchors
+        found = []
+        for (height, width), stride, cell in zip(
+            grids, self.config.fpn_strides, self.anchor_generator.cell_anchors, strict=True
+        ):
+            x, y = torch.arange(width, device=device) * stride, torch.arange(height, device=device) * stride
+            y, x = torch.meshgrid(y, x, indexing="ij")
+            corners = torch.stack([x, y, x, y], dim=-1).reshape(-1, 1, 4)
+            found.append((corners + cell).reshape(-1, 4))
+        return found
 
 
 @torch.no_grad()
@@ -81,16 +89,18 @@ def proposals(
         best.append(top + offset)
         levels.append(torch.full((top.shape[1],), level, device=top.device))
         offset += size
-    chosen, level_of = torch.cat(best, dim=1), torch.cat(levels)
+    rows, level_of = torch.cat(best, dim=1), torch.cat(levels)
+    boxes = _coder.decode(scores.deltas.gather(1, rows[..., None].expand(-1, -1, 4)), scores.anchors[rows])
+    boxes = clipped_within(boxes, limits_of(sizes, boxes.device)[:, None])
+    large = (boxes[..., 2:] - boxes[..., :2] >= MIN_SIDE_PX).all(dim=2)
+    order = large.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # those with an inside first, as they were
     found = []
-    for i, image_size in enumerate(sizes):
-        rows = chosen[i]
-        boxes = _coder.decode_single(scores.deltas[i, rows], scores.anchors[rows])
-        boxes = clip_boxes_to_image(boxes, image_size)
-        large = remove_small_boxes(boxes, MIN_SIDE_PX)
+    for i, count in enumerate(large.sum(dim=1).tolist()):
+        kept_rows = order[i, :count]
+        own = boxes[i, kept_rows]
         # Ordered by logit where torchvision orders by sigmoid(logit): the same order, without its ties near 1.
-        kept = batched_nms(boxes[large], scores.objectness[i, rows[large]], level_of[large], nms_iou)
-        found.append(boxes[large][kept[:post_nms]])
+        kept = nms_within(own, scores.objectness[i, rows[i, kept_rows]], level_of[kept_rows], nms_iou)
+        found.append(own[kept[:post_nms]])
     return found
 
 
@@ -108,13 +118,13 @@ def rpn_losses(
     Binary cross-entropy over the sampled anchors, box distance over the foreground ones. Both are meant to be divided
     by `rpn_batch` per image, even where fewer anchors exist.
     """
-    foreground, background, wanted = [], [], []
-    for boxes, rng in zip(truth, rngs, strict=True):
-        matched = match(scores.anchors, boxes, matcher)
-        positive, negative = sample(matched, config.rpn_batch, config.rpn_positive_fraction, rng)
-        foreground.append(positive)
-        background.append(negative)
-        wanted.append(_coder.encode_single(boxes[matched[positive]], scores.anchors[positive]))
+    matched = [match(scores.anchors, boxes, matcher) for boxes in truth]
+    drawn = sample(matched, config.rpn_batch, config.rpn_positive_fraction, rngs)
+    foreground, background = [rows for rows, _ in drawn], [rows for _, rows in drawn]
+    wanted = [
+        _coder.encode(boxes[owner[rows]], scores.anchors[rows])
+        for boxes, owner, rows in zip(truth, matched, foreground, strict=True)
+    ]
     num_fg, num_bg = [len(rows) for rows in foreground], [len(rows) for rows in background]
     fg, bg = _locate(foreground), _locate(background)
     missed = losses.binary_cross_entropy(scores.objectness[fg], torch.ones_like(fg[1]))

@@ -15,13 +15,23 @@ from torch import Tensor, nn
 
 from raydet.errors import CheckpointError
 from raydet.records import Weights
+from raydet.vision.device import to_device
 
 COUNTER = "num_batches_tracked"  # of batch norm; older files of weights have none, and frozen norms do not count
 
 
 def weights_of(module: nn.Module) -> Weights:
     """Copy the module's state dict, buffers included, to NumPy arrays that share nothing with it."""
-    return {name: value.detach().cpu().numpy().copy() for name, value in module.state_dict().items()}
+    state = {name: value.detach() for name, value in module.state_dict().items()}
+    if not any(value.is_cuda for value in state.values()):
+        return {name: value.numpy().copy() for name, value in state.items()}
+    found: Weights = {}
+    for dtype in {value.dtype for value in state.values()}:  # one copy each: a GPU is waited for at every one
+        own = {name: value for name, value in state.items() if value.dtype == dtype}
+        flat = torch.cat([value.reshape(-1) for value in own.values()]).cpu()
+        pieces = torch.split(flat, [value.numel() for value in own.values()])
+        found |= {n: piece.numpy().reshape(v.shape) for (n, v), piece in zip(own.items(), pieces, strict=True)}
+    return {name: found[name] for name in state}
 
 
 def load_weights(module: nn.Module, weights: Weights) -> None:
@@ -94,7 +104,7 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
         )
     with torch.no_grad():
         for name, value in state.items():
-            value.copy_(tensors[name])
+            value.copy_(to_device(tensors[name], value.device))
 
 
 def digest(weights: Weights) -> str:

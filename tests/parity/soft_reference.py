@@ -86,7 +86,7 @@ def reference(
         """One image's RoIs: their boxes, labels, matched boxes, logits and deltas."""
         boxes = torch.cat([proposals, target.boxes])
         matched = match(boxes, target.boxes, student.roi_heads.matcher)
-        fg, bg = sample(matched, model.roi_batch, model.roi_positive_fraction, rng)
+        ((fg, bg),) = sample([matched], model.roi_batch, model.roi_positive_fraction, [rng])
         drawn = boxes[torch.cat([fg, bg])]
         labels = torch.cat([target.classes[matched[fg]] + 1, torch.zeros_like(bg)])
         said = student.score_rois(features, [drawn])
@@ -95,7 +95,7 @@ def reference(
     def box_loss(drawn, labels, wanted, said):
         fg = labels > 0
         deltas = by_class(said.box_deltas)[fg, labels[fg]]
-        return box_regression(deltas, box_coder.encode_single(wanted, drawn[fg]), model.box_loss).sum()
+        return box_regression(deltas, box_coder.encode(wanted, drawn[fg]), model.box_loss).sum()
 
     teacher, history = copy.deepcopy(student), []
     for step in range(optim.steps):
@@ -155,7 +155,7 @@ def reference(
                     scale = torch.tensor([max(x2 - x1, 1), max(y2 - y1, 1)] * 2) * method.jitter_scale
                     around = said.boxes[n] + noise[:, n] * scale
                     deltas = by_class(teacher.score_rois(of_teacher, [around]).box_deltas)[:, int(said.classes[n]) + 1]
-                    moved = clip_boxes(box_coder.decode_single(deltas, around), weak.height, weak.width)
+                    moved = clip_boxes(box_coder.decode(deltas, around), weak.height, weak.width)
                     mean = moved.mean(dim=0)
                     sides = torch.stack([mean[2] - mean[0], mean[3] - mean[1]] * 2).clamp(min=1)
                     spreads.append((moved.std(dim=0) / sides).mean())

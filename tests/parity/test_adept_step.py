@@ -113,8 +113,9 @@ def region_losses(
         rng = stream(3, "anchors", name, step, slot, 1)
         positive, negative = torch.where(said >= 0)[0], torch.where(said == -1)[0]
         few = min(len(positive), SAMPLED // 2)
-        positive = positive[torch.randperm(len(positive), generator=rng)[:few]]
-        negative = negative[torch.randperm(len(negative), generator=rng)[: SAMPLED - few]]
+        drawn = torch.rand(len(said), generator=rng)  # the anchors that drew the highest numbers
+        positive = positive[drawn[positive].argsort(descending=True)[:few]]
+        negative = negative[drawn[negative].argsort(descending=True)[: SAMPLED - few]]
         cls = cls - F.logsigmoid(p[positive]).sum() - F.logsigmoid(-p[negative]).sum()
         for row in positive.tolist():
             distance = (t[row] - encoded(truth[int(said[row])], anchors[row])).abs()

@@ -162,7 +162,7 @@ def test_a_stage_moves_a_box_whatever_its_class_and_is_stricter_than_the_one_bef
     model = detector()
     shapes = [list(head.box_predictor.bbox_pred.weight.shape) for head in model.heads]
     assert shapes == [[4, 32]] * 3
-    assert [head.matcher.high_threshold for head in Detector(plain(), CLASSES).heads] == [0.5, 0.6, 0.7]
+    assert [head.matcher.fg_iou for head in Detector(plain(), CLASSES).heads] == [0.5, 0.6, 0.7]
     assert [tuple(head.coder.weights) for head in model.heads] == list(CODES)
 
 

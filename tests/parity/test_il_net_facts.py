@@ -100,7 +100,7 @@ def judged(mu: float, q: list[float], rois: SampledRois, own_deltas: list[list[f
 
 def test_fact_6_the_target_looks_at_the_decoded_box():
     proposal = torch.tensor([[10.0, 10, 30, 50]])
-    decoded = box_coder.decode_single(torch.tensor([[1.0, -0.5, 0.5, -0.25]]), proposal)
+    decoded = box_coder.decode(torch.tensor([[1.0, -0.5, 0.5, -0.25]]), proposal)
     assert decoded[0].tolist() == pytest.approx([10.948291, 8.975412, 33.051708, 47.024590], abs=1e-5)
     truth = torch.tensor([[10.0, 10, 30, 48]])
     assert float(paired_iou(proposal, truth)) == near(0.95)  # (20 * 38) / (20 * 40)

@@ -24,6 +24,7 @@ from raydet.vision.detector import Detector
 from raydet.vision.images import collate
 from raydet.vision.mask_head import MaskHeads
 from raydet.vision.masks import decoded, packed, pasted
+from tests.parity.torchvision_sampling import draw_alike
 
 HEIGHT, WIDTH, CLASSES = 96, 128, 3
 
@@ -118,7 +119,8 @@ def truth(targets: list[Target]) -> list[dict[str, Tensor]]:
     ]
 
 
-def test_training_losses_and_gradients_equal_torchvisions_with_the_same_seed():
+def test_training_losses_and_gradients_equal_torchvisions_with_the_same_draws(monkeypatch: pytest.MonkeyPatch):
+    draw_alike(monkeypatch)
     ours, theirs = twins()
     torch.manual_seed(7)
     expected = theirs.train()([image.float() / 255 for image in images()], truth(TARGETS))

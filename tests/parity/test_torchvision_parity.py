@@ -23,6 +23,7 @@ from raydet.vision.detector import Detector
 from raydet.vision.images import collate
 from raydet.vision.roi_pooling import pool_rois
 from raydet.vision.weights import weights_of
+from tests.parity.torchvision_sampling import draw_alike
 
 HEIGHT, WIDTH, CLASSES = 96, 128, 3
 
@@ -98,7 +99,10 @@ TARGETS = [
 
 @pytest.mark.parametrize("backbone", ["small_gn", "resnet18_fpn"])
 @pytest.mark.parametrize("targets", [TARGETS, [TARGETS[0], Target.empty()]], ids=["boxes", "one empty"])
-def test_training_losses_equal_torchvisions_with_the_same_seed(backbone: str, targets: list[Target]):
+def test_training_losses_equal_torchvisions_with_the_same_draws(
+    backbone: str, targets: list[Target], monkeypatch: pytest.MonkeyPatch
+):
+    draw_alike(monkeypatch)
     ours, theirs = twins(backbone)
     pixels = images()
     pixels[1] = pixels[1][:, :70, :100]  # padded on the right and below

@@ -144,7 +144,7 @@ def test_the_rpn_count_is_the_configured_one_even_where_fewer_anchors_exist():
 def test_true_boxes_are_foreground_rois_and_train_the_branch():
     model = detector()
     far, truth = torch.tensor([[0.0, 0.0, 4.0, 4.0]]), torch.tensor([[20.0, 20.0, 60.0, 50.0]])
-    rois = model.roi_heads.sample(far, truth, torch.tensor([3]), rngs(1)[0])
+    rois = model.roi_heads.sample([far], [truth], [torch.tensor([3])], rngs(1))[0]
     assert rois.boxes.tolist() == [truth[0].tolist(), far[0].tolist()]  # foreground first
     assert rois.labels.tolist() == [3, 0]
     assert rois.num_foreground == 1
@@ -175,10 +175,10 @@ def test_without_a_branch_the_iou_loss_is_zero_and_the_rest_is_unchanged():
 
 def test_sampling_keeps_the_share_of_positives_and_never_draws_the_ignored():
     matched = torch.tensor([0] * 10 + [BACKGROUND] * 20 + [IGNORED] * 50)
-    positive, negative = sample(matched, 16, 0.25, rngs(1)[0])
+    positive, negative = sample([matched], 16, 0.25, rngs(1))[0]
     assert len(positive) == 4 and len(negative) == 12
     assert int(positive.max()) < 10 and int(negative.min()) >= 10 and int(negative.max()) < 30
-    positive, negative = sample(matched[8:], 16, 0.25, rngs(1)[0])  # 2 positives only: background fills up
+    positive, negative = sample([matched[8:]], 16, 0.25, rngs(1))[0]  # 2 positives only: background fills up
     assert (len(positive), len(negative)) == (2, 14)
     assert len(set(negative.tolist())) == 14
 
@@ -293,7 +293,7 @@ def test_frames_group_images_that_need_the_same():
 def test_a_small_detector_learns_two_images_from_scratch():
     model = detector(box_head_dim=64)
     images, truth = collate(pictures(2), "cpu"), targets(2)
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.02, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)  # at 0.02 one of four seeds diverges
 
     def mean_loss(step: int) -> Tensor:
         losses = losses_of(model, images, truth, [torch.Generator().manual_seed(step) for _ in range(2)])

@@ -13,6 +13,7 @@ from raydet.families.classification.method import ClassificationMethod
 from raydet.labels.annotator import ModelAnnotator
 from raydet.records import PseudoLogits, TeacherRef
 from raydet.vision.classifier import Classifier
+from raydet.vision.device import to_device
 from raydet.vision.pretrained import architecture_only
 
 
@@ -32,5 +33,5 @@ class ClassAnnotator(ModelAnnotator[Classifier, Tensor, PseudoLogits]):
 
     def annotate(self, ids: Sequence[str], views: Sequence[Tensor], ref: TeacherRef) -> list[PseudoLogits]:
         """Return the teacher's logits."""
-        logits = self.model(torch.stack(list(views)).to(self.device)).logits.cpu()
+        logits = self.model(to_device(torch.stack(list(views)), self.device)).logits.cpu()
         return [PseudoLogits(image_id, ref, row) for image_id, row in zip(ids, logits, strict=True)]

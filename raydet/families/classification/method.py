@@ -18,6 +18,7 @@ from raydet.families.classification.label_table import LabelTable
 from raydet.randomness import derive_seed
 from raydet.registry import build_method
 from raydet.vision.classifier import Classifier
+from raydet.vision.device import to_device
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +87,7 @@ class ClassificationMethod(Method[ClassificationConfig, ClassBatch]):
         """Return the losses of a batch, and the logits of all its views."""
         device = next(student.parameters()).device
         seed = derive_seed(self.run.seed, "forward", batch.step, batch.image_ids[0])
-        said = student(batch.pixels.to(device), torch.Generator(device).manual_seed(seed))
+        said = student(to_device(batch.pixels, device), torch.Generator(device).manual_seed(seed))
         return Outputs(self.terms(said.logits, batch), {"logits": said.logits.detach()})
 
 
@@ -99,7 +100,7 @@ def classification_method(config: RunConfig) -> ClassificationMethod:
 
 def cross_entropy(logits: Tensor, classes: Tensor, group: str | None = None) -> LossTerm:
     """Return the cross-entropy of logits `[B, N]` with classes `[B]`, summed, over the B rows of a group."""
-    total = F.cross_entropy(logits, classes.to(logits.device), reduction="sum")
+    total = F.cross_entropy(logits, to_device(classes, logits.device), reduction="sum")
     return LossTerm(total, torch.tensor(len(logits)), group)
 
 

@@ -14,6 +14,7 @@ from raydet.labels.annotator import ModelAnnotator
 from raydet.randomness import stream
 from raydet.records import Candidates, PseudoBoxes, TeacherRef
 from raydet.vision.detector import Detector
+from raydet.vision.device import on_host
 from raydet.vision.geometry import clip_boxes, is_usable
 from raydet.vision.images import collate
 from raydet.vision.pretrained import architecture_only
@@ -51,11 +52,10 @@ def labelled(
     """Return what a teacher says of weak views, boxes in original pixels; `sizes`: (height, width) of the originals."""
     rngs = [stream(method.run.seed, "annotate", view.image_id, ref.version) for view in views]
     said = method.annotate(teacher, collate([view.pixels for view in views], device), rngs)
-    return [_record(*each, ref) for each in zip(views, said, sizes, strict=True)]
+    return [_record(*each, ref) for each in zip(views, on_host(said), sizes, strict=True)]
 
 
 def _record(view: ViewedImage, said: Candidates, size: tuple[int, int], ref: TeacherRef) -> PseudoBoxes:
-    boxes = clip_boxes(view.view.to_original(said.boxes.float().cpu()), *size)
-    scores, quality = said.scores.float().cpu(), said.quality.float().cpu()
-    record = PseudoBoxes(view.image_id, ref, boxes, said.classes.cpu(), scores, quality, said.complete_above)
+    boxes = clip_boxes(view.view.to_original(said.boxes), *size)
+    record = PseudoBoxes(view.image_id, ref, boxes, said.classes, said.scores, said.quality, said.complete_above)
     return record.where(is_usable(boxes, 0.0))

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-from torchvision.ops import batched_nms
-
 from raydet.records import Candidates, PseudoBoxes, Target
+from raydet.vision.nms import nms_within
 
 Boxes = TypeVar("Boxes", Candidates, PseudoBoxes, Target)
 
@@ -27,5 +26,5 @@ def by_quality(boxes: Boxes, threshold: float) -> Boxes:
 
 def after_nms(boxes: Boxes, iou: float, top_k: int) -> Boxes:
     """Keep the `top_k` best rows that no better row of the same class overlaps by more than `iou`; best first."""
-    kept = batched_nms(boxes.boxes, boxes.scores, boxes.classes, iou)
+    kept = nms_within(boxes.boxes, boxes.scores, boxes.classes, iou)
     return boxes.where(kept[:top_k])

@@ -101,7 +101,7 @@ class UnbiasedHost:
         found = train_pass(student, images, (*batch.targets[: batch.num_labeled], *pseudo), rngs)
         terms = {**loss_terms(found, batch, LABELED, "sup"), **loss_terms(found, batch, UNLABELED, "unsup")}
         weights = torch.ones_like(found.roi.cls_rows)
-        number = weights.new_tensor(float(sum(map(len, pseudo))))
+        number = weights.new_full((), float(sum(map(len, pseudo))))
         terms["unsup/boxes_cls"] = LossTerm(number, torch.tensor(len(pseudo)), UNLABELED)
         return SoftPass(found.roi, weights, terms)
 

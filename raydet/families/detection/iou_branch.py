@@ -126,7 +126,7 @@ def iou_pass(detector: IoUDetector, roi: RoiPass, boxes: Sequence[Tensor]) -> Io
     branch, said = detector.iou_branch, roi.scores
     logits = branch(said.shared[roi.fg_rows], said.class_logits[roi.fg_rows], said.box_deltas[roi.fg_rows])
     own = logits.gather(1, roi.labels[roi.fg_rows][:, None])[:, 0]
-    decoded = torch.split(roi.coder.decode_single(roi.deltas.detach(), roi.fg_boxes), roi.fg_counts)
+    decoded = torch.split(roi.coder.decode(roi.deltas.detach(), roi.fg_boxes), roi.fg_counts)
     best = branch.config.target_gt == "max"
     iou = torch.cat(
         [

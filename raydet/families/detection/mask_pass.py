@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from raydet.records import Target
 from raydet.vision import losses
+from raydet.vision.device import to_device
 from raydet.vision.mask_head import MaskHeads
 from raydet.vision.masks import targets_in, unpacked
 
@@ -41,21 +42,27 @@ def mask_pass(heads: MaskHeads, features: dict[str, Tensor], roi: RoiPass, targe
     side = 2 * heads.config.mask_pool_size
     own_classes = torch.split(roi.labels[roi.fg_rows], roi.fg_counts)
     drawn, classes, wanted = [], [], []
-    for boxes, labels, rois, target in zip(
-        torch.split(roi.fg_boxes, roi.fg_counts), own_classes, roi.rois, targets, strict=True
+    for boxes, labels, objects, target in zip(
+        torch.split(roi.fg_boxes, roi.fg_counts), own_classes, _objects(roi), targets, strict=True
     ):
-        if target.masks is None or rois.matched_rows is None:
+        if target.masks is None:
             raise ValueError("a target without masks: the data was read without them")
-        owners = rois.matched_rows
-        known = target.masks.known.to(owners.device)[owners]
-        used, owners = torch.unique(owners[known], return_inverse=True)
-        masks = unpacked(target.masks.where(used.cpu())).to(boxes.device)
-        drawn.append(boxes[known])
-        classes.append(labels[known])
-        wanted.append(targets_in(masks, owners, boxes[known], side, aligned=heads.config.roi_align_aligned))
+        known = torch.where(target.masks.known[objects])[0]
+        used, owners = torch.unique(objects[known], return_inverse=True)
+        rows, owners = to_device(known, boxes.device), to_device(owners, boxes.device)
+        masks = to_device(unpacked(target.masks.where(used)), boxes.device)
+        drawn.append(boxes[rows])
+        classes.append(labels[rows])
+        wanted.append(targets_in(masks, owners, boxes[rows], side, aligned=heads.config.roi_align_aligned))
     counts = [len(each) for each in drawn]
     logits = heads.mask_logits(features, drawn)
     rows = torch.arange(len(logits), device=logits.device)
     said, true = logits[rows, torch.cat(classes)], torch.cat(wanted)
     each = functional.binary_cross_entropy_with_logits(said, true, reduction="none").mean(dim=(1, 2))
-    return MaskPass(losses.sum_per_image(each, counts), torch.tensor(counts, device=logits.device))
+    return MaskPass(losses.sum_per_image(each, counts), to_device(torch.tensor(counts), logits.device))
+
+
+def _objects(roi: RoiPass) -> tuple[Tensor, ...]:
+    """Return which of its image's objects each foreground RoI belongs to, image by image, where the masks lie."""
+    rows = [each.matched_rows for each in roi.rois]
+    return torch.split(torch.cat([each for each in rows if each is not None]).cpu(), roi.fg_counts)

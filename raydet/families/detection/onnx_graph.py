@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.detection._utils import BoxCoder
 from torchvision.ops import batched_nms
 
 from raydet.families.detection.saved import SavedDetector
 from raydet.records import Candidates
+from raydet.vision.box_code import BoxCoder
 from raydet.vision.cascade import moved
 from raydet.vision.detector import MIN_SIDE_PX
 from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, SIZE_DIVISOR, ImageBatch
@@ -62,7 +62,7 @@ class DetectionGraph(nn.Module):
         said = model.score_rois(features, torch.cat([owner[:, None].float(), rois], dim=1))
         scores = said.decided.softmax(dim=1)[:, 1:]  # [R, K]
         each = scores.shape[1]
-        decoded = model.heads[-1].coder.decode_single(said.box_deltas, rois).reshape(-1, each + 1, 4)[:, 1:]
+        decoded = model.heads[-1].coder.decode(said.box_deltas, rois).reshape(-1, each + 1, 4)[:, 1:]
         boxes = _clip(decoded, height, width).reshape(-1, 4)
 
         def per_class(values: Tensor) -> Tensor:
@@ -112,7 +112,7 @@ class DetectionGraph(nn.Module):
         rows, level_of = torch.cat(best, dim=1), torch.cat(levels, dim=1)  # [B, T]
         objectness = scores.objectness.gather(1, rows)
         deltas = scores.deltas.gather(1, rows[..., None].expand(rows.shape[0], rows.shape[1], 4))
-        boxes = _anchor_coder.decode_single(deltas.reshape(-1, 4), scores.anchors[rows.reshape(-1)])
+        boxes = _anchor_coder.decode(deltas.reshape(-1, 4), scores.anchors[rows.reshape(-1)])
         boxes = _clip(boxes, height, width)
         groups = torch.arange(rows.shape[0])[:, None] * len(levels) + level_of
         kept = survives_nms(boxes, objectness.reshape(-1), groups.reshape(-1), config.rpn_nms)

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.models.detection._utils import BoxCoder
 
 from raydet.config.detector import ModelConfig
 from raydet.contract import LossTerm
@@ -20,8 +19,10 @@ from raydet.families.detection.batch import StudentBatch
 from raydet.families.detection.mask_pass import mask_pass
 from raydet.records import Target
 from raydet.vision import losses
+from raydet.vision.box_code import BoxCoder
 from raydet.vision.cascade import refined
 from raydet.vision.detector import Detector
+from raydet.vision.device import all_to_device, to_device
 from raydet.vision.images import ImageBatch
 from raydet.vision.mask_head import MaskHeads
 from raydet.vision.roi import RoiHeads, RoiScores, SampledRois, box_coder, by_class
@@ -61,12 +62,12 @@ class RoiPass:
     @property
     def num_rois(self) -> Tensor:
         """Return the RoIs of each image `[N]`: the papers' normaliser of all losses of the head."""
-        return torch.tensor(self.counts, device=self.labels.device)
+        return to_device(torch.tensor(self.counts), self.labels.device)
 
     @property
     def num_foreground(self) -> Tensor:
         """Return the foreground RoIs of each image `[N]`."""
-        return torch.tensor(self.fg_counts, device=self.labels.device)
+        return to_device(torch.tensor(self.fg_counts), self.labels.device)
 
     def cls(self) -> Tensor:
         """Return the classification loss of each image `[N]`."""
@@ -98,8 +99,7 @@ def train_pass(
     Raises ValueError for boxes without an inside: they have no finite encoding.
     """
     check_boxes(targets)
-    boxes = [target.boxes.to(images.pixels.device) for target in targets]
-    labels = [target.classes.to(images.pixels.device) + 1 for target in targets]
+    boxes, labels = sent(targets, images.pixels.device)
     features = detector.features(images)
     scores = detector.score_anchors(features)
     rpn = rpn_pass(detector, scores, boxes, rngs)
@@ -115,6 +115,12 @@ def train_pass(
         masks = mask_pass(detector.roi_heads, features, rois[-1], targets)
         sums["mask"], counts["mask"] = masks.loss, masks.count
     return TrainPass(features, proposals, boxes, rpn, rois[-1], sums, counts)
+
+
+def sent(targets: Sequence[Target], device: torch.device) -> tuple[list[Tensor], list[Tensor]]:
+    """Return the boxes `[G, 4]` and the labels `[G]`, from 1 on, of each image on the device."""
+    boxes = all_to_device([target.boxes for target in targets], device)
+    return boxes, all_to_device([target.classes + 1 for target in targets], device)
 
 
 def rpn_pass(
@@ -164,7 +170,7 @@ def roi_pass(
     `verified`: `Target.verified` of each image; `head`: one of `Detector.heads`, by default the first.
     """
     head = detector.heads[0] if head is None else head
-    rois = tuple(head.sample(*each) for each in zip(proposals, boxes, labels, rngs, strict=True))
+    rois = head.sample(proposals, boxes, labels, rngs)
     said = head(features, [each.boxes for each in rois])
     return compared(detector.config, rois, said, verified, coder=head.coder)
 
@@ -184,8 +190,8 @@ def compared(
         cls_rows = losses.focal_cross_entropy(logits, wanted_labels, config.cls_focal_exponent)
     else:
         cls_rows = losses.cross_entropy(logits, wanted_labels)
-    fg = torch.where(wanted_labels > 0)[0]
-    wanted = coder.encode_single(torch.cat([each.matched for each in rois]), drawn[fg])
+    fg = _foreground(rois, wanted_labels.device)
+    wanted = coder.encode(torch.cat([each.matched for each in rois]), drawn[fg])
     deltas = by_class(said.box_deltas)[fg, wanted_labels[fg]]
     return RoiPass(
         rois,
@@ -202,6 +208,15 @@ def compared(
         reg_rows=losses.box_regression(deltas, wanted, config.box_loss),
         coder=coder,
     )
+
+
+def _foreground(rois: Sequence[SampledRois], device: torch.device) -> Tensor:
+    """Return which of the RoIs of all images, one after the other, are foreground: `[F]`."""
+    first, found = 0, []
+    for each in rois:
+        found.append(torch.arange(first, first + each.num_foreground, device=device))
+        first += len(each.labels)
+    return torch.cat(found)
 
 
 def looked_for(class_logits: Tensor, rois: Sequence[SampledRois], verified: Sequence[Tensor | None]) -> Tensor:

@@ -17,6 +17,8 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from raydet.vision.device import to_device
+
 Size = tuple[int, int]  # (height, width), pixels
 
 
@@ -99,7 +101,7 @@ def regions(attention: Tensor, size: Size, rule: AttentionRule) -> Regions:
     boxes = torch.stack([left, top, right, bottom], dim=1).float()
     if not rule.upsample:
         boxes = boxes * _per_cell(attention, size)
-    whole = torch.tensor([0.0, 0.0, size[1], size[0]], device=boxes.device)
+    whole = to_device(torch.tensor([0.0, 0.0, size[1], size[0]]), boxes.device)
     return Regions(torch.where(is_flat[:, None], whole, boxes), is_flat)
 
 

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from raydet.config.localizer import SMALL, LocalizerConfig
 from raydet.families.localization.trunks import Trunk, build_trunk, start_from
 from raydet.vision.classifiers.layers import Norm, initialise, norm
+from raydet.vision.device import to_device
 
 NORM_EPS = 1e-3  # of the norm behind the attention convolution (WS-DAN)
 SMALLEST = 1e-12  # added under the signed square root
@@ -175,4 +176,4 @@ def signed_root(pooled: Tensor) -> Tensor:
 def shares(pixels: Tensor, device: torch.device) -> Tensor:
     """Return `pixels` uint8 as float32 in [0, 1] on a device: what all networks here take."""
     assert pixels.dtype == torch.uint8, f"images are uint8, got {pixels.dtype}"
-    return pixels.to(device, non_blocking=True).float() / 255
+    return to_device(pixels, device).float() / 255

@@ -14,6 +14,7 @@ from torchvision.transforms.v2 import functional as F
 from raydet.config.located_data import LocatedViewsConfig
 from raydet.families.localization.boxes import sample
 from raydet.randomness import happens
+from raydet.vision.device import to_device
 from raydet.vision.geometry import View
 
 SCALE = (0.8, 1.2)
@@ -65,7 +66,7 @@ def strong_boxes(boxes: Tensor, parameters: Tensor) -> Tensor:
 
     They are clipped where the image is: after the scaling, and at the end. A box that has left the view has no inside.
     """
-    p = parameters.to(boxes.device, torch.float64)
+    p = to_device(parameters, boxes.device).double()
     x, y = (
         _along(boxes.double()[:, axis::2], p[:, scale], p[:, low], p[:, high], p[:, flip])
         for axis, scale, low, high, flip in (
@@ -82,7 +83,7 @@ def strong_pixels(pixels: Tensor, parameters: Tensor) -> Tensor:
     All three operations are one bilinear reading of the plain view. What an operation pushes beyond the border is gone
     for the next one, and what comes in is black.
     """
-    p = parameters.to(pixels.device)
+    p = to_device(parameters, pixels.device)
     side = int(pixels.shape[-1])
     x, seen_x = _sources(side, p[:, _SCALE_X], p[:, _LEFT], p[:, _RIGHT], p[:, _FLIP_X])
     y, seen_y = _sources(side, p[:, _SCALE_Y], p[:, _TOP], p[:, _BOTTOM], p[:, _FLIP_Y])

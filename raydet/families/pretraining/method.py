@@ -16,6 +16,7 @@ from raydet.families.pretraining.model import Branch, PretrainingModel, levels, 
 from raydet.families.pretraining.similarity import disagreement, keep_rate, moments, spread, swapped
 from raydet.group import Group
 from raydet.labels.schedule import LabelSchedule
+from raydet.vision.device import to_device
 from raydet.window import Window
 
 MOMENTS = "moments"
@@ -88,7 +89,7 @@ class PretrainingMethod(Method[PretrainingConfig, ViewBatch]):
         device = next(student.parameters()).device
         pixels = tuple(normalised(each, device) for each in batch.pixels)
         features = tuple(student.features(pixels[view]) for view in views)
-        return Shown(pixels, features, tuple(rois_of(each.to(device)) for each in batch.boxes))
+        return Shown(pixels, features, tuple(rois_of(to_device(each, device)) for each in batch.boxes))
 
     def compare(
         self, student: PretrainingModel, batch: ViewBatch, shown: Shown
@@ -120,8 +121,8 @@ class PretrainingMethod(Method[PretrainingConfig, ViewBatch]):
         shares = {
             f"level_{level}": _per_image((level_of == level).float(), rois, number) for level in range(len(bounds) + 1)
         }
-        device = rois.device
-        return {"fallback": batch.facts[:, 0].to(device), "repeated": batch.facts[:, 1].to(device), **shares}
+        facts = to_device(batch.facts, rois.device)
+        return {"fallback": facts[:, 0], "repeated": facts[:, 1], **shares}
 
     def _projected(self, branch: Branch, features: list[Tensor], rois: Tensor, side: int) -> Tensor:
         """Return z = p(g(RoIAlign(f, b))) `[R, D]`.                                                      (2) to (5)"""

@@ -12,11 +12,13 @@ from torchvision.ops import roi_align
 
 from raydet.families.pretraining.config import PretrainingModelConfig
 from raydet.vision.backbones import build_backbone
+from raydet.vision.device import to_device
 from raydet.vision.ema import average_into
 from raydet.vision.geometry import box_areas
-from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD
+from raydet.vision.images import imagenet_figures
 from raydet.vision.norms import projection_norm, synced
 from raydet.vision.roi import build_box_head
+from raydet.vision.roi_pooling import rows_by_level
 from raydet.vision.rpn import AnchorScores, Rpn
 
 TARGET, RPN = "target.", "rpn."
@@ -123,8 +125,7 @@ def pool_by_size(features: Sequence[Tensor], rois: Tensor, side: int, config: Pr
     """
     level_of = levels(rois[:, 1:], config.level_bounds)
     parts, order = [], []
-    for level, maps in enumerate(features):
-        members = torch.where(level_of == level)[0]
+    for maps, members in zip(features, rows_by_level(level_of, len(features)), strict=True):
         order.append(members)
         scale = maps.shape[-1] / side
         own = rois[members]
@@ -140,15 +141,16 @@ def levels(boxes: Tensor, bounds: Sequence[float]) -> Tensor:
     """Return the pyramid level `[R]` of boxes `[R, 4]`: the first whose bound the side sqrt(w h) does not exceed."""
     sides = box_areas(boxes.double()).sqrt()
     # float64 and a bound from above: a box of exactly 48 x 48 pixels belongs to the finest level
-    limits = torch.tensor(bounds, dtype=torch.float64, device=boxes.device)
-    return torch.bucketize(sides, limits, right=False)
+    found = torch.zeros_like(sides, dtype=torch.int64)
+    for bound in bounds:
+        found += sides > bound
+    return found
 
 
 def normalised(pixels: Tensor, device: torch.device) -> Tensor:
     """Return views `[B, 3, S, S]` uint8 as a network wants them: float32, normalised as ImageNet, channels last."""
-    mean = torch.tensor(IMAGENET_MEAN, device=device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=device)[:, None, None]
-    shown = (pixels.to(device, non_blocking=True).float() / 255 - mean) / std
+    mean, std = imagenet_figures(device)
+    shown = (to_device(pixels, device).float() / 255 - mean) / std
     return shown.contiguous(memory_format=torch.channels_last)
 
 

@@ -38,7 +38,7 @@ def keep_rate(start: float, step: int, steps: int) -> float:
 def moments(projections: Tensor) -> Tensor:
     """Return count, sums and sums of squares `[1 + 2 D]` of unit vectors along `projections` `[R, D]`: they add up."""
     rows = unit(projections.detach())
-    return torch.cat([rows.new_tensor([len(rows)]), rows.sum(dim=0), rows.square().sum(dim=0)])
+    return torch.cat([rows.new_full((1,), len(rows)), rows.sum(dim=0), rows.square().sum(dim=0)])
 
 
 def spread(sums: Tensor) -> float:

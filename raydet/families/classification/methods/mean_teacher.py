@@ -29,6 +29,7 @@ from raydet.families.classification.batch import LABELED, UNLABELED, ClassBatch
 from raydet.families.classification.config import ClassificationConfig, ConsistencyLoss, MeanTeacherConfig
 from raydet.families.classification.method import ClassificationMethod, cross_entropy, nothing
 from raydet.labels.schedule import LabelSchedule
+from raydet.vision.device import to_device
 
 
 class MeanTeacher(ClassificationMethod):
@@ -62,7 +63,7 @@ class MeanTeacher(ClassificationMethod):
             "unsup/consistency": nothing(logits, UNLABELED),
         }
         if batch.num_unlabeled:
-            teacher = batch.pseudo_logits.to(logits.device)
+            teacher = to_device(batch.pseudo_logits, logits.device)
             apart = consistency(unlabeled, teacher, self.config.consistency_loss)
             total = self.ramp_up(batch.step) * apart.sum()
             terms["unsup/consistency"] = LossTerm(total, torch.tensor(batch.num_unlabeled), UNLABELED)

@@ -17,6 +17,7 @@ from raydet.families.classification.batch import LABELED, UNLABELED, ClassBatch
 from raydet.families.classification.config import ClassificationConfig, PseudoLabelConfig
 from raydet.families.classification.method import ClassificationMethod, cross_entropy, nothing
 from raydet.labels.schedule import LabelSchedule
+from raydet.vision.device import to_device
 
 
 class PseudoLabel(ClassificationMethod):
@@ -44,7 +45,7 @@ class PseudoLabel(ClassificationMethod):
         labeled, unlabeled = logits[: batch.num_labeled], logits[batch.num_labeled :]
         terms = {"sup/ce": cross_entropy(labeled, batch.classes, LABELED), "unsup/ce": nothing(logits, UNLABELED)}
         if batch.num_unlabeled:
-            scores, classes = batch.pseudo_logits.to(logits.device).softmax(dim=-1).max(dim=-1)
+            scores, classes = to_device(batch.pseudo_logits, logits.device).softmax(dim=-1).max(dim=-1)
             rows = F.cross_entropy(unlabeled, classes, reduction="none") * (scores > self.config.score_threshold)
             terms["unsup/ce"] = LossTerm(rows.sum(), torch.tensor(batch.num_unlabeled), UNLABELED)
         return terms

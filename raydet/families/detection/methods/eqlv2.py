@@ -31,6 +31,7 @@ from raydet.families.detection.long_tail_config import EqlV2Config
 from raydet.families.detection.methods.soft_teacher import cls_terms
 from raydet.group import Group
 from raydet.vision.detector import Detector
+from raydet.vision.device import to_device
 
 FIRST_RATIO = 100.0
 PRIOR = 0.001  # what every class's probability starts at
@@ -103,7 +104,7 @@ class EqlV2(HostedMethod):
         """Return all terms, and the gradients of the classes."""
         found = self.host.forward(student, batch, teacher, self.config.cls_pseudo_threshold)
         logits, labels = found.roi.logits, found.roi.labels
-        positive, negative = class_weights(state.ratios.to(logits), self.config)
+        positive, negative = class_weights(to_device(state.ratios, logits.device).to(logits.dtype), self.config)
         rows, sums = equalized(logits, labels, positive, negative)
         return Outputs(
             found.terms | cls_terms(batch, found.roi, rows * found.weights, found.weights), sums={"gradients": sums}

@@ -66,6 +66,7 @@ from raydet.group import Group
 from raydet.records import PseudoLabel
 from raydet.text import plural
 from raydet.vision import losses
+from raydet.vision.device import to_device
 from raydet.window import Window
 
 
@@ -162,7 +163,7 @@ class GradientSampling(HostedMethod):
                 share = factor * GRADIENT_SCALE / self.rois[group]
                 args = logits[part], roi.labels[part], self.config.cls_focal_exponent, weights[part]
                 matrix += share * gradient_matrix(*args)
-        counted = torch.tensor([first, len(own) - first], device=own.device)
+        counted = to_device(torch.tensor([first, len(own) - first]), own.device)
         used = torch.stack([own[:first].sum(), own[first:].sum()])
         said = torch.zeros(2, n - 1)
         for label in batch.labels:

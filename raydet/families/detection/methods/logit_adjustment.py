@@ -24,6 +24,7 @@ from raydet.families.detection.hosts import HostedMethod
 from raydet.families.detection.long_tail_config import LogitAdjustmentConfig
 from raydet.families.detection.methods.soft_teacher import cls_terms
 from raydet.vision import losses
+from raydet.vision.device import to_device
 
 
 @dataclass(slots=True, eq=False)
@@ -58,7 +59,7 @@ class LogitAdjustment(HostedMethod):
     def losses(self, student: Any, batch: StudentBatch, teacher: Any, state: Priors) -> Outputs:
         """Return all terms."""
         found = self.host.forward(student, batch, teacher, self.config.cls_pseudo_threshold)
-        adjusted = found.roi.logits + self.config.adjustment_strength * state.logs.to(found.weights)
+        adjusted = found.roi.logits + self.config.adjustment_strength * to_device(state.logs, found.weights.device)
         rows = losses.focal_cross_entropy(adjusted, found.roi.labels, self.config.cls_focal_exponent)
         return Outputs(found.terms | cls_terms(batch, found.roi, rows * found.weights, found.weights))
 

@@ -39,7 +39,7 @@ from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch, Vi
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms, by_quality, by_score
 from raydet.families.detection.method import UNLIMITED, DetectionMethod, Selection, Thresholds, no_survivors
-from raydet.families.detection.passes import RoiPass, check_boxes, roi_pass, rpn_pass
+from raydet.families.detection.passes import RoiPass, check_boxes, roi_pass, rpn_pass, sent
 from raydet.families.detection.soft_config import SoftSettings
 from raydet.families.detection.soft_views import OwnGeometry
 from raydet.families.detection.view_recipes import ViewRecipe
@@ -48,6 +48,7 @@ from raydet.randomness import stream
 from raydet.records import Candidates, PseudoBoxes, Target
 from raydet.vision import losses
 from raydet.vision.detector import Detector
+from raydet.vision.device import all_to_device
 from raydet.vision.geometry import clip_boxes
 from raydet.vision.images import ImageBatch, collate
 from raydet.vision.roi import box_coder, by_class
@@ -128,17 +129,21 @@ class SoftTeacher(DetectionMethod):
     ) -> list[Candidates]:
         """Return detections with their quality: jitter those above the floor, let the teacher move them, compare."""
         config, times = self.config, self.config.jitter_times
-        sure = [by_score(each, config.pseudo_score_floor) for each in kept]  # the first rows: scores descend
-        noise = [torch.randn(times, len(each), 4, generator=rng) for each, rng in zip(sure, rngs, strict=True)]
+        above_floor = torch.stack([(each.scores > config.pseudo_score_floor).sum() for each in kept]).tolist()
+        rows = [torch.arange(number, device=each.scores.device) for each, number in zip(kept, above_floor, strict=True)]
+        sure = [each.where(first) for each, first in zip(kept, rows, strict=True)]  # scores descend
+        noise = [torch.randn(times * len(each), 4, generator=rng) for each, rng in zip(sure, rngs, strict=True)]
         around = [
-            jittered(each.boxes, drawn.to(each.boxes), config.jitter_scale).reshape(-1, 4)
-            for each, drawn in zip(sure, noise, strict=True)
+            jittered(each.boxes, drawn.reshape(times, len(each), 4), config.jitter_scale).reshape(-1, 4)
+            for each, drawn in zip(sure, all_to_device(noise, sure[0].boxes.device), strict=True)
         ]
         deltas = torch.split(by_class(teacher.score_rois(features, around).box_deltas), [len(each) for each in around])
         found = []
         for whole, part, boxes, moves, size in zip(kept, sure, around, deltas, images.sizes, strict=True):
-            own = moves[torch.arange(len(moves)), (part.classes + 1).repeat(times)]  # of the detected class
-            moved = clip_boxes_to_image(box_coder.decode_single(own, boxes), size)
+            own = moves[
+                torch.arange(len(moves), device=moves.device), (part.classes + 1).repeat(times)
+            ]  # of the detected class
+            moved = clip_boxes_to_image(box_coder.decode(own, boxes), size)
             quality = torch.zeros_like(whole.scores)
             quality[: len(part)] = (1 - spread(moved.reshape(times, len(part), 4))).clamp(min=0)
             found.append(replace(whole, quality=quality))
@@ -178,7 +183,7 @@ class SoftTeacher(DetectionMethod):
         features = student.features(images)
         anchors = student.score_anchors(features)
         truth = batch.targets[: batch.num_labeled]
-        rpn = rpn_pass(student, anchors, [each.boxes.to(device) for each in (*truth, *of_rpn)], rngs)
+        rpn = rpn_pass(student, anchors, all_to_device([each.boxes for each in (*truth, *of_rpn)], device), rngs)
         proposals = student.propose(anchors, images, "train")
         roi = _rois(student, features, proposals, (*truth, *of_cls), rngs)
         terms = {
@@ -201,7 +206,7 @@ class SoftTeacher(DetectionMethod):
         else:
             terms["unsup/roi_reg"] = LossTerm(rpn.reg[part].sum(), rpn.anchors[part].sum(), UNLABELED)  # none, of none
         for gate, kept in (("rpn", of_rpn), ("cls", of_cls), ("reg", of_reg)):
-            number = weights.new_tensor(float(sum(map(len, kept))))
+            number = weights.new_full((), float(sum(map(len, kept))))
             terms[f"unsup/boxes_{gate}"] = LossTerm(number, torch.tensor(len(pseudo)), UNLABELED)
         return SoftPass(roi, weights, terms)
 
@@ -279,7 +284,7 @@ def _rois(
     rngs: Sequence[torch.Generator],
 ) -> RoiPass:
     device = proposals[0].device
-    boxes, labels = [each.boxes.to(device) for each in targets], [each.classes.to(device) + 1 for each in targets]
+    boxes, labels = sent(targets, device)
     return roi_pass(student, features, proposals, boxes, labels, rngs, [each.verified for each in targets])
 
 

@@ -24,6 +24,7 @@ from raydet.families.localization.components import largest_boxes
 from raydet.families.localization.config import CamConfig, LocalizationConfig
 from raydet.families.localization.method import LocalizationMethod
 from raydet.families.localization.model import CamClassifier, LocalizationModel, cam_classifier, shares
+from raydet.vision.device import to_device
 
 LEVELS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 """Thresholds that MaxBoxAcc chooses among, beside the method's own."""
@@ -74,7 +75,7 @@ def class_loss(student: LocalizationModel, batch: LocationBatch) -> LossTerm:
     """Return the cross-entropy of plain views, summed over the images."""
     device = next(student.parameters()).device
     logits = student.classifier(shares(batch.pixels, device)).logits
-    total = F.cross_entropy(logits, batch.classes.to(device), reduction="sum")
+    total = F.cross_entropy(logits, to_device(batch.classes, device), reduction="sum")
     return LossTerm(total, torch.tensor(len(batch.classes)), IMAGES)
 
 

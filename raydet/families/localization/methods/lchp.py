@@ -57,6 +57,7 @@ from raydet.families.localization.model import (
 )
 from raydet.families.localization.views import strong_boxes, strong_pixels
 from raydet.learning_rate import warm_up
+from raydet.vision.device import to_device
 from raydet.vision.ema import average_into
 from raydet.vision.geometry import box_areas, paired_iou
 from raydet.vision.mode import evaluating
@@ -147,7 +148,7 @@ class Lchp(LocalizationMethod):
     def losses(self, student: LocalizationModel, batch: LocationBatch, teacher: Any, state: Any) -> Outputs:
         """Return the terms of the batch's stage; those of the other one have no elements."""
         device = next(student.parameters()).device
-        pixels, classes = shares(batch.pixels, device), batch.classes.to(device)
+        pixels, classes = shares(batch.pixels, device), to_device(batch.classes, device)
         is_init = batch.step < self.config.burn_in_steps
         found = (
             self.init(student, batch.step, pixels, classes) if is_init else self.refine(student, batch, pixels, classes)

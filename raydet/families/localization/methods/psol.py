@@ -23,6 +23,7 @@ from raydet.families.localization.config import LocalizationConfig, PsolConfig
 from raydet.families.localization.method import LocalizationMethod
 from raydet.families.localization.methods.cam import cam_boxes, class_loss
 from raydet.families.localization.model import LocalizationModel, build_localizer, cam_classifier, shares
+from raydet.vision.device import to_device
 from raydet.vision.geometry import box_areas
 from raydet.vision.mode import evaluating
 from raydet.window import Window
@@ -73,7 +74,7 @@ class Psol(LocalizationMethod):
             return Outputs({"init/cls": term, "boxes/reg": LossTerm(term.total * 0.0, torch.tensor(0), IMAGES)})
         assert student.localizer is not None
         device = next(student.parameters()).device
-        pixels, classes = shares(batch.pixels, device), batch.classes.to(device)
+        pixels, classes = shares(batch.pixels, device), to_device(batch.classes, device)
         with evaluating(student.classifier):
             boxes = cam_boxes(student.classifier, pixels, classes, (self.config.cam_threshold,))[:, 0]
         wanted = encode(boxes, self.config.box_encoding)

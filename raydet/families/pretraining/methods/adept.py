@@ -39,6 +39,7 @@ from raydet.families.pretraining.model import RPN, PretrainingModel
 from raydet.families.pretraining.views import MIN_SIDE_PX
 from raydet.randomness import stream
 from raydet.train.saved import load_saved
+from raydet.vision.device import all_to_device, to_device
 from raydet.vision.pretrained import is_skipped
 from raydet.vision.rpn import AnchorScores, proposals, rpn_losses
 from raydet.vision.weights import load_tensors
@@ -115,7 +116,7 @@ class Adept(PretrainingMethod):
         config, seed = self.run.model, self.run.seed
         cls, reg, drawn = [], [], []
         for view, said in zip(self.config.rpn_views, scores, strict=True):
-            truth = [boxes.to(said.anchors) for boxes in _distinct(batch.boxes[view - 1], batch.box_ids)]
+            truth = all_to_device(_distinct(batch.boxes[view - 1], batch.box_ids), said.anchors.device)
             places = zip(batch.image_ids, batch.slots, strict=True)
             rngs = [stream(seed, "anchors", image, batch.step, slot, view) for image, slot in places]
             objectness, distance, on_boxes = rpn_losses(said, truth, rngs, matcher=student.rpn.matcher, config=config)
@@ -128,7 +129,7 @@ class Adept(PretrainingMethod):
             "rpn/reg": LossTerm(torch.stack(reg).sum(), count, IMAGES),
         }
         share = torch.stack(drawn).float().mean(dim=0) / config.rpn_batch
-        return terms, {"anchors": share.to(cls[0].device)}
+        return terms, {"anchors": to_device(share, cls[0].device)}
 
     def _for_rpn(self, features: list[Tensor]) -> list[Tensor]:
         """Stop the gradient of L_RPN before the pyramid, unless it is wanted there."""
@@ -147,7 +148,8 @@ class Adept(PretrainingMethod):
             nms_iou=self.run.model.rpn_nms,
         )
         rows = torch.cat([torch.cat([torch.full_like(own[:, :1], i), own], dim=1) for i, own in enumerate(found)])
-        moved = [carried(rows, batch.matrices.to(rows.device), view, to, size) for to, size in enumerate(shown.sides)]
+        matrices = to_device(batch.matrices, rows.device)
+        moved = [carried(rows, matrices, view, to, size) for to, size in enumerate(shown.sides)]
         sides = torch.stack([(each[:, 3:] - each[:, 1:3]).amin(dim=1) for each in moved])
         is_seen = (sides >= MIN_SIDE_PX).all(dim=0)
         rois = tuple(torch.cat([old, new[is_seen]]) for old, new in zip(shown.rois, moved, strict=True))
