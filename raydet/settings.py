@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,7 @@ def resolve(tree: Mapping[str, Any], overrides: Mapping[str, Any], *, where: str
     merged = json.loads(to_json(tree, where))
     written_by = take_version(merged, where)
     for key, value in overrides.items():
-        _set(merged, key, value)
+        _set(merged, key, deepcopy(value))  # a later override may reach into it
     text, model = to_json(merged, where), config_classes().get(str(_method_of(merged)))
     if model is not None:
         try:

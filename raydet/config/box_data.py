@@ -130,6 +130,9 @@ class ViewsConfig(Views):
     """Range of the blur's sigma (pixels)."""
     erase: tuple[Fraction, Fraction, Fraction] = (0.7, 0.5, 0.3)
     """Probabilities of the three random erasings of the strong view; boxes are never edited by them."""
+    colors_on: Literal["loader", "device"] = "loader"
+    """Who gives a strong view its colours, blur and erasures: the loader, most of whose time that takes, or the device
+    that trains. The draws are the same, a pixel differs by rounding."""
     min_box_px: PositiveFloat = 1.0
     """Boxes with a side below this in the view are dropped and counted."""
 

@@ -108,7 +108,7 @@ def reference(
         counts = {"anchors": 0, "roi_cls": 0, "roi_reg": 0}
         for slot, i in enumerate(orders["labeled"].positions(step)):
             name, truth = data.labeled.id_at(int(i)), data.labeled.target_at(int(i))
-            (pixels,), view = recipe.labeled(
+            (look,), view = recipe.labeled(
                 decode(data.labeled.file_at(int(i))),
                 lambda purpose, name=name, step=step, slot=slot: stream(seed, purpose, name, step, slot),
             )
@@ -118,7 +118,7 @@ def reference(
                 Target.truth(boxes[usable], truth.classes[usable]),
                 stream(seed, "sampling", "labeled", name, step),
             )
-            images = collate([pixels], CPU)
+            images = collate([look.pixels], CPU)
             features = student.features(images)
             anchors = student.score_anchors(features)
             cls, reg, _ = rpn_losses(anchors, [target.boxes], [rng], matcher=student.rpn.matcher, config=model)
@@ -161,7 +161,7 @@ def reference(
                     spreads.append((moved.std(dim=0) / sides).mean())
                 spreads = torch.stack(spreads) if spreads else torch.zeros(0)
             original = decode(data.unlabeled.file_at(int(i)))
-            pixels, strong = recipe.student(
+            look, strong = recipe.student(
                 (pixels, weak), lambda original=original: original, stream(seed, "strong", name, step, slot)
             )
             boxes = carried(said.boxes, weak, strong)
@@ -177,7 +177,7 @@ def reference(
                 seen_gates[gate] += int(mask.sum())
             targets = {gate: Target.truth(boxes[mask], classes[mask]) for gate, mask in gates.items()}
             rng = stream(seed, "sampling", "unlabeled", name, step)
-            images = collate([pixels], CPU)
+            images = collate([look.pixels], CPU)
             features = student.features(images)
             anchors = student.score_anchors(features)
             cls, reg, _ = rpn_losses(anchors, [targets["rpn"].boxes], [rng], matcher=student.rpn.matcher, config=model)

@@ -12,6 +12,7 @@ from raydet.errors import ConfigError
 from raydet.families.classification.config import PseudoLabelConfig
 from raydet.families.detection.config import IlNetConfig
 from raydet.settings import dump, dump_file, load, resolve
+from tests.helpers import TINY
 
 CONFIGS = Path(__file__).parents[2] / "jobs" / "configs"
 BASE = {
@@ -213,3 +214,10 @@ def test_the_coco_config_is_row_4_of_table_5():
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.name)
 def test_every_shipped_config_loads(path: Path):
     load(path)
+
+
+def test_an_override_into_a_section_that_is_an_override_leaves_the_given_section_alone():
+    section = {"max_long_side": 96}
+    load_from = {"data.views": section, "data.views.max_long_side": 80}
+    resolve(TINY, {"run.dir": "unused", **load_from})
+    assert section == {"max_long_side": 96}

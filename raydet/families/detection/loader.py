@@ -71,8 +71,8 @@ def student_view(
 ) -> ViewedImage:
     """Return the student's view of an unlabelled image, drawn for this step, beside the one that the teacher saw."""
     rng = stream(seed, "strong", seen.image_id, step, slot)
-    pixels, view = recipe.student((seen.pixels, seen.view), original, rng)
-    return ViewedImage(seen.image_id, pixels, view, seen.target, role="unlabeled", slot=slot)
+    look, view = recipe.student((seen.pixels, seen.view), original, rng)
+    return ViewedImage(seen.image_id, look.pixels, view, seen.target, "unlabeled", slot, look.colors)
 
 
 def labeled_views(
@@ -91,8 +91,8 @@ def labeled_views(
         known = [rle for rle, keep in zip(index.own_masks_at(position), usable.tolist(), strict=True) if keep]
         target = replace(target, masks=masks_into_view(known, *index.size_at(position), view))
     found = [
-        ViewedImage(image_id, pixels, view, target, role, slot)
-        for role, pixels in zip(recipe.roles, copies, strict=True)
+        ViewedImage(image_id, look.pixels, view, target, role, slot, look.colors)
+        for role, look in zip(recipe.roles, copies, strict=True)
     ]
     return LabeledCopies(tuple(found), dropped_boxes=len(truth) - len(target))
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from raydet.config.run import RunConfig
 from raydet.contract import Alarm, LossTerm, Method, Outputs
 from raydet.errors import UserError
-from raydet.families.detection.batch import StudentBatch
+from raydet.families.detection.batch import StudentBatch, on_device
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms
 from raydet.families.detection.passes import TrainPass, train_pass
@@ -24,7 +24,7 @@ from raydet.randomness import stream
 from raydet.records import Candidates, PseudoBoxes
 from raydet.registry import build_method
 from raydet.vision.detector import Detector
-from raydet.vision.images import ImageBatch, collate
+from raydet.vision.images import ImageBatch
 from raydet.vision.mask_head import MaskHeads
 from raydet.window import Window
 
@@ -149,7 +149,7 @@ class OnePass(DetectionMethod):
     def losses(self, student: Any, batch: StudentBatch, teacher: Any, state: Any) -> Outputs:
         """Run one forward over all views, each about its own target."""
         device = next(student.parameters()).device
-        images = collate([view.pixels for view in batch.views], device)
+        images = on_device(batch.views, device)
         # One stream per view for anchors and RoIs: independent of rank and of the views around it.
         rngs = [stream(self.run.seed, "sampling", view.role, view.image_id, batch.step) for view in batch.views]
         return Outputs(self.terms(student, batch, train_pass(student, images, batch.targets, rngs)))

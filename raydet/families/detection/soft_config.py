@@ -68,7 +68,7 @@ class SoftViewsConfig(Section):
         return self
 
 
-UNUSED_VIEWS = ("short_side", "color_jitter", "grayscale", "blur", "blur_sigma", "erase")
+UNUSED_VIEWS = ("short_side", "color_jitter", "grayscale", "blur", "blur_sigma", "erase", "colors_on")
 UNUSED_MODEL = ("roi_cls_loss", "cls_focal_exponent")
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from raydet.config.box_data import ViewsConfig
 from raydet.families.detection.soft_config import ColorOperation, SoftViewsConfig
-from raydet.families.detection.view_recipes import RngOf, ViewRecipe
+from raydet.families.detection.view_recipes import Look, RngOf, ViewRecipe
 from raydet.families.detection.views import flipped, resized
 from raydet.randomness import happens, integer, uniform
 from raydet.vision.geometry import View, warp
@@ -48,11 +48,11 @@ class OwnGeometry(ViewRecipe):
         """A labelled image enters a step once."""
         return ("labeled",)
 
-    def labeled(self, pixels: Tensor, rng_of: RngOf) -> tuple[list[Tensor], View]:
+    def labeled(self, pixels: Tensor, rng_of: RngOf) -> tuple[list[Look], View]:
         """Resize, flip, change colours."""
         rng = rng_of("labeled")
         viewed, view = self.teacher(pixels, rng)
-        return [self._recolored(viewed, rng)], view
+        return [Look(self._recolored(viewed, rng))], view
 
     def teacher(self, pixels: Tensor, rng: torch.Generator) -> tuple[Tensor, View]:
         """Resize and flip."""
@@ -62,7 +62,7 @@ class OwnGeometry(ViewRecipe):
 
     def student(
         self, seen: tuple[Tensor, View], original: Callable[[], Tensor], rng: torch.Generator
-    ) -> tuple[Tensor, View]:
+    ) -> tuple[Look, View]:
         """Start from the original again."""
         pixels, view = self.teacher(original(), rng)
         if happens(0.5, rng):
@@ -71,7 +71,7 @@ class OwnGeometry(ViewRecipe):
         else:
             pixels, view = self._moved(pixels, view, rng)
             pixels = self._recolored(pixels, rng)
-        return self._erased(pixels, rng), view
+        return Look(self._erased(pixels, rng)), view
 
     def _recolored(self, pixels: Tensor, rng: torch.Generator) -> Tensor:
         operations = self._own.color_operations

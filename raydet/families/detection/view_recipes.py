@@ -8,14 +8,25 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
 from raydet.config.box_data import ViewsConfig
-from raydet.families.detection.views import strong_view, weak_view
+from raydet.families.detection.colors import Colors, drawn, with_pillow
+from raydet.families.detection.views import weak_view
 from raydet.vision.geometry import View
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Look:
+    """Pixels `[3, H, W]` uint8 of a view, and the colours that the device which trains is to give them."""
+
+    pixels: Tensor
+    colors: Colors | None = None
+
 
 Copy = Literal["strong", "weak"]
 """How a copy of a labelled image looks: with the colours of the strong view, or as it is."""
@@ -35,7 +46,7 @@ class ViewRecipe(ABC):
         """Return what the copies of a labelled image are called; the names of the streams of their samples."""
 
     @abstractmethod
-    def labeled(self, pixels: Tensor, rng_of: RngOf) -> tuple[list[Tensor], View]:
+    def labeled(self, pixels: Tensor, rng_of: RngOf) -> tuple[list[Look], View]:
         """Return the copies of a labelled image `[3, H, W]` uint8, one per role; they share one geometry."""
 
     @abstractmethod
@@ -45,7 +56,7 @@ class ViewRecipe(ABC):
     @abstractmethod
     def student(
         self, seen: tuple[Tensor, View], original: Callable[[], Tensor], rng: torch.Generator
-    ) -> tuple[Tensor, View]:
+    ) -> tuple[Look, View]:
         """Return an unlabelled image as the student sees it; `seen` is the teacher's view, `original()` decodes."""
 
 
@@ -60,12 +71,11 @@ class SharedGeometry(ViewRecipe):
         """One per copy."""
         return tuple(f"labeled-{copy}" for copy in self._copies)
 
-    def labeled(self, pixels: Tensor, rng_of: RngOf) -> tuple[list[Tensor], View]:
+    def labeled(self, pixels: Tensor, rng_of: RngOf) -> tuple[list[Look], View]:
         """Resize and flip once; change colours for strong copies."""
         weak, view = weak_view(pixels, self._config, rng_of("labeled-weak"))
         found = [
-            strong_view(weak, self._config, rng_of(f"labeled-{copy}")) if copy == "strong" else weak
-            for copy in self._copies
+            self._strong(weak, rng_of(f"labeled-{copy}")) if copy == "strong" else Look(weak) for copy in self._copies
         ]
         return found, view
 
@@ -75,7 +85,11 @@ class SharedGeometry(ViewRecipe):
 
     def student(
         self, seen: tuple[Tensor, View], original: Callable[[], Tensor], rng: torch.Generator
-    ) -> tuple[Tensor, View]:
+    ) -> tuple[Look, View]:
         """Change the colours of the teacher's view."""
         pixels, view = seen
-        return strong_view(pixels, self._config, rng), view
+        return self._strong(pixels, rng), view
+
+    def _strong(self, pixels: Tensor, rng: torch.Generator) -> Look:
+        colors = drawn(pixels.shape[1], pixels.shape[2], self._config, rng)
+        return Look(pixels, colors) if self._config.colors_on == "device" else Look(with_pillow(pixels, colors))

@@ -6,23 +6,14 @@ need no mapping between them.
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
 import torch
-from PIL import Image, ImageFilter
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from raydet.config.box_data import ViewsConfig
-from raydet.randomness import happens, integer, uniform
+from raydet.families.detection.colors import drawn, with_pillow
+from raydet.randomness import happens, integer
 from raydet.vision.geometry import View
-
-_BRIGHTNESS_CONTRAST_SATURATION = 0.4
-_HUE = 0.1
-_ERASE_AREA = ((0.05, 0.2), (0.02, 0.2), (0.02, 0.2))  # fraction of the image, one range per erasing
-_ERASE_RATIO = ((0.3, 3.3), (0.1, 6.0), (0.05, 8.0))  # height / width, drawn log-uniformly
-_ERASE_TRIES = 10  # a long thin rectangle may not fit; then another is drawn
 
 
 def weak_view(pixels: Tensor, config: ViewsConfig, rng: torch.Generator) -> tuple[Tensor, View]:
@@ -39,23 +30,8 @@ def eval_view(pixels: Tensor, config: ViewsConfig) -> tuple[Tensor, View]:
 
 
 def strong_view(pixels: Tensor, config: ViewsConfig, rng: torch.Generator) -> Tensor:
-    """Return a copy of the weak view `pixels` `[3, h, w]` uint8 with other colours, blurred and partly erased.
-
-    Colour and blur run in Pillow: half to a fifth of the time of torchvision's tensor kernels on a CPU, and the very
-    operations the published results were made with.
-    """
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
-    if happens(config.color_jitter, rng):
-        image = _jittered(image, rng)
-    if happens(config.grayscale, rng):
-        image = image.convert("L").convert("RGB")
-    if happens(config.blur, rng):
-        image = image.filter(ImageFilter.GaussianBlur(uniform(rng, *config.blur_sigma)))
-    viewed = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-    for probability, area, ratio in zip(config.erase, _ERASE_AREA, _ERASE_RATIO, strict=True):
-        if happens(probability, rng):
-            _erase(viewed, area, ratio, rng)
-    return viewed
+    """Return a copy of the weak view `pixels` `[3, h, w]` uint8 with other colours, blurred and partly erased."""
+    return with_pillow(pixels, drawn(pixels.shape[1], pixels.shape[2], config, rng))
 
 
 def flipped(pixels: Tensor, view: View, config: ViewsConfig, rng: torch.Generator) -> tuple[Tensor, View]:
@@ -76,35 +52,3 @@ def resized(pixels: Tensor, short_side: int, max_long_side: int) -> tuple[Tensor
     new_height, new_width = (max(1, round(side * scale)) for side in (height, width))
     view = View.identity(height, width).resized(new_height, new_width)
     return F.resize(pixels, [new_height, new_width], antialias=True), view
-
-
-def _jittered(image: Image.Image, rng: torch.Generator) -> Image.Image:
-    """Change brightness, contrast, saturation and hue, in an order drawn anew."""
-    low, high = 1 - _BRIGHTNESS_CONTRAST_SATURATION, 1 + _BRIGHTNESS_CONTRAST_SATURATION
-    brightness, contrast, saturation = (uniform(rng, low, high) for _ in range(3))
-    hue = uniform(rng, -_HUE, _HUE)
-    for operation in torch.randperm(4, generator=rng).tolist():
-        if operation == 0:
-            image = F.adjust_brightness(image, brightness)
-        elif operation == 1:
-            image = F.adjust_contrast(image, contrast)
-        elif operation == 2:
-            image = F.adjust_saturation(image, saturation)
-        else:
-            image = F.adjust_hue(image, hue)
-    return image
-
-
-def _erase(pixels: Tensor, area: tuple[float, float], ratio: tuple[float, float], rng: torch.Generator) -> None:
-    """Overwrite one random rectangle of `pixels` `[3, h, w]` with noise, in place; boxes stay as they are."""
-    height, width = pixels.shape[1:]
-    for _ in range(_ERASE_TRIES):
-        size = height * width * uniform(rng, *area)
-        tallness = math.exp(uniform(rng, math.log(ratio[0]), math.log(ratio[1])))
-        h, w = round(math.sqrt(size * tallness)), round(math.sqrt(size / tallness))
-        if 0 < h < height and 0 < w < width:
-            top, left = integer(rng, 0, height - h + 1), integer(rng, 0, width - w + 1)
-            pixels[:, top : top + h, left : left + w] = torch.randint(
-                0, 256, (3, h, w), dtype=torch.uint8, generator=rng
-            )
-            return

@@ -96,7 +96,7 @@ def erased(own: SoftViewsConfig, height: int, width: int, number: int) -> Tensor
     own = own.model_copy(update={"shear_degrees": 0.0, "color_operations": ("identity",)})
     pixels = torch.zeros(3, height, width, dtype=torch.uint8)
     seen = (pixels, View.identity(height, width))
-    grey = OwnGeometry(ViewsConfig(), own).student(seen, lambda: pixels, stream(0, "erased", number))[0] == FILL
+    grey = OwnGeometry(ViewsConfig(), own).student(seen, lambda: pixels, stream(0, "erased", number))[0].pixels == FILL
     assert torch.equal(grey.any(dim=0), grey.all(dim=0))
     return grey[0]
 

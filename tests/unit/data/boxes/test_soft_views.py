@@ -34,14 +34,15 @@ def dotted(at: tuple[int, int], height: int = 80, width: int = 100) -> torch.Ten
 def student(own: SoftViewsConfig, pixels: torch.Tensor, number: int) -> tuple[torch.Tensor, View]:
     recipe = OwnGeometry(VIEWS, own)
     seen = recipe.teacher(pixels, stream(0, "weak", number))
-    return recipe.student(seen, lambda: pixels, stream(0, "strong", number))
+    look, view = recipe.student(seen, lambda: pixels, stream(0, "strong", number))
+    return look.pixels, view
 
 
 def test_labelled_images_enter_once_and_are_only_resized_flipped_and_recoloured():
     recipe = OwnGeometry(VIEWS, SoftViewsConfig(short_side=(30, 60)))
     assert recipe.roles == ("labeled",)
     copies, view = recipe.labeled(picture(), lambda purpose: stream(1, purpose))
-    assert len(copies) == 1 and copies[0].shape == (3, view.height, view.width)
+    assert len(copies) == 1 and copies[0].pixels.shape == (3, view.height, view.width)
     assert view.is_axis_aligned and 30 <= view.height <= 60
 
 
