@@ -43,6 +43,9 @@ def arguments(doc: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=Path("runs/benchmarks"), help="run folders and the burn-in")
     parser.add_argument("--burn-in", type=int, default=300, help="steps of the burn-in that is trained where missing")
     parser.add_argument("--fork-from", type=Path, help="checkpoint at a burn-in's end of the same configuration")
+    parser.add_argument(
+        "--set", nargs="*", default=[], dest="overrides", metavar="KEY=VALUE", help="of bccd_small.yaml; give --out too"
+    )
     parser.add_argument("--threads", type=int, default=1, help="torch threads of the measured process")
     return parser
 
@@ -72,7 +75,7 @@ def base_config(options: argparse.Namespace, name: str, **dotted: object) -> Det
     if options.data == "shapes":
         keys["data.labeled"] = SHAPES
     keys |= {key.replace("__", "."): value for key, value in dotted.items()}
-    return resolve(load(CONFIG).model_dump(mode="json"), keys)
+    return resolve(load(CONFIG, options.overrides).model_dump(mode="json"), keys)
 
 
 def burned_in(options: argparse.Namespace) -> Path:

@@ -12,10 +12,11 @@ import torch
 from common import SteppedTrainer
 
 import raydet.families.detection.annotator
-import raydet.families.detection.loader
 import raydet.families.detection.run
+import raydet.families.detection.view_recipes
 import raydet.labels.source
 import raydet.train.loop
+from raydet.data.boxes.index import DatasetIndex
 from raydet.families.detection.annotator import DetectorAnnotator
 from raydet.families.detection.loader import StepLoader
 from raydet.families.detection.methods.il_net import IlNet
@@ -27,18 +28,19 @@ from raydet.train.loop import Trainer
 from raydet.train.step import StepLosses, StepModule
 from raydet.vision.ema import EmaTeacher
 
-LOOP, RUN, ANNOTATOR, SOURCE, LOADER = (
+LOOP, RUN, ANNOTATOR, SOURCE, RECIPES = (
     raydet.train.loop,
     raydet.families.detection.run,
     raydet.families.detection.annotator,
     raydet.labels.source,
-    raydet.families.detection.loader,
+    raydet.families.detection.view_recipes,
 )
 # (owner, attribute, section). Time inside a nested section counts for the inner one only.
 PLACES: tuple[tuple[Any, str, str], ...] = (
-    (LOADER, "decode", "decode"),
-    (LOADER, "weak_view", "weak view"),
-    (LOADER, "strong_view", "strong view"),
+    (DatasetIndex, "pixels_at", "decode"),
+    (RECIPES, "weak_view", "weak view"),
+    (RECIPES, "drawn", "strong view"),
+    (RECIPES, "with_pillow", "strong view"),
     (StepLoader, "take", "loader: order, targets, records"),
     (ANNOTATOR, "collate", "teacher forward"),
     (IlNet, "annotate", "teacher forward"),

@@ -3,6 +3,9 @@
     python benchmarks/step.py                  # all variants, one step of each per round
     python benchmarks/step.py --loop-only      # mutual, plain and plain again: what raydet's loop adds
     python benchmarks/step.py --profile        # where the time of one mutual step goes
+    python benchmarks/step.py --profile --rounds 5 --burn-in 2 --out runs/resnet50 --set model.backbone=resnet50_fpn \\
+        model.weights=none model.fpn_channels=256 model.box_head_dim=1024 model.roi_batch=512 \\
+        model.anchor_sizes='[[32],[64],[128],[256],[512]]' optim.labeled_batch=2 optim.unlabeled_batch=2
 
 Variants, interleaved step by step in an order drawn for each round, in several fresh processes. CPU seconds of the
 whole process are compared; loader_threads is 0 so that nothing runs beside the measured step:
