@@ -109,6 +109,10 @@ class ModelConfig(TransferSection):
     """RoIAlign with the half-pixel shift (detectron2); torchvision's own detector is False."""
     roi_sampling_ratio: NonNegativeInt = 0
     """RoIAlign samples per bin side; 0 adapts to the RoI (detectron2), torchvision's own detector uses 2."""
+    compile: bool = False
+    """While it trains and labels, run backbone, pyramid and region proposal head through torch.compile. The first steps
+    take minutes, and a new size of views takes some again, until sizes are variables of what was compiled. On a CPU it
+    wants a C++ compiler."""
     roi_cls_loss: Literal["focal", "cross_entropy"] = "focal"
     """RoI classification loss (Unbiased Teacher: focal)."""
     cls_focal_exponent: Weight = 1.5

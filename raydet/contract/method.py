@@ -43,6 +43,10 @@ class Method(ABC, Generic[Config, AnyBatch]):
     def build_model(self, num_classes: int) -> nn.Module:
         """Return a freshly initialised model; student and teacher are both made by this."""
 
+    def compiled(self, model: Any) -> Sequence[nn.Module]:
+        """Return the parts of a model that trains or labels which torch.compile is given; by default none."""
+        return ()
+
     def start(self, model: Any) -> list[str]:
         """Overwrite parts of a fresh model by what the configuration names, such as weights of another run; return
         what was done, a line each.

@@ -69,6 +69,8 @@ class Trainer:
         torch.manual_seed(config.seed)  # the one global seed: the student's initial weights
         student = method.build_model(len(data.class_names)).to(group.device).train()
         self.started = [] if is_skipped() else method.start(student)
+        for part in method.compiled(student):
+            part.compile()  # in place: parameters keep their names, and a copy, such as the teacher, is not compiled
         self.trainable = frozenset(name for name, p in student.named_parameters() if p.requires_grad)
         dtype = group.all_gather(autocast_dtype(config.optim.precision, group.device))[0]  # the lead's, for all
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=dtype == torch.float16)

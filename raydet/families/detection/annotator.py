@@ -30,6 +30,8 @@ class DetectorAnnotator(ModelAnnotator[Detector, ViewedImage, PseudoBoxes]):
         with architecture_only():  # a teacher takes the student's weights, on nodes where no file of others may lie
             model = method.build_model(len(data.class_names))
         super().__init__(method.run, model, device)
+        for part in method.compiled(self.model):
+            part.compile()
 
     def see(self, image_id: str, version: int) -> ViewedImage:
         """Return the weak view."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydet.config.run import RunConfig
 from raydet.contract import Alarm, LossTerm, Method, Outputs
@@ -70,6 +70,10 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
     def build_model(self, num_classes: int) -> Detector:
         """Return a freshly initialised detector; student and teacher are both made by this."""
         return Detector(self.run.model, num_classes)
+
+    def compiled(self, model: Detector) -> Sequence[nn.Module]:
+        """Return what works in shapes that follow from the views alone; behind it come boxes, in any number."""
+        return (model.backbone, model.rpn.head) if self.run.model.compile else ()
 
     def start(self, model: Detector) -> list[str]:
         """Take parts over from another run (`model.init_from`). Raises CheckpointError where that cannot be."""
