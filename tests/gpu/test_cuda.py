@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,29 @@ def test_gradient_based_sampling_trains_on_both_hosts_with_every_solver(host: st
     method = {**EARLY, "host": host, "gbr_solver": solver, "burn_in_steps": 2}
     make = tiny_soft if host == "soft_teacher" else tiny_config
     assert all(math.isfinite(value) for value in losses(launch(make(tmp_path / "run", method=method)).path))
+
+
+def test_colours_are_given_on_the_device(tmp_path: Path):
+    found = losses(launch(tiny_config(tmp_path / "run", data__views__colors_on="device")).path)
+    assert len(found) == 8 and all(math.isfinite(value) for value in found)
+
+
+def test_a_compiled_network_has_the_first_loss_of_one_that_is_not(tmp_path: Path):
+    change = {"optim__precision": "fp32", "data__views__max_long_side": 64}
+    plain = losses(launch(tiny_config(tmp_path / "plain", **change)).path)
+    compiled = losses(launch(tiny_config(tmp_path / "compiled", **change, model__compile=True)).path)
+    assert compiled[0] == pytest.approx(plain[0], rel=1e-2)
+
+
+def test_a_run_waits_for_the_device_about_as_often_as_its_double_says(tmp_path: Path):
+    # On the double (tests/training/test_device_waits.py) a step with labels waits 27 times, one of the burn-in 13: of
+    # three and five steps, evaluation and checkpoint left aside, 174. Torch sees no more than those it knows of.
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            launch(tiny_config(tmp_path / "run", labels__forward_images=4, data__val=None, log__every=100))
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    waits = [str(each.message) for each in said if "synchronizing" in str(each.message)]
+    assert len(waits) < 2 * 174, waits[-30:]
