@@ -60,6 +60,10 @@ _OWN = (
 _OF_TRIALS = ("trial.json", "asked_to_stop")  # see `raydet.sweep.folder`
 
 
+# What a setting was, and run folders of older versions say, where nothing was written that now means "by the device".
+_ONCE_THE_DEFAULT = {"labels.forward_images": 1}
+
+
 # Where a data set lies: may change as long as the content is the same, which `Family.relocate` makes sure of.
 _PLACE = re.compile(r"data\.(labeled_ids|proposals|(labeled|unlabeled|images|val|test)\.(path|images|class_names))")
 
@@ -192,6 +196,9 @@ class RunFolder:
 def differences(before: RunConfig, now: RunConfig) -> list[str]:
     """Return what differs between two configurations, a line per key: `key: before -> now`."""
     old, new = (flat(json.loads(config.model_dump_json())) for config in (before, now))
+    for key, value in _ONCE_THE_DEFAULT.items():
+        if old.get(key) == value and new.get(key, value) is None:
+            del old[key], new[key]
     changed = sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed]
 

@@ -131,6 +131,14 @@ def test_what_alters_no_sample_may_change(tmp_path: Path):
     assert folder.load_config() == changed
 
 
+def test_what_could_not_be_left_out_once_may_be_left_out_now(tmp_path: Path):
+    folder = started(tmp_path, labels__forward_images=1)  # as older versions wrote it
+    folder.prepare(tiny_config(tmp_path), resume=True)
+    folder = started(tmp_path / "two", labels__forward_images=2)
+    with pytest.raises(ConfigError, match="labels.forward_images: 2 -> None"):
+        folder.prepare(tiny_config(tmp_path / "two"), resume=True)
+
+
 @pytest.mark.parametrize(
     "change",
     [
