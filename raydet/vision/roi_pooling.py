@@ -36,6 +36,9 @@ def pool_rois(
     else:
         owner = torch.cat([torch.full_like(part[:, :1], i) for i, part in enumerate(rois)])
         rows = torch.cat([owner, torch.cat(list(rois))], dim=1)
+    if not torch.compiler.is_exporting():
+        # A network that diverges moves boxes to NaN, which are of no level. Its losses say so, and are asked next.
+        rows = rows.masked_fill(rows.isnan(), 0.0)
     level_of = _levels(rows[:, 1:], strides)
     maps, bins = [feature.float() for feature in features], Bins(side, sampling_ratio, aligned)
     if torch.compiler.is_exporting() or torch.are_deterministic_algorithms_enabled():

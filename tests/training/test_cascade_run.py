@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from raydet.config.run import RunConfig
-from raydet.errors import ConfigError
+from raydet.errors import ConfigError, NonFiniteLossError
 from raydet.families.detection.config import METHODS, detectors_of
 from raydet.registry import build_method
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.launch import launch
+from raydet.train.loop import Trainer
 from tests.helpers import tiny_config, tiny_soft
 
 CASCADE = {"model__detector": "cascade_rcnn", "model__cascade_ious": [0.2, 0.25, 0.3], "eval__max_images": 2}
@@ -34,6 +35,24 @@ def test_a_resumed_cascade_is_the_straight_one_bit_for_bit(tmp_path: Path):
         assert one.keys() == other.keys()
         for name, value in one.items():
             assert torch.equal(value, other[name]), name
+
+
+def test_a_head_that_is_broken_ends_the_run_with_the_names_of_the_losses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    real = Trainer.optimizer_step
+
+    def breaking(self: Trainer, s: int, grad_norm: torch.Tensor) -> None:
+        real(self, s, grad_norm)
+        if s == 1:
+            for parameter in self.state.student.roi_heads.heads[0].parameters():
+                torch.nn.init.constant_(parameter, torch.nan)
+
+    monkeypatch.setattr(Trainer, "optimizer_step", breaking)
+    config = of(tmp_path / "run", method={"name": "supervised", "burn_in_steps": 0})
+    # The first head moves the RoIs of the other two to NaN: they are pooled all the same.
+    with pytest.raises(NonFiniteLossError, match="step 2: sup/roi_cls, sup/roi_reg, .*not finite"):
+        launch(config)
 
 
 def test_every_head_has_weights_of_its_losses(tmp_path: Path):
