@@ -11,6 +11,7 @@ import traceback
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,7 +20,10 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_any, tree_flatten, tree_map
 
+import raydet
+
 DEVICE = torch.device("cuda:0")
+PACKAGE = Path(raydet.__file__).parent
 aten = torch.ops.aten
 LENGTHS = {  # operations whose result has a length that only the device knows, or is a plain number
     "aten::nonzero": "a length",
@@ -85,9 +89,9 @@ class Waits:
     def note(cls, kind: str) -> None:
         """Write down a wait of the innermost line of raydet."""
         for frame in reversed(traceback.extract_stack()):
-            if "/raydet/" in frame.filename:
-                place = f"{frame.filename.split('/raydet/')[-1]}:{frame.lineno}"
-                cls.found[f"{place} {frame.line}", kind] += 1
+            file = Path(frame.filename)
+            if file.is_relative_to(PACKAGE):
+                cls.found[f"{file.relative_to(PACKAGE).as_posix()}:{frame.lineno} {frame.line}", kind] += 1
                 return
 
 
