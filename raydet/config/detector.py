@@ -113,6 +113,10 @@ class ModelConfig(TransferSection):
     """While it trains and labels, run backbone, pyramid and region proposal head through torch.compile. The first steps
     take minutes, and a new size of views takes some again, until sizes are variables of what was compiled. On a CPU it
     wants a C++ compiler."""
+    size_divisor: PositiveInt = 32
+    """Views are padded with zeros, below and to the right, to sides that this divides; a multiple of 32. A larger one
+    gives torch.compile and a GPU's convolutions fewer sizes to prepare for, and more pixels to compute. What is trained
+    with one is to be used with the same: anchors on the padding count as background."""
     roi_cls_loss: Literal["focal", "cross_entropy"] = "focal"
     """RoI classification loss (Unbiased Teacher: focal)."""
     cls_focal_exponent: Weight = 1.5
@@ -135,6 +139,13 @@ class ModelConfig(TransferSection):
     @classmethod
     def _known(cls, backbone: str) -> str:
         return check_backbone(backbone)
+
+    @field_validator("size_divisor")
+    @classmethod
+    def _suits_the_strides(cls, divisor: int) -> int:
+        if divisor % 32:
+            raise ValueError(f"{divisor} is not a multiple of 32, the stride of the backbone's last stage")
+        return divisor
 
     @model_validator(mode="after")
     def _weights_are_chosen(self) -> Self:

@@ -24,7 +24,7 @@ from raydet.vision.backbones import build_backbone
 from raydet.vision.box_code import BoxCoder
 from raydet.vision.cascade import CascadeHeads, refined
 from raydet.vision.geometry import clipped_within, limits_of
-from raydet.vision.images import ImageBatch
+from raydet.vision.images import ImageBatch, collate
 from raydet.vision.mask_head import MaskHeads
 from raydet.vision.roi import RoiHeads, RoiScores, by_class
 from raydet.vision.rpn import AnchorScores, Rpn, proposals
@@ -58,6 +58,10 @@ class Detector(nn.Module):
     def heads(self) -> tuple[RoiHeads, ...]:
         """Return the RoI heads, each of which works on the boxes of the one before: one in Faster R-CNN."""
         return self.roi_heads.heads
+
+    def framed(self, pixels: Sequence[Tensor]) -> ImageBatch:
+        """Return images `[3, h, w]` uint8 RGB as this network takes them, on its device."""
+        return collate(pixels, next(self.parameters()).device, self.config.size_divisor)
 
     @torch.no_grad()
     def candidates(

@@ -20,8 +20,9 @@ SIZE_DIVISOR = 32  # up to this stride every level's grid covers the frame exact
 class ImageBatch:
     """Images, normalised, in the upper left corner of equally large zero-padded frames."""
 
-    pixels: Tensor  # [N, 3, H, W] float32, channels last, ImageNet-normalised RGB; H and W are multiples of 32
+    pixels: Tensor  # [N, 3, H, W] float32, channels last, ImageNet-normalised RGB; H and W are multiples of `divisor`
     sizes: tuple[tuple[int, int], ...]  # (height, width) of each image without its padding
+    divisor: int = SIZE_DIVISOR
 
     def __len__(self) -> int:
         return len(self.sizes)
@@ -33,30 +34,30 @@ class ImageBatch:
         """
         groups: dict[tuple[int, int], list[int]] = {}
         for i, size in enumerate(self.sizes):
-            groups.setdefault(_frame([size]), []).append(i)
+            groups.setdefault(_frame([size], self.divisor), []).append(i)
         if len(groups) == 1 and next(iter(groups)) == tuple(self.pixels.shape[-2:]):
             return [(list(range(len(self))), self)]
         found = []
         for (height, width), rows in groups.items():
             pixels = self.pixels[rows, :, :height, :width].contiguous(memory_format=torch.channels_last)
-            found.append((rows, ImageBatch(pixels, tuple(self.sizes[i] for i in rows))))
+            found.append((rows, ImageBatch(pixels, tuple(self.sizes[i] for i in rows), self.divisor)))
         return found
 
 
-def collate(pixels: Sequence[Tensor], device: torch.device | str) -> ImageBatch:
-    """Normalise and stack images `[3, h, w]` uint8 RGB on `device`.
+def collate(pixels: Sequence[Tensor], device: torch.device | str, divisor: int = SIZE_DIVISOR) -> ImageBatch:
+    """Normalise and stack images `[3, h, w]` uint8 RGB on `device`, in frames with sides that `divisor` divides.
 
     Always with ImageNet's figures: a backbone that was trained with others converts (`backbones.Pyramid`).
     """
     sizes = tuple((int(image.shape[-2]), int(image.shape[-1])) for image in pixels)
-    height, width = _frame(sizes)
+    height, width = _frame(sizes, divisor)
     mean, std = imagenet_figures(torch.device(device))
     frames = torch.zeros(len(pixels), height, width, 3, device=device)
     batch = frames.permute(0, 3, 1, 2)  # channels last: convolutions are faster so, on CPUs and on tensor cores
     for frame, image, (h, w) in zip(batch, pixels, sizes, strict=True):
         assert image.dtype == torch.uint8, f"images are uint8, got {image.dtype}"
         frame[:, :h, :w] = (to_device(image, device).float() / 255 - mean) / std
-    return ImageBatch(batch, sizes)
+    return ImageBatch(batch, sizes, divisor)
 
 
 @cache
@@ -66,7 +67,7 @@ def imagenet_figures(device: torch.device) -> tuple[Tensor, Tensor]:
     return mean, std
 
 
-def _frame(sizes: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Return the smallest frame that holds all sizes and is divisible in both directions."""
+def _frame(sizes: Sequence[tuple[int, int]], divisor: int) -> tuple[int, int]:
+    """Return the smallest frame that holds all sizes and whose sides `divisor` divides."""
     height, width = max(h for h, _ in sizes), max(w for _, w in sizes)
-    return -(-height // SIZE_DIVISOR) * SIZE_DIVISOR, -(-width // SIZE_DIVISOR) * SIZE_DIVISOR
+    return -(-height // divisor) * divisor, -(-width // divisor) * divisor

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from raydet.cli import main
 from raydet.families.detection.evaluate import predict
@@ -71,7 +70,7 @@ def test_labels_are_the_detections_that_evaluation_judges(run: Path, tmp_path: P
     names = [Path(index.file_at(position)) for position in range(len(index))]
     assert label(run, names[0].parent, tmp_path / "out") == 0
     found = {row["image"]: row for row in rows(tmp_path / "out")}
-    judged = predict(saved.method, saved.model, index, range(len(index)), torch.device("cpu"))
+    judged = predict(saved.method, saved.model, index, range(len(index)))
     for name, said in zip(names, judged, strict=True):
         row = found[name.name]
         # Evaluation takes four images per forward: equal to rounding.

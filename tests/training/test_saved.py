@@ -15,7 +15,6 @@ from raydet.errors import CheckpointError, DataError, UserError
 from raydet.families.detection import onnx as onnx_export
 from raydet.families.detection.evaluate import predict
 from raydet.families.detection.onnx import Difference, difference
-from raydet.group import Group
 from raydet.metrics import read_metrics
 from raydet.records import Candidates
 from raydet.report.write import write_report
@@ -156,7 +155,7 @@ def self_made(run: Path, folder: Path, *, rename: dict[str, str], order: tuple[s
     """Write a COCO JSON whose boxes are the teacher's own detections, with category ids in `order`."""
     model = load_saved(run)
     index = saved.index_for(model, None, "val")
-    found = predict(model.method, model.model, index, range(len(index)), Group().device)
+    found = predict(model.method, model.model, index, range(len(index)))
     number = {name: 10 * (i + 1) for i, name in enumerate(order)}
     images, boxes = [], []
     for i, said in enumerate(found):

@@ -12,7 +12,7 @@ from raydet.families.detection.iou_branch import IoUDetector, IoUPass, iou_pass
 from raydet.families.detection.passes import compared, train_pass
 from raydet.records import Target
 from raydet.vision.detector import Detector
-from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, ImageBatch, collate
+from raydet.vision.images import ImageBatch, collate
 from raydet.vision.matching import BACKGROUND, IGNORED, sample
 from raydet.vision.rpn import Rpn
 
@@ -272,22 +272,6 @@ def test_under_autocast_probabilities_boxes_and_losses_stay_float32():
         torch.testing.assert_close(getattr(rough, name), getattr(exact, name), rtol=0.35, atol=0.5)
     total(rough).backward()
     assert all(torch.isfinite(p.grad).all() for p in model.parameters())
-
-
-def test_collating_normalises_and_pads_with_zeros():
-    white = torch.full((3, 10, 40), 255, dtype=torch.uint8)
-    batch = collate([white, white[:, :, :20]], "cpu")
-    assert batch.pixels.shape == (2, 3, 32, 64)
-    assert batch.sizes == ((10, 40), (10, 20))
-    bright = [(1 - mean) / std for mean, std in zip(IMAGENET_MEAN, IMAGENET_STD, strict=True)]
-    assert batch.pixels[1, :, 9, 19].tolist() == pytest.approx(bright)
-    assert batch.pixels[1, :, :, 20:].abs().max() == 0 and batch.pixels[:, :, 10:].abs().max() == 0
-
-
-def test_frames_group_images_that_need_the_same():
-    batch = collate([pictures(1, 40, 60)[0], pictures(1, 100, 130)[0], pictures(1, 33, 64)[0]], "cpu")
-    groups = {tuple(rows): tuple(part.pixels.shape) for rows, part in batch.by_frame()}
-    assert groups == {(0, 2): (2, 3, 64, 64), (1,): (1, 3, 128, 160)}
 
 
 def test_a_small_detector_learns_two_images_from_scratch():

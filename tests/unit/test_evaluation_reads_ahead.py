@@ -13,8 +13,8 @@ import torch
 from raydet.config.box_data import ViewsConfig
 from raydet.errors import DataError
 from raydet.families.detection.evaluate import IMAGES_PER_FORWARD, predict
-from raydet.group import Group
 from raydet.registry import build_method, family_of
+from raydet.vision.images import ImageBatch, collate
 from tests.helpers import tiny_config
 
 COUNT = 2 * IMAGES_PER_FORWARD + 1  # two whole parts and a rest
@@ -43,6 +43,11 @@ class Images:
         return Path(f"{row}.jpg")
 
 
+class Network(torch.nn.Module):
+    def framed(self, pixels: list[torch.Tensor]) -> ImageBatch:
+        return collate(pixels, "cpu")
+
+
 class Looker:
     """Finds a box of an image's number in pixels, and does so only once the images of the next part are asked for."""
 
@@ -65,7 +70,7 @@ class Looker:
 
 def looked(index: Images, threads: int) -> tuple[list[Any], Looker]:
     looker = Looker(index, threads)
-    found = predict(looker, torch.nn.Module(), index, range(COUNT), torch.device("cpu"))  # type: ignore[arg-type]
+    found = predict(looker, Network(), index, range(COUNT))  # type: ignore[arg-type]
     return found, looker
 
 
@@ -82,7 +87,7 @@ def test_a_damaged_image_stops_it_when_its_turn_has_come_and_the_first_one_is_na
     index, before = Images(broken=(COUNT - 2, COUNT - 1)), threading.active_count()
     looker = Looker(index, threads)
     with pytest.raises(DataError) as caught:
-        predict(looker, torch.nn.Module(), index, range(COUNT), torch.device("cpu"))  # type: ignore[arg-type]
+        predict(looker, Network(), index, range(COUNT))  # type: ignore[arg-type]
     assert str(caught.value) == f"{COUNT - 2}.jpg: no picture"
     assert looker.seen == list(range(IMAGES_PER_FORWARD))
     assert threading.active_count() == before
@@ -95,7 +100,7 @@ def test_no_thread_is_left_where_the_network_fails():
 
     index, before = Images(), threading.active_count()
     with pytest.raises(RuntimeError, match="out of memory"):
-        predict(Failing(index, 2), torch.nn.Module(), index, range(COUNT), torch.device("cpu"))  # type: ignore[arg-type]
+        predict(Failing(index, 2), Network(), index, range(COUNT))  # type: ignore[arg-type]
     assert threading.active_count() == before
 
 
@@ -109,7 +114,7 @@ def test_threads_change_no_bit_of_what_a_detector_finds(tmp_path: Path):
     for threads in (0, 3):
         data = config.data.model_copy(update={"loader_threads": threads})
         other: Any = build_method(config.model_copy(update={"data": data}))
-        found.append(predict(other, model, index, range(len(index)), Group().device))
+        found.append(predict(other, model, index, range(len(index))))
     assert len(found[0]) == len(index) > IMAGES_PER_FORWARD and sum(len(each.scores) for each in found[0]) > 0
     for one, other in zip(*found, strict=True):
         assert one.image_id == other.image_id

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-
 from raydet.families.detection.batch import ViewedImage
 from raydet.families.detection.data import PreparedBoxes
 from raydet.families.detection.loader import TeacherViews
@@ -16,7 +14,6 @@ from raydet.records import Candidates, PseudoBoxes, TeacherRef
 from raydet.vision.detector import Detector
 from raydet.vision.device import on_host
 from raydet.vision.geometry import clip_boxes, is_usable
-from raydet.vision.images import collate
 from raydet.vision.pretrained import architecture_only
 
 
@@ -40,7 +37,7 @@ class DetectorAnnotator(ModelAnnotator[Detector, ViewedImage, PseudoBoxes]):
     def annotate(self, ids: Sequence[str], views: Sequence[ViewedImage], ref: TeacherRef) -> list[PseudoBoxes]:
         """Return what the method's teacher finds."""
         sizes = [self._index.size_at(self._index.position(image_id)) for image_id in ids]
-        return labelled(self._method, self.model, views, ref, sizes, self.device)
+        return labelled(self._method, self.model, views, ref, sizes)
 
 
 def labelled(
@@ -49,11 +46,10 @@ def labelled(
     views: Sequence[ViewedImage],
     ref: TeacherRef,
     sizes: Sequence[tuple[int, int]],
-    device: torch.device,
 ) -> list[PseudoBoxes]:
     """Return what a teacher says of weak views, boxes in original pixels; `sizes`: (height, width) of the originals."""
     rngs = [stream(method.run.seed, "annotate", view.image_id, ref.version) for view in views]
-    said = method.annotate(teacher, collate([view.pixels for view in views], device), rngs)
+    said = method.annotate(teacher, teacher.framed([view.pixels for view in views]), rngs)
     return [_record(*each, ref) for each in zip(views, on_host(said), sizes, strict=True)]
 
 

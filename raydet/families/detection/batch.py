@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from raydet.families.detection.colors import Colors, with_torch
 from raydet.records import PseudoBoxes, Target
+from raydet.vision.detector import Detector
 from raydet.vision.device import to_device
 from raydet.vision.geometry import View
-from raydet.vision.images import ImageBatch, collate
+from raydet.vision.images import ImageBatch
 
 LABELED, UNLABELED = "labeled", "unlabeled"
 
@@ -27,17 +27,17 @@ class ViewedImage:
     target: Target  # ground truth in view pixels; empty for unlabelled images
     role: str  # which copy of the image it is; the name of the stream that its samples are drawn from
     slot: int  # of the image in the step's global batch of its group: the copies of one image share it
-    colors: Colors | None = None  # to be given to `pixels` by the device that trains, see `on_device`
+    colors: Colors | None = None  # to be given to `pixels` by the device that trains, see `framed`
 
 
-def on_device(views: Sequence[ViewedImage], device: torch.device) -> ImageBatch:
+def framed(views: Sequence[ViewedImage], model: Detector) -> ImageBatch:
     """Return the views' pixels as a network takes them, in their colours."""
-    return collate(
+    device = next(model.parameters()).device
+    return model.framed(
         [
             view.pixels if view.colors is None else with_torch(to_device(view.pixels, device), view.colors)
             for view in views
-        ],
-        device,
+        ]
     )
 
 

@@ -6,7 +6,6 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 
-import torch
 from torch import Tensor
 
 from raydet.config.box_data import DataConfig
@@ -19,7 +18,6 @@ from raydet.families.detection.views import eval_view
 from raydet.group import Group
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import View, clip_boxes
-from raydet.vision.images import collate
 from raydet.vision.masks import pasted
 from raydet.vision.mode import evaluating
 
@@ -54,14 +52,14 @@ def viewed(
 
 
 def predict(
-    method: DetectionMethod, model: Detector, index: DatasetIndex, positions: Sequence[int], device: torch.device
+    method: DetectionMethod, model: Detector, index: DatasetIndex, positions: Sequence[int]
 ) -> list[Detections]:
     """Return the detections of the images at `positions`, boxes in original pixels."""
     found = []
     with closing(viewed(index, positions, method.run.data)) as images:
         for chunk, views in images:
             with evaluating(model):
-                said = method.detect(model, collate([pixels for pixels, _ in views], device))
+                said = method.detect(model, model.framed([pixels for pixels, _ in views]))
             for i, (_, view), each in zip(chunk, views, said, strict=True):
                 height, width = index.size_at(i)
                 boxes = clip_boxes(view.to_original(each.boxes.float().cpu()), height, width)
@@ -75,7 +73,7 @@ def evaluate_sharded(
 ) -> EvalResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
     rows = index.rows_to_judge(max_images)
-    parts = group.all_gather(predict(method, model, index, group.share_of(rows), group.device))
+    parts = group.all_gather(predict(method, model, index, group.share_of(rows)))
     if not group.is_lead:
         return None
     found = [detections for part in parts for detections in part]

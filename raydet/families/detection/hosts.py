@@ -14,7 +14,7 @@ from torch import Tensor
 from raydet.contract import Alarm, DataSizes, LossTerm, Teacher
 from raydet.data.boxes.index import DatasetIndex
 from raydet.data.order import Listing
-from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch, on_device
+from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch, framed
 from raydet.families.detection.config import DetectionConfig, UnbiasedTeacherConfig
 from raydet.families.detection.gates import by_score
 from raydet.families.detection.long_tail_config import LongTailConfig
@@ -95,7 +95,7 @@ class UnbiasedHost:
 
     def forward(self, student: Detector, batch: StudentBatch, teacher: Any, theta: float | Tensor) -> SoftPass:
         """Run one pass about the boxes above theta; background counts fully."""
-        images = on_device(batch.views, next(student.parameters()).device)
+        images = framed(batch.views, student)
         rngs = [stream(self.seed, "sampling", view.role, view.image_id, batch.step) for view in batch.views]
         pseudo = [above(each, theta) for each in batch.targets[batch.num_labeled :]]
         found = train_pass(student, images, (*batch.targets[: batch.num_labeled], *pseudo), rngs)

@@ -15,7 +15,6 @@ from raydet.families.detection.views import eval_view
 from raydet.records import Candidates
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import View, clip_boxes, is_usable
-from raydet.vision.images import collate
 from raydet.vision.mask_head import MaskHeads
 from raydet.vision.masks import pasted
 
@@ -72,7 +71,7 @@ class DetectorOnFiles:
 
     def say(self, model: Detector, seen: Sequence[SeenImage], device: torch.device) -> list[dict[str, Any]]:
         """Return the detections of each, boxes in original pixels."""
-        said = self._method.detect(model, collate([each.pixels for each in seen], device))
+        said = self._method.detect(model, model.framed([each.pixels for each in seen]))
         return [_row(image, each) for image, each in zip(seen, said, strict=True)]
 
 

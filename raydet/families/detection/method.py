@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raydet.config.run import RunConfig
 from raydet.contract import Alarm, LossTerm, Method, Outputs
 from raydet.errors import UserError
-from raydet.families.detection.batch import StudentBatch, on_device
+from raydet.families.detection.batch import StudentBatch, framed
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms
 from raydet.families.detection.passes import TrainPass, train_pass
@@ -152,8 +152,7 @@ class OnePass(DetectionMethod):
 
     def losses(self, student: Any, batch: StudentBatch, teacher: Any, state: Any) -> Outputs:
         """Run one forward over all views, each about its own target."""
-        device = next(student.parameters()).device
-        images = on_device(batch.views, device)
+        images = framed(batch.views, student)
         # One stream per view for anchors and RoIs: independent of rank and of the views around it.
         rngs = [stream(self.run.seed, "sampling", view.role, view.image_id, batch.step) for view in batch.views]
         return Outputs(self.terms(student, batch, train_pass(student, images, batch.targets, rngs)))

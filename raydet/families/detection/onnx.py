@@ -37,7 +37,6 @@ from raydet.files import replacing_path
 from raydet.records import Candidates
 from raydet.text import plural
 from raydet.vision.detector import Detector
-from raydet.vision.images import collate
 from raydet.vision.onnx import OPSET, check_packages, quiet
 
 CHECKED_IMAGES = 3  # of the run; noise comes on top
@@ -205,7 +204,7 @@ def _compare(saved: SavedDetector, file: Path, batches: Sequence[Tensor]) -> Dif
     least_score = saved.config.model.test_score_floor
     for batch in batches:
         with torch.no_grad():
-            expected = saved.method.detect(saved.model, collate(list(batch), "cpu"))
+            expected = saved.method.detect(saved.model, saved.model.framed(list(batch)))
         for expects, finds in zip(expected, _run(session, batch), strict=True):
             least = least_score
             if len(expects) == saved.config.model.test_detections:

@@ -18,7 +18,7 @@ from raydet.records import Candidates
 from raydet.vision.box_code import BoxCoder
 from raydet.vision.cascade import moved
 from raydet.vision.detector import MIN_SIDE_PX
-from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, SIZE_DIVISOR, ImageBatch
+from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, ImageBatch
 from raydet.vision.rpn import MIN_SIDE_PX as MIN_PROPOSAL_SIDE_PX
 from raydet.vision.rpn import AnchorScores
 
@@ -93,9 +93,8 @@ class DetectionGraph(nn.Module):
         """Do what `collate` does: `[B, 3, H', W']` float32."""
         mean, std = (torch.tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
         # Written so that the exporter can halve it again and again: a multiple of 32, whatever the size.
-        height, width = (
-            (side + SIZE_DIVISOR - 1) // SIZE_DIVISOR * SIZE_DIVISOR for side in (images.shape[2], images.shape[3])
-        )
+        divisor = self.config.size_divisor
+        height, width = ((side + divisor - 1) // divisor * divisor for side in (images.shape[2], images.shape[3]))
         padding = (0, width - images.shape[3], 0, height - images.shape[2])
         return nn.functional.pad((images.float() / 255 - mean) / std, padding)
 

@@ -18,7 +18,6 @@ from raydet.group import Group
 from raydet.text import percent, plural
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import clip_boxes
-from raydet.vision.images import collate
 from raydet.vision.mode import evaluating
 from raydet.vision.recall import BUDGETS, PRE_NMS, average_recalls, best_ious, recalls
 from raydet.vision.rpn import proposals
@@ -69,7 +68,7 @@ def proposal_recall(
     """
     rows = index.rows_to_judge(max_images)
     own = group.share_of(rows)
-    parts: list[NDArray[np.float32]] = group.all_gather(_best(method, model, index, own, group.device))
+    parts: list[NDArray[np.float32]] = group.all_gather(_best(method, model, index, own))
     if not group.is_lead:
         return None
     best = np.concatenate(parts)
@@ -77,14 +76,12 @@ def proposal_recall(
     return ProposalRecall(images=len(rows), boxes=len(best), **found)
 
 
-def _best(
-    method: DetectionMethod, model: Detector, index: DatasetIndex, rows: Sequence[int], device: torch.device
-) -> NDArray[np.float32]:
+def _best(method: DetectionMethod, model: Detector, index: DatasetIndex, rows: Sequence[int]) -> NDArray[np.float32]:
     """Return the best IoUs `[G, 3]` of the true boxes of some images, in original pixels."""
     found = [np.zeros((0, len(BUDGETS)), np.float32)]
     with closing(viewed(index, rows, method.run.data)) as images, evaluating(model):
         for chunk, views in images:
-            for positions, group in collate([pixels for pixels, _ in views], device).by_frame():
+            for positions, group in model.framed([pixels for pixels, _ in views]).by_frame():
                 scores = model.score_anchors(model.features(group))
                 every = proposals(
                     scores, group.sizes, pre_nms=PRE_NMS, post_nms=max(BUDGETS), nms_iou=model.config.rpn_nms

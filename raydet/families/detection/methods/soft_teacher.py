@@ -35,7 +35,7 @@ from torch import Tensor
 from torchvision.ops import clip_boxes_to_image
 
 from raydet.contract import Alarm, LossTerm, Outputs, Teacher
-from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch, ViewedImage, on_device
+from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch, ViewedImage, framed
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms, by_quality, by_score
 from raydet.families.detection.method import UNLIMITED, DetectionMethod, Selection, Thresholds, no_survivors
@@ -174,7 +174,7 @@ class SoftTeacher(DetectionMethod):
         """Run all passes but the loss of the RoI classes; `theta`: one threshold, or one per class `[K]`."""
         check_boxes(batch.targets)
         device, part = next(student.parameters()).device, batch.rows(UNLABELED)
-        images = on_device(batch.views, device)
+        images = framed(batch.views, student)
         rngs = [_rng(self.run.seed, "sampling", view, batch.step) for view in batch.views]
         config, pseudo = self.config, batch.targets[part]
         of_rpn = [by_score(each, config.rpn_pseudo_threshold) for each in pseudo]
@@ -263,8 +263,7 @@ def background_probability(teacher: Detector, batch: StudentBatch, roi: RoiPass)
 
     Each RoI is carried into the view that the teacher saw, its corners warped.
     """
-    device = roi.labels.device
-    features = teacher.features(on_device(batch.seen, device))
+    features = teacher.features(framed(batch.seen, teacher))
     students, drawn = batch.views[batch.num_labeled :], roi.rois[batch.num_labeled :]
     rois = [into(student, seen, each.boxes) for student, seen, each in zip(students, batch.seen, drawn, strict=True)]
     return teacher.probabilities(teacher.score_rois(features, rois).class_logits)[:, 0]

@@ -156,7 +156,7 @@ def judged_by_truth(
 
 def _judged(saved: SavedDetector, index: DatasetIndex, rows: list[int]) -> tuple[list[Judged], float]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    found = predict(saved.method, saved.model.to(device), index, rows, device)
+    found = predict(saved.method, saved.model.to(device), index, rows)
     ids = [index.id_at(row) for row in rows]
     return judged_by_truth(found, [(*true_boxes(index, each), verified_classes(index, each)) for each in ids])
 

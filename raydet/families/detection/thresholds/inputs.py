@@ -148,7 +148,7 @@ def _annotate(saved: SavedDetector, index: DatasetIndex, rows: Sequence[int]) ->
     for row in rows:
         view = teacher_view(index, index.id_at(row), ref.version, saved.config, saved.method.recipe)
         with flushing(), torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-            labels = list(labelled(saved.method, model, [view], ref, [index.size_at(row)], device))
+            labels = list(labelled(saved.method, model, [view], ref, [index.size_at(row)]))
         yield from labels
 
 
