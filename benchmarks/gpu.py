@@ -32,7 +32,8 @@ from raydet.families.detection.batch import StudentBatch
 from raydet.families.detection.config import DetectionConfig
 from raydet.settings import resolve
 from raydet.train.step import backward
-from raydet.vision.ema import digest, load_weights
+from raydet.vision.digests import digest
+from raydet.vision.weights import load_weights
 
 SKIPPED = 5  # first steps of a run: allocation, cuDNN's choice of algorithms
 

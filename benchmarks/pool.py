@@ -52,7 +52,8 @@ from raydet.registry import AnnotatorFactory
 from raydet.text import percent
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.rundir import RunFolder
-from raydet.vision.weights import digest, weights_of
+from raydet.vision.digests import digest
+from raydet.vision.weights import to_arrays, weights_of
 
 POOL = {"labels__source": "pool", "cluster__backend": "ray"}
 IMAGES = 48  # per version: divides evenly over 1..3 actors in calls of 4
@@ -102,13 +103,13 @@ def resize(broker: ActorHandle, actors: int) -> None:
 
 
 def student_weights(fork: Path) -> Weights:
-    return {name: value.numpy() for name, value in open_checkpoint(fork).tensors("student").items()}
+    return open_checkpoint(fork).tensors("student")
 
 
 def publish_part(options: argparse.Namespace, fork: Path) -> None:
     config = base_config(options, "publish", **POOL, labels__lookahead=1)
     small = student_weights(fork)
-    model = torch.nn.ParameterDict({name.replace(".", "/"): torch.tensor(value) for name, value in small.items()})
+    model = torch.nn.ParameterDict({name.replace(".", "/"): value for name, value in small.items()})
     # ResNet-50-FPN with IL-net's branch has 42 M float32 numbers
     large = torch.nn.ParameterDict({f"w{i}": torch.randn(1_000_000) for i in range(42)})
     print("\n### publish: one teacher\n")
@@ -124,7 +125,7 @@ def publish_part(options: argparse.Namespace, fork: Path) -> None:
                 weights = clocks["snapshot"].measure(lambda m=module: weights_of(m))
                 key = (version, clocks["digest"].measure(lambda w=weights: digest(w)))
                 # what PoolSource.publish does on rank 0; the rest is waiting, which the trainer does not do
-                sent = clocks["send"].measure(lambda k=key, w=weights: broker.publish.remote(1, *k, w))
+                sent = clocks["send"].measure(lambda k=key, w=weights: broker.publish.remote(1, *k, to_arrays(w)))
                 clocks["until the broker has it"].measure(lambda s=sent: ray.get(s))
                 ray.get(broker.retire.remote(1, version + 1))
             broker_ms = 1e3 * (cpu_by_role()["broker"] - before["broker"]) / rounds

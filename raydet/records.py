@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
-Weights = dict[str, np.ndarray]
-"""A model's state dict as NumPy arrays: crosses processes without a copy (torch tensors are copied on every read)."""
+Weights = dict[str, Tensor]
+"""A copy of a model's state dict, on its device."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,7 +16,7 @@ class TeacherRef:
     """Which teacher said something."""
 
     version: int  # the step (optimiser steps completed) at which its EMA weights were taken
-    digest: str  # content hash of those weights; within one run, version -> digest is a function
+    digest: str  # of those weights (`vision/digests.py`); within one run, version -> digest is a function
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -21,7 +21,7 @@ from raydet.train import launch as launching
 from raydet.train import loop, worker
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
-from raydet.vision.ema import digest
+from raydet.vision.digests import digest
 
 Event = tuple[str, int | None, tuple[str, ...]]  # what happened, a version or a step, images
 

@@ -20,7 +20,7 @@ from raydet.registry import family_of
 from raydet.text import plural
 from raydet.train.rundir import flat
 from raydet.train.saved import SavedModel, load_saved
-from raydet.vision.weights import digest, weights_of
+from raydet.vision.digests import digest
 
 PIECE_IMAGES = 16  # labelled by one call, at least
 WORDS = Words("labelling", "labels", "label", "labelled", "label.json", ("coco.json",))
@@ -79,7 +79,7 @@ def called(saved: SavedModel) -> str:
 def settings_of(saved: SavedModel, model: FileModel, precision: str) -> dict[str, Any]:
     """Return everything that the labels depend on, except the images; by dotted key."""
     settings = {
-        "model": {"role": saved.role, "weights": digest(weights_of(saved.model)), "class_names": saved.class_names},
+        "model": {"role": saved.role, "weights": digest(saved.model.state_dict()), "class_names": saved.class_names},
         "config": model.settings(),
         "precision": precision,
     }

@@ -15,7 +15,7 @@ from torch import nn
 from raydet.config.run import RunConfig
 from raydet.precision import autocast_dtype
 from raydet.records import PseudoLabel, TeacherRef, Weights
-from raydet.vision.ema import load_weights
+from raydet.vision.weights import load_weights
 
 Model = TypeVar("Model", bound=nn.Module)
 View = TypeVar("View")

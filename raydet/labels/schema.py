@@ -27,3 +27,13 @@ PSEUDO_LOGITS = pa.schema(
     [*KEY_FIELDS, pa.field("logits", pa.list_(pa.float32()), nullable=False)]  # one number a class
 )
 """One row per image and teacher version: `raydet.records.PseudoLogits`."""
+
+_SHA_256 = 64  # hexadecimal digits
+
+
+def contradict(one: str, other: str) -> bool:
+    """Return whether two digests cannot be of the same weights.
+
+    Runs that were begun with an older raydet have labels with SHA-256, which says nothing about a digest of now.
+    """
+    return one != other and (len(one) == _SHA_256) == (len(other) == _SHA_256)

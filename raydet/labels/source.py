@@ -11,6 +11,7 @@ from typing import Protocol
 
 from raydet.errors import LabelConflictError, RunError
 from raydet.labels.convert import from_table, to_table
+from raydet.labels.schema import contradict
 from raydet.labels.store import PseudoLabelStore
 from raydet.records import PseudoLabel, TeacherRef, Weights
 
@@ -19,7 +20,7 @@ class Annotator(Protocol):
     """A teacher at work."""
 
     def load(self, ref: TeacherRef, weights: Weights) -> None:
-        """Become the teacher of that version; must not keep or change the arrays."""
+        """Become the teacher of that version; must not keep or change the tensors."""
 
     def label(self, image_ids: Sequence[str]) -> Sequence[PseudoLabel]:
         """Return one label per id, in order; the same ids and teacher give the same labels, bit for bit."""
@@ -35,7 +36,7 @@ class LabelSource(Protocol):
         """
 
     def publish(self, ref: TeacherRef, weights: Weights) -> None:
-        """Announce a teacher. Every rank calls it; the arrays must not change afterwards. Returns at once."""
+        """Announce a teacher. Every rank calls it; the tensors must not change afterwards. Returns at once."""
 
     def request(self, image_ids: Sequence[str], version: int) -> None:
         """Ask for labels that will be taken later; asking twice is fine. May label here and now."""
@@ -85,7 +86,7 @@ class InlineSource:
 
     def publish(self, ref: TeacherRef, weights: Weights) -> None:
         """Load the teacher. Raises LabelConflictError where a version comes with other weights than before."""
-        if self._digests.setdefault(ref.version, ref.digest) != ref.digest:
+        if contradict(self._digests.setdefault(ref.version, ref.digest), ref.digest):
             raise LabelConflictError(
                 f"teacher version {ref.version} was published with weights {self._digests[ref.version]} and now with "
                 f"{ref.digest}"
@@ -170,7 +171,7 @@ def check_labels(labels: Sequence[PseudoLabel], image_ids: Sequence[str], versio
             raise RunError(
                 f"image {label.image_id!r}: asked for teacher version {version}, got {label.teacher.version}"
             )
-        if digest is not None and label.teacher.digest != digest:
+        if digest is not None and contradict(label.teacher.digest, digest):
             raise LabelConflictError(
                 f"image {label.image_id!r}: teacher version {version} has weights {digest}, the label was made with "
                 f"{label.teacher.digest}"

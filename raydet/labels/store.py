@@ -22,7 +22,7 @@ import pyarrow as pa
 from raydet.errors import LabelConflictError
 from raydet.files import make_folder, remove_unfinished
 from raydet.labels.desk import Key
-from raydet.labels.schema import KEY_FIELDS
+from raydet.labels.schema import KEY_FIELDS, contradict
 from raydet.labels.segment import (
     SegmentName,
     list_segments,
@@ -203,7 +203,7 @@ class PseudoLabelStore:
 
     def _note_digest(self, version: int, digest: str) -> None:
         known = self._digests.setdefault(version, digest)
-        if known != digest:
+        if contradict(known, digest):
             raise LabelConflictError(
                 f"{self.folder}: version {version} has labels of teacher {known} and of teacher {digest}. Labels of "
                 f"two different runs do not go into one folder: use another run.dir"

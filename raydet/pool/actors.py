@@ -68,6 +68,7 @@ class TeacherActor:
 
     def _load(self, version: int, digest: str, weights: list[ray.ObjectRef]) -> None:
         from raydet.records import TeacherRef
+        from raydet.vision.weights import from_arrays
 
         assert self._annotator is not None, "label() before start()"
         if self._loaded == (version, digest):
@@ -75,7 +76,7 @@ class TeacherActor:
         if not weights:
             raise RuntimeError(f"asked to label with teacher {version} ({digest}) while {self._loaded} is loaded")
         self._loaded = None  # a load that fails half-way leaves no teacher
-        self._annotator.load(TeacherRef(version, digest), ray.get(weights[0]))
+        self._annotator.load(TeacherRef(version, digest), from_arrays(ray.get(weights[0])))
         self._loaded = (version, digest)
 
     def _labels(self, image_ids: Sequence[str]) -> pa.Table:

@@ -25,6 +25,7 @@ from raydet.labels.source import check_labels
 from raydet.pool.messages import Reply, TeacherError
 from raydet.records import PseudoLabel, TeacherRef, Weights
 from raydet.text import plural
+from raydet.vision.weights import Arrays, to_arrays
 
 _POLL_S = 5.0  # a call waits so long at the broker before it says what is still missing
 _RETRY_S = 0.2  # between calls to a broker that is restarting
@@ -46,7 +47,7 @@ class PoolSource:
         self._timeout_s = timeout_s
         self._poll_s = min(poll_s, timeout_s)
         self._incarnation = ""
-        self._published: dict[int, tuple[TeacherRef, Weights]] = {}
+        self._published: dict[int, tuple[TeacherRef, Arrays]] = {}
         self._outstanding: Counter[Key] = Counter()  # asked for more often than taken
         self._coming: deque[_Batch] = deque()  # asked for and not taken, in order
         self._called: tuple[_Batch, ObjectRef] | None = None  # a `take` of the broker that nobody has looked at yet
@@ -65,7 +66,7 @@ class PoolSource:
 
     def publish(self, ref: TeacherRef, weights: Weights) -> None:
         """Keep the weights until the version is retired; rank 0 sends them."""
-        self._published[ref.version] = (ref, weights)
+        self._published[ref.version] = (ref, to_arrays(weights))
         if self._rank == 0:
             self._send(ref.version)
 

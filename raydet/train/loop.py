@@ -45,8 +45,10 @@ from raydet.train.rundir import RunFolder
 from raydet.train.state import TrainState, digest_of_images, digest_of_labeled
 from raydet.train.step import StepModule, backward, share_statistics, statistics_of, wrap
 from raydet.train.watch import Watch
-from raydet.vision.ema import EmaTeacher, digest, weights_of
+from raydet.vision.digests import digest
+from raydet.vision.ema import EmaTeacher
 from raydet.vision.pretrained import is_skipped
+from raydet.vision.weights import weights_of
 
 
 class Trainer:
@@ -259,7 +261,7 @@ class Trainer:
         self.group.barrier()  # every rank's labels are on disk before the checkpoint says that they are
         self.journal.flush(state.step)
         role, model = ("students", state.student) if state.ema is None else ("teachers", state.ema.model)
-        digests = self.group.all_gather(digest(weights_of(model)))
+        digests = self.group.all_gather(digest(model.state_dict()))
         if len(set(digests)) != 1:
             raise RuntimeError(f"step {state.step}: the ranks' {role} differ: {digests}; please report this")
         if self.group.is_lead:

@@ -29,8 +29,8 @@ from raydet.text import plural
 from raydet.train.checkpoint import Checkpoint, folder_of, latest_checkpoint, open_checkpoint, save_tensors
 from raydet.train.going_back import healthy_step
 from raydet.train.rundir import RunFolder
-from raydet.vision.ema import load_weights
 from raydet.vision.pretrained import architecture_only
+from raydet.vision.weights import load_weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,7 +74,7 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
     method = build_method(config)
     with architecture_only():
         model = method.build_model(len(names))
-    load_weights(model, {key: value.numpy() for key, value in checkpoint.tensors(role).items()})
+    load_weights(model, checkpoint.tensors(role))
     return SavedModel(config, method, model.eval(), names, role, checkpoint)
 
 

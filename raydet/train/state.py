@@ -18,7 +18,8 @@ from raydet.errors import CheckpointError
 from raydet.records import TeacherRef, Weights
 from raydet.train.checkpoint import Checkpoint
 from raydet.train.health import Health
-from raydet.vision.ema import EmaTeacher, load_weights
+from raydet.vision.ema import EmaTeacher
+from raydet.vision.weights import load_weights
 
 
 @dataclass(slots=True, eq=False)
@@ -44,9 +45,9 @@ class TrainState:
         if self.learned is not None and (learned := self.learned.tensors()):
             found["memory"] = learned
         if self.ema is not None:
-            found["teacher"] = _from_numpy(self.ema.snapshot())
+            found["teacher"] = dict(self.ema.model.state_dict())
         if self.published is not None and not is_publish_step:
-            found["published"] = _from_numpy(self.published[1])
+            found["published"] = self.published[1]
         return found
 
     def record(self) -> dict[str, Any]:
@@ -69,10 +70,10 @@ class TrainState:
         self._restore_learned(checkpoint)
         if checkpoint.has("teacher") and teacher is not None:
             self.ema = EmaTeacher(self.student)
-            self.ema.load(_to_numpy(checkpoint.tensors("teacher")))
+            self.ema.load(checkpoint.tensors("teacher"))
         ref = checkpoint.state.get("published")
         if ref is not None and checkpoint.has("published"):
-            self.published = (TeacherRef(ref["version"], ref["digest"]), _to_numpy(checkpoint.tensors("published")))
+            self.published = (TeacherRef(ref["version"], ref["digest"]), checkpoint.tensors("published"))
         self.best = dict(checkpoint.state.get("best") or {})
         self._restore_scaler(checkpoint)
 
@@ -126,7 +127,7 @@ class TrainState:
         dropped = [name for name in lacking if drops(name)]
         if dropped != lacking:
             raise CheckpointError(f"{checkpoint.path}: weights that this model lacks: {', '.join(lacking[:5])}")
-        load_weights(self.student, _to_numpy({k: v for k, v in weights.items() if k not in dropped}))
+        load_weights(self.student, {k: v for k, v in weights.items() if k not in dropped})
         load_optimizer(self, checkpoint.tensors("optimizer"), str(checkpoint.path))
         self.step = checkpoint.step
         self.health.load(checkpoint.state.get("health") or {})
@@ -179,11 +180,3 @@ def load_optimizer(state: TrainState, tensors: dict[str, Tensor], where: str) ->
             q: value.clone() if value.ndim == 0 and not is_fused else value.to(parameter.device, copy=True)
             for q, value in saved.items()
         }
-
-
-def _from_numpy(weights: Weights) -> dict[str, Tensor]:
-    return {name: torch.from_numpy(array) for name, array in weights.items()}
-
-
-def _to_numpy(tensors: dict[str, Tensor]) -> Weights:
-    return {name: tensor.numpy() for name, tensor in tensors.items()}

@@ -9,9 +9,7 @@ import torch
 from torch import nn
 
 from raydet.records import Weights
-from raydet.vision.weights import digest, load_weights, weights_of
-
-__all__ = ["EmaTeacher", "digest", "load_weights", "weights_of"]
+from raydet.vision.weights import load_weights, weights_of
 
 
 @torch.no_grad()
@@ -53,7 +51,7 @@ class EmaTeacher:
         average_into(self.model, student, keep=keep)
 
     def snapshot(self) -> Weights:
-        """Return the teacher's weights as NumPy arrays, real copies."""
+        """Return a copy of the teacher's weights."""
         return weights_of(self.model)
 
     def load(self, weights: Weights) -> None:

@@ -1,8 +1,7 @@
-"""A module's weights as NumPy arrays: taking them, putting them back, naming them by their content."""
+"""A module's weights: taking them, sending them, putting them back. `digests.py` names them by their content."""
 
 from __future__ import annotations
 
-import hashlib
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,29 +16,38 @@ from raydet.errors import CheckpointError
 from raydet.records import Weights
 from raydet.vision.device import to_device
 
+Arrays = dict[str, np.ndarray]
+
 COUNTER = "num_batches_tracked"  # of batch norm; older files of weights have none, and frozen norms do not count
 
 
 def weights_of(module: nn.Module) -> Weights:
-    """Copy the module's state dict, buffers included, to NumPy arrays that share nothing with it."""
-    state = {name: value.detach() for name, value in module.state_dict().items()}
-    if not any(value.is_cuda for value in state.values()):
-        return {name: value.numpy().copy() for name, value in state.items()}
-    found: Weights = {}
-    for dtype in {value.dtype for value in state.values()}:  # one copy each: a GPU is waited for at every one
-        own = {name: value for name, value in state.items() if value.dtype == dtype}
+    """Copy the module's state dict, buffers included, to tensors on its device that share nothing with it."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def to_arrays(weights: Weights) -> Arrays:
+    """Return weights as arrays in this machine's memory, to be sent to other processes; may share memory with them."""
+    if not any(value.is_cuda for value in weights.values()):
+        return {name: value.contiguous().numpy() for name, value in weights.items()}
+    found: Arrays = {}
+    for dtype in {value.dtype for value in weights.values()}:  # one copy each: a GPU is waited for at every one
+        own = {name: value for name, value in weights.items() if value.dtype == dtype}
         flat = torch.cat([value.reshape(-1) for value in own.values()]).cpu()
         pieces = torch.split(flat, [value.numel() for value in own.values()])
         found |= {n: piece.numpy().reshape(v.shape) for (n, v), piece in zip(own.items(), pieces, strict=True)}
-    return {name: found[name] for name in state}
+    return {name: found[name] for name in weights}
+
+
+def from_arrays(arrays: Arrays) -> Weights:
+    """Return what `to_arrays` was given, in this machine's memory."""
+    # Arrays from Ray's object store are read-only, which torch cannot express: those are copied first.
+    return {n: torch.from_numpy(a) if a.flags.writeable else torch.tensor(a) for n, a in arrays.items()}
 
 
 def load_weights(module: nn.Module, weights: Weights) -> None:
     """Overwrite the module's state in place. Raises CheckpointError unless names and shapes fit exactly."""
-    # torch.tensor copies: arrays that come out of shared memory are read-only.
-    # Arrays from Ray's object store are read-only, which torch cannot express: those are copied first.
-    tensors = {n: torch.from_numpy(a) if a.flags.writeable else torch.tensor(a) for n, a in weights.items()}
-    load_tensors(module, tensors, "these weights")
+    load_tensors(module, weights, "these weights")
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -105,13 +113,3 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     with torch.no_grad():
         for name, value in state.items():
             value.copy_(to_device(tensors[name], value.device))
-
-
-def digest(weights: Weights) -> str:
-    """Return the SHA-256 of names, dtypes, shapes and bytes; independent of the order of the dict."""
-    content = hashlib.sha256()
-    for name in sorted(weights):
-        array = np.ascontiguousarray(weights[name])
-        content.update(f"{name}|{weights[name].dtype.str}|{weights[name].shape}|".encode())
-        content.update(array.reshape(-1).view(np.uint8).data)
-    return content.hexdigest()

@@ -11,6 +11,7 @@ import torch
 
 from raydet.metrics import read_metrics
 from raydet.train.launch import launch
+from raydet.vision.digests import digest
 from tests.helpers import tiny_config, tiny_soft
 from tests.training.balanced import EARLY
 
@@ -88,3 +89,10 @@ def test_a_run_waits_for_the_device_about_as_often_as_its_double_says(tmp_path: 
         torch.cuda.set_sync_debug_mode("default")
     waits = [str(each.message) for each in said if "synchronizing" in str(each.message)]
     assert len(waits) < 2 * 174, waits[-30:]
+
+
+def test_a_network_has_the_digest_that_it_has_on_the_cpu():
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 64, 7), torch.nn.BatchNorm2d(64), torch.nn.Linear(3000, 3000))
+    here = digest(network.to(memory_format=torch.channels_last).state_dict())
+    assert digest(network.cuda().state_dict()) == here

@@ -17,6 +17,7 @@ from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.scaling import PoolTiming
 from raydet.pool.source import PoolSource
 from raydet.records import PseudoBoxes
+from raydet.vision.weights import to_arrays
 from tests.unit.labels.fakes import FakeAnnotator, fake_label, ref_of, same, weights_of
 
 
@@ -98,7 +99,7 @@ class Owner:
     """Owns an object; the tests make it a Ray actor."""
 
     def put(self):
-        return [ray.put(weights_of(0))]
+        return [ray.put(to_arrays(weights_of(0)))]
 
 
 QUICK = PoolTiming(tick_s=0.05, late_s=0.1, idle_s=0.3)

@@ -17,7 +17,8 @@ from raydet.families.classification.views import augmented_view
 from raydet.randomness import stream
 from raydet.records import TeacherRef
 from raydet.registry import build_method
-from raydet.vision.ema import digest, weights_of
+from raydet.vision.digests import digest
+from raydet.vision.weights import weights_of
 from tests.helpers import TINY_CLASSES, tiny_classes
 
 PLAIN = ("r2d2", "pseudo_label")

@@ -23,7 +23,8 @@ from raydet.registry import family_of
 from raydet.text import plural
 from raydet.train.saved import load_saved
 from raydet.vision.detector import Detector
-from raydet.vision.weights import COUNTER, digest, read_tensors, weights_of
+from raydet.vision.digests import digest
+from raydet.vision.weights import COUNTER, read_tensors
 
 Sizes = tuple[tuple[float, ...], ...]
 _STARTS: dict[Part, re.Pattern[str]] = {
@@ -85,9 +86,9 @@ def read_source(path: Path, role: str | None) -> Source:
             raise CheckpointError(f"{where}: {str(error).removeprefix(f'{path}: ')}") from None
         found = family_of(saved.config).exported(saved.config, saved.model, saved.class_names)
         others = Counter(name.split(".")[0] for name in saved.model.state_dict() if name not in found.weights)
-        short = digest(weights_of(saved.model))[:12]
+        short = digest(saved.model.state_dict())[:12]
         name, step = saved.config.method.name, saved.checkpoint.step
-        said = f"{saved.role} of {name} at step {step}, {path} (SHA-256 {short}...)"
+        said = f"{saved.role} of {name} at step {step}, {path} (digest {short}...)"
         return Source(_counted_out(found.weights), others, said, getattr(saved.config.model, "anchor_sizes", ()))
     if not path.exists():
         raise CheckpointError(f"{where}: there is no such folder or file; name a run, a checkpoint or an exported file")
@@ -102,8 +103,8 @@ def read_source(path: Path, role: str | None) -> Source:
         tensors = read_tensors(path)
     except CheckpointError as error:
         raise CheckpointError(str(error).replace("model.weights: ", f"{where}: ", 1)) from None
-    short = digest({name: value.float().numpy() for name, value in tensors.items()})[:12]
-    return Source(_counted_out(tensors), Counter(), f"{path} (SHA-256 {short}...)", _exported_sizes(path))
+    short = digest(tensors)[:12]
+    return Source(_counted_out(tensors), Counter(), f"{path} (digest {short}...)", _exported_sizes(path))
 
 
 def _exported_sizes(path: Path) -> Sizes:

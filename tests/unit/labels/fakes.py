@@ -12,11 +12,11 @@ from raydet.records import PseudoBoxes, TeacherRef, Weights
 
 
 def weights_of(version: int) -> Weights:
-    return {"w": np.full(8, version, np.float32)}
+    return {"w": torch.full((8,), float(version))}
 
 
 def ref_of(version: int, weights: Weights | None = None) -> TeacherRef:
-    content = (weights or weights_of(version))["w"].tobytes()
+    content = (weights or weights_of(version))["w"].numpy().tobytes()
     return TeacherRef(version, hashlib.sha256(content).hexdigest()[:16])
 
 

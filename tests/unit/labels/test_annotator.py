@@ -31,7 +31,7 @@ def test_a_teacher_is_in_evaluation_mode_without_gradients_and_sees_so_many_imag
     assert not any(each.requires_grad for each in teller.model.parameters())
     with pytest.raises(AssertionError, match="before load"):
         teller.label(["a"])
-    weights = {name: torch.ones_like(each).numpy() for name, each in model.state_dict().items()}
+    weights = {name: torch.ones_like(each) for name, each in model.state_dict().items()}
     teller.load(TeacherRef(7, "digest"), weights)
     assert len(teller.label(["a", "b", "c"])) == 3
     assert teller.asked == [(["a", "b"], ["a@7", "b@7"], False), (["c"], ["c@7"], False)]
