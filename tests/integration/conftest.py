@@ -2,6 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.ranks import Ranks
+
 
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
@@ -19,3 +21,18 @@ def local_ray() -> Iterator[None]:
     )
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Processes that train together without Ray."""
+    started = Ranks()
+    yield started
+    started.end()
+
+
+@pytest.fixture(scope="module")
+def without_ray(ranks: Ranks) -> Iterator[None]:
+    """In this module, `cluster.backend: ray` means plain processes: `tests/ranks.py`."""
+    with ranks.instead_of_ray():
+        yield

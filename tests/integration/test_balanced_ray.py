@@ -10,6 +10,7 @@ from raydet.metrics import read_metrics
 from raydet.train.launch import launch
 from tests.integration.processes import Killer, steps_done
 from tests.integration.runs import assert_same_bits, losses, saved
+from tests.ranks import Ranks
 from tests.training.balanced import run_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
@@ -20,9 +21,11 @@ POOL = {**LONG, "cluster__backend": "ray", "labels__source": "pool", "pool__acto
 
 
 @pytest.fixture(scope="module")
-def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The undisturbed run on two workers."""
-    return launch(run_of(tmp_path_factory.mktemp("straight") / "run", **POOL, cluster__workers=2)).path
+def straight(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
+    """The undisturbed run on two ranks, without Ray, each with its own teacher."""
+    two = {**LONG, "cluster__backend": "ray", "cluster__workers": 2}
+    with ranks.instead_of_ray():
+        return launch(run_of(tmp_path_factory.mktemp("straight") / "run", **two)).path
 
 
 def test_a_killed_worker_loses_no_statistics_and_no_listing(straight: Path, tmp_path: Path):

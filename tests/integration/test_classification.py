@@ -18,6 +18,7 @@ from raydet.train.launch import launch
 from tests.helpers import TINY_CLASSES, tiny_classes
 from tests.integration.processes import Killer, steps_done
 from tests.integration.runs import assert_same_bits, losses, saved
+from tests.ranks import Ranks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 on_ray = pytest.mark.usefixtures("local_ray")
@@ -58,9 +59,10 @@ def straight_long(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight_on_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The undisturbed run on two ranks."""
-    return train(tmp_path_factory.mktemp("two") / "run", **TWO)
+def straight_on_two(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
+    """The undisturbed run on two ranks, without Ray."""
+    with ranks.instead_of_ray():
+        return train(tmp_path_factory.mktemp("two") / "run", **TWO)
 
 
 # every method
@@ -201,7 +203,6 @@ def test_a_killed_worker_loses_no_label_update(straight_on_two: Path, tmp_path: 
     assert [line["step"] for line in losses(run)] == list(range(1, 41))  # every step once
 
 
-@on_ray
 def test_a_table_of_two_workers_is_taken_up_by_one(straight_on_two: Path, straight_long: Path, tmp_path: Path):
     run = tmp_path / "run"
     shutil.copytree(straight_on_two, run)

@@ -60,7 +60,7 @@ def test_how_it_goes_on_is_a_function_of_seed_and_step(mended: Path, broken: Pat
     assert_same_bits(resumed(again), mended)
 
 
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("without_ray")
 def test_it_goes_on_alike_on_two_workers(mended: Path, broken: Path, tmp_path: Path):
     two = resumed(Path(shutil.copytree(broken, tmp_path / "two")), cluster__backend="ray", cluster__workers=2)
     assert label_keys(two) == label_keys(mended)  # the same images by the same teacher versions

@@ -10,9 +10,10 @@ import torch
 from raydet.train.checkpoint import latest_checkpoint, open_checkpoint
 from raydet.train.launch import launch
 from tests.integration.runs import assert_same_bits, label_keys, losses, saved
+from tests.ranks import Ranks
 from tests.training.balanced import run_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 RAY = {"cluster__backend": "ray", "method": {"views": {"short_side": [64, 64]}}}
 POOL = {**RAY, "labels__source": "pool", "pool__cpus_per_actor": 0.5}
@@ -25,6 +26,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return launch(config).path
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_a_pool_gives_the_listings_of_the_inline_source(straight: Path, tmp_path: Path):
     run = launch(run_of(tmp_path / "run", **POOL)).path
     assert label_keys(run) == label_keys(straight)
@@ -32,8 +34,9 @@ def test_a_pool_gives_the_listings_of_the_inline_source(straight: Path, tmp_path
     assert_same_bits(run, straight)
 
 
-def test_two_workers_see_the_images_that_one_sees_and_count_the_same(straight: Path, tmp_path: Path):
-    run = launch(run_of(tmp_path / "run", **RAY, cluster__workers=2)).path
+def test_two_workers_see_the_images_that_one_sees_and_count_the_same(straight: Path, tmp_path: Path, ranks: Ranks):
+    with ranks.instead_of_ray():
+        run = launch(run_of(tmp_path / "run", **RAY, cluster__workers=2)).path
     assert label_keys(run) == label_keys(straight)  # the images and teachers of every step
     mine, theirs = saved(run), saved(straight)
     assert mine["memory.first_steps"].tolist() == theirs["memory.first_steps"].tolist() == [8, 11]
@@ -41,13 +44,15 @@ def test_two_workers_see_the_images_that_one_sees_and_count_the_same(straight: P
     torch.testing.assert_close(mine["memory.matrix"], theirs["memory.matrix"], rtol=0.05, atol=0.05)
 
 
-def test_a_resume_on_another_number_of_workers_goes_on_with_the_listing_it_had(tmp_path: Path):
+def test_a_resume_on_another_number_of_workers_goes_on_with_the_listing_it_had(tmp_path: Path, ranks: Ranks):
     # Stopped at step 7, between the rebuild of step 6 and the beginning of its listing at step 8.
     folder = tmp_path / "run"
-    launch(run_of(folder, **RAY, cluster__workers=2, run__stop_at=7))
+    with ranks.instead_of_ray():
+        launch(run_of(folder, **RAY, cluster__workers=2, run__stop_at=7))
     before = latest_checkpoint(folder / "checkpoints").tensors("memory")
     assert before["first_steps"].tolist() == [5, 8]
-    launch(run_of(folder, **RAY, cluster__workers=1, checkpoint__every=1, checkpoint__keep=9), resume=True)
+    one = {**RAY, "cluster__backend": "process", "checkpoint__every": 1, "checkpoint__keep": 9}
+    launch(run_of(folder, **one), resume=True)
     after = open_checkpoint(folder / "checkpoints" / "step_00000008").tensors("memory")
     assert torch.equal(after["repeats"], before["repeats"]) and after["first_steps"].tolist() == [5, 8]
     done = latest_checkpoint(folder / "checkpoints").tensors("memory")

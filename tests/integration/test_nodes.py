@@ -18,6 +18,7 @@ from tests.helpers import tiny_config
 from tests.integration import cluster_script
 from tests.integration.cluster_script import TRAINING
 from tests.integration.runs import assert_same_bits, label_keys, losses
+from tests.ranks import Ranks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -29,10 +30,11 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def straight_on_two(tmp_path_factory: pytest.TempPathFactory, local_ray: None) -> Path:
-    """The undisturbed run on two ranks, inline."""
+def straight_on_two(tmp_path_factory: pytest.TempPathFactory, ranks: Ranks) -> Path:
+    """The undisturbed run on two ranks, inline, without Ray."""
     two = {"cluster__backend": "ray", "cluster__workers": 2}
-    return launch(tiny_config(tmp_path_factory.mktemp("two") / "run", **TRAINING, **two)).path
+    with ranks.instead_of_ray():
+        return launch(tiny_config(tmp_path_factory.mktemp("two") / "run", **TRAINING, **two)).path
 
 
 @pytest.fixture(scope="module")

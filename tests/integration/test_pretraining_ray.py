@@ -1,4 +1,4 @@
-"""Pre-training on Ray: two workers learn what one process learns, and a search tries its switches."""
+"""Pre-training: two ranks learn what one process learns, and a search on Ray tries its switches."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import launch
 from tests.helpers import TINY_VIEWS, tiny_views
 from tests.integration.runs import losses
+from tests.ranks import Ranks
 from tests.unit.proposals.pictures import picture
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 SLOW = {"optim__lr": 0.005}
-RAY = {"cluster__backend": "ray", "cluster__cpus_per_worker": 1}
+TWO = {"cluster__backend": "ray", "cluster__workers": 2}
 SPACE = """
 from ray import tune
 from raydet.sweep.space import Sweep
@@ -63,8 +64,11 @@ def straight(found: dict[str, object], tmp_path_factory: pytest.TempPathFactory)
     return launch(tiny_views(tmp_path_factory.mktemp("straight") / "run", **found)).path
 
 
-def test_two_workers_learn_what_one_process_learns(straight: Path, found: dict[str, object], tmp_path: Path):
-    run = launch(tiny_views(tmp_path / "run", **found, **RAY, cluster__workers=2)).path
+def test_two_workers_learn_what_one_process_learns(
+    straight: Path, found: dict[str, object], tmp_path: Path, ranks: Ranks
+):
+    with ranks.instead_of_ray():
+        run = launch(tiny_views(tmp_path / "run", **found, **TWO)).path
     assert_same_steps(run, straight)
     (mine, theirs) = (
         [line for line in read_metrics(each / "metrics.jsonl") if line["kind"] == "eval"][-1]
@@ -75,15 +79,19 @@ def test_two_workers_learn_what_one_process_learns(straight: Path, found: dict[s
         assert theirs[name] is not None and mine[name] == pytest.approx(theirs[name], abs=0.1)
 
 
-def test_a_run_that_two_workers_began_is_ended_by_one_process(straight: Path, found: dict[str, object], tmp_path: Path):
+def test_a_run_that_two_workers_began_is_ended_by_one_process(
+    straight: Path, found: dict[str, object], tmp_path: Path, ranks: Ranks
+):
     folder = tmp_path / "run"
-    launch(tiny_views(folder, **found, **RAY, cluster__workers=2, run__stop_at=2))
+    with ranks.instead_of_ray():
+        launch(tiny_views(folder, **found, **TWO, run__stop_at=2))
     checkpoint = latest_checkpoint(folder / "checkpoints")
     assert checkpoint is not None and checkpoint.step == 2
     launch(tiny_views(folder, **found), resume=True)
     assert_same_steps(folder, straight)
 
 
+@pytest.mark.usefixtures("local_ray")
 def test_a_search_tries_the_switches_of_pre_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     home = tmp_path / "home"

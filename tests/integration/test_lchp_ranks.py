@@ -1,4 +1,4 @@
-"""LCHP on Ray: two workers see the views and make the boxes of one, in both stages; one may go on where two stopped."""
+"""LCHP on two ranks: they see the views and make the boxes of one, in both stages; one may go on where two stopped."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from raydet.train.launch import launch
 from tests.helpers import tiny_places
 from tests.integration.runs import losses
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("local_ray"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("without_ray"), pytest.mark.timeout(240)]
 
-RAY = {"cluster__backend": "ray", "cluster__cpus_per_worker": 1}
+TWO = {"cluster__backend": "ray", "cluster__workers": 2}
 FIGURES = ("pseudo/box_area", "pseudo/whole_image", "gate/kept", "gate/confidence", "gate/left_view")
 
 
@@ -46,7 +46,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_two_workers_see_the_views_and_make_the_boxes_of_one(straight: Path, tmp_path: Path):
-    run = launch(config(tmp_path / "run", **RAY, cluster__workers=2)).path
+    run = launch(config(tmp_path / "run", **TWO)).path
     assert_same_steps(run, straight)
     kept = [line["gate/kept"] for line in said(straight)]
     assert kept[:4] == [None] * 4 and any(kept[4:])  # boxes pass the gate, so strong views are compared
@@ -54,8 +54,8 @@ def test_two_workers_see_the_views_and_make_the_boxes_of_one(straight: Path, tmp
 
 def test_a_run_that_two_workers_began_is_ended_by_one_as_if_nothing_had_been(straight: Path, tmp_path: Path):
     folder = tmp_path / "run"
-    launch(config(folder, **RAY, cluster__workers=2, run__stop_at=6))  # in the middle of the second stage
+    launch(config(folder, **TWO, run__stop_at=6))  # in the middle of the second stage
     checkpoint = latest_checkpoint(folder / "checkpoints")
     assert checkpoint is not None and checkpoint.step == 6
-    launch(config(folder, **RAY, cluster__workers=1), resume=True)
+    launch(config(folder), resume=True)
     assert_same_steps(folder, straight)
