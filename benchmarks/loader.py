@@ -23,8 +23,11 @@ from torch import Tensor
 from raydet.config.box_data import ViewsConfig
 from raydet.data.decode import decode
 from raydet.families.detection.colors import Colors, drawn
+from raydet.families.detection.soft_config import SoftViewsConfig
+from raydet.families.detection.soft_views import OwnGeometry
 from raydet.families.detection.views import strong_view, weak_view
 from raydet.randomness import stream
+from raydet.vision.geometry import View
 from raydet.vision.images import collate
 
 ALWAYS = {"color_jitter": 0.0, "grayscale": 0.0, "blur": 0.0, "erase": [0.0, 0.0, 0.0]}
@@ -62,6 +65,12 @@ def parts(files: Sequence[Path], config: ViewsConfig) -> dict[str, Callable[[], 
         weak, _ = weak_view(decode(file), config, stream(0, "weak", file.name))
         return drawn(weak.shape[1], weak.shape[2], config, stream(0, "strong", file.name))
 
+    soft = OwnGeometry(config, SoftViewsConfig(short_side=(config.short_side[0], config.short_side[0])))
+
+    def own(pixels: Tensor, file: Path) -> Tensor:
+        rng = stream(0, "student", file.name)
+        return soft.student((pixels, View.identity(*pixels.shape[1:])), lambda: pixels, rng)[0].pixels
+
     single = {name: config.model_copy(update={**ALWAYS, **change}) for name, change in STRONG.items()}
     return {
         "decoding": lambda: [decode(file) for file in files],
@@ -72,6 +81,9 @@ def parts(files: Sequence[Path], config: ViewsConfig) -> dict[str, Callable[[], 
         "strong view, as drawn": strong(config),
         "decoded, weak and strong": lambda: [both(file) for file in files],
         "the same with colors_on: device": lambda: [left(file) for file in files],
+        "Soft Teacher's view for a student, from the decoded image": lambda: [
+            own(pixels, file) for pixels, file in zip(decoded, files, strict=True)
+        ],
         "normalised and framed on the CPU": lambda: [collate([pixels], "cpu") for pixels in seen],
     }
 

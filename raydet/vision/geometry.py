@@ -154,12 +154,14 @@ def warp(pixels: Tensor, view: View, fill: int | tuple[int, int, int] = 0) -> Te
     x = torch.arange(view.width, dtype=torch.float64) + 0.5
     y = (torch.arange(view.height, dtype=torch.float64) + 0.5)[:, None]
     height, width = pixels.shape[1:]
-    # grid_sample's -1 and 1 are the outer edges of the first and the last pixel.
-    grid = torch.stack([2 * (a * x + b * y + tx) / width - 1, 2 * (c * x + d * y + ty) / height - 1], dim=-1)
+    # grid_sample's -1 and 1 are the outer edges of the first and the last pixel. Only rows and columns are float64.
+    grid = torch.empty(1, view.height, view.width, 2)
+    torch.add((2 * (a * x + tx) / width - 1).float(), (2 * b * y / width).float(), out=grid[0, :, :, 0])
+    torch.add((2 * (c * x + ty) / height - 1).float(), (2 * d * y / height).float(), out=grid[0, :, :, 1])
     colour = torch.tensor(fill, dtype=torch.float32).expand(3)[:, None, None]
     # What is outside counts as 0: as a difference from `fill`, that is `fill`.
-    found = functional.grid_sample((pixels.float() - colour)[None], grid[None].float(), align_corners=False)[0]
-    return (found + colour).round().clamp(0, 255).to(torch.uint8)
+    found = functional.grid_sample(pixels.float().sub_(colour)[None], grid, align_corners=False)[0]
+    return found.add_(colour).round_().clamp_(0, 255).to(torch.uint8)
 
 
 def inverse(matrix: Matrix) -> Matrix:

@@ -13,7 +13,6 @@ import math
 from dataclasses import dataclass
 from typing import TypeVar
 
-import numpy as np
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor
@@ -22,6 +21,7 @@ from torchvision.transforms.v2 import functional as F
 from raydet.config.box_data import ViewsConfig
 from raydet.randomness import happens, integer, uniform
 from raydet.vision.device import to_device
+from raydet.vision.pictures import from_picture, to_picture
 
 _BRIGHTNESS_CONTRAST_SATURATION = 0.4
 _HUE = 0.1
@@ -73,14 +73,14 @@ def drawn(height: int, width: int, config: ViewsConfig, rng: torch.Generator) ->
 
 def with_pillow(pixels: Tensor, colors: Colors) -> Tensor:
     """Return a copy of `pixels` `[3, h, w]` uint8, on the CPU, in these colours."""
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image = to_picture(pixels)
     if colors.jitter is not None:
         image = _jittered(image, colors.jitter)
     if colors.is_gray:
         image = image.convert("L").convert("RGB")
     if colors.sigma is not None:
         image = image.filter(ImageFilter.GaussianBlur(colors.sigma))
-    return _erased(torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous(), colors)
+    return _erased(from_picture(image), colors)
 
 
 def with_torch(pixels: Tensor, colors: Colors) -> Tensor:

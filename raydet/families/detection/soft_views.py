@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import numpy as np
 import torch
-from PIL import Image, ImageEnhance, ImageOps
+from PIL import ImageEnhance, ImageOps
 from torch import Tensor
 
 from raydet.config.box_data import ViewsConfig
@@ -23,6 +22,7 @@ from raydet.families.detection.view_recipes import Look, RngOf, ViewRecipe
 from raydet.families.detection.views import flipped, resized
 from raydet.randomness import happens, integer, uniform
 from raydet.vision.geometry import View, warp
+from raydet.vision.pictures import from_picture, to_picture
 
 FILL = 125  # colour of what lies outside the image, and of erasures
 LEVELS = 10  # of an operation's strength; drawn from 1 to 9
@@ -113,7 +113,7 @@ def recolored(pixels: Tensor, operation: ColorOperation, level: int) -> Tensor:
     """Return a copy of `pixels` `[3, h, w]` uint8 after one colour operation of strength 1..9 out of 10."""
     if operation == "identity":
         return pixels
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image = to_picture(pixels)
     if operation == "autocontrast":
         image = ImageOps.autocontrast(image)
     elif operation == "equalize":
@@ -124,7 +124,7 @@ def recolored(pixels: Tensor, operation: ColorOperation, level: int) -> Tensor:
         image = ImageOps.posterize(image, 4 - int(0.4 * level))
     else:
         image = _ENHANCERS[operation](image).enhance(1.8 * level / LEVELS + 0.1)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return from_picture(image)
 
 
 def shear_factor(degrees: float) -> float:

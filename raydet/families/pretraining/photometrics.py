@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from raydet.config.proposal_data import ProposalViewsConfig
+from raydet.vision.pictures import from_picture, to_picture
 
 BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1
 FULL_SIZE = 224  # pixels: the view that `blur_sigma` is meant for
@@ -26,7 +26,7 @@ def recoloured(pixels: Tensor, config: ProposalViewsConfig, number: int, rng: to
     drawn = torch.rand(9, generator=rng, dtype=torch.float64).tolist()
     order = torch.randperm(4, generator=rng).tolist()
     happens, strengths, sigma = drawn[:4], drawn[4:8], drawn[8]
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image = to_picture(pixels)
     if happens[0] < config.color_jitter:
         image = _jittered(image, strengths, order)
     if happens[1] < config.grayscale:
@@ -37,7 +37,7 @@ def recoloured(pixels: Tensor, config: ProposalViewsConfig, number: int, rng: to
         image = image.filter(ImageFilter.GaussianBlur((low + (high - low) * sigma) * scale))
     if happens[3] < config.solarize[number]:
         image = ImageOps.solarize(image, SOLARIZED_FROM)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+    return from_picture(image)
 
 
 def _jittered(image: Image.Image, drawn: list[float], order: list[int]) -> Image.Image:

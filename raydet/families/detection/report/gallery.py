@@ -7,11 +7,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import ImageDraw, ImageFont
 from torch import Tensor
 
 from raydet.families.detection.report.history import JudgedLabel
 from raydet.records import PseudoBoxes
+from raydet.vision.pictures import to_picture
 
 SIDE_PX = 420  # longest side of a picture
 DROPPED_SHOWN = 12  # of the boxes that a method drops, the best-scored so many
@@ -71,7 +72,7 @@ def _rows_left_out(label: JudgedLabel) -> np.ndarray:
 
 
 def _picture(pixels: Tensor, layers: Iterable[tuple[Sequence[Box], tuple[int, int, int], int]]) -> bytes:
-    image = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    image = to_picture(pixels)
     scale = SIDE_PX / max(image.size)
     image = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
     draw = ImageDraw.Draw(image)

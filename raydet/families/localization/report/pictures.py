@@ -11,6 +11,7 @@ from raydet.families.localization.report.inputs import LocalizationInputs
 from raydet.families.localization.snapshot import VAL, Places
 from raydet.families.localization.views import eval_view
 from raydet.report.page import Pictures, Section, grid, paragraph
+from raydet.vision.pictures import to_picture
 
 SIDE_PX = 300
 YELLOW, GREEN, BLUE, RED = (250, 204, 21), (34, 197, 94), (59, 130, 246), (239, 68, 68)
@@ -64,7 +65,7 @@ def _has_maps(places: Places) -> bool:
 def _picture(run: LocalizationInputs, row: int) -> Image.Image:
     assert run.data is not None and run.data.val is not None
     viewed, _ = eval_view(run.data.val.pixels_at(row), run.config.data.views)
-    return Image.fromarray(viewed.permute(1, 2, 0).numpy()).resize((SIDE_PX, SIDE_PX))
+    return to_picture(viewed).resize((SIDE_PX, SIDE_PX))
 
 
 def _drawn(image: Image.Image, layers: list[tuple[np.ndarray, tuple[int, int, int]]]) -> Image.Image:

@@ -12,6 +12,7 @@ from raydet.families.pretraining.report.inputs import PretrainingInputs
 from raydet.families.pretraining.views import ThreeViews
 from raydet.randomness import stream
 from raydet.report.page import Pictures, Section, grid, paragraph
+from raydet.vision.pictures import to_picture
 
 SHOWN = 6  # images
 SIDE_PX = 224
@@ -44,7 +45,7 @@ def _drawn(seen: ThreeViews) -> Image.Image:
     page = Image.new("RGB", (sum(sides), max(sides)), (255, 255, 255))
     left = 0
     for pixels, boxes, side in zip(seen.pixels, seen.boxes.tolist(), sides, strict=True):
-        view = Image.fromarray(pixels.permute(1, 2, 0).numpy()).resize((side, side))
+        view = to_picture(pixels).resize((side, side))
         draw = ImageDraw.Draw(view)
         for box, name in reversed(list(zip(boxes, seen.ids.tolist(), strict=True))):
             place = seen.ids.tolist().index(name)
