@@ -219,6 +219,21 @@ def test_stored_labels_of_other_weights_are_not_taken(tmp_path):
         after.take(["a"], 5)
 
 
+def test_labels_with_a_digest_of_an_older_kind_are_taken_and_new_ones_may_stand_beside_them(tmp_path):
+    """A run that was begun with SHA-256, resumed from a checkpoint before the step whose labels it had made."""
+    before = source_at(tmp_path)
+    before.publish(TeacherRef(5, "a" * 64), weights_of(5))
+    before.request(["a"], 5)
+    before.flush()
+    after = InlineSource(FakeAnnotator(), PseudoLabelStore(tmp_path, "rank0"))
+    after.rewind(5)
+    after.publish(TeacherRef(5, "b" * 32), weights_of(5))
+    old, new = after.take(["a", "b"], 5)
+    assert (old.teacher.digest, new.teacher.digest) == ("a" * 64, "b" * 32)
+    after.flush()
+    assert PseudoLabelStore(tmp_path, "rank0").has((5, "a"))  # both are read again
+
+
 def test_what_is_retired_is_forgotten_and_what_is_not_is_kept(tmp_path):
     annotator = FakeAnnotator()
     source = source_at(tmp_path, annotator)
