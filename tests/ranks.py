@@ -1,15 +1,16 @@
 """Several ranks of one run as plain processes: what two workers do, without what Ray Train takes to start them.
 
 The processes are started once for a test session and kept. That Ray's workers do the same, to the bit, is what
-`test_training.py`, `test_nodes.py`, `test_classification.py` and `test_balanced_ray.py` show of disturbed runs.
+`test_training.py` and `test_nodes.py` show of disturbed runs.
 """
 
 from __future__ import annotations
 
 import multiprocessing
 import tempfile
+import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -47,6 +48,25 @@ class Ranks:
         """Let `launch` train on these processes where `cluster.backend` is `ray`."""
         with mock.patch("raydet.train.on_ray.train_on_ray", self.train):
             yield
+
+    @contextmanager
+    def losing_one(self, when: Callable[[], bool]) -> Iterator[None]:
+        """Kill a rank as soon as `when()` holds, and say so: RuntimeError."""
+
+        def kill() -> None:
+            while not when() and not is_over.wait(0.002):
+                pass
+            if not is_over.is_set():
+                self.processes[1][0].kill()
+
+        is_over = threading.Event()
+        killer = threading.Thread(target=kill, daemon=True)
+        killer.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            killer.join()
 
     def end(self) -> None:
         """Stop all processes."""

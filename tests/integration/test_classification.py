@@ -16,7 +16,7 @@ from raydet.metrics import Record, read_metrics
 from raydet.sweep.folder import SweepFolder
 from raydet.train.launch import launch
 from tests.helpers import TINY_CLASSES, tiny_classes
-from tests.integration.processes import Killer, steps_done
+from tests.integration.processes import steps_done
 from tests.integration.runs import assert_same_bits, losses, saved
 from tests.ranks import Ranks
 
@@ -181,7 +181,7 @@ def test_how_far_a_label_moves_does_matter(straight: Path, tmp_path: Path):
     assert not torch.equal(one["student.last.weight"], other["student.last.weight"])
 
 
-# on Ray
+# on several ranks, by a pool, in a search
 
 
 @on_ray
@@ -192,12 +192,12 @@ def test_repredictions_by_the_pool_equal_those_of_one_process_bit_for_bit(straig
     assert losses(run) == losses(straight_long)
 
 
-@on_ray
-def test_a_killed_worker_loses_no_label_update(straight_on_two: Path, tmp_path: Path):
+def test_a_killed_worker_loses_no_label_update(straight_on_two: Path, tmp_path: Path, ranks: Ranks):
     run = tmp_path / "run"
-    with Killer("ray::RayTrainWorker", lambda: steps_done(run) >= 12) as killer:
-        train(run, **TWO)
-    assert killer.killed
+    with ranks.instead_of_ray():
+        with ranks.losing_one(lambda: steps_done(run) >= 12), pytest.raises(RuntimeError, match="rank 1 ended with -9"):
+            train(run, **TWO)
+        launch(tiny_classes(run, **TWO), resume=True)
     assert [line["attempt"] for line in lines(run, "start")] == [1, 2]
     assert_same_bits(run, straight_on_two)
     assert [line["step"] for line in losses(run)] == list(range(1, 41))  # every step once
