@@ -33,7 +33,7 @@ from raydet.families.detection.config import DetectionConfig
 from raydet.settings import resolve
 from raydet.train.step import backward
 from raydet.vision.digests import digest
-from raydet.vision.weights import load_weights
+from raydet.vision.weights import load_weights, weights_of
 
 SKIPPED = 5  # first steps of a run: allocation, cuDNN's choice of algorithms
 
@@ -134,7 +134,7 @@ def measure(config: DetectionConfig, options: argparse.Namespace) -> list[str]:
     ema = trainer.state.ema
 
     def publish() -> None:
-        weights = ema.snapshot()
+        weights = weights_of(ema.model)
         digest(weights)
         load_weights(ema.model, weights)
 

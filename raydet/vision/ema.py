@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from raydet.records import Weights
-from raydet.vision.weights import load_weights, weights_of
+from raydet.vision.weights import load_weights
 
 
 @torch.no_grad()
@@ -49,10 +49,6 @@ class EmaTeacher:
     def update(self, student: nn.Module, *, keep: float) -> None:
         """Absorb the student as it is now; call once per optimiser step. Raises ValueError unless keep is in [0, 1)."""
         average_into(self.model, student, keep=keep)
-
-    def snapshot(self) -> Weights:
-        """Return a copy of the teacher's weights."""
-        return weights_of(self.model)
 
     def load(self, weights: Weights) -> None:
         """Become the teacher of a snapshot. Raises CheckpointError where it does not fit."""

@@ -9,7 +9,7 @@ import pytest
 from raydet.metrics import read_metrics
 from raydet.train.launch import launch
 from tests.integration.processes import steps_done
-from tests.integration.runs import assert_same_bits, losses, saved
+from tests.integration.runs import assert_same_bits, label_keys, losses, saved
 from tests.ranks import Ranks
 from tests.training.balanced import run_of
 
@@ -45,5 +45,6 @@ def test_a_killed_worker_loses_no_statistics_and_no_listing(straight: Path, tmp_
 def test_labels_of_a_pool_and_of_one_process_list_the_same_images(tmp_path: Path):
     inline, pool = launch(run_of(tmp_path / "inline", **LONG)).path, launch(run_of(tmp_path / "pool", **POOL)).path
     assert_same_bits(inline, pool)
+    assert label_keys(inline) == label_keys(pool)
     assert float(saved(pool)["memory.repeats"].max()) > 1
     assert losses(inline) == losses(pool)

@@ -1,4 +1,4 @@
-"""Images that are listed anew in the middle of a run: with a pool, on two workers, after a change of their number."""
+"""Images that are listed anew in the middle of a run: on two workers, and after a change of their number."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ import torch
 
 from raydet.train.checkpoint import latest_checkpoint, open_checkpoint
 from raydet.train.launch import launch
-from tests.integration.runs import assert_same_bits, label_keys, losses, saved
+from tests.integration.runs import label_keys, saved
 from tests.ranks import Ranks
 from tests.training.balanced import run_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 RAY = {"cluster__backend": "ray", "method": {"views": {"short_side": [64, 64]}}}
-POOL = {**RAY, "labels__source": "pool", "pool__cpus_per_actor": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -24,14 +23,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The undisturbed run in one process, without Ray: twelve steps, rebuilds at 3, 6 and 9."""
     config = run_of(tmp_path_factory.mktemp("straight") / "run", method={"views": {"short_side": [64, 64]}})
     return launch(config).path
-
-
-@pytest.mark.usefixtures("local_ray")
-def test_a_pool_gives_the_listings_of_the_inline_source(straight: Path, tmp_path: Path):
-    run = launch(run_of(tmp_path / "run", **POOL)).path
-    assert label_keys(run) == label_keys(straight)
-    assert losses(run) == losses(straight)
-    assert_same_bits(run, straight)
 
 
 def test_two_workers_see_the_images_that_one_sees_and_count_the_same(straight: Path, tmp_path: Path, ranks: Ranks):
