@@ -17,6 +17,7 @@ from raydet.errors import UserError
 from raydet.families.classification.family import FAMILY as CLASSIFICATION
 from raydet.families.detection.proposal_recall import ProposalRecall, proposal_recall
 from raydet.group import Group
+from raydet.vision.images import ImageBatch, collate
 from raydet.vision.recall import average_recalls, best_ious, recalls
 from raydet.vision.rpn import AnchorScores
 from tests.helpers import tiny_classes
@@ -50,6 +51,9 @@ class Proposer(nn.Module):
         super().__init__()
         self.boxes = torch.tensor(boxes)
         self.config = SimpleNamespace(rpn_nms=0.7)
+
+    def framed(self, pixels: list[torch.Tensor]) -> ImageBatch:
+        return collate(pixels, "cpu")
 
     def features(self, images: Any) -> int:
         assert not self.training
