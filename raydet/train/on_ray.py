@@ -33,7 +33,6 @@ from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
 from raydet.registry import AnnotatorFactory
 from raydet.settings import parse
-from raydet.train.ray_entry import worker
 from raydet.train.rundir import RunFolder
 from raydet.train.worker import local_source, train_rank
 
@@ -72,7 +71,7 @@ def _fit(config: RunConfig) -> None:
     earlier = (path.name.removeprefix("attempt-") for path in (folder.path / "ray").glob("attempt-*"))
     attempt = 1 + max((int(number) for number in earlier if number.isdecimal()), default=0)
     trainer = TorchTrainer(
-        worker,
+        _worker,
         train_loop_config={"config": config.model_dump_json(), "broker": broker},
         scaling_config=ray.train.ScalingConfig(
             num_workers=(cluster.min_workers, cluster.workers) if cluster.min_workers else cluster.workers,
@@ -107,8 +106,8 @@ def _fit(config: RunConfig) -> None:
             ray.kill(broker)
 
 
-def run_worker(spec: dict[str, Any]) -> None:
-    """Run one rank, in a worker of Ray Train; again after a failure. `spec`: `config` as JSON, and the `broker`."""
+def _worker(spec: dict[str, Any]) -> None:
+    """Run one rank; Ray Train calls this in each worker, again after a failure."""
     config = parse(spec["config"])
     context = ray.train.get_context()
     group = Group(context.get_world_rank(), context.get_world_size(), _device())
