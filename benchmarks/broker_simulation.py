@@ -10,7 +10,7 @@ import os
 import pstats
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -201,7 +201,7 @@ class SleepingAnnotator:
     def __init__(self, load: Load) -> None:
         self._load = load
 
-    def load(self, ref: Any, weights: Mapping[str, np.ndarray]) -> None:
+    def load(self, ref: Any, weights: Any) -> None:
         self._ref = ref
 
     def label(self, image_ids: Sequence[str]) -> list[Any]:

@@ -26,7 +26,7 @@ STEPS = 3
 
 
 class Saturated(nn.Module):
-    """Convolutions with small weights: what reaches the first is a product of many numbers below one."""
+    """Convolutions and a classifier: where it is sure, every gradient on the way back is denormal."""
 
     def __init__(self) -> None:
         super().__init__()
