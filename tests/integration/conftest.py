@@ -29,10 +29,3 @@ def ranks() -> Iterator[Ranks]:
     started = Ranks()
     yield started
     started.end()
-
-
-@pytest.fixture(scope="module")
-def without_ray(ranks: Ranks) -> Iterator[None]:
-    """In this module, `cluster.backend: ray` means plain processes: `tests/ranks.py`."""
-    with ranks.instead_of_ray():
-        yield

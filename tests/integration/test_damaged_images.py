@@ -14,6 +14,7 @@ from raydet.metrics import read_metrics
 from raydet.train.launch import launch
 from tests.helpers import tiny_config
 from tests.integration.runs import assert_same_bits, label_keys, losses
+from tests.ranks import Ranks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(480)]
 
@@ -60,9 +61,9 @@ def test_how_it_goes_on_is_a_function_of_seed_and_step(mended: Path, broken: Pat
     assert_same_bits(resumed(again), mended)
 
 
-@pytest.mark.usefixtures("without_ray")
-def test_it_goes_on_alike_on_two_workers(mended: Path, broken: Path, tmp_path: Path):
-    two = resumed(Path(shutil.copytree(broken, tmp_path / "two")), cluster__backend="ray", cluster__workers=2)
+def test_it_goes_on_alike_on_two_workers(mended: Path, broken: Path, tmp_path: Path, ranks: Ranks):
+    with ranks.instead_of_ray():
+        two = resumed(Path(shutil.copytree(broken, tmp_path / "two")), cluster__backend="ray", cluster__workers=2)
     assert label_keys(two) == label_keys(mended)  # the same images by the same teacher versions
     for line, other in zip(losses(two), losses(mended), strict=True):
         for name, value in other.items():

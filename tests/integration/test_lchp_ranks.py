@@ -1,4 +1,4 @@
-"""LCHP on two ranks: they see the views and make the boxes of one, in both stages; one may go on where two stopped."""
+"""LCHP on two ranks: they see the views and make the boxes of one, in both stages; a worker of Ray goes on for them."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import launch
 from tests.helpers import tiny_places
 from tests.integration.runs import losses
+from tests.ranks import Ranks
 
-pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("without_ray"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(240)]
 
 TWO = {"cluster__backend": "ray", "cluster__workers": 2}
 FIGURES = ("pseudo/box_area", "pseudo/whole_image", "gate/kept", "gate/confidence", "gate/left_view")
@@ -45,17 +46,20 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return launch(config(tmp_path_factory.mktemp("straight") / "run")).path
 
 
-def test_two_workers_see_the_views_and_make_the_boxes_of_one(straight: Path, tmp_path: Path):
-    run = launch(config(tmp_path / "run", **TWO)).path
+def test_two_workers_see_the_views_and_make_the_boxes_of_one(straight: Path, tmp_path: Path, ranks: Ranks):
+    with ranks.instead_of_ray():
+        run = launch(config(tmp_path / "run", **TWO)).path
     assert_same_steps(run, straight)
     kept = [line["gate/kept"] for line in said(straight)]
     assert kept[:4] == [None] * 4 and any(kept[4:])  # boxes pass the gate, so strong views are compared
 
 
-def test_a_run_that_two_workers_began_is_ended_by_one_as_if_nothing_had_been(straight: Path, tmp_path: Path):
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_that_two_workers_began_is_ended_by_one_on_ray(straight: Path, tmp_path: Path, ranks: Ranks):
     folder = tmp_path / "run"
-    launch(config(folder, **TWO, run__stop_at=6))  # in the middle of the second stage
+    with ranks.instead_of_ray():
+        launch(config(folder, **TWO, run__stop_at=6))  # in the middle of the second stage
     checkpoint = latest_checkpoint(folder / "checkpoints")
     assert checkpoint is not None and checkpoint.step == 6
-    launch(config(folder), resume=True)
+    launch(config(folder, cluster__backend="ray"), resume=True)
     assert_same_steps(folder, straight)

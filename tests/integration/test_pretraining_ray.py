@@ -1,4 +1,4 @@
-"""Pre-training: two ranks learn what one process learns, and a search on Ray tries its switches."""
+"""Pre-training: two ranks learn what one process learns, a worker of Ray goes on for them, a search tries switches."""
 
 from __future__ import annotations
 
@@ -79,7 +79,8 @@ def test_two_workers_learn_what_one_process_learns(
         assert theirs[name] is not None and mine[name] == pytest.approx(theirs[name], abs=0.1)
 
 
-def test_a_run_that_two_workers_began_is_ended_by_one_process(
+@pytest.mark.usefixtures("local_ray")
+def test_a_run_that_two_workers_began_is_ended_by_one_on_ray(
     straight: Path, found: dict[str, object], tmp_path: Path, ranks: Ranks
 ):
     folder = tmp_path / "run"
@@ -87,7 +88,7 @@ def test_a_run_that_two_workers_began_is_ended_by_one_process(
         launch(tiny_views(folder, **found, **TWO, run__stop_at=2))
     checkpoint = latest_checkpoint(folder / "checkpoints")
     assert checkpoint is not None and checkpoint.step == 2
-    launch(tiny_views(folder, **found), resume=True)
+    launch(tiny_views(folder, **found, cluster__backend="ray"), resume=True)
     assert_same_steps(folder, straight)
 
 
