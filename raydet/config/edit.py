@@ -14,15 +14,18 @@ import yaml
 from raydet.config.load import compose_yaml
 from raydet.errors import ConfigError
 
+Value = float | Mapping[str, float]
 
-def with_values(text: str, values: Mapping[str, float], where: str) -> str:
-    """Return a config file's text with numbers set by dotted key; a key that is missing is added to its section.
 
-    Raises ConfigError that names `where` for text that is no YAML, and where a section is missing or holds something
-    else than settings.
+def with_values(text: str, values: Mapping[str, Value], where: str) -> str:
+    """Return a config file's text with numbers, or mappings of them, set by dotted key; a key that is missing is added
+    to its section.
+
+    A mapping is written in braces. Raises ConfigError that names `where` for text that is no YAML, and where a section
+    is missing or holds something else than settings.
     """
     for key, value in values.items():
-        text = _with_value(text, key, json.dumps(value), where)
+        text = _with_value(text, key, json.dumps(value, ensure_ascii=False), where)
     return text
 
 
@@ -38,9 +41,22 @@ def _with_value(text: str, key: str, value: str, where: str) -> str:
     old = _entry(node, name)
     if old is None:
         return _with_entry(text, node, f"{name}: {value}")
-    if not isinstance(old, yaml.ScalarNode):
+    end = _end(old)
+    if end is None or isinstance(old, yaml.MappingNode) != value.startswith("{"):
         raise ConfigError(f"{where}: {key} is not a single value, so it cannot be replaced by {value}")
-    return text[: old.start_mark.index] + value + text[old.end_mark.index :]
+    return text[: old.start_mark.index] + value + text[end:]
+
+
+def _end(node: yaml.Node) -> int | None:
+    """Return where a value ends: a single one, or a mapping of such; None for anything else.
+
+    A mapping without braces ends with its last value: the parser says that it goes on up to what comes next.
+    """
+    if isinstance(node, yaml.ScalarNode):
+        return int(node.end_mark.index)
+    if not isinstance(node, yaml.MappingNode) or not all(isinstance(each, yaml.ScalarNode) for _, each in node.value):
+        return None
+    return int((node if node.flow_style or not node.value else node.value[-1][1]).end_mark.index)
 
 
 def _entry(node: yaml.Node | None, name: str) -> yaml.Node | None:

@@ -25,9 +25,9 @@ class Exported:
 
 
 def export_coco(
-    shards: Sequence[Path], file: Path, class_names: Sequence[str], *, above: float, masks: bool = False
+    shards: Sequence[Path], file: Path, class_names: Sequence[str], *, above: Sequence[float], masks: bool = False
 ) -> Exported:
-    """Write the boxes whose score exceeds `above` as a COCO instance file; returns the counts.
+    """Write the boxes whose score exceeds their class's of `above` as a COCO instance file; returns the counts.
 
     Image ids are places in the listing counted from 1, category ids are class numbers + 1, so that the order of the
     classes stays. Images without such boxes are listed without annotations; skipped images are left out. `masks`: the
@@ -58,7 +58,9 @@ def _images(shards: Sequence[Path], counts: Exported) -> Iterator[dict[str, obje
                 counts.skipped += 1
 
 
-def _annotations(shards: Sequence[Path], counts: Exported, above: float, masks: bool) -> Iterator[dict[str, object]]:
+def _annotations(
+    shards: Sequence[Path], counts: Exported, above: Sequence[float], masks: bool
+) -> Iterator[dict[str, object]]:
     image = 0
     columns = ("boxes", "classes", "scores", "width", "height", "masks") if masks else ("boxes", "classes", "scores")
     for shard in shards:
@@ -67,7 +69,7 @@ def _annotations(shards: Sequence[Path], counts: Exported, above: float, masks: 
             before = counts.boxes
             for number, score in enumerate(row["scores"] or ()):
                 box = _xywh(row["boxes"][4 * number : 4 * number + 4])
-                if score > above and min(box[2:]) > 0:
+                if score > above[row["classes"][number]] and min(box[2:]) > 0:
                     counts.boxes += 1
                     one = {
                         "id": counts.boxes,

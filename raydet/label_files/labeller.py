@@ -40,8 +40,8 @@ class FileModel(Protocol):
         """Return the model, on the CPU, in evaluation mode."""
 
     @property
-    def threshold(self) -> float | None:
-        """Return the class confidence that its method trains with; None: it has none."""
+    def thresholds(self) -> Sequence[float] | None:
+        """Return the class confidence that its method trains with, of each class; None: it has none."""
 
     @property
     def has_masks(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -54,7 +55,7 @@ def label(options: LabelOptions) -> Exported:
     _check(options)
     saved = load_saved(options.checkpoint, role=options.role)
     model = family_of(saved.config).on_files(saved)
-    above = score_threshold(saved, model, options.score_threshold)
+    above = score_thresholds(saved, model, options.score_threshold)
     images = open_images(options.images, options.root)
     images = replace(images, store=replace(images.store, gray16_range=model.gray16_range))
     settings = settings_of(saved, model, options.precision)
@@ -86,9 +87,9 @@ def settings_of(saved: SavedModel, model: FileModel, precision: str) -> dict[str
     return flat(json.loads(json.dumps(settings)))
 
 
-def score_threshold(saved: SavedModel, model: FileModel, given: float | None) -> float:
-    """Return the class confidence that a label must exceed: the one given, else the one the method trains with."""
-    own = model.threshold if given is None else given
+def score_thresholds(saved: SavedModel, model: FileModel, given: float | None) -> Sequence[float]:
+    """Return what a label's class confidence must exceed, by class: what is given, else what the method trains with."""
+    own = model.thresholds if given is None else [given] * len(saved.class_names)
     if own is None:
         name = saved.config.method.name
         raise ConfigError(
@@ -108,11 +109,12 @@ def _check(options: LabelOptions) -> None:
     check_options(options)
 
 
-def _export(job: Begun, saved: SavedModel, above: float, *, masks: bool) -> Exported:
+def _export(job: Begun, saved: SavedModel, above: Sequence[float], *, masks: bool) -> Exported:
     skipped, folder = job.export_skipped(), job.folder
     found = export_coco(job.shards(), folder / "coco.json", saved.class_names, above=above, masks=masks)
+    limits = " to ".join(f"{each:g}" for each in sorted({min(above), max(above)}))
     print(
-        f"{plural(found.images, 'image')} labelled, {plural(found.boxes, 'box')} with a score above {above:g} "
+        f"{plural(found.images, 'image')} labelled, {plural(found.boxes, 'box')} with a score above {limits} "
         f"({plural(found.empty, 'image')} without one), {plural(found.skipped, 'image')} "
         f"skipped{f' (see {folder}/skipped.csv)' if skipped else ''}\n"
         f"{folder / 'coco.json'}"

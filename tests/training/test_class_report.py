@@ -22,6 +22,7 @@ from raydet.metrics import read_metrics
 from raydet.records import PseudoBoxes, TeacherRef
 from raydet.report.write import write_report
 from raydet.train.launch import launch
+from raydet.train.rundir import RunFolder
 from raydet.train.saved import load_saved
 from tests.helpers import tiny_soft
 from tests.training.balanced import EARLY
@@ -177,8 +178,8 @@ def test_what_limits_a_run_is_concluded_from_what_classes_kept_by_their_own_thre
     assert classes.are_learned(run / "diagnostics", config.method.cls_pseudo_threshold)
     inputs, _ = made(run, config)
     judged = box_figures(inputs).judged
-    kept = classes.at_the_time(run / "diagnostics", own_select(config))
-    common = own_select(config)
+    kept = classes.at_the_time(run / "diagnostics", own_select(config, RunFolder(run)))
+    common = own_select(config, RunFolder(run))
     newest = [each.stored for each in inputs.history.newest]
     numbers = [sum(len(select(label).scores) for label in newest) for select in (kept, common)]
     assert judged.now.boxes == sum(each.boxes for each in judged.classes) == numbers[0]

@@ -50,7 +50,7 @@ def write_images(folder, number, names=("cat", HOSTILE)):
 @pytest.fixture(autouse=True)
 def by_score(monkeypatch):
     """The method of every run here keeps what scores above a half."""
-    monkeypatch.setattr(detection_report, "own_select", lambda config: above_half)
+    monkeypatch.setattr(detection_report, "own_select", lambda config, folder: above_half)
 
 
 def prepare(tmp_path, number):
@@ -240,7 +240,9 @@ def test_a_damaged_label_store_is_named(run):
 
 
 def test_a_supervised_run_has_no_pseudo_label_sections(run, monkeypatch):
-    monkeypatch.setattr(detection_report, "own_select", lambda config: lambda stored: pytest.fail("nothing to select"))
+    monkeypatch.setattr(
+        detection_report, "own_select", lambda config, folder: lambda stored: pytest.fail("nothing to select")
+    )
     tree = json.loads(run.config_json.read_text())
     run.config_json.write_text(json.dumps(tree | {"method": {"name": "supervised"}}))
     shown = sections_of(write_report(run.path))

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from raydet.cli import main
+from raydet.errors import ConfigError
+from raydet.families.detection.data import BOXES
+from raydet.families.detection.method import detection_method
+from raydet.families.detection.thresholds import result
+from raydet.families.detection.thresholds.inputs import newest_labels
 from raydet.settings import dump, load, resolve
 from raydet.train.launch import launch
+from raydet.train.rundir import RunFolder
 from tests.helpers import tiny_config
 
 
@@ -54,6 +61,51 @@ def test_the_recommendation_lands_in_the_file_and_nothing_else_changes(
     assert len(different) == 2
     assert main(["thresholds", str(run), "--apply", str(file)]) == 0
     assert "has the recommended thresholds already" in capsys.readouterr().out
+
+
+def test_thresholds_of_classes_are_written_trained_with_and_taken_away_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(result, "FEW_TRUTHS", 1)  # of a network that has seen 8 steps
+    monkeypatch.setattr(result, "HALF", 0.0)
+    labels = {"method__score_threshold": 0.3, "method__iou_filter_enabled": False}
+    own = {"circle": 0.06, "square": 0.1}
+    folder = launch(tiny_config(tmp_path / "run", method__class_thresholds=own, **labels)).path
+    method = detection_method(RunFolder(folder).load_config(), "a test")
+    method.know_classes(BOXES.open(folder / "data").class_names)
+    kept = sum(len(method.select(label).kept) for label in newest_labels(folder / "labels", None, 1000))
+    words = ["--grid", "score=0.06,0.08,0.1,0.15", "--apply"]
+    assert refused(capsys, folder, "--per-class").endswith("says what --apply CONFIG.yaml writes; give both\n")
+
+    file = config_file(tmp_path, method__class_thresholds={"star": 0.5}, **labels)
+    assert main(["thresholds", str(folder), *words, str(file), "--per-class"]) == 0
+    found = json.loads((folder / "thresholds.json").read_text())
+    assert found["present"]["boxes"] == kept > 0
+    assert (found["present"]["score"], found["present"]["highest_score"]) == (0.06, 0.3)
+    own = {name: each["recommended_for_it"] for name, each in found["per_class"].items()}
+    common = found["recommended"]["score"]
+    expected = {name: each["score"] for name, each in own.items() if each and each["score"] != common}
+    assert load(file).method.class_thresholds == expected and expected
+    by_class = found["recommended_by_class"]
+    assert by_class["boxes"] == sum(
+        (each["recommended_for_it"] or each["recommended_for_all"])["boxes"] for each in found["per_class"].values()
+    )
+    assert main(["thresholds", str(folder), *words, str(file)]) == 0
+    assert (load(file).method.score_threshold, load(file).method.class_thresholds) == (common, {})
+    assert main(["report", str(folder)]) == 0
+    shutil.rmtree(folder / "data")
+    assert main(["report", str(folder)]) == 0  # what it cannot say, it says
+    page = (folder / "report.html").read_text()
+    assert "cannot be read: method.class_thresholds are given, and which classes the data has is not known" in page
+
+
+def test_a_threshold_for_a_class_that_is_not_there_is_refused_before_there_is_a_run(tmp_path: Path):
+    config = tiny_config(tmp_path / "run", method__class_thresholds={"stars": 0.5})
+    with pytest.raises(ConfigError, match="the data has no class 'stars'; did you mean 'star'"):
+        launch(config)
+    assert not (tmp_path / "run" / "config.json").exists()
+    with pytest.raises(ConfigError, match=r"method.class_thresholds.star is below labels.score_floor=0.05"):
+        tiny_config(tmp_path, method__class_thresholds={"star": 0.04})
 
 
 def test_a_new_file_leaves_the_old_one_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -37,6 +37,33 @@ def test_one_value_changes_and_nothing_else(before: str, after: str):
 
 
 @pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("method: {name: a}\n", 'method: {name: a, of: {"ä b": 0.5}}\n'),
+        ("method:\n  of: {x: 1, y: 2}  # why\n  name: a\n", 'method:\n  of: {"ä b": 0.5}  # why\n  name: a\n'),
+        ("method: {of: {}, name: a}", 'method: {of: {"ä b": 0.5}, name: a}'),
+        (
+            "method:\n  of:\n    x: 1  # about x\n    y: 2  # about y\n  # the name\n  name: a\n",
+            'method:\n  of:\n    {"ä b": 0.5}  # about y\n  # the name\n  name: a\n',
+        ),
+        ("method:\n  of:\n    x: 1", 'method:\n  of:\n    {"ä b": 0.5}'),
+    ],
+)
+def test_a_mapping_of_numbers_takes_the_place_of_another(before: str, after: str):
+    values = {"method.of": {"ä b": 0.5}}
+    assert with_values(before, values, "file") == after
+    assert with_values(after, values, "file") == after
+    assert read_yaml(after, "file")["method"]["of"] == {"ä b": 0.5}
+    assert read_yaml(with_values(before, {"method.of": {}}, "file"), "file")["method"]["of"] == {}
+
+
+@pytest.mark.parametrize("old", ["[1]", "1", "{x: [1]}"])
+def test_a_mapping_takes_the_place_of_nothing_else(old: str):
+    with pytest.raises(ConfigError, match="method.of is not a single value"):
+        with_values(f"method: {{of: {old}}}\n", {"method.of": {"x": 1}}, "mine.yaml")
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("optim: {lr: 1}\n", "mine.yaml: method is no mapping of settings, so method.score_threshold cannot be set"),
@@ -44,6 +71,7 @@ def test_one_value_changes_and_nothing_else(before: str, after: str):
         ("- 1\n", "mine.yaml: the file is no mapping"),
         ("", "mine.yaml: the file is no mapping"),
         ("method: {score_threshold: [1]}\n", "method.score_threshold is not a single value"),
+        ("method: {score_threshold: {a: 1}}\n", "method.score_threshold is not a single value"),
         ("method: {score_threshold\n", "mine.yaml: not valid YAML"),
         ("a: &x 1\nmethod: *x\n", "YAML aliases"),
         ("method: {score_threshold: 1, score_threshold: 2}", "line 1: 'score_threshold' is given again"),

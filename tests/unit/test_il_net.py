@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from raydet.errors import ConfigError, DataError
 from raydet.families.detection.method import DetectionMethod, detection_method
 from raydet.records import Candidates, PseudoBoxes, TeacherRef
 from raydet.vision.images import ImageBatch, collate
@@ -102,6 +103,33 @@ def test_a_label_is_complete_where_its_rows_reach_down_to_the_threshold(
     settings = {"name": name, "burn_in_steps": 3, "score_threshold": 0.25}
     method = detection_method(tiny_config(Path("unused"), method=settings), "a test")
     assert method.select(replace(stored(), complete_above=reaches_down_to)).is_complete is is_complete
+
+
+@pytest.mark.parametrize("name", ["il_net", "unbiased_teacher"])
+def test_classes_may_have_score_thresholds_of_their_own(name: str):
+    gate = {"iou_filter_enabled": False} if name == "il_net" else {}
+    settings = {"name": name, "burn_in_steps": 3, "score_threshold": 0.85, "class_thresholds": {"star": 0.5}, **gate}
+    method = detection_method(tiny_config(Path("unused"), method=settings), "a test")
+    with pytest.raises(DataError, match=r"method.class_thresholds are given, and which classes .* is not known"):
+        method.select(stored())
+    method.know_classes(["disc", "box", "star"])
+    # Of class 1 (.9, .8, .7) only .9 exceeds .85, of class 0 (.3) none; of class 2, the star, .6 exceeds .5.
+    kept = method.select(stored()).kept
+    assert [(k, round(score, 2)) for k, score in zip(kept.classes.tolist(), kept.scores.tolist(), strict=True)] == [
+        (1, 0.9),
+        (2, 0.6),
+    ]
+    assert method.select(replace(stored(), complete_above=0.5)).is_complete
+    assert not method.select(replace(stored(), complete_above=0.51)).is_complete
+    with pytest.raises(ConfigError, match="the data has no class 'star'; did you mean 'stars'"):
+        method.know_classes(["disc", "box", "stars"])
+
+
+def test_where_every_class_has_its_own_the_common_threshold_says_nothing():
+    settings = {"method__score_threshold": 0.2, "method__class_thresholds": {"disc": 0.5, "box": 0.6}}
+    method = il_net(**settings)
+    method.know_classes(["disc", "box"])
+    assert method.select(replace(stored().where(stored().classes < 2), complete_above=0.5)).is_complete
 
 
 def test_what_the_score_of_unbiased_teacher_drops_is_counted():

@@ -133,6 +133,10 @@ def test_classes_that_are_wrong_or_missed_are_named_worst_first():
     wrong, unseen = box_findings(figures(FINE, classes=counts))
     assert wrong.sentence.startswith("Pseudo-boxes of worse and bad are mostly wrong")
     assert wrong.figures == {"worse, right of kept": "8 of 40", "bad, right of kept": "12 of 40"}
+    assert wrong.sentence.endswith("try a higher score threshold.")
+    with_own = figures(FINE, classes=counts, thresholds=Thresholds(SCORE, QUALITY, by_class="method.class_thresholds"))
+    ending = "try a higher score threshold of its own (method.class_thresholds)."
+    assert box_findings(with_own)[0].sentence.endswith(ending)
     assert unseen.sentence.startswith("The teacher finds next to nothing of unseen;")
     assert unseen.figures == {"unseen, found of true": "1 of 40"}
 

@@ -50,6 +50,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         metavar="NEW.yaml",
         help="with --apply: write a new file and leave the old one alone",
     )
+    parser.add_argument(
+        "--per-class",
+        action="store_true",
+        help="with --apply: write a score threshold for each class that wants another one than the rest",
+    )
     parser.set_defaults(run=run)
 
 
@@ -64,6 +69,8 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--images is the image root of a COCO JSON given with --data; give both")
     if arguments.out and not arguments.apply:
         raise UserError("--out names the file that --apply CONFIG.yaml writes; give both")
+    if arguments.per_class and not arguments.apply:
+        raise UserError("--per-class says what --apply CONFIG.yaml writes; give both")
     target = open_target(arguments.apply, arguments.out, arguments.run_or_checkpoint) if arguments.apply else None
     data = DatasetConfig(path=arguments.data, images=arguments.images) if arguments.data else None
     result = try_thresholds(
@@ -78,4 +85,4 @@ def run(arguments: argparse.Namespace) -> None:
     about = sys.stderr if arguments.json else sys.stdout
     print(written, file=about)
     if target is not None:
-        print(apply(result, target), file=about)
+        print(apply(result, target, per_class=arguments.per_class), file=about)

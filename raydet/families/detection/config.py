@@ -88,6 +88,8 @@ class _MutualConfig(TeacherSection):
     detectors: ClassVar[tuple[DetectorName, ...]] = ("faster_rcnn", "cascade_rcnn")
     score_threshold: Fraction = 0.7
     """Class confidence a pseudo-box must exceed, strictly."""
+    class_thresholds: dict[str, Fraction] = {}
+    """The same for pseudo-boxes of single classes, by name, in place of `score_threshold`: `{Platelets: 0.4}`."""
     unsup_cls_weight: Weight = 4.0
     """Weight of the unsupervised RPN and RoI classification losses (alpha)."""
     teacher_proposals: Literal["train", "test"] = "train"
@@ -99,11 +101,13 @@ class _MutualConfig(TeacherSection):
         """Return what of the run cannot be meant with this method, each with the keys and what to change."""
         found = super().contradictions(run)
         floor = run.labels.score_floor if isinstance(run.labels, BoxLabelsConfig) else 0.0
-        if self.score_threshold < floor:
-            found.append(
-                f"method.score_threshold is below labels.score_floor={floor}: labels would be incomplete; lower "
-                f"labels.score_floor"
-            )
+        given = {"score_threshold": self.score_threshold}
+        given |= {f"class_thresholds.{name}": value for name, value in self.class_thresholds.items()}
+        found += [
+            f"method.{key} is below labels.score_floor={floor}: labels would be incomplete; lower labels.score_floor"
+            for key, value in given.items()
+            if value < floor
+        ]
         return found
 
 

@@ -51,6 +51,10 @@ class Detection(Family[DetectionConfig]):
             f"{plural(len(data.labeled), 'labelled image')} with {plural(boxes, 'box')} of {plural(classes, 'class')}"
         )
 
+    def check(self, config: DetectionConfig, data: PreparedBoxes) -> None:
+        """Raise ConfigError where a setting names a class that the data does not have."""
+        detection_method(config, "detection").know_classes(data.class_names)
+
     def bind(self, config: DetectionConfig, data: PreparedBoxes, method: DetectionMethod, group: Group) -> DetectionRun:
         """Return the family at work in one rank of a run."""
         return DetectionRun(data, method, group)

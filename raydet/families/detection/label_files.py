@@ -13,6 +13,7 @@ from raydet.data.decode import FULL_RANGE
 from raydet.families.detection.saved import SavedDetector
 from raydet.families.detection.views import eval_view
 from raydet.records import Candidates
+from raydet.train.rundir import flat
 from raydet.vision.detector import Detector
 from raydet.vision.geometry import View, clip_boxes, is_usable
 from raydet.vision.mask_head import MaskHeads
@@ -32,16 +33,16 @@ class DetectorOnFiles:
     """A `FileModel`: the evaluation view and `method.detect`."""
 
     def __init__(self, saved: SavedDetector) -> None:
-        self.model, self._method = saved.model, saved.method
+        self.model, self._method, self._class_names = saved.model, saved.method, saved.class_names
 
     @property
-    def threshold(self) -> float | None:
-        """Return the method's score threshold; None: it reads no pseudo-labels."""
+    def thresholds(self) -> list[float] | None:
+        """Return the method's score threshold of each class; None: it reads no pseudo-labels."""
         keys = self._method.thresholds
         if keys is None:
             return None
-        section, _, key = keys.score.partition(".")
-        return float(self._method.run.model_dump(mode="json")[section][key])
+        settings = flat(self._method.run.model_dump(mode="json"))
+        return [float(settings.get(f"{keys.by_class}.{name}", settings[keys.score])) for name in self._class_names]
 
     @property
     def has_masks(self) -> bool:

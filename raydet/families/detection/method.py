@@ -30,7 +30,14 @@ from raydet.window import Window
 
 # Settings of every teacher-student method that matter only once the teacher exists.
 MUTUAL_STAGE = frozenset(
-    {"ema_keep_rate", "score_threshold", "unsup_cls_weight", "teacher_proposals", "alarm_after_steps"}
+    {
+        "ema_keep_rate",
+        "score_threshold",
+        "class_thresholds",
+        "unsup_cls_weight",
+        "teacher_proposals",
+        "alarm_after_steps",
+    }
 )
 STANDARD_PARTS = ("backbone.", "rpn.", "roi_heads.")  # what plain torchvision has a place for
 UNLIMITED = 1_000_000  # candidates per image at evaluation: a softmax above the floor never yields as many
@@ -57,6 +64,7 @@ class Thresholds:
     score: str  # of the class confidence
     quality: str | None = None  # of `PseudoBoxes.quality`, before NMS: each value is a selection of its own
     floor: str = "labels.score_floor"  # the setting that the score threshold must not be below
+    by_class: str | None = None  # score thresholds of single classes, by name, in place of `score`; None: not to be had
 
 
 class DetectionMethod(Method[DetectionConfig, StudentBatch]):
@@ -66,6 +74,12 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
     def recipe(self) -> ViewRecipe:
         """Return which views are made of an image; by default a labelled one enters a step as strong and as weak."""
         return SharedGeometry(self.run.data.views)
+
+    def know_classes(self, names: Sequence[str]) -> None:
+        """Take the names of the data's classes in the order of their numbers; called before labels are selected.
+
+        Raises ConfigError where a setting names a class that is not there.
+        """
 
     def build_model(self, num_classes: int) -> Detector:
         """Return a freshly initialised detector; student and teacher are both made by this."""

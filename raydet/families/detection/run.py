@@ -27,6 +27,7 @@ class DetectionRun(FamilyRun):
 
     def __init__(self, data: PreparedBoxes, method: DetectionMethod, group: Group) -> None:
         self._data, self._method, self._group = data, method, group
+        method.know_classes(data.class_names)
         self._views = views_for_training(
             data, method.run, method.recipe, group.world
         )  # shared by loader and inline teacher

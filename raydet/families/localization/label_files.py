@@ -34,12 +34,12 @@ class LocalizerOnFiles:
     """
 
     def __init__(self, saved: SavedLocalizer) -> None:
-        self.model, self._method = saved.model, saved.method
+        self.model, self._method, self._num_classes = saved.model, saved.method, len(saved.class_names)
 
     @property
-    def threshold(self) -> float | None:
+    def thresholds(self) -> list[float]:
         """Every image gets its box, however unsure: a higher `--score-threshold` leaves images without one."""
-        return 0.0
+        return [0.0] * self._num_classes
 
     @property
     def has_masks(self) -> bool:

@@ -67,7 +67,7 @@ def test_a_changed_byte_is_noticed_when_the_shard_is_read(tmp_path: Path):
 
 def test_the_export_holds_the_boxes_above_the_threshold(tmp_path: Path):
     shard = written(tmp_path)
-    found = export_coco([shard], tmp_path / "coco.json", ("cat", "dog"), above=0.5)
+    found = export_coco([shard], tmp_path / "coco.json", ("cat", "dog"), above=[0.5, 0.5])
     assert (found.images, found.empty, found.boxes, found.skipped) == (2, 1, 1, 1)
     content = json.loads((tmp_path / "coco.json").read_text())
     assert content["categories"] == [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
@@ -87,7 +87,19 @@ def test_the_export_holds_the_boxes_above_the_threshold(tmp_path: Path):
             "score": 0.875,
         }
     ]
-    assert export_coco([shard], tmp_path / "coco.json", ("cat", "dog"), above=0.4).boxes == 2
+    assert export_coco([shard], tmp_path / "coco.json", ("cat", "dog"), above=[0.4, 0.4]).boxes == 2
+
+
+def test_each_class_has_its_own_threshold_in_the_export(tmp_path: Path):
+    shard = written(tmp_path)
+
+    def classes(*above: float) -> list[int]:
+        export_coco([shard], tmp_path / "coco.json", ("cat", "dog"), above=above)
+        return [each["category_id"] for each in json.loads((tmp_path / "coco.json").read_text())["annotations"]]
+
+    assert classes(0.4, 0.4) == [2, 1]
+    assert classes(0.4, 0.9) == [1]
+    assert classes(0.9, 0.4) == [2]
 
 
 def test_skipped_images_are_listed_with_their_reason(tmp_path: Path):

@@ -77,20 +77,17 @@ def _judged(run: Inputs, axes: Axes) -> Judged | None:
     images = [true_label(each.stored, hidden) for each in newest]
     if classes.are_learned(run.folder / "diagnostics", axes.score):
         return _judged_by_class(run, images, axes)
-    names, key = axes.thresholds.score, axes.thresholds.quality
+    key = axes.thresholds.quality
     qualities = [axes.quality] if key is None else [axes.quality, ALL_PASS]
-    selects = [
-        (quality, selection(run.config, {names: axes.scores[0]} | ({key: quality} if key and quality else {})))
-        for quality in qualities
-    ]
+    selects = [(quality, selection(run.config, axes.settings(axes.scores[0], quality))) for quality in qualities]
     grid = threshold_grid(images, axes.scores, selects, len(hidden.class_names))
-    row = axes.scores.index(axes.score)
+    own = [axes.scores.index(axes.of_classes.get(name, axes.score)) for name in hidden.class_names]
     return _against(
         run,
         grid,
-        row,
-        at=[grid.at(place, 0) for place in range(len(axes.scores))],
-        ungated=grid.at(row, 1) if key is not None else None,
+        own,
+        at=[] if axes.of_classes else [grid.at(place, 0) for place in range(len(axes.scores))],
+        ungated=grid.at(own, 1) if key is not None else None,
     )
 
 
@@ -100,19 +97,21 @@ def _judged_by_class(run: Inputs, images: Sequence[TrueLabel], axes: Axes) -> Ju
     kept = classes.at_the_time(run.folder / "diagnostics", selection(run.config, {}))
     lowest = [0.0]  # of what was kept anyway
     grid = threshold_grid(images, lowest, [(axes.quality, kept)], len(run.hidden.class_names))
-    return _against(run, grid, 0, at=(), ungated=None)
+    return _against(run, grid, [0] * len(grid.truths), at=(), ungated=None)
 
 
-def _against(run: Inputs, grid: ThresholdGrid, row: int, *, at: Sequence[Reading], ungated: Reading | None) -> Judged:
-    """Return the counts of one row of a grid, with the classes'."""
+def _against(
+    run: Inputs, grid: ThresholdGrid, rows: Sequence[int], *, at: Sequence[Reading], ungated: Reading | None
+) -> Judged:
+    """Return the counts of a grid, each class at its own row of it."""
     assert run.hidden is not None
     counts = [
-        ClassCounts(name, int(grid.truths[k]), int(grid.boxes[row, 0, k]), int(grid.hits[row, 0, k]))
+        ClassCounts(name, int(grid.truths[k]), int(grid.boxes[rows[k], 0, k]), int(grid.hits[rows[k], 0, k]))
         for k, name in enumerate(run.hidden.class_names)
     ]
     window = run.history.windows[-1].quality
     errors = None if window is None else window.class_error_rate
-    return Judged(grid.at(row, 0), at, ungated, int(grid.truths.sum()), counts, errors)
+    return Judged(grid.at(rows, 0), at, ungated, int(grid.truths.sum()), counts, errors)
 
 
 def _late(run: Inputs, name: str) -> float | None:

@@ -30,7 +30,7 @@ def box_findings(found: BoxFigures) -> list[Finding]:
     return [
         *(_thresholds(found, judged) if judged.at else ()),
         *_gate(found, judged),
-        *_wrong_classes(judged),
+        *_wrong_classes(found, judged),
         *_unseen_classes(judged),
         *_confused(judged),
         *_incomplete(found),
@@ -118,16 +118,17 @@ def _gate(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
         )
 
 
-def _wrong_classes(judged: Judged) -> Iterator[Finding]:
+def _wrong_classes(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
     """Pseudo-boxes of some classes are mostly wrong, although those of all classes are not."""
     if judged.now.precision is None or judged.now.precision < HALF:
         return  # said of all of them already
     wrong = [each for each in judged.classes if each.boxes >= ENOUGH and each.hits < HALF * each.boxes]
     if wrong:
         wrong.sort(key=lambda each: each.hits / each.boxes)
+        key = found.thresholds.by_class
+        own = f"a higher score threshold of its own ({key})" if key else "a higher score threshold"
         yield Finding(
-            f"Pseudo-boxes of {_named(wrong)} are mostly wrong: label more of it, or give a higher score threshold a "
-            f"try; one setting serves all classes.",
+            f"Pseudo-boxes of {_named(wrong)} are mostly wrong: label more of it, or try {own}.",
             {f"{each.name}, right of kept": f"{each.hits} of {each.boxes}" for each in wrong[:MOST_CLASSES]},
             uses_truth=True,
         )

@@ -34,7 +34,7 @@ import torch
 from raydet.contract import Alarm, LossTerm
 from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch
 from raydet.families.detection.config import DetectionConfig, IlNetConfig
-from raydet.families.detection.gates import after_nms, by_quality, by_score
+from raydet.families.detection.gates import ScoreThresholds, after_nms, by_quality, by_score
 from raydet.families.detection.iou_branch import BACKGROUND, IoUDetector, iou_pass, iou_terms
 from raydet.families.detection.method import MUTUAL_STAGE, OnePass, Selection, Thresholds, no_survivors
 from raydet.families.detection.passes import TrainPass, for_all_heads, loss_terms
@@ -59,6 +59,11 @@ class IlNet(OnePass):
         super().__init__(config)
         assert isinstance(config.method, IlNetConfig)
         self.config = config.method
+        self.score = ScoreThresholds(config.method.score_threshold, config.method.class_thresholds)
+
+    def know_classes(self, names: Sequence[str]) -> None:
+        """Thresholds of single classes are given by name."""
+        self.score.know_classes(names)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -105,7 +110,7 @@ class IlNet(OnePass):
         model = self.run.model
         gated = by_quality(labels, self.config.iou_filter_threshold) if self._filters else labels
         distinct = after_nms(gated, model.test_nms, model.test_detections)
-        kept = by_score(distinct, self.config.score_threshold)
+        kept = by_score(distinct, self.score.of(distinct.classes))
         dropped = {
             "quality": len(labels) - len(gated),
             "nms": len(gated) - len(distinct),
@@ -114,7 +119,7 @@ class IlNet(OnePass):
         return Selection(
             kept,
             dropped,
-            is_complete=labels.complete_above <= self.config.score_threshold,
+            is_complete=labels.complete_above <= self.score.lowest,
             dropped_quality=float(labels.quality.double().sum() - gated.quality.double().sum()),
             background=int((gated.quality == BACKGROUND).sum()) if self._filters else None,
         )
@@ -122,7 +127,8 @@ class IlNet(OnePass):
     @property
     def thresholds(self) -> Thresholds:
         """Score and theta; theta only where the gate is on."""
-        return Thresholds("method.score_threshold", "method.iou_filter_threshold" if self._filters else None)
+        quality = "method.iou_filter_threshold" if self._filters else None
+        return Thresholds("method.score_threshold", quality, by_class=ScoreThresholds.key)
 
     def gate(self, candidates: Candidates) -> Candidates:
         """Apply the quality gate at evaluation too, for student and teacher."""
@@ -143,7 +149,7 @@ class IlNet(OnePass):
             "candidates score high enough, but the quality gate drops them all: "
             "lower method.iou_filter_threshold (theta) or lengthen the burn-in"
         )
-        return no_survivors(window, config.score_threshold, config.alarm_after_steps, otherwise=cause)
+        return no_survivors(window, self.score.lowest, config.alarm_after_steps, otherwise=cause)
 
     def label_bytes(self, num_classes: int) -> int:
         """Return what benchmarks/store.md measured: candidates are stored before NMS."""

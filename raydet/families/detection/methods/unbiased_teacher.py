@@ -29,7 +29,7 @@ import torch
 from raydet.contract import Alarm, LossTerm
 from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch
 from raydet.families.detection.config import DetectionConfig, UnbiasedTeacherConfig
-from raydet.families.detection.gates import after_nms, by_score
+from raydet.families.detection.gates import ScoreThresholds, after_nms, by_score
 from raydet.families.detection.method import (
     MUTUAL_STAGE,
     UNLIMITED,
@@ -54,6 +54,11 @@ class UnbiasedTeacher(OnePass):
         super().__init__(config)
         assert isinstance(config.method, UnbiasedTeacherConfig)
         self.config = config.method
+        self.score = ScoreThresholds(config.method.score_threshold, config.method.class_thresholds)
+
+    def know_classes(self, names: Sequence[str]) -> None:
+        """Thresholds of single classes are given by name."""
+        self.score.know_classes(names)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -85,14 +90,14 @@ class UnbiasedTeacher(OnePass):
 
     def select(self, labels: PseudoBoxes) -> Selection:
         """Keep boxes whose class confidence exceeds the threshold."""
-        kept = by_score(labels, self.config.score_threshold)
-        is_complete = labels.complete_above <= self.config.score_threshold
+        kept = by_score(labels, self.score.of(labels.classes))
+        is_complete = labels.complete_above <= self.score.lowest
         return Selection(kept, {"score": len(labels) - len(kept)}, is_complete)
 
     @property
     def thresholds(self) -> Thresholds:
         """The class confidence alone."""
-        return Thresholds("method.score_threshold")
+        return Thresholds("method.score_threshold", by_class=ScoreThresholds.key)
 
     def terms(self, student: Any, batch: StudentBatch, found: TrainPass) -> dict[str, LossTerm]:
         """Return supervised and unsupervised terms."""
@@ -102,4 +107,4 @@ class UnbiasedTeacher(OnePass):
         """Say why no pseudo-box survives the threshold."""
         config = self.config
         cause = "candidates score high enough, but every one is dropped"
-        return no_survivors(window, config.score_threshold, config.alarm_after_steps, otherwise=cause)
+        return no_survivors(window, self.score.lowest, config.alarm_after_steps, otherwise=cause)

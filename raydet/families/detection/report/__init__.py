@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 
+from raydet.errors import DataError
 from raydet.families.detection.config import DetectionConfig
+from raydet.families.detection.data import BOXES
 from raydet.families.detection.method import detection_method
 from raydet.families.detection.report import classes, errors, labels, sections
 from raydet.families.detection.report.history import Select
@@ -28,12 +31,14 @@ LAST = (common.speed, labels.gallery)
 
 def made(folder: Path, config: DetectionConfig) -> Made:
     """Return what a run's report is made from, and its sections' makers in order."""
-    select = classes.at_the_time(RunFolder(folder).diagnostics, own_select(config))
+    select = classes.at_the_time(RunFolder(folder).diagnostics, own_select(config, RunFolder(folder)))
     inputs = read_inputs(folder, select)
     return inputs, (*MAKERS, *classes.makers(inputs), *LAST)
 
 
-def own_select(config: DetectionConfig) -> Select:
+def own_select(config: DetectionConfig, folder: RunFolder) -> Select:
     """Return what the run's method keeps of a stored label."""
     method = detection_method(config, "a report of pseudo-boxes")
+    with suppress(DataError):  # told where the data is read for the report
+        method.know_classes(BOXES.open(folder.data).class_names)
     return lambda label: method.select(label).kept

@@ -53,8 +53,11 @@ def open_target(file: str, out: str | None, run: str) -> Target:
     return Target(source, target)
 
 
-def apply(result: ThresholdResult, target: Target) -> str:
+def apply(result: ThresholdResult, target: Target, *, per_class: bool = False) -> str:
     """Write the recommendation into the target and return what changed, as a diff.
+
+    `per_class`: with a score threshold for each class that wants another one than the rest; without it, one for all,
+    whatever the file says of single classes.
 
     Raises UserError where there is no recommendation, the file would no longer be a valid configuration (nothing is
     written then), or it cannot be written.
@@ -64,8 +67,11 @@ def apply(result: ThresholdResult, target: Target) -> str:
     content = target.file.read_bytes()
     mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
     old = content.removeprefix(mark).decode()
-    new = with_values(old, result.recommended, str(target.file))
-    resolve(read_yaml(new, str(target.file)), {}, where=f"{target.file} with {result.overrides}")
+    values, by_class = result.recommended(per_class=per_class), result.axes.thresholds.by_class
+    if by_class is not None and load(target.file).model_dump()["method"][by_class.removeprefix("method.")]:
+        values.setdefault(by_class, {})
+    new = with_values(old, values, str(target.file))
+    resolve(read_yaml(new, str(target.file)), {}, where=f"{target.file} with {values}")
     if new == old and target.out == target.file:
         return f"{target.file} has the recommended thresholds already"
     try:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -29,12 +30,17 @@ class Axes:
     qualities: tuple[float, ...]  # empty: the method has no quality threshold
     score: float  # the run's own setting
     quality: float | None
+    of_classes: Mapping[str, float] = field(default_factory=dict)  # the run's own score thresholds of single classes
 
-    def settings(self, score: float, quality: float | None) -> dict[str, float]:
-        """Return a setting by the keys of the configuration."""
-        found = {self.thresholds.score: score}
+    def settings(
+        self, score: float, quality: float | None, of_classes: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
+        """Return a setting by the keys of the configuration; one for all classes but `of_classes`."""
+        found: dict[str, Any] = {self.thresholds.score: score}
         if self.thresholds.quality is not None and quality is not None:
             found[self.thresholds.quality] = quality
+        if self.thresholds.by_class is not None and (of_classes or self.of_classes):
+            found[self.thresholds.by_class] = dict(of_classes or {})
         return found
 
 
@@ -68,21 +74,19 @@ def read_axes(config: DetectionConfig, thresholds: Thresholds, words: Sequence[s
     if thresholds.quality is not None:
         quality = own[thresholds.quality.removeprefix("method.")]
         qualities = tuple(sorted({*given.get("quality", QUALITIES), quality}))
-    scores = tuple(sorted({*scores, score}))
+    of_classes = {} if thresholds.by_class is None else own[thresholds.by_class.removeprefix("method.")]
+    scores = tuple(sorted({*scores, score, *of_classes.values()}))
     if len(scores) * max(1, len(qualities)) > MOST:
         raise ConfigError(f"--grid: {len(scores)} x {len(qualities)} points; at most {MOST} are computed at once")
-    return Axes(thresholds, scores, qualities, score, quality)
+    return Axes(thresholds, scores, qualities, score, quality, of_classes)
 
 
 def selections(config: DetectionConfig, axes: Axes) -> list[tuple[float | None, Select]]:
-    """Return the method's own selection at each quality threshold, and at the lowest score threshold."""
-    lowest = {axes.thresholds.score: axes.scores[0]}
-    if axes.thresholds.quality is None:
-        return [(None, selection(config, lowest))]
-    return [(each, selection(config, lowest | {axes.thresholds.quality: each})) for each in axes.qualities]
+    """Return the method's own selection at each quality threshold, with the lowest score threshold for all classes."""
+    return [(each, selection(config, axes.settings(axes.scores[0], each))) for each in axes.qualities or (None,)]
 
 
-def selection(config: DetectionConfig, settings: dict[str, float]) -> Select:
+def selection(config: DetectionConfig, settings: Mapping[str, Any]) -> Select:
     """Return what the configured method keeps of a label with other settings, by dotted key."""
     method = detection_method(resolve(config.model_dump(mode="json"), settings), "trying thresholds")
 

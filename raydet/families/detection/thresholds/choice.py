@@ -12,6 +12,7 @@ from raydet.text import plural
 
 CLOSE = 1.25  # pseudo-boxes per true box, or its inverse: so far a point counts as close to the true density
 PAID = 0.7  # share of right boxes from which on pseudo-labels paid in most runs (benchmarks/ssod_small.md)
+HALF = 0.5  # share of right boxes below which labels teach more wrong than right
 FEW_TRUTHS = 20  # true boxes of a class; a threshold that fewer suggest is an accident
 
 Mask = NDArray[np.bool_]
@@ -107,7 +108,7 @@ def _cautions(grid: ThresholdGrid, point: Point, is_close: bool) -> tuple[str, .
     chosen = grid.at(*point)
     assert chosen.precision is not None
     found = []
-    if chosen.precision < 0.5:
+    if chosen.precision < HALF:
         found.append("More than half of the pseudo-boxes are wrong even there: let the burn-in last longer.")
     elif chosen.precision < PAID:
         found.append(

@@ -43,7 +43,7 @@ class TrueLabel:
 class Reading:
     """The pseudo-labels at one point of the grid; a rate is None where it would be 0 / 0."""
 
-    score: float
+    score: float  # the lowest, where classes have their own
     quality: float | None
     boxes: int
     hits: int
@@ -55,6 +55,7 @@ class Reading:
     is_complete: (
         bool  # False: labels were cut off above this score threshold, so that boxes are missing from the counts
     )
+    highest_score: float | None = None  # where classes have their own
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,20 +112,34 @@ class ThresholdGrid:
             truths=self.truths[own],
         )
 
-    def at(self, row: int, column: int) -> Reading:
-        """Return the point of `scores[row]` and `qualities[column]`."""
-        point = row, column
+    def at_quality(self, column: int) -> ThresholdGrid:
+        """Return the grid of one quality threshold alone (T = 1)."""
+        own = slice(column, column + 1)
+        found = replace(self, boxes=self.boxes[:, own], hits=self.hits[:, own], iou_sums=self.iou_sums[:, own])
+        return replace(found, qualities=self.qualities[own])
+
+    def at(self, row: int | Sequence[int], column: int) -> Reading:
+        """Return the point of `scores[row]` and `qualities[column]`; `row` may be one for each class.
+
+        What another class keeps changes nothing for a class: NMS, pairs and rates' sums are class by class. Only the
+        best `model.test_detections` of all classes are taken before the score threshold, whatever that is.
+        """
+        rows = np.broadcast_to(np.asarray(row), len(self.truths))
+        point = rows, column, np.arange(len(rows))
+        boxes, hits = int(self.boxes[point].sum()), int(self.hits[point].sum())
+        truths, iou_sum = int(self.truths.sum()), float(self.iou_sums[point].sum())
         return Reading(
-            score=self.scores[row],
+            score=self.scores[rows.min()],
+            highest_score=None if rows.min() == rows.max() else self.scores[rows.max()],
             quality=self.qualities[column],
-            boxes=int(self.boxes[point].sum()),
-            hits=int(self.hits[point].sum()),
-            boxes_per_image=float(self.boxes_per_image[point]),
-            precision=_known(self.precision[point]),
-            recall=_known(self.recall[point]),
-            f1=_known(self.f1[point]),
-            mean_iou=_known(self.mean_iou[point]),
-            is_complete=bool(self.incomplete[row] == 0),
+            boxes=boxes,
+            hits=hits,
+            boxes_per_image=boxes / self.images,
+            precision=_rate(hits, boxes),
+            recall=_rate(hits, truths),
+            f1=_rate(2 * hits, boxes + truths),
+            mean_iou=_rate(iou_sum, hits),
+            is_complete=bool(self.incomplete[rows.min()] == 0),
         )
 
 
@@ -192,5 +207,5 @@ def _ratio(part: np.ndarray, whole: np.ndarray | int) -> Floats:
     return rates
 
 
-def _known(value: np.floating) -> float | None:
-    return None if np.isnan(value) else float(value)
+def _rate(part: float, whole: int) -> float | None:
+    return part / whole if whole else None

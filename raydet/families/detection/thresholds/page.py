@@ -29,10 +29,10 @@ def write_thresholds_page(result: ThresholdResult) -> Path:
 
 
 def _recommendation(result: ThresholdResult, pictures: Pictures) -> Section:
-    grid_, choice, present = result.grid, result.choice, result.grid.at(*result.present)
+    grid_, choice = result.grid, result.choice
     best = choice.reading if choice is not None else None
     figures = {"true boxes per image": f"{grid_.truths_per_image:.2f}", "images": str(grid_.images)}
-    rows = [["now", *setting(present), *cells(present)]]
+    rows = [["now", *setting(result.now), *cells(result.now)]]
     body: list[str] = []
     if choice is None or best is None:
         body.append(paragraph("No recommendation: no setting keeps a pseudo-box of complete labels.", "alarm"))
@@ -42,6 +42,8 @@ def _recommendation(result: ThresholdResult, pictures: Pictures) -> Section:
             **figures,
         }
         rows.append(["recommended", *setting(best), *cells(best)])
+        if (each := result.by_class) is not None:
+            rows.append(["or a score threshold for each class", *setting(each), *cells(each)])
         body += [heading(result.overrides), paragraph(choice.reason, "")]
         body += [paragraph(caution, "alarm") for caution in choice.cautions]
     cautions = choice.cautions if choice is not None else ()
@@ -107,9 +109,12 @@ def _front(result: ThresholdResult, pictures: Pictures) -> Section:
 
 def _classes(result: ThresholdResult, pictures: Pictures) -> Section:
     lead = (
-        "raydet reads all classes with one setting. Left: the classes at the recommended one. Right: the setting that "
-        "each class would get alone, by the same rule, and what it would give; a dash: too few true boxes to say."
+        "Left: the classes at the recommended setting. Right: the setting that each class would get alone, by the same "
+        "rule at the same quality threshold, and what it would give; a dash: too few true boxes to say, or most "
+        "of what a lower threshold brings is wrong."
     )
+    if (key := result.axes.thresholds.by_class) is not None:
+        lead += f" {key} takes score thresholds of single classes: raydet thresholds --apply FILE --per-class."
     rows = []
     for k, own in class_readings(result):
         part = result.grid.of_class(k)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +17,7 @@ from raydet.errors import DataError, UserError
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.method import detection_method
 from raydet.families.detection.thresholds.axes import Axes, read_axes, selections
-from raydet.families.detection.thresholds.choice import FEW_TRUTHS, Choice, Point, pareto_front, recommend
+from raydet.families.detection.thresholds.choice import FEW_TRUTHS, HALF, Choice, Point, pareto_front, recommend
 from raydet.families.detection.thresholds.count import Reading, ThresholdGrid, threshold_grid
 from raydet.families.detection.thresholds.inputs import Evidence, read_evidence, run_folder_of
 from raydet.text import percent
@@ -24,7 +27,7 @@ COLUMNS = ("precision", "recall", "F1", "mean IoU", "boxes/image")
 SHOWN = 12  # points of the Pareto front in a table
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class ThresholdResult:
     """All figures, and what to make of them."""
 
@@ -40,12 +43,60 @@ class ThresholdResult:
     @property
     def overrides(self) -> str:
         """Return the recommended setting as words for `raydet train`; empty where there is none."""
-        return " ".join(f"{key}={value:g}" for key, value in self.recommended.items())
+        return _words(self.recommended())
 
     @property
-    def recommended(self) -> dict[str, float]:
+    def now(self) -> Reading:
+        """Return what the run's own thresholds give, those of single classes included."""
+        return self.grid.at([self.own_present(k) for k in range(len(self.evidence.class_names))], self.present[1])
+
+    def own_present(self, label: int) -> int:
+        """Return the row of the score threshold that a class has in the run."""
+        own = self.axes.of_classes.get(self.evidence.class_names[label])
+        return self.present[0] if own is None else self.grid.scores.index(own)
+
+    @property
+    def by_class(self) -> Reading | None:
+        """Return what a score threshold for each class would give; None where there is no such setting, or no class
+        wants another one than the recommended."""
+        if self.choice is None or not self._own_scores:
+            return None
+        row, column = self.choice.point
+        return self.grid.at([self.own_rows.get(k, row) for k in range(len(self.evidence.class_names))], column)
+
+    @cached_property
+    def own_rows(self) -> dict[int, int]:
+        """Return for each class which score would be recommended if it were the only one, as a row of the grid, at the
+        recommended quality threshold. Left out are classes with few true boxes, those that keep no box anywhere, and
+        those that would have to go below the common threshold for boxes of which most are wrong.
+        """
+        row, column = (self.present if self.choice is None else self.choice.point)[0], self.column
+        grid, found = self.grid.at_quality(column), {}
+        for k in np.flatnonzero(self.grid.truths >= FEW_TRUTHS).tolist():
+            own = recommend(grid.of_class(k), (row, 0))
+            if own is not None and (own.point[0] >= row or (own.reading.precision or 0.0) >= HALF):
+                found[k] = own.point[0]
+        return found
+
+    @property
+    def column(self) -> int:
+        """Return the column of the recommended quality threshold, or of the present one where none is."""
+        return (self.present if self.choice is None else self.choice.point)[1]
+
+    def recommended(self, *, per_class: bool = False) -> dict[str, Any]:
         """Return the recommended setting by the keys of the configuration; empty where there is none."""
-        return {} if self.choice is None else self.axes.settings(self.choice.reading.score, self.choice.reading.quality)
+        if self.choice is None:
+            return {}
+        reading = self.choice.reading
+        return self.axes.settings(reading.score, reading.quality, self._own_scores if per_class else None)
+
+    @property
+    def _own_scores(self) -> dict[str, float]:
+        """Return the score thresholds of the classes that would have another one than the recommended."""
+        if self.choice is None or self.axes.thresholds.by_class is None:
+            return {}
+        names, scores, common = self.evidence.class_names, self.grid.scores, self.choice.point[0]
+        return {names[k]: scores[row] for k, row in self.own_rows.items() if row != common}
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -100,7 +151,8 @@ def cells(reading: Reading) -> list[str]:
 
 def setting(reading: Reading) -> list[str]:
     """Return the thresholds of a point as text; * marks a score threshold at which labels are incomplete."""
-    return [f"{reading.score:g}{'' if reading.is_complete else ' *'}"] + (
+    up_to = "" if reading.highest_score is None else f" to {reading.highest_score:g}"
+    return [f"{reading.score:g}{up_to}{'' if reading.is_complete else ' *'}"] + (
         [] if reading.quality is None else [f"{reading.quality:g}"]
     )
 
@@ -110,9 +162,9 @@ def as_text(result: ThresholdResult) -> str:
     grid, choice = result.grid, result.choice
     has_quality = len(grid.qualities) > 1 or grid.qualities[0] is not None
     rows = [["", "score", *(["quality"] if has_quality else []), *COLUMNS]]
-    rows.append(["now", *setting(grid.at(*result.present)), *cells(grid.at(*result.present))])
-    if choice is not None:
-        rows.append(["recommended", *setting(choice.reading), *cells(choice.reading)])
+    best = None if choice is None else choice.reading
+    named = {"now": result.now, "recommended": best, "or by class": result.by_class}
+    rows += [[name, *setting(each), *cells(each)] for name, each in named.items() if each is not None]
     for place, point in enumerate(thinned(result.front, SHOWN)):
         rows.append(["" if place else "Pareto front", *setting(grid.at(*point)), *cells(grid.at(*point))])
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
@@ -131,6 +183,8 @@ def as_text(result: ThresholdResult) -> str:
         if choice is None
         else [f"recommended: {result.overrides}", choice.reason]
     )
+    if result.by_class is not None:
+        verdict.append(f"or by class (--apply with --per-class): {_words(result.recommended(per_class=True))}")
     return "\n".join([*head, "", *lines, "", *verdict, *(f"note: {note}" for note in result.notes)])
 
 
@@ -157,12 +211,14 @@ def as_json(result: ThresholdResult) -> dict[str, Any]:
             name: [[None if np.isnan(value) else float(value) for value in row] for row in getattr(grid, name)]
             for name in ("precision", "recall", "f1", "mean_iou", "boxes_per_image")
         },
-        "present": asdict(grid.at(*result.present)),
+        "present": asdict(result.now),
         "recommended": choice and {**asdict(choice.reading), "overrides": result.overrides, "reason": choice.reason},
+        "recommended_by_class": result.by_class
+        and {**asdict(result.by_class), "overrides": _words(result.recommended(per_class=True))},
         "pareto_front": [asdict(grid.at(*point)) for point in result.front],
         "per_class": {
             names[k]: {
-                "present": asdict(grid.of_class(k).at(*result.present)),
+                "present": asdict(grid.of_class(k).at(result.own_present(k), result.present[1])),
                 "recommended_for_all": choice and asdict(grid.of_class(k).at(*choice.point)),
                 "recommended_for_it": own and asdict(own),
             }
@@ -172,10 +228,18 @@ def as_json(result: ThresholdResult) -> dict[str, Any]:
 
 
 def class_readings(result: ThresholdResult) -> Iterator[tuple[int, Reading | None]]:
-    """Yield each class and what would be recommended if it were the only one; None where its true boxes are few."""
-    for k, truths in enumerate(result.grid.truths):
-        own = recommend(result.grid.of_class(k), result.present) if truths >= FEW_TRUTHS else None
-        yield k, own.reading if own is not None else None
+    """Yield each class and what `own_rows` gives it; None where that leaves it out."""
+    rows = result.own_rows
+    for k in range(len(result.grid.truths)):
+        yield k, result.grid.of_class(k).at(rows[k], result.column) if k in rows else None
+
+
+def _words(settings: Mapping[str, Any]) -> str:
+    """Return settings as words of a command line."""
+    return " ".join(
+        shlex.quote(f"{key}={json.dumps(value, ensure_ascii=False)}") if isinstance(value, dict) else f"{key}={value:g}"
+        for key, value in settings.items()
+    )
 
 
 def thinned(points: Sequence[Point], most: int) -> list[Point]:
