@@ -171,7 +171,7 @@ def measure_untrained(data: str, seed: int, options: argparse.Namespace) -> None
     if file.exists():
         return
     config = pretraining_config(data, seed, "joint", options)
-    family: Family[Any] = family_of(config)
+    family: Family[Any, Any, Any, Any] = family_of(config)
     torch.manual_seed(seed)
     method = build_method(config)
     model = method.build_model(1)

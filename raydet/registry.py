@@ -37,13 +37,13 @@ def methods_of(run: type[RunConfig]) -> list[type[MethodSection]]:
     return found
 
 
-def family_named(name: str) -> Family[Any]:
+def family_named(name: str) -> Family[Any, Any, Any, Any]:
     """Return the family of that folder."""
-    found: Family[Any] = import_module(f"raydet.families.{name}.family").FAMILY
+    found: Family[Any, Any, Any, Any] = import_module(f"raydet.families.{name}.family").FAMILY
     return found
 
 
-def family_of(config: RunConfig) -> Family[Any]:
+def family_of(config: RunConfig) -> Family[Any, Any, Any, Any]:
     """Return the family of a run."""
     return family_named(config.family)
 

@@ -10,13 +10,15 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from raydet.config.load import resolve_section
 from raydet.config.run import RunConfig
+from raydet.contract.method import Method
 from raydet.contract.types import Batch, Finding
 from raydet.data.check import CheckReport
 from raydet.data.family import DataFamily
+from raydet.data.mapped import MappedIndex
 from raydet.data.order import Listing
 from raydet.data.prepared import PreparedSets
 from raydet.errors import UserError
@@ -26,6 +28,9 @@ from raydet.recipe.request import Recipe, Request
 from raydet.window import Window
 
 Config = TypeVar("Config", bound=RunConfig)
+Index = TypeVar("Index", bound=MappedIndex)
+AnyMethod = TypeVar("AnyMethod", bound=Method[Any, Any])
+Model = TypeVar("Model", bound=nn.Module)
 
 
 class StepStats(Protocol):
@@ -91,32 +96,36 @@ class Exported:
     remark: str = ""  # what was left out
 
 
-class Family(ABC, Generic[Config]):
-    """What the methods of one kind share, whatever the run; one object per family."""
+class Family(ABC, Generic[Config, Index, AnyMethod, Model]):
+    """What the methods of one kind share, whatever the run; one object per family.
+
+    It names what it is made of: the configuration of a run, the images of a set, the base of its methods, what they
+    train.
+    """
 
     name: ClassVar[str]
-    images: ClassVar[DataFamily[Any, Any, Any]]
+    images: ClassVar[DataFamily[Any, Any, Any]]  # of `Index`: a class attribute cannot say so
     """How its data is read and stored."""
 
-    def prepare(self, config: Config, folder: Path) -> PreparedSets[Any]:
+    def prepare(self, config: Config, folder: Path) -> PreparedSets[Index]:
         """Read, check and split the data, and write it where `open` finds it. Raises DataError that lists errors."""
         return self.images.prepare(config.data, folder)
 
-    def open(self, folder: str | Path) -> PreparedSets[Any]:
+    def open(self, folder: str | Path) -> PreparedSets[Index]:
         """Open what `prepare` wrote. Raises DataError where it is missing or damaged."""
         return self.images.open(folder)
 
-    def check_sources(self, config: Config, data: Any, *names: str) -> None:
+    def check_sources(self, config: Config, data: PreparedSets[Index], *names: str) -> None:
         """Raise DataError unless the images of these sets are where and what they were when the run began."""
         self.images.check_sources(config.data, data, *names)
 
-    def relocate(self, config: Config, folder: Path) -> PreparedSets[Any]:
+    def relocate(self, config: Config, folder: Path) -> PreparedSets[Index]:
         """Take a run's data from where `config` says that it lies now. Raises DataError unless it is the same data."""
         return self.images.relocate(config.data, folder)
 
     def open_set(
         self, given: Mapping[str, Any], folder: Path, *, class_names: tuple[str, ...], config: Config | None = None
-    ) -> Any:
+    ) -> Index:
         """Prepare one data set by itself, described by keys of `data.val`, its classes numbered as in `class_names`.
 
         It is read by the rules of `config`, where one is given: what to do with bad images and boxes.
@@ -125,14 +134,15 @@ class Family(ABC, Generic[Config]):
         """
         one = resolve_section(self.images.set_config, given, where=str(given.get("path", "data set")))
         settings = None if config is None else config.data
-        return self.images.prepare_one(one, folder, class_names=class_names, settings=settings)
+        found: Index = self.images.prepare_one(one, folder, class_names=class_names, settings=settings)
+        return found
 
     def check_data(self, config: Config, *, decode_images: bool) -> CheckReport:
         """List all problems of the data."""
         return self.images.check(config.data, decode_images=decode_images)
 
-    def check(self, config: Config, data: Any) -> None:
-        """Raise DataError where the run cannot be meant with this data."""
+    def check(self, config: Config, data: PreparedSets[Index]) -> None:
+        """Raise UserError where the run cannot be meant with this data."""
 
     def propose(self, request: Request) -> Recipe:
         """Return a configuration that suits data and machine, with a reason for every value.
@@ -142,11 +152,11 @@ class Family(ABC, Generic[Config]):
         raise UserError(f"raydet init knows no recipe for {self.name} yet: start from a file in jobs/configs/")
 
     @abstractmethod
-    def describe(self, data: Any) -> str:
+    def describe(self, data: PreparedSets[Index]) -> str:
         """Say what the labelled images are, in a few words."""
 
     @abstractmethod
-    def bind(self, config: Config, data: Any, method: Any, group: Group) -> FamilyRun:
+    def bind(self, config: Config, data: PreparedSets[Index], method: AnyMethod, group: Group) -> FamilyRun:
         """Return the family at work in one rank of a run."""
 
     def build_annotator(self, config: Config, data_folder: str, device: str) -> Annotator:
@@ -154,11 +164,13 @@ class Family(ABC, Generic[Config]):
         raise AssertionError(f"no method of {self.name} asks for labels")
 
     @abstractmethod
-    def evaluate(self, method: Any, model: Any, index: Any, group: Group, *, max_images: int | None) -> Result | None:
+    def evaluate(
+        self, method: AnyMethod, model: Model, index: Index, group: Group, *, max_images: int | None
+    ) -> Result | None:
         """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
 
     def evaluate_proposals(
-        self, method: Any, model: Any, index: Any, group: Group, *, max_images: int | None
+        self, method: AnyMethod, model: Model, index: Index, group: Group, *, max_images: int | None
     ) -> Result | None:
         """Judge a model's region proposals over all ranks, as `evaluate`. Raises UserError where it has none."""
         config = method.run
@@ -168,7 +180,7 @@ class Family(ABC, Generic[Config]):
         )
 
     @abstractmethod
-    def exported(self, config: Config, model: Any, class_names: Sequence[str]) -> Exported:
+    def exported(self, config: Config, model: Model, class_names: Sequence[str]) -> Exported:
         """Return a model with the names that plain torchvision gives its weights, where it is one of torchvision's."""
 
     def onnx_exporter(self, saved: Any) -> Callable[..., str]:
@@ -207,10 +219,6 @@ class Family(ABC, Generic[Config]):
         Models may be run for it, on at most `max_images` validation images.
         """
         return ()
-
-    def stage(self, method: Any, step: int) -> str | None:
-        """Return the name of the stage that a step belongs to, where the family's methods have some."""
-        return None
 
 
 class FamilyRun(ABC):

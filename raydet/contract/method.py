@@ -80,6 +80,10 @@ class Method(ABC, Generic[Config, AnyBatch]):
         """Return the steps at which the run changes its nature; there it is evaluated and saved."""
         return (self.run.method.burn_in_steps,)
 
+    def stage_name(self, step: int) -> str | None:
+        """Return what log and report call the stage that a step belongs to; None: its stages have no names."""
+        return None
+
     @property
     def fresh_optimizer_at(self) -> tuple[int, ...]:
         """Return the stage ends at which the optimiser forgets what it has gathered, such as momentum."""

@@ -102,7 +102,7 @@ def extrapolate(config: RunConfig, lines: Sequence[Mapping[str, Any]], num_unlab
         text = f"{float(first['step_s']):.2f} s per {first.get('stage', 'burn-in')} step, {text}"
     if made and share < 1:
         text += f" ({labelling:.2f} s of it for labels, which {share:.0%} of the images need)"
-    last = family_of(config).stage(method, config.last_step - 1)
+    last = method.stage_name(config.last_step - 1)
     if last not in (None, first.get("stage"), rest[-1].get("stage")):
         text += f", {last} taken to be as slow"
     return (

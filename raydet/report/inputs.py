@@ -8,7 +8,7 @@ from pathlib import Path
 from raydet.config.run import RunConfig
 from raydet.errors import UserError
 from raydet.metrics import Record, judged, read_metrics
-from raydet.registry import build_method, family_of
+from raydet.registry import build_method
 from raydet.train.rundir import RunFolder
 
 Point = tuple[int, float]  # step, share
@@ -74,7 +74,7 @@ class RunRecords:
         return None
 
     def _stage_name(self, first: int, last: int) -> str:
-        name = family_of(self.config).stage(build_method(self.config), first) or self.config.method.name
+        name = build_method(self.config).stage_name(first) or self.config.method.name
         return f"{name}, with repredictions" if any(first <= step < last for step in self.repredictions) else name
 
 

@@ -64,12 +64,13 @@ class Journal:
         grad_norm: Tensor | None,
         times: Mapping[str, float],
         source: Mapping[str, float],
+        stage: str | None,
         extras: Mapping[str, Any],
     ) -> None:
         """Take in one step; at log steps merge all ranks' windows and write a line.
 
         `rates` are learning rates by group of parameters, `times` seconds by name, `source` figures of the label
-        source, `extras` whatever else describes the step.
+        source, `extras` whatever else the family says of the step.
         """
         self._window.steps += 1
         stats.add_to(self._window)
@@ -78,7 +79,7 @@ class Journal:
         self._last = {**_rates(rates), **{f"source/{name}": value for name, value in source.items()}}
         if grad_norm is not None:
             self._last["grad_norm"] = grad_norm
-        self._names, self._extras = losses.names, extras
+        self._names, self._extras = losses.names, {**extras, **({} if stage is None else {"stage": stage})}
         if step % self._config.log.every == 0:
             self.flush(step)
 

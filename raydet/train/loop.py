@@ -172,6 +172,7 @@ class Trainer:
                     grad_norm=grad_norm,
                     times=times,
                     source=self.source.stats(),
+                    stage=self.method.stage_name(s),
                     extras=self.family.extras(s),
                 )
                 if self._due(state.step, config.eval.every):

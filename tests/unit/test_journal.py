@@ -63,7 +63,8 @@ def stats(**changes: Any) -> LabelStats:
 def step(of: Journal, number: int, given: LabelStats, raw: tuple[float, float] = (2.0, 0.5)) -> None:
     times = {"step_s": 0.5, "label_wait_s": 0.1, "data_wait_s": 0.2}
     losses = StepLosses(NAMES, torch.tensor(raw), torch.zeros(1))
-    of.step(number, losses, given, rates={"all": 0.01}, grad_norm=None, times=times, source={"queue": 3.0}, extras={})
+    about = {"rates": {"all": 0.01}, "source": {"queue": 3.0}, "stage": "early", "extras": {"share": 0.5}}
+    of.step(number, losses, given, grad_norm=None, times=times, **about)
 
 
 def lines(run: Path, kind: str) -> list[dict[str, Any]]:
@@ -89,7 +90,7 @@ def test_a_line_holds_means_over_the_steps_since_the_last_one(tmp_path: Path):
     assert line["pseudo/mean_score"] == pytest.approx(0.75)  # (2.4 + .6) / 4
     assert line["pseudo/per_class"] == [0.5, 1.0]
     assert (line["gate/quality/dropped"], line["gate/nms/dropped"]) == (2.0, 1.5)
-    assert (line["lr"], line["source/queue"]) == (0.01, 3.0)
+    assert (line["lr"], line["source/queue"], line["stage"], line["share"]) == (0.01, 3.0, "early", 0.5)
     step(one, 3, stats())
     step(one, 4, stats())
     assert lines(tmp_path, "step")[1]["loss/sup/roi_cls/raw"] == 2.0  # nothing is left of the first line

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from raydet.report.compare.runs import Compared
 
 
-class Classification(Family[ClassificationConfig]):
+class Classification(Family[ClassificationConfig, ImageIndex, ClassificationMethod, Classifier]):
     """One class per image, measured by accuracy."""
 
     name: ClassVar[str] = "classification"
@@ -106,10 +106,6 @@ class Classification(Family[ClassificationConfig]):
         """Say what the pseudo-labels are short of."""
         found = label_figures(inputs)
         return [] if found is None else label_findings(found)
-
-    def stage(self, method: ClassificationMethod, step: int) -> str:
-        """Name the stage."""
-        return method.stage_at(step).name
 
 
 FAMILY = Classification()

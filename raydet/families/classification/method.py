@@ -60,6 +60,10 @@ class ClassificationMethod(Method[ClassificationConfig, ClassBatch]):
             return Stage("burn-in", 0, optim.labeled_batch, 0, cutout=True)
         return Stage("semi-supervised", burn_in, optim.labeled_batch, optim.unlabeled_batch, cutout=True)
 
+    def stage_name(self, step: int) -> str:
+        """Name that stage."""
+        return self.stage_at(step).name
+
     @property
     def learns_labels_until(self) -> int | None:
         """Return the step from which on the labels that the run learns stay what they are; None: it learns none."""

@@ -84,10 +84,6 @@ class ClassificationRun(FamilyRun):
             values["pseudo/changed"] = sums["changed"] / sums["had_a_label"]
         return values
 
-    def extras(self, step: int) -> dict[str, Any]:
-        """Name the stage."""
-        return {"stage": self._method.stage_at(step).name}
-
     def snapshot(self, step: int, model: Classifier, state: Any, folder: Path) -> None:
         """Write what the labels are now, and what the network says about a sample of images."""
         table = state if isinstance(state, LabelTable) else None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from raydet.report.compare.runs import Compared
 
 
-class Detection(Family[DetectionConfig]):
+class Detection(Family[DetectionConfig, DatasetIndex, DetectionMethod, Detector]):
     """Boxes, measured by COCO's AP."""
 
     name: ClassVar[str] = "detection"

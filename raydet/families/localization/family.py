@@ -25,7 +25,7 @@ from raydet.text import plural
 from raydet.train.saved import SavedModel
 
 
-class Localization(Family[LocalizationConfig]):
+class Localization(Family[LocalizationConfig, LocatedIndex, LocalizationMethod, LocalizationModel]):
     """One box per image, measured by GT-Known."""
 
     name: ClassVar[str] = "localization"
@@ -86,10 +86,6 @@ class Localization(Family[LocalizationConfig]):
         from raydet.families.localization.report import made  # not before it is wanted: it imports matplotlib
 
         return made(folder, config)
-
-    def stage(self, method: LocalizationMethod, step: int) -> str:
-        """Name the stage."""
-        return method.stage_at(step).name
 
 
 FAMILY = Localization()

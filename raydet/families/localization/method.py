@@ -76,6 +76,10 @@ class LocalizationMethod(Method[LocalizationConfig, LocationBatch]):
         ends = [end for end in self.stage_ends if end <= step]
         return Stage(self.stage_names[len(ends)], ends[-1] if ends else 0)
 
+    def stage_name(self, step: int) -> str:
+        """Name that stage."""
+        return self.stage_at(step).name
+
     @property
     @abstractmethod
     def stage_names(self) -> tuple[str, ...]:

@@ -70,7 +70,3 @@ class LocalizationRun(FamilyRun):
     def snapshot(self, step: int, model: LocalizationModel, state: Any, folder: Path) -> None:
         """Write what the networks say of some images."""
         write_snapshot(step, self._method, model, self._data, self._group.device, folder)
-
-    def extras(self, step: int) -> dict[str, Any]:
-        """Name the stage."""
-        return {"stage": self._method.stage_at(step).name}

@@ -26,7 +26,7 @@ from raydet.report.page import Made
 from raydet.text import plural
 
 
-class Pretraining(Family[PretrainingConfig]):
+class Pretraining(Family[PretrainingConfig, DatasetIndex, PretrainingMethod, PretrainingModel]):
     """A detector's parts, from images without labels."""
 
     name: ClassVar[str] = "pretraining"
