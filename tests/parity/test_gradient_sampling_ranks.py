@@ -144,5 +144,5 @@ def test_statistics_weights_and_listings_are_the_same_on_one_rank_and_on_two(fol
 
 def test_a_step_in_two_passes_has_the_statistics_of_one(folder: Path):
     whole, parts = trained(Group(), folder), trained(Group(), folder, parts=2)
-    for name in ("matrix", "weight_logits", "class_scores", "detections", "mean_weights", "repeats"):
+    for name in ("matrix", "weight_logits", "class_scores", "detections", "mean_weight", "repeats"):
         torch.testing.assert_close(parts[name], whole[name], rtol=2e-4, atol=2e-5, msg=lambda m, n=name: f"{n}: {m}")

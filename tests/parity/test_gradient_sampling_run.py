@@ -28,7 +28,7 @@ class Balanced(Rules):
         n = num_classes + 1
         self.matrix = torch.zeros(n, n)  # C: row: class of the RoI, column: logit
         self.a, self.velocity = [0.0] * n, [0.0] * n
-        self.mean = {"labeled": 1.0, "unlabeled": 1.0}
+        self.mean = 1.0
         self.scores, self.seen = [0.0] * num_classes, [0] * num_classes
         self.history: list[tuple[list[float], list[float]]] = []
         self._begin()
@@ -81,14 +81,14 @@ class Balanced(Rules):
         w = self.weights() if step >= self.method.gbr_warmup_steps else [1.0] * len(self.a)
         own = [w[k] ** (self.method.labeled_weight_exponent if is_labeled else 1) for k in labels.tolist()]
         self.used[group] += own
-        return (focal(logits) * torch.tensor(own) / self.mean[group]).sum()
+        return (focal(logits) * torch.tensor(own) / self.mean).sum()
 
     def end(self, step: int) -> None:
         ema, warm_up = self.method.gbr_ema, self.method.gbr_warmup_steps
         keep = ema if step >= warm_up else 1 - 1 / (step + 1)
         self.matrix = keep * self.matrix + (1 - keep) * self.slopes
-        for group, own in self.used.items():
-            self.mean[group] = ema * self.mean[group] + (1 - ema) * sum(own) / len(own)
+        both = [sum(own) / len(own) for own in self.used.values()]
+        self.mean = ema * self.mean + (1 - ema) * sum(both) / 2
         for k, heard in enumerate(self.heard):
             average = sum(heard) / max(len(heard), 1)  # all detections of a step count as if each had their mean
             for _ in heard:
@@ -135,7 +135,7 @@ def test_the_engine_balances_exactly_as_the_paper_says(tmp_path: Path) -> None:
     memory = checkpoint.tensors("memory")
     torch.testing.assert_close(memory["matrix"], rules.matrix, rtol=2e-3, atol=1e-3)
     torch.testing.assert_close(memory["weight_logits"], torch.tensor(rules.a), rtol=2e-3, atol=1e-4)
-    assert memory["mean_weights"].tolist() == pytest.approx(list(rules.mean.values()), rel=1e-4)
+    assert float(memory["mean_weight"]) == pytest.approx(rules.mean, rel=1e-4)
     assert memory["class_scores"].tolist() == pytest.approx(rules.scores, rel=1e-3, abs=1e-6)
     for key, weight in checkpoint.tensors("student").items():
         torch.testing.assert_close(weight, student.state_dict()[key], rtol=2e-3, atol=5e-5)

@@ -30,7 +30,7 @@ def test_the_class_loss_is_weighed_by_class_weights_over_their_running_mean(
     state = method.build_state(DataSizes(4, 4, CLASSES))
     state.matrix = -torch.eye(CLASSES + 1)  # all classes were met
     state.weight_logits = torch.linspace(-1, 1, CLASSES + 1)
-    state.mean_weights = torch.tensor([0.8, 0.6])
+    state.mean_weight = torch.tensor(0.8)
     batch, kept = batch_of(5, 0, 1), {}
     real = method.host.forward
 
@@ -46,10 +46,10 @@ def test_the_class_loss_is_weighed_by_class_weights_over_their_running_mean(
     total = count = torch.zeros(2)
     for r in range(len(roi.labels)):  # a straight line over RoIs
         unlabeled = int(r >= sum(roi.counts[:4]))
-        exponent, mean = (1.0, 0.6) if unlabeled else (beta, 0.8)
+        exponent = 1.0 if unlabeled else beta
         loss = focal_cross_entropy(roi.logits[r : r + 1], roi.labels[r : r + 1], 1.0)[0]
         part = torch.zeros(2)
-        part[unlabeled] = loss * omega[r] * w[roi.labels[r]] ** exponent / mean
+        part[unlabeled] = loss * omega[r] * w[roi.labels[r]] ** exponent / 0.8
         total = total + part
         part = torch.zeros(2)
         part[unlabeled] = omega[r]  # the divisor has no class weights
@@ -97,15 +97,31 @@ def test_fact_8_the_mean_weight_follows_in_thousandths():
     method, state = built(gbr_ema=0.999), state_of(1)
     for step in range(3):
         updated(method, state, step, sums_of(torch.zeros(2, 2), weights=1.5))
-    assert state.mean_weights.tolist() == pytest.approx([1.0014985] * 2, abs=1e-6)
+    assert float(state.mean_weight) == pytest.approx(1.0014985, abs=1e-6)
 
 
-def test_a_step_without_an_unlabelled_roi_leaves_their_mean_weight():
+def test_the_mean_weight_is_one_for_labelled_and_unlabelled_rois_whatever_their_numbers():
     method, state = built(gbr_ema=0.9), state_of(1)
-    sums = sums_of(torch.zeros(2, 2), weights=1.5)
-    sums["weights"][:, 1] = 0
+    sums = sums_of(torch.zeros(2, 2))
+    sums["weights"] = torch.tensor([[2.0, 100.0], [3.0, 50.0]])  # means of 1.5 and of .5
     updated(method, state, 0, sums)
-    assert state.mean_weights.tolist() == pytest.approx([0.9 + 0.1 * 1.5, 1.0])
+    assert float(state.mean_weight) == pytest.approx(0.9 + 0.1 * 1.0)
+    sums["weights"] = torch.tensor([[2.0, 0.0], [3.0, 0.0]])  # no unlabelled RoI
+    updated(method, state, 1, sums)
+    assert float(state.mean_weight) == pytest.approx(0.9 + 0.1 * 1.5)
+    sums["weights"] = torch.zeros(2, 2)
+    updated(method, state, 2, sums)
+    assert float(state.mean_weight) == pytest.approx(0.9 + 0.1 * 1.5)
+
+
+def test_the_mean_weights_of_an_older_run_become_one():
+    _, state = built(), state_of(1)
+    state.updates += 1
+    saved = state.tensors()
+    del saved["mean_weight"]
+    fresh = state_of(1)
+    fresh.load({**saved, "mean_weights": torch.tensor([0.8, 0.6])}, "here")
+    assert float(fresh.mean_weight) == pytest.approx(0.7)
 
 
 def test_a_steps_sums_are_of_its_rois_and_of_all_that_the_teacher_said():
@@ -156,14 +172,14 @@ def test_the_mean_weight_of_few_rois_is_a_mean_of_these():
     sums = sums_of(torch.zeros(2, 2))
     sums["weights"] = torch.tensor([[1.0, 0.0], [2.0, 0.0]])
     updated(method, state, 0, sums)
-    assert state.mean_weights.tolist() == pytest.approx([0.9 + 0.1 * 2, 1.0])
+    assert float(state.mean_weight) == pytest.approx(0.9 + 0.1 * 2)
 
 
 def test_what_the_state_takes_is_what_is_announced():
-    # 80 classes, 1,000 images: 81 * 81 of the matrix, four rows of 81 and two of 80, two means, two listings; two
+    # 80 classes, 1,000 images: 81 * 81 of the matrix, four rows of 81 and two of 80, a mean, two listings; two
     # counters of steps and one of updates with eight bytes each
-    expected = 4 * (81 * 81 + 4 * 81 + 2 * 80 + 2 + 2 * 1000) + 3 * 8
-    assert built().state_bytes(DataSizes(9, 1000, 80)) == expected == 36212
+    expected = 4 * (81 * 81 + 4 * 81 + 2 * 80 + 1 + 2 * 1000) + 3 * 8
+    assert built().state_bytes(DataSizes(9, 1000, 80)) == expected == 36208
 
 
 @pytest.mark.parametrize(("host", "copies"), [("soft_teacher", 1), ("unbiased_teacher", 2)])

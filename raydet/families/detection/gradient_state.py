@@ -26,7 +26,7 @@ class GradientState:
     weight_logits: Tensor  # [n + 1] float32: a
     velocity: Tensor  # [n + 1] float32: momentum of a
     solved: Tensor  # [n + 1] float32: the last solution of the other solvers
-    mean_weights: Tensor  # [2] float32: m of labelled and of unlabelled RoIs
+    mean_weight: Tensor  # [] float32: m
     class_scores: Tensor  # [n] float32: the teacher's mean score of each class
     detections: Tensor  # [n] float32: of each class so far
     own_logits: Tensor  # [n + 1] float32: mean logit of an RoI's own class
@@ -43,7 +43,7 @@ class GradientState:
             weight_logits=torch.zeros(n),
             velocity=torch.zeros(n),
             solved=torch.ones(n),
-            mean_weights=torch.ones(2),
+            mean_weight=torch.ones(()),
             class_scores=torch.zeros(n - 1),
             detections=torch.zeros(n - 1),
             own_logits=torch.zeros(n),
@@ -59,7 +59,7 @@ class GradientState:
     def move(self, device: torch.device) -> None:
         """Live where the sums of a step are; the listings stay on the CPU."""
         if self.matrix.device != device:
-            for name in ("matrix", "weight_logits", "velocity", "solved", "mean_weights"):
+            for name in ("matrix", "weight_logits", "velocity", "solved", "mean_weight"):
                 setattr(self, name, getattr(self, name).to(device))
             for name in ("class_scores", "detections", "own_logits"):
                 setattr(self, name, getattr(self, name).to(device))
@@ -82,6 +82,8 @@ class GradientState:
 
     def load(self, tensors: Mapping[str, Tensor], where: str) -> None:
         """Become what was saved. Raises CheckpointError where it is of other classes or images, or damaged."""
+        if "mean_weights" in tensors:  # older runs had a mean of labelled and one of unlabelled RoIs
+            tensors = {**tensors, "mean_weight": tensors["mean_weights"].mean()}
         for field in fields(self):
             own, found = getattr(self, field.name), tensors.get(field.name)
             if found is None:

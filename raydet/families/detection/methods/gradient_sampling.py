@@ -20,7 +20,7 @@ Labelled and unlabelled data have rare classes. Three parts, each with a switch:
 | warm-up | method.gbr_warmup_steps, method.gbt_warmup_steps, method.crs_warmup_steps, from the burn-in's end on |
 | G~ (transposed), a | `GradientState.matrix`, `GradientState.weight_logits` |
 
-Background is class 0 here. Deviations GS-D1 to GS-D12: `docs/methods/gradient_sampling.md`.
+Background is class 0 here. Deviations GS-D1 to GS-D13: `docs/methods/gradient_sampling.md`.
 """
 
 from __future__ import annotations
@@ -131,9 +131,8 @@ class GradientSampling(HostedMethod):
         is_labeled = torch.arange(len(roi.labels), device=roi.labels.device) < first
         own = self.weights_at(state, batch.step).to(roi.labels.device)[roi.labels]
         own = torch.where(is_labeled, own**self.config.labeled_weight_exponent, own)  # w^beta, w
-        mean = state.mean_weights.to(own)
         rows = losses.focal_cross_entropy(roi.logits, roi.labels, exponent) * found.weights
-        rows = rows * own / torch.where(is_labeled, mean[0], mean[1])
+        rows = rows * own / state.mean_weight.to(own)
         terms = found.terms | cls_terms(batch, roi, rows, found.weights)
         sums = self._sums(batch, found, first, own) if self._since(batch.step) >= 0 else {}
         return Outputs(terms, sums=sums)
@@ -193,9 +192,9 @@ class GradientSampling(HostedMethod):
             keep = 1 - 1 / int(state.updates)  # a plain mean
         state.matrix = keep * state.matrix + (1 - keep) * sums["gradients"]
         count, used = sums["weights"]
-        ema = self.config.gbr_ema
-        moved = ema * state.mean_weights + (1 - ema) * used / count.clamp(min=1)
-        state.mean_weights = torch.where(count > 0, moved, state.mean_weights)
+        ema, there = self.config.gbr_ema, count > 0
+        mean = torch.where(there, used / count.clamp(min=1), 0).sum() / there.sum().clamp(min=1)  # of groups with RoIs
+        state.mean_weight = torch.where(there.any(), ema * state.mean_weight + (1 - ema) * mean, state.mean_weight)
         total, number = sums["scores"]
         state.class_scores, state.detections = update_mean_scores(
             state.class_scores, state.detections, total, number, ema
