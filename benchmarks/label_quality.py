@@ -13,6 +13,7 @@ from pathlib import Path
 from raydet.contract import Method
 from raydet.data.boxes.index import DatasetIndex
 from raydet.families.detection.data import BOXES
+from raydet.families.detection.method import DetectionMethod
 from raydet.families.detection.pseudo_quality import LabelPair, PseudoLabelQuality, pseudo_label_quality
 from raydet.labels.convert import from_table
 from raydet.labels.store import read_all
@@ -37,6 +38,8 @@ def main(runs: list[str]) -> None:
         folder = RunFolder(run)
         method, hidden = build_method(folder.load_config()), BOXES.open_hidden(folder.data)
         assert hidden is not None, f"{run}: its unlabelled images have no hidden boxes"
+        if isinstance(method, DetectionMethod):
+            method.know_classes(hidden.class_names)
         labels = [label for table in read_all(folder.labels) for label in from_table(table)]
         labels.sort(key=lambda label: label.teacher.version)
         part = max(1, len(labels) // 5)

@@ -10,6 +10,8 @@ methods are forked from its checkpoint and take equally many further steps on th
     unbiased_teacher    pseudo-boxes, classification only
     il_net              pseudo-boxes with its gate, classification and boxes
     oracle              the hidden truth as pseudo-boxes: the bound of what can be gained
+    METHOD_chosen       with the thresholds that `raydet thresholds` recommends on val after the burn-in
+    METHOD_by_class     with a score threshold for each class beside (`--per-class`)
 
 All are judged by the EMA of the student, kept from the fork on. Figures are on test; the configuration, the lengths and
 the thresholds were chosen on val. Finished runs are not run again.
@@ -27,13 +29,17 @@ from typing import Any
 import oracle
 
 from raydet.families.detection.config import DetectionConfig
+from raydet.families.detection.thresholds.result import as_text, try_thresholds
 from raydet.metrics import read_metrics
 from raydet.settings import load, resolve
+from raydet.train.checkpoint import folder_of, steps_of
 from raydet.train.launch import launch
+from raydet.train.rundir import RunFolder
 from raydet.train.saved import evaluate_model, evaluate_saved, load_saved
 
 CONFIGS = Path(__file__).parents[1] / "jobs" / "configs"
 METHODS = ("supervised", "unbiased_teacher", "il_net", "oracle")
+CHOSEN, BY_CLASS = "_chosen", "_by_class"
 SHARED = ("burn_in_steps", "ema_keep_rate")  # settings of every method that is compared
 OF_TEACHERS = (*SHARED, "score_threshold", "unsup_cls_weight")
 
@@ -57,12 +63,29 @@ def config_for(data: str, labels: int, seed: int, method: str, home: Path, overr
         keys["optim.steps"] = il_net.burn_in_steps + 1
         return resolve(base.model_dump(mode="json"), keys)
     keys["run.fork_from"] = str(fork)
+    if method.endswith((CHOSEN, BY_CLASS)):
+        plain = method.removesuffix(CHOSEN).removesuffix(BY_CLASS)
+        own = config_for(data, labels, seed, plain, home, overrides).model_dump(mode="json")
+        probe = resolve(own, {"run.dir": str(group / f"{plain}_probe"), "run.stop_at": il_net.burn_in_steps + 1})
+        return resolve(own, {"run.dir": keys["run.dir"], **chosen(probe, per_class=method.endswith(BY_CLASS))})
     if method != "il_net":
         names = SHARED if method == "supervised" else OF_TEACHERS
         keys["method"] = {"name": method, **{name: getattr(il_net, name) for name in names}}
     if method == "oracle":
         keys["method"]["unsup_cls_weight"] = 1.0
     return resolve(base.model_dump(mode="json"), keys)
+
+
+def chosen(probe: DetectionConfig, *, per_class: bool) -> dict[str, Any]:
+    """Return the thresholds that are recommended on val for the teacher of one step after the burn-in."""
+    folder = RunFolder(probe.run.dir)
+    if not folder.checkpoints.exists():
+        launch(probe)
+    (newest,) = steps_of(folder.checkpoints)[-1:]
+    found = try_thresholds(folder_of(folder.checkpoints, newest))
+    assert found.choice is not None
+    (folder.path / "thresholds.txt").write_text(as_text(found))
+    return found.recommended(per_class=per_class)
 
 
 def run_one(config: DetectionConfig) -> None:
@@ -111,7 +134,8 @@ def _table(methods: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
         "| method | seeds | AP | AP50 | AP75 | AP - supervised, paired | CPU s |",
         "|---|---|---|---|---|---|---|",
     ]
-    for method in (name for name in ("burn_in", *METHODS) if name in methods):
+    others = [name for name in methods if name.endswith((CHOSEN, BY_CLASS))]
+    for method in (name for name in ("burn_in", *METHODS, *sorted(others)) if name in methods):
         runs, role = methods[method], "student" if method == "burn_in" else "teacher"
         cells = [_spread([run[role][key] for run in runs.values()]) for key in ("AP", "AP50", "AP75")]
         control = methods.get("supervised", {})
@@ -147,7 +171,8 @@ def _classes(methods: dict[str, dict[int, dict[str, Any]]]) -> list[str]:
         "| method | " + " | ".join(names) + " |",
         "|---" * (len(names) + 1) + "|",
     ]
-    for method in (m for m in METHODS if m in methods):
+    others = [name for name in methods if name.endswith((CHOSEN, BY_CLASS))]
+    for method in (m for m in (*METHODS, *sorted(others)) if m in methods):
         runs = methods[method].values()
         values = [statistics.mean(run["teacher"]["per_class"][name]["AP"] for run in runs) for name in names]
         lines.append(f"| {method} | " + " | ".join(f"{100 * value:.1f}" for value in values) + " |")

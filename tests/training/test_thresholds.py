@@ -176,8 +176,10 @@ def test_each_class_gets_the_row_that_suits_it_at_the_recommended_quality(tmp_pa
     assert "method.score_threshold=0.7 method.iou_filter_threshold=0.4 'method.class_thresholds={\"b\": 0.3}'" in text
     write_thresholds(result)
     assert "0.3 to 0.7" in (tmp_path / "thresholds.html").read_text()
-    # Were 24 of the 50 boxes of b at .3 right, it would stay at .7.
-    worse = replace(grid, hits=np.array([[[98, 24, 1]], [[97, 12, 1]], [[95, 10, 1]], [[20, 0, 1]]]))
+    assert result.undecided == ["c"]
+    assert "No threshold of its own for c: fewer than 20 true boxes here" in text
+    # Of the 40 boxes of b that .3 adds to the 10 at .7, 19 are right: it stays where all others are.
+    worse = replace(grid, hits=np.array([[[98, 29, 1]], [[97, 15, 1]], [[95, 10, 1]], [[20, 0, 1]]]))
     assert replace(result, grid=worse).own_rows == {0: 2}
     # A run that has such thresholds is judged with them, and a recommendation for all takes them away.
     own = replace(result, axes=replace(axes, of_classes={"b": 0.3}))

@@ -17,7 +17,7 @@ from raydet.families.detection.thresholds.inputs import newest_labels
 from raydet.settings import dump, load, resolve
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
-from tests.helpers import tiny_config
+from tests.helpers import tiny_config, tiny_soft
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,14 @@ def test_thresholds_of_classes_are_written_trained_with_and_taken_away_again(
     assert by_class["boxes"] == sum(
         (each["recommended_for_it"] or each["recommended_for_all"])["boxes"] for each in found["per_class"].values()
     )
+    monkeypatch.setattr(result, "FEW_TRUTHS", 1000)  # nothing can be said of any class
+    kept_file = config_file(tmp_path, method__class_thresholds={"star": 0.5, "circle": 0.4}, **labels)
+    capsys.readouterr()
+    assert main(["thresholds", str(folder), *words, str(kept_file), "--per-class"]) == 0
+    assert load(kept_file).method.class_thresholds == {"star": 0.5, "circle": 0.4}
+    assert (
+        "No threshold of its own for circle, square, triangle, ellipse, hexagon and 1 more" in capsys.readouterr().out
+    )
     assert main(["thresholds", str(folder), *words, str(file)]) == 0
     assert (load(file).method.score_threshold, load(file).method.class_thresholds) == (common, {})
     assert main(["report", str(folder)]) == 0
@@ -106,6 +114,29 @@ def test_a_threshold_for_a_class_that_is_not_there_is_refused_before_there_is_a_
     assert not (tmp_path / "run" / "config.json").exists()
     with pytest.raises(ConfigError, match=r"method.class_thresholds.star is below labels.score_floor=0.05"):
         tiny_config(tmp_path, method__class_thresholds={"star": 0.04})
+
+
+def test_a_method_with_one_threshold_for_all_classes_takes_none_of_single_ones(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    soft = tiny_soft(tmp_path / "soft")
+    (tmp_path / "soft").mkdir()
+    (tmp_path / "soft" / "config.json").write_text(soft.model_dump_json())
+    file = tmp_path / "soft.yaml"
+    file.write_text(dump(soft))
+    said = refused(capsys, tmp_path / "soft", "--apply", file, "--per-class")
+    assert "--per-class: method.name=soft_teacher has no score thresholds of single classes to set" in said
+
+
+def test_a_misspelt_class_is_found_by_check_data_doctor_and_a_search_before_it_trains(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = config_file(tmp_path, method__class_thresholds={"stars": 0.5})
+    said = "method.class_thresholds: the data has no class 'stars'; did you mean 'star'"
+    assert main(["check-data", str(file)]) == 1
+    assert said in capsys.readouterr().out
+    assert main(["doctor", str(file)]) == 1
+    assert said in capsys.readouterr().out
 
 
 def test_a_new_file_leaves_the_old_one_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -13,6 +13,7 @@ from raydet.errors import ConfigError, DataError
 from raydet.families.detection.method import DetectionMethod, detection_method
 from raydet.records import Candidates, PseudoBoxes, TeacherRef
 from raydet.vision.images import ImageBatch, collate
+from raydet.window import Window
 from tests.helpers import tiny_config
 
 # (box, class, score, quality); theta is .5 and must be exceeded.
@@ -123,6 +124,26 @@ def test_classes_may_have_score_thresholds_of_their_own(name: str):
     assert not method.select(replace(stored(), complete_above=0.51)).is_complete
     with pytest.raises(ConfigError, match="the data has no class 'star'; did you mean 'stars'"):
         method.know_classes(["disc", "box", "stars"])
+
+
+@pytest.mark.parametrize("name", ["il_net", "unbiased_teacher"])
+def test_the_alarm_looks_at_the_highest_threshold_where_classes_have_their_own(name: str):
+    settings = {"name": name, "burn_in_steps": 3, "score_threshold": 0.7, "class_thresholds": {"star": 0.3}}
+    method = detection_method(tiny_config(Path("unused"), method=settings), "a test")
+    method.know_classes(["disc", "box", "star"])
+
+    def said(best: float) -> str:
+        window = Window()
+        window.increase({"images": 4, "candidates": 9, "kept": 0})
+        window.raise_to("best_score", best)
+        alarm = method.explain_barren(window)
+        assert alarm is not None
+        return alarm.message
+
+    # .5 may be a disc's, which needs .7: no gate is to blame. Above .7 every class would be kept.
+    keys = "the highest of method.score_threshold and method.class_thresholds is 0.7"
+    assert f"the teacher's best score is 0.50, {keys}: lower the threshold" in said(0.5)
+    assert "candidates score high enough" in said(0.75)
 
 
 def test_where_every_class_has_its_own_the_common_threshold_says_nothing():

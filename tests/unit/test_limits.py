@@ -136,9 +136,28 @@ def test_classes_that_are_wrong_or_missed_are_named_worst_first():
     assert wrong.sentence.endswith("try a higher score threshold.")
     with_own = figures(FINE, classes=counts, thresholds=Thresholds(SCORE, QUALITY, by_class="method.class_thresholds"))
     ending = "try a higher score threshold of its own (method.class_thresholds)."
-    assert box_findings(with_own)[0].sentence.endswith(ending)
+    of_wrong, of_unseen = box_findings(with_own)
+    assert of_wrong.sentence.endswith(ending)
+    assert "or try a lower score threshold of their own (method.class_thresholds)." in of_unseen.sentence
     assert unseen.sentence.startswith("The teacher finds next to nothing of unseen;")
     assert unseen.figures == {"unseen, found of true": "1 of 40"}
+
+
+def test_where_classes_have_their_own_thresholds_labels_are_judged_all_the_same():
+    own = Thresholds(SCORE, QUALITY, by_class="method.class_thresholds")
+
+    def found(now: Reading) -> Finding:
+        of = figures(now, thresholds=own)
+        assert of.judged is not None
+        return only(box_findings(replace(of, judged=replace(of.judged, at=()))))
+
+    wrong, unsure = found(reading(0.3, 1000, 200)), found(reading(0.3, 105, 100))
+    assert wrong.sentence == (
+        "More than half of the pseudo-boxes are wrong at the thresholds that classes have of their own. raydet "
+        "thresholds RUN says what higher ones would give; a better teacher mends more."
+    )
+    assert "at the thresholds that classes have of their own, and 95 % of what it keeps is right" in unsure.sentence
+    assert "raydet thresholds RUN says what lower ones would give" in unsure.sentence
 
 
 def test_where_no_class_is_found_the_threshold_is_the_matter():

@@ -71,7 +71,10 @@ def run(arguments: argparse.Namespace) -> None:
         raise UserError("--out names the file that --apply CONFIG.yaml writes; give both")
     if arguments.per_class and not arguments.apply:
         raise UserError("--per-class says what --apply CONFIG.yaml writes; give both")
-    target = open_target(arguments.apply, arguments.out, arguments.run_or_checkpoint) if arguments.apply else None
+    target = None
+    if arguments.apply:
+        run_or_checkpoint, per_class = arguments.run_or_checkpoint, arguments.per_class
+        target = open_target(arguments.apply, arguments.out, run_or_checkpoint, per_class=per_class)
     data = DatasetConfig(path=arguments.data, images=arguments.images) if arguments.data else None
     result = try_thresholds(
         Path(arguments.run_or_checkpoint),

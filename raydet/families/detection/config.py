@@ -89,7 +89,9 @@ class _MutualConfig(TeacherSection):
     score_threshold: Fraction = 0.7
     """Class confidence a pseudo-box must exceed, strictly."""
     class_thresholds: dict[str, Fraction] = {}
-    """The same for pseudo-boxes of single classes, by name, in place of `score_threshold`: `{Platelets: 0.4}`."""
+    """The same for pseudo-boxes of single classes, by name, in place of `score_threshold`: `{Platelets: 0.4}`. On the
+    command line `method.class_thresholds.Platelets=0.4`, or `method.class_thresholds={a.b: 0.4}` for a name with a
+    dot."""
     unsup_cls_weight: Weight = 4.0
     """Weight of the unsupervised RPN and RoI classification losses (alpha)."""
     teacher_proposals: Literal["train", "test"] = "train"

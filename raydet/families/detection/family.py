@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from raydet.contract import Exported, Family, Finding
 from raydet.data.boxes.index import DatasetIndex
+from raydet.data.boxes.summary import SetSummary
+from raydet.data.check import CheckReport
+from raydet.data.problems import ProblemLog
+from raydet.errors import ConfigError
 from raydet.families.detection.annotator import DetectorAnnotator
 from raydet.families.detection.coco import EvalResult
 from raydet.families.detection.config import DetectionConfig
@@ -50,6 +55,19 @@ class Detection(Family[DetectionConfig, DatasetIndex, DetectionMethod, Detector]
         return (
             f"{plural(len(data.labeled), 'labelled image')} with {plural(boxes, 'box')} of {plural(classes, 'class')}"
         )
+
+    def check_data(self, config: DetectionConfig, *, decode_images: bool) -> CheckReport:
+        """List all problems of the data, and settings for classes that it does not have."""
+        report = super().check_data(config, decode_images=decode_images)
+        sets = {each.name: each.boxes_per_class for each in report.sets if isinstance(each, SetSummary)}
+        if report.num_errors or "labeled" not in sets:
+            return report  # which classes there are is not known for sure
+        log = ProblemLog()
+        try:
+            detection_method(config, "detection").know_classes(list(sets["labeled"]))
+        except ConfigError as error:
+            log.error("class-names", config.data.labeled.path, "", str(error))
+        return replace(report, problems=(*report.problems, *log.problems), counts={**report.counts, **log.counts})
 
     def check(self, config: DetectionConfig, data: PreparedBoxes) -> None:
         """Raise ConfigError where a setting names a class that the data does not have."""

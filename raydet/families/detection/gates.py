@@ -30,6 +30,7 @@ class ScoreThresholds:
         self._common, self._named = common, dict(of_classes)
         self._limits: Tensor | None = None  # [C] float32
         self.lowest = min(common, *self._named.values()) if self._named else common
+        self.highest = max(common, *self._named.values()) if self._named else common
 
     def know_classes(self, names: Sequence[str]) -> None:
         """Take the data's classes in the order of their numbers. Raises ConfigError where one is not there."""
@@ -39,7 +40,13 @@ class ScoreThresholds:
                     f"{self.key}: the data has no class {name!r}; {suggestion(name, names)}correct or remove it"
                 )
         limits = [self._named.get(name, self._common) for name in names]
-        self._limits, self.lowest = torch.tensor(limits, dtype=torch.float32), min(limits, default=self._common)
+        self._limits = torch.tensor(limits, dtype=torch.float32)
+        self.lowest, self.highest = min(limits), max(limits)
+
+    @property
+    def keys(self) -> str:
+        """Return where the highest of them is set, for messages."""
+        return f"the highest of method.score_threshold and {self.key}" if self._named else "method.score_threshold"
 
     def of(self, classes: Tensor) -> Tensor | float:
         """Return the threshold of each row `[N]` by its class, or the common one.

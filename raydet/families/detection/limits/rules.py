@@ -28,10 +28,10 @@ def box_findings(found: BoxFigures) -> list[Finding]:
     if judged is None:
         return [*_density(found), *_incomplete(found)]
     return [
-        *(_thresholds(found, judged) if judged.at else ()),
+        *_thresholds(found, judged),
         *_gate(found, judged),
         *_wrong_classes(found, judged),
-        *_unseen_classes(judged),
+        *_unseen_classes(found, judged),
         *_confused(judged),
         *_incomplete(found),
     ]
@@ -40,7 +40,7 @@ def box_findings(found: BoxFigures) -> list[Finding]:
 def _thresholds(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
     """Most boxes are wrong, or most objects are missed; and whether another score threshold would mend it."""
     now, key = judged.now, found.thresholds.score
-    at = f"at {key}={found.score:g}"
+    at = f"at {key}={found.score:g}" if judged.at else "at the thresholds that classes have of their own"
     figures = {
         f"precision {at}": percent(now.precision),
         "recall": percent(now.recall),
@@ -54,6 +54,8 @@ def _thresholds(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
         if better:
             said += f"Raise it: at {better[0].score:g}, {percent(better[0].precision, 0)} % are right."
             figures |= _at(better[0])
+        elif not judged.at:
+            said += "raydet thresholds RUN says what higher ones would give; a better teacher mends more."
         else:
             said += (
                 "No higher threshold mends that and leaves enough of them: the teacher itself must get better. Train "
@@ -70,6 +72,8 @@ def _thresholds(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
                 f"{percent(lower.precision, 0)} % is right."
             )
             figures |= _at(lower)
+        elif not judged.at:
+            said += "raydet thresholds RUN says what lower ones would give; a better teacher mends more."
         else:
             said += (
                 "No lower threshold finds clearly more without being wrong too often: the teacher itself must get "
@@ -134,14 +138,16 @@ def _wrong_classes(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
         )
 
 
-def _unseen_classes(judged: Judged) -> Iterator[Finding]:
+def _unseen_classes(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
     """Of some classes next to nothing is found."""
     unseen = [each for each in judged.classes if each.truths >= ENOUGH and each.hits < UNSEEN * each.truths]
     if unseen and len(unseen) < len(judged.classes):  # of all classes: the threshold's matter
         unseen.sort(key=lambda each: -each.truths)
+        key = found.thresholds.by_class
+        own = f", or try a lower score threshold of their own ({key})" if key else ""
         yield Finding(
             f"The teacher finds next to nothing of {_named(unseen)}; the student learns these objects as background: "
-            f"label more of them.",
+            f"label more of them{own}.",
             {f"{each.name}, found of true": f"{each.hits} of {each.truths}" for each in unseen[:MOST_CLASSES]},
             uses_truth=True,
         )

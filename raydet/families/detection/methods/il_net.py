@@ -144,12 +144,12 @@ class IlNet(OnePass):
 
     def explain_barren(self, window: Window) -> Alarm | None:
         """Say why no pseudo-box survives the gate and the threshold."""
-        config = self.config
+        steps = self.config.alarm_after_steps
         cause = (
             "candidates score high enough, but the quality gate drops them all: "
             "lower method.iou_filter_threshold (theta) or lengthen the burn-in"
         )
-        return no_survivors(window, self.score.lowest, config.alarm_after_steps, otherwise=cause)
+        return no_survivors(window, self.score.highest, steps, otherwise=cause, key=self.score.keys)
 
     def label_bytes(self, num_classes: int) -> int:
         """Return what benchmarks/store.md measured: candidates are stored before NMS."""

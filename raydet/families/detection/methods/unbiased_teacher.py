@@ -105,6 +105,6 @@ class UnbiasedTeacher(OnePass):
 
     def explain_barren(self, window: Window) -> Alarm | None:
         """Say why no pseudo-box survives the threshold."""
-        config = self.config
+        steps = self.config.alarm_after_steps
         cause = "candidates score high enough, but every one is dropped"
-        return no_survivors(window, self.score.lowest, config.alarm_after_steps, otherwise=cause)
+        return no_survivors(window, self.score.highest, steps, otherwise=cause, key=self.score.keys)

@@ -6,6 +6,7 @@ import codecs
 import difflib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raydet.config.edit import with_values
 from raydet.config.load import read_yaml
@@ -25,10 +26,11 @@ class Target:
     out: Path
 
 
-def open_target(file: str, out: str | None, run: str) -> Target:
+def open_target(file: str, out: str | None, run: str, *, per_class: bool = False) -> Target:
     """Look at a config file before thresholds are computed for it, which may take a while.
 
-    Raises UserError where it is none, is of another method than the run, or is not to be written over.
+    Raises UserError where it is none, is of another method than the run, or is not to be written over; with `per_class`
+    where the method has one score threshold for all classes.
     """
     source, target = Path(file), Path(out or file)
     config, folder = load(source), run_folder_of(Path(run))
@@ -44,6 +46,11 @@ def open_target(file: str, out: str | None, run: str) -> Target:
             f"--apply {source}: its method has the thresholds {_keys(theirs)}, that of {folder.path} {_keys(own)}; "
             f"give a config with the same gates switched on"
         )
+    if per_class and (own is None or own.by_class is None):
+        raise ConfigError(
+            f"--per-class: method.name={config.method.name} has no score thresholds of single classes to set; leave it "
+            f"out, or use unbiased_teacher or il_net"
+        )
     if out is None and (source.resolve().parent / "config.json").is_file():
         raise ConfigError(
             f"--apply {source}: it is the record of what a run was trained with; write a new file with --out NEW.yaml"
@@ -56,8 +63,8 @@ def open_target(file: str, out: str | None, run: str) -> Target:
 def apply(result: ThresholdResult, target: Target, *, per_class: bool = False) -> str:
     """Write the recommendation into the target and return what changed, as a diff.
 
-    `per_class`: with a score threshold for each class that wants another one than the rest; without it, one for all,
-    whatever the file says of single classes.
+    `per_class`: with a score threshold for each class that wants another one than the rest; classes of which nothing
+    can be said keep what the file gives them. Without it, one for all, whatever the file says of single classes.
 
     Raises UserError where there is no recommendation, the file would no longer be a valid configuration (nothing is
     written then), or it cannot be written.
@@ -67,9 +74,7 @@ def apply(result: ThresholdResult, target: Target, *, per_class: bool = False) -
     content = target.file.read_bytes()
     mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
     old = content.removeprefix(mark).decode()
-    values, by_class = result.recommended(per_class=per_class), result.axes.thresholds.by_class
-    if by_class is not None and load(target.file).model_dump()["method"][by_class.removeprefix("method.")]:
-        values.setdefault(by_class, {})
+    values = _values(result, target, per_class=per_class)
     new = with_values(old, values, str(target.file))
     resolve(read_yaml(new, str(target.file)), {}, where=f"{target.file} with {values}")
     if new == old and target.out == target.file:
@@ -83,6 +88,17 @@ def apply(result: ThresholdResult, target: Target, *, per_class: bool = False) -
         old.splitlines(), new.splitlines(), str(target.file), str(target.out), lineterm="", n=2
     )
     return "\n".join([*lines, f"written: {target.out}"])
+
+
+def _values(result: ThresholdResult, target: Target, *, per_class: bool) -> dict[str, Any]:
+    """Return what to set, by key: of single classes only where there is something to say or to take away."""
+    values, key = result.recommended(per_class=per_class), result.axes.thresholds.by_class
+    if key is None:
+        return values
+    before = load(target.file).model_dump()["method"][key.removeprefix("method.")]
+    kept = {name: value for name, value in before.items() if per_class and name in result.undecided}
+    of_classes = kept | values.pop(key, {})
+    return values | ({key: of_classes} if before or of_classes else {})
 
 
 def _keys(thresholds: Thresholds | None) -> str:

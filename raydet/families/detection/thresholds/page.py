@@ -111,7 +111,7 @@ def _classes(result: ThresholdResult, pictures: Pictures) -> Section:
     lead = (
         "Left: the classes at the recommended setting. Right: the setting that each class would get alone, by the same "
         "rule at the same quality threshold, and what it would give; a dash: too few true boxes to say, or most "
-        "of what a lower threshold brings is wrong."
+        "of what a lower threshold would add is wrong."
     )
     if (key := result.axes.thresholds.by_class) is not None:
         lead += f" {key} takes score thresholds of single classes: raydet thresholds --apply FILE --per-class."

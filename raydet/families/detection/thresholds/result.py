@@ -68,15 +68,20 @@ class ThresholdResult:
     def own_rows(self) -> dict[int, int]:
         """Return for each class which score would be recommended if it were the only one, as a row of the grid, at the
         recommended quality threshold. Left out are classes with few true boxes, those that keep no box anywhere, and
-        those that would have to go below the common threshold for boxes of which most are wrong.
+        those that would have to go below the common threshold for more boxes of which most are wrong.
         """
         row, column = (self.present if self.choice is None else self.choice.point)[0], self.column
         grid, found = self.grid.at_quality(column), {}
         for k in np.flatnonzero(self.grid.truths >= FEW_TRUTHS).tolist():
             own = recommend(grid.of_class(k), (row, 0))
-            if own is not None and (own.point[0] >= row or (own.reading.precision or 0.0) >= HALF):
+            if own is not None and _adds_right_boxes(grid.of_class(k), own.point[0], row):
                 found[k] = own.point[0]
         return found
+
+    @property
+    def undecided(self) -> list[str]:
+        """Return the names of the classes that `own_rows` leaves out."""
+        return [name for k, name in enumerate(self.evidence.class_names) if k not in self.own_rows]
 
     @property
     def column(self) -> int:
@@ -185,6 +190,11 @@ def as_text(result: ThresholdResult) -> str:
     )
     if result.by_class is not None:
         verdict.append(f"or by class (--apply with --per-class): {_words(result.recommended(per_class=True))}")
+    if choice is not None and result.axes.thresholds.by_class is not None and result.undecided:
+        verdict.append(
+            f"No threshold of its own for {_some(result.undecided)}: fewer than {FEW_TRUTHS} true boxes here, or what "
+            f"a lower one would add is mostly wrong."
+        )
     return "\n".join([*head, "", *lines, "", *verdict, *(f"note: {note}" for note in result.notes)])
 
 
@@ -232,6 +242,16 @@ def class_readings(result: ThresholdResult) -> Iterator[tuple[int, Reading | Non
     rows = result.own_rows
     for k in range(len(result.grid.truths)):
         yield k, result.grid.of_class(k).at(rows[k], result.column) if k in rows else None
+
+
+def _adds_right_boxes(grid: ThresholdGrid, row: int, common: int) -> bool:
+    """Return whether what a class keeps below the common threshold is right more often than wrong."""
+    added, hits = (int(each[row, 0, 0] - each[common, 0, 0]) for each in (grid.boxes, grid.hits))
+    return row >= common or hits >= HALF * added
+
+
+def _some(names: Sequence[str], most: int = 5) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _words(settings: Mapping[str, Any]) -> str:
