@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,6 @@ UNSEEN = (
     "checkpoint",
     "eval",
     "log",
-    "optim.steps",
     "optim.divergence_ratio",
     "cluster.address",
     "cluster.max_failures",
@@ -54,13 +53,14 @@ def burn_in_config(config: RunConfig, base: RunConfig, folder: Path) -> RunConfi
     """Return the run that trains a configuration's burn-in and no more, in `folder`.
 
     What the burn-in does not see is taken from the search's base, so that every trial of the group means the same run.
+    `optim.steps` is the trial's own where the learning rate goes by it, see `_unseen`.
     """
     tree, common = config.model_dump(mode="json"), base.model_dump(mode="json")
     for path in _unseen(config):
         if not path.startswith("method.") or config.method.name == base.method.name:
             _copy(common, tree, path)
     tree["run"] = {"dir": str(folder), "fork_from": None, "stop_at": config.method.burn_in_steps}
-    tree["optim"]["steps"] = max(base.optim.steps, config.method.burn_in_steps + 1)
+    tree["optim"]["steps"] = max(tree["optim"]["steps"], config.method.burn_in_steps + 1)
     tree["optim"]["decay_at"] = _decays(config)
     return resolve(tree, {}, where="the shared burn-in")
 
@@ -85,6 +85,12 @@ def has_burn_in(config: RunConfig) -> bool:
     return 0 < config.method.burn_in_steps < config.last_step and config.run.fork_from is None
 
 
+def sees(config: RunConfig, keys: Iterable[str]) -> bool:
+    """Whether a burn-in depends on one of these settings; `optim.decay_at` counts, whatever its steps."""
+    unseen = _unseen(config)
+    return not all(any(key == path or key.startswith(f"{path}.") for path in unseen) for key in keys)
+
+
 def is_whole(checkpoint: Path) -> bool:
     """Whether a complete checkpoint is there."""
     if not checkpoint.is_dir():
@@ -104,7 +110,9 @@ def _unseen(config: RunConfig) -> list[str]:
     of_method = [f"method.{name}" for name in method_class(config).unseen_by_burn_in]
     # With linear scaling the unlabelled batch is part of the learning rate.
     batch = ["optim.unlabeled_batch"] if config.optim.lr_scaling == "none" else []
-    return [*UNSEEN, *of_method, *batch]
+    # A cosine falls to 0 at the run's end: how long the run is decides the rate of every step.
+    length = [] if config.optim.schedule == "cosine" else ["optim.steps"]
+    return [*UNSEEN, *of_method, *batch, *length]
 
 
 def _pruned(tree: dict[str, Any], paths: list[str]) -> dict[str, Any]:

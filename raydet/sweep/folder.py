@@ -141,6 +141,10 @@ class SweepFolder:
         """Whether somebody has asked."""
         return (self.run_dir(trial_id) / "asked_to_stop").exists()
 
+    def has_checkpoints(self, trial: Trial) -> bool:
+        """Whether a trial still has its model: it was not pruned."""
+        return (self.run_dir(trial.id) / "checkpoints").is_dir()
+
     def prune(self, trial: Trial) -> None:
         """Delete what only resuming a trial, using its model, or a report of its labels would need."""
         for name in ("checkpoints", "labels", "diagnostics", "data", "ray"):

@@ -13,7 +13,7 @@ from raydet.contract import sizes_of
 from raydet.data.prepared import PreparedSets
 from raydet.doctor import estimate
 from raydet.errors import ConfigError
-from raydet.sweep.burn_in import burn_in_key, has_burn_in
+from raydet.sweep.burn_in import burn_in_key, has_burn_in, sees
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.points import Point, seeded
 from raydet.sweep.space import Sweep
@@ -22,12 +22,15 @@ DRIVER_CPUS = 0.1  # of a trial that only waits for its own Ray Train workers; a
 
 
 def trials_of(points: Sequence[Point], sweep: Sweep, base: RunConfig, seeds: Sequence[int]) -> list[Trial]:
-    """Return one trial per point and seed, with equal ids in every call."""
-    found = []
+    """Return one trial per point and seed, with equal ids in every call.
+
+    With the configuration's own seed alone a point is run as it is, its labelled images included.
+    """
+    found, as_configured = [], list(seeds) == [base.seed]
     for seed in seeds:
         for point in points:
-            overrides = seeded(point, sweep, seed, base) if len(seeds) > 1 else dict(point.overrides)
-            name = f"{point.number:04d}-seed{seed}" if len(seeds) > 1 else f"{point.number:04d}"
+            overrides = dict(point.overrides) if as_configured else seeded(point, sweep, seed, base)
+            name = f"{point.number:04d}" if as_configured else f"{point.number:04d}-seed{seed}"
             found.append(Trial(name, point.number, seed, dict(point.values), overrides))
     return found
 
@@ -48,6 +51,13 @@ def with_shared_burn_ins(trials: Sequence[Trial], folder: SweepFolder, base: Run
         seen.add(trial.burn_in or "")
         (first if is_first else rest).append(trial)
     return first + rest
+
+
+def most_burn_ins(config: RunConfig, keys: Sequence[str], number: int) -> int:
+    """Return how many burn-ins `number` suggestions of a searcher share at most: one each where a key changes them."""
+    if not (has_burn_in(config) or "method.burn_in_steps" in keys):
+        return 0
+    return number if sees(config, keys) else 1
 
 
 def claims_of_trial(config: RunConfig, *, least: bool = False) -> list[Claim]:

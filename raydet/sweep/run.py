@@ -22,7 +22,15 @@ from raydet.registry import family_of
 from raydet.settings import resolve
 from raydet.sweep.definition import SweepDefinition, parse_definition, read_definition
 from raydet.sweep.folder import SweepFolder, Trial, header_of
-from raydet.sweep.plan import check_metric, claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
+from raydet.sweep.plan import (
+    check_metric,
+    claims_of_trial,
+    concurrency,
+    disk_of,
+    most_burn_ins,
+    trials_of,
+    with_shared_burn_ins,
+)
 from raydet.sweep.points import check_points, draw_points, points_of
 from raydet.sweep.results import write_results
 from raydet.sweep.space import SpaceError, Sweep
@@ -72,7 +80,7 @@ def search(
             check_shared(folder.path, "run.dir")
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             at_once = concurrency(configs, nodes, number=number, limit=limit)
-            plan = describe(folder, definition, trials, configs[0], at_once)
+            plan = describe(folder, definition, trials, configs, at_once)
             warnings = [*_crowded(base, configs[0], at_once), *idle_gpus(claims_of_trial(configs[0]), nodes)]
             plan = "\n".join([plan, *(f"  warning: {text}" for text in warnings)])
             if resume:
@@ -113,20 +121,29 @@ def _check_came_to_something(folder: SweepFolder) -> None:
 
 
 def describe(
-    folder: SweepFolder, definition: SweepDefinition, trials: Sequence[Trial], config: RunConfig, at_once: int
+    folder: SweepFolder,
+    definition: SweepDefinition,
+    trials: Sequence[Trial],
+    configs: Sequence[RunConfig],
+    at_once: int,
 ) -> str:
-    """Return the lines a user reads before a search starts; prepares, and so checks, the data."""
+    """Return the lines a user reads before a search starts; prepares the data, and checks every point against it."""
+    config = configs[0]
     groups = {trial.burn_in for trial in trials if trial.burn_in is not None}
     data = family_of(config).prepare(config, folder.path / "data")
-    disk = disk_of(config, data, at_once=at_once, num_burn_ins=len(groups))
+    for each in configs:
+        family_of(each).check(each, data)
     over = sum(trial.is_over for trial in trials)
     number = definition.samples if definition.is_adaptive else len(trials)
     claims = ", ".join(f"{amount:g} {name}" for name, amount in total(claims_of_trial(config)).items())
     own = sum(trial.burn_in is None for trial in trials)
-    burn_ins = f"shared burn-ins: {len(groups)}"
+    num_burn_ins = len(groups)
+    burn_ins = f"shared burn-ins: {num_burn_ins}"
     burn_ins += f"; {plural(own, 'trial trains its', 'trials train their')} own" if own else ""
     if definition.is_adaptive:
-        burn_ins = f"points are suggested by {definition.search}"
+        num_burn_ins = most_burn_ins(config, definition.keys, number)
+        burn_ins = f"points are suggested by {definition.search}; shared burn-ins: at most {num_burn_ins}"
+    disk = disk_of(config, data, at_once=at_once, num_burn_ins=num_burn_ins)
     already = f", {over} of them over" if over else ""
     return "\n".join(
         [
@@ -159,6 +176,11 @@ def _planned(
         require_optuna()
         if len(seeds) > 1:
             raise SpaceError("search='optuna' suggests single runs; several seeds per point need search='random'")
+        if list(seeds) != [base.seed]:
+            raise SpaceError(
+                f"--seeds {seeds[0]}: search='optuna' runs what it suggests with the configuration's seed, which is "
+                f"{base.seed}; leave --seeds out and set seed={seeds[0]} (data.split_seed draws the labelled images)"
+            )
         check_points(tree, draw_points(sweep, 32), where="config")
         trials = []
     else:

@@ -39,8 +39,9 @@ def run_trial(choice: dict[str, Any], *, home: str) -> None:
     """Train one trial to its end, or until it is asked to stop; `choice` names it, or is a searcher's suggestion."""
     folder = SweepFolder(home)
     definition = read_definition(folder.path)
-    trial = folder.trial(choice["trial"]) if "trial" in choice else claim(folder, definition, choice)
-    trial = folder.save(trial, tune_id=tune.get_context().get_trial_id())
+    tune_id = tune.get_context().get_trial_id()
+    trial = folder.trial(choice["trial"]) if "trial" in choice else claim(folder, definition, choice, tune_id)
+    trial = folder.save(trial, tune_id=tune_id)
     reporter = _Reporter(folder, trial, definition.metric)
     reporter.report()  # what earlier attempts have measured
     if trial.is_over:
@@ -116,18 +117,25 @@ class _Training(threading.Thread):
                 time.sleep(POLL_S)
 
 
-def claim(folder: SweepFolder, definition: SweepDefinition, values: dict[str, Any]) -> Trial:
-    """Return the trial of a searcher's suggestion: one cut off earlier with the same values, or a new one."""
+def claim(folder: SweepFolder, definition: SweepDefinition, values: dict[str, Any], tune_id: str) -> Trial:
+    """Return the trial of a searcher's suggestion: the one it is already, one with the same values that is over or was
+    cut off with an earlier search, or a new one.
+
+    After a process has died Tune starts the same suggestion again, under the same id.
+    """
     values = {key: plain(value) for key, value in values.items()}
     with folder.counting():
         known = folder.all_trials()
         for trial in known:
+            if trial.tune_id == tune_id:
+                return trial
+        for trial in known:
             if trial.values == values and (trial.is_over or trial.state == "waiting"):
-                return folder.save(trial, state="burn-in") if not trial.is_over else trial
+                return trial if trial.is_over else folder.save(trial, state="burn-in", tune_id=tune_id)
         number = max((trial.point for trial in known), default=-1) + 1
         overrides = {**definition.settings, **values}
         new = Trial(f"{number:04d}", number, definition.base.seed, values, overrides)
         with suppress(ConfigError):  # a suggestion that cannot be meant fails when it is trained, with its message
             config = folder.config_of(new, definition.base)
             new = replace(new, burn_in=burn_in_key(config) if has_burn_in(config) else None)
-        return folder.save(new, state="burn-in")  # not free for others to claim
+        return folder.save(new, state="burn-in", tune_id=tune_id)  # not free for others to claim

@@ -95,10 +95,16 @@ class Keeper(tune.Callback):  # type: ignore[misc]
                 self._tidy(record)
 
     def _tidy(self, trial: Trial) -> None:
-        """Delete what is of no more use, now that this trial is over; failed ones may be tried again."""
-        if trial.state == "stopped":
-            self._folder.prune(trial)
-        if trial.state != "done":
+        """Delete what is of no more use, now that this trial is over; failed ones may be tried again.
+
+        A trial may come again: a resumed search hands it to the scheduler once more, or Optuna suggests its values.
+        """
+        if trial.state not in ("done", "stopped"):
+            return
+        if trial.state == "stopped" or not self._folder.has_checkpoints(trial):
+            self._folder.prune(trial)  # one without its model is not the one to keep, be its figure the best
+            return
+        if self._best is not None and self._best[1].id == trial.id:
             return
         figure = figure_of(self._folder.run_dir(trial.id), self._definition.metric)
         if figure is not None and (self._best is None or self._definition.sign * (figure - self._best[0]) > 0):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from raydet.sweep.burn_in import burn_in_config, burn_in_key
+from raydet.learning_rate import lr_at
+from raydet.sweep.burn_in import burn_in_config, burn_in_key, sees
 from tests.helpers import tiny_config
 
 
@@ -62,6 +63,29 @@ def test_with_linear_scaling_the_unlabelled_batch_is_part_of_the_learning_rate()
         return burn_in_key(tiny_config(Path("a"), optim__lr_scaling="linear", optim__unlabeled_batch=batch))
 
     assert key(2) != key(4)
+
+
+def test_with_a_cosine_the_length_of_the_run_is_part_of_the_learning_rate(tmp_path: Path):
+    base, longer = (tiny_config(tmp_path, optim__schedule="cosine", optim__steps=steps) for steps in (8, 20))
+    assert burn_in_key(longer) != burn_in_key(base)
+    made = burn_in_config(longer, base, tmp_path / "shared")
+    assert made.optim.steps == 20 and made.last_step == 3
+    # 0.001 x (1 + cos(2 pi / 20)) / 2; in a run of 8 steps it would be 0.00085
+    assert lr_at(2, made.optim, uses_unlabeled=True) == pytest.approx(0.000975528, rel=1e-6)
+    assert burn_in_key(made) == burn_in_key(longer)
+
+
+def test_with_a_cosine_settings_that_act_later_still_leave_the_burn_in_as_it_is():
+    one, other = (tiny_config(Path("a"), optim__schedule="cosine", method__unsup_reg_weight=w) for w in (1.0, 2.0))
+    assert burn_in_key(one) == burn_in_key(other)
+
+
+def test_a_burn_in_sees_a_key_unless_all_that_it_may_change_acts_later():
+    config = tiny_config(Path("a"))
+    assert not sees(config, ["method.score_threshold", "labels.lookahead", "optim.steps", "optim.unlabeled_batch"])
+    for key in ("seed", "optim.lr", "optim.decay_at", "method.iou_target_threshold", "method.name"):
+        assert sees(config, ["method.score_threshold", key])
+    assert sees(tiny_config(Path("a"), optim__schedule="cosine"), ["optim.steps"])
 
 
 def test_every_trial_of_a_group_means_the_same_burn_in(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 import pytest
 from ray import tune
@@ -14,10 +15,19 @@ from raydet.doctor import estimate
 from raydet.errors import ConfigError, UserError
 from raydet.registry import family_of
 from raydet.settings import dump
-from raydet.sweep.burn_in import has_burn_in
+from raydet.sweep.burn_in import burn_in_key, has_burn_in
+from raydet.sweep.definition import SweepDefinition
 from raydet.sweep.folder import SweepFolder
-from raydet.sweep.plan import claims_of_trial, concurrency, disk_of, trials_of, with_shared_burn_ins
+from raydet.sweep.plan import (
+    claims_of_trial,
+    concurrency,
+    disk_of,
+    most_burn_ins,
+    trials_of,
+    with_shared_burn_ins,
+)
 from raydet.sweep.points import points_of
+from raydet.sweep.run import describe
 from raydet.sweep.space import Sweep, only_seeds, problems_of
 from tests.helpers import tiny_classes, tiny_config
 
@@ -33,6 +43,34 @@ def test_every_point_runs_with_every_seed(tmp_path: Path):
     assert trials[3].overrides == {"method.unsup_reg_weight": 1.0, "seed": 1, "data.split_seed": 1}
     (alone, _) = trials_of(points_of(BETA), BETA, base, [base.seed])
     assert alone.id == "0000" and alone.overrides == {"method.unsup_reg_weight": 0.5}
+
+
+def test_a_single_seed_that_is_not_the_configurations_is_applied(tmp_path: Path):
+    base = tiny_config(tmp_path)  # seed 3
+    trials = trials_of(points_of(BETA), BETA, base, [5])
+    assert [(trial.id, trial.seed) for trial in trials] == [("0000-seed5", 5), ("0001-seed5", 5)]
+    assert trials[1].overrides == {"method.unsup_reg_weight": 1.0, "seed": 5, "data.split_seed": 5}
+
+
+def test_a_searchers_burn_ins_are_at_most_one_each_and_one_where_no_key_changes_them(tmp_path: Path):
+    config = tiny_config(tmp_path)
+    assert most_burn_ins(config, ["method.unsup_reg_weight", "method.score_threshold"], 16) == 1
+    assert most_burn_ins(config, ["method.unsup_reg_weight", "optim.lr"], 16) == 16
+    without = tiny_config(tmp_path, run__stop_at=3)  # it ends within its burn-in
+    assert most_burn_ins(without, ["optim.lr"], 16) == 0
+    assert most_burn_ins(without, ["method.burn_in_steps"], 16) == 16
+
+
+def test_a_point_that_the_data_refuses_is_found_before_a_burn_in_is_trained(tmp_path: Path):
+    configs = [tiny_config(tmp_path, method__class_thresholds=own) for own in ({}, {"star": 0.5}, {"stars": 0.5})]
+    of_no_search = cast(SweepDefinition, None)  # it is asked for after that
+    with pytest.raises(ConfigError, match="the data has no class 'stars'; did you mean 'star'"):
+        describe(SweepFolder(tmp_path / "home"), of_no_search, [], configs, 1)
+
+
+def test_the_burn_in_of_a_search_over_thresholds_of_classes_is_one(tmp_path: Path):
+    settings = [{}, {"star": 0.5}, {"star": 0.6, "circle": 0.2}]
+    assert len({burn_in_key(tiny_config(tmp_path, method__class_thresholds=own)) for own in settings}) == 1
 
 
 def test_without_a_space_only_the_seed_and_the_labelled_images_vary(tmp_path: Path):

@@ -51,6 +51,42 @@ def test_only_the_best_finished_trial_keeps_its_checkpoints_and_a_failed_one_may
     assert kept(home) == ["0003", "0004"]  # 0.9 is better than 0.3
 
 
+def test_the_best_trial_keeps_its_checkpoints_when_a_resumed_search_hands_it_to_the_scheduler_again(home: SweepFolder):
+    add(home, "0000", 0.3)
+    keeper = Keeper(home, read_definition(home.path))
+    keeper.on_trial_complete(0, [], tune_trial("0000"))
+    assert kept(home) == ["0000"]
+
+
+def test_the_best_trial_keeps_its_checkpoints_when_its_values_are_suggested_again(home: SweepFolder):
+    add(home, "0000", 0.3)
+    keeper = Keeper(home, read_definition(home.path))
+    home.save(home.trial("0000"), tune_id="second")
+    keeper.on_trial_complete(0, [], tune_trial("", "second"))
+    assert kept(home) == ["0000"]
+
+
+def test_of_equal_trials_the_one_that_was_kept_stays_when_a_search_is_resumed(home: SweepFolder):
+    add(home, "0001", 0.3)
+    keeper = Keeper(home, read_definition(home.path))
+    add(home, "0000", 0.3)  # ends later
+    keeper.on_trial_complete(0, [], tune_trial("0000"))
+    assert kept(home) == ["0001"]
+    resumed = Keeper(home, read_definition(home.path))
+    for trial_id in ("0000", "0001"):
+        resumed.on_trial_complete(0, [], tune_trial(trial_id))
+    assert kept(home) == ["0001"]
+
+
+def test_a_better_trial_without_its_model_takes_nobody_elses(home: SweepFolder):
+    add(home, "0000", 0.4)
+    home.prune(home.trial("0000"))
+    add(home, "0001", 0.3)
+    keeper = Keeper(home, read_definition(home.path))
+    keeper.on_trial_complete(0, [], tune_trial("0000"))
+    assert kept(home) == ["0001"]
+
+
 def test_a_trial_whose_process_died_is_failed_even_before_its_first_figure(home: SweepFolder):
     add_trial(home, "0000", {BETA: 1.0}, state="running")
     home.save(home.trial("0000"), tune_id="abc_1")
