@@ -27,6 +27,7 @@ sweep = Sweep(
             "data.split_seed": split,
             "data.shots_per_class": shots,
             "optim.steps": steps,
+            "method.burn_in_steps": steps,  # no average of the weights
             "optim.decay_at": [decay],
         }
         for split in NOVEL

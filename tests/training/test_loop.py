@@ -18,6 +18,7 @@ from raydet.train.launch import launch
 from raydet.train.loop import Trainer
 from raydet.train.rundir import RunFolder
 from tests.helpers import tiny_config
+from tests.integration.runs import assert_same_bits
 
 
 def checkpoints(run: Path) -> list[int]:
@@ -169,3 +170,10 @@ def test_teacher_and_student_share_the_weak_view_of_an_image(
     launch(tiny_config(tmp_path / "run", labels__lookahead=lookahead, **more))
     # Labels of steps 3 to 7, four images each; with lookahead 3 also those of 8 to 10, for a run that may be prolonged.
     assert len(made) == len(set(made)) == 4 * (5 + lookahead)
+
+
+def test_a_threshold_of_a_gate_that_is_switched_off_changes_no_bit(tmp_path: Path):
+    off = {"method__iou_branch_enabled": False, "method__score_threshold": 0.06}
+    for name, theta in (("low", 0.1), ("high", 0.9)):
+        launch(tiny_config(tmp_path / name, **off, method__iou_filter_threshold=theta))
+    assert_same_bits(tmp_path / "low", tmp_path / "high")

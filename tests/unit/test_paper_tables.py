@@ -117,6 +117,24 @@ def test_the_full_commands_say_what_the_paper_trained() -> None:
             assert all(run.optim.precision == "fp32" for run in runs[0]), row
 
 
+def test_all_starts_of_adepts_tables_are_fine_tuned_by_one_recipe() -> None:
+    tuned = [
+        (command, run)
+        for _, commands in rows_of(PAGES["adept"])
+        for command in commands
+        if any(f"jobs/configs/{name}" in command for name in ("mask_rcnn", "supervised_coco", "cascade", "fewshot"))
+        for run in resolved(command)
+    ]
+    assert len(tuned) >= 7 + 15  # rows of Tables 1 and 3, cells of Table 2
+    for command, run in tuned:
+        views = run.data.views
+        assert (views.color_jitter, views.grayscale, views.blur, *views.erase) == (0, 0, 0, 0, 0, 0), command
+        assert run.model.roi_cls_loss == "cross_entropy", command
+        assert run.method.burn_in_steps == run.last_step, f"{command}: an average of the weights is judged"
+        if "init_from=runs" in command and "fewshot" not in command:
+            assert run.optim.weight_decay == 2.5e-5, command
+
+
 LONG_TAIL = "jobs/configs/gradient_sampling_foda.yaml"
 RHYTHM = {  # key -> the switch that it is for
     "burn_in_steps": None,

@@ -9,7 +9,7 @@ the student learns from another view, in a geometry of its own. Each loss has a 
                for background the teacher's background probability of that same RoI                   (their Eq. 4-5)
     RoI box:   pseudo-boxes whose spread < .02, in an RoI pass of their own                           (their Eq. 7-9)
     spread  = mean over the four coordinates of std / side, of ten jittered boxes after the teacher's regression
-    teacher <- m * teacher + (1 - m) * student,  m = min(.999, 1 - 1 / (t + 1)), parameters only
+    teacher <- m * teacher + (1 - m) * student,  m = min(.999, 1 - 1 / (t + 1)), parameters only (SOFT-D10)
 
 | paper | code |
 |---|---|
@@ -21,7 +21,7 @@ the student learns from another view, in a geometry of its own. Each loss has a 
 | m = .999 | method.ema_keep_rate |
 
 What a stored label calls quality is 1 - spread; 0 below `method.pseudo_score_floor`, where nobody looks.
-Deviations SOFT-D1 to SOFT-D9: `docs/methods/soft_teacher.md`.
+Deviations SOFT-D1 to SOFT-D11: `docs/methods/soft_teacher.md`.
 """
 
 from __future__ import annotations
