@@ -26,7 +26,7 @@ def base_lr(config: OptimConfig, *, uses_unlabeled: bool) -> float:
 def lr_at(step: int, config: OptimConfig, *, uses_unlabeled: bool) -> float:
     """Return the learning rate of the step that starts after `step` completed ones.
 
-    Linear warm-up; then `schedule=steps`: a tenth less at each step of `decay_at`, `schedule=cosine`: down to 0.
+    Linear warm-up; then `schedule=steps`: down to a tenth at each step of `decay_at`, `schedule=cosine`: down to 0.
     """
     lr = base_lr(config, uses_unlabeled=uses_unlabeled) * warm_up(step, config)
     if config.schedule == "cosine":

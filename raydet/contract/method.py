@@ -28,6 +28,9 @@ class Method(ABC, Generic[Config, AnyBatch]):
     """Keys of the method's configuration that change nothing before the burn-in's end, so that a search over them
     trains the burn-in once."""
 
+    learns_in_burn_in: ClassVar[bool] = False
+    """Whether what `build_state` makes changes in the burn-in, too, and so goes over to a run that starts from it."""
+
     def __init__(self, config: Config) -> None:
         self.run = config
 

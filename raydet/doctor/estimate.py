@@ -82,7 +82,7 @@ class Disk:
 
 def disk_of(config: RunConfig, sizes: DataSizes) -> Disk:
     """Estimate what a run writes, at most, in float32: each checkpoint holds student, optimiser and, where the method
-    has them, teacher, published teacher and learned state; that is empty until the burn-in's end.
+    has them, teacher, published teacher and learned state; most methods' is empty until the burn-in's end.
 
     Kept are `checkpoint.keep`, the ends of stages and the best one, and one more while it is written.
     """
@@ -94,7 +94,7 @@ def disk_of(config: RunConfig, sizes: DataSizes) -> Disk:
     copies = 1 + moments + (method.teacher() is not None) + config.uses_labels
     ends = {end for end in method.stage_ends if 0 < end < config.last_step}
     kept = config.checkpoint.keep + 2 + len(ends)
-    after_burn_in = kept - (config.method.burn_in_steps in ends)
+    after_burn_in = kept - (config.method.burn_in_steps in ends and not method.learns_in_burn_in)
     learned = method.state_bytes(sizes)
     labels = labels_kept(config, method.schedule(), sizes.unlabeled) * method.label_bytes(sizes.classes)
     return Disk(parameters, kept * copies * 4 * parameters, after_burn_in * learned, labels)

@@ -2,7 +2,7 @@
 
     request -> WANTED -> assign -> ASSIGNED -> answer -> READY -> retire -> forgotten
                  ^                    |
-                 +--- actor_died -----+---- fail -> FAILED (kept until its version is dropped or retired)
+                 +--- actor_died -----+---- fail -> FAILED (until it is forgiven, dropped or retired)
 
 A key is (version, image id). Oldest version first, then the order of requests: what a trainer needs next is made first.
 At every moment wanted + assigned + ready + failed = requested - forgotten.

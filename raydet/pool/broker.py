@@ -113,7 +113,7 @@ class LabelBroker:
 
     async def retire(self, attempt: int, version: int) -> None:
         """Forget labels and weights below `version`."""
-        if self._admits(attempt) and version > self._retired:  # every rank says so
+        if self._admits(attempt) and version > self._retired:
             self._retired = version
             self._desk.retire(version)
             self._store.retire(version)

@@ -6,7 +6,7 @@ from raydet.config.run import RunConfig
 from raydet.errors import CheckpointError, ConfigError
 from raydet.learning_rate import base_lr
 from raydet.metrics import read_metrics
-from raydet.train.checkpoint import folder_of, latest_checkpoint, open_checkpoint, set_aside, steps_of
+from raydet.train.checkpoint import Checkpoint, folder_of, latest_checkpoint, open_checkpoint, set_aside, steps_of
 from raydet.train.rundir import RunFolder
 
 HEALTHY = "healthy"
@@ -25,6 +25,22 @@ def healthy_step(folder: RunFolder, bad: range = range(0)) -> int:
     suspects = [bad, *(range(record["since"], record["step"] + 1) for record in alarms)]
     healthy = steps_of(folder.checkpoints, healthy=True)
     return max((step for step in healthy if not any(step in each for each in suspects)), default=0)
+
+
+def diverged_since(folder: RunFolder, newest: Checkpoint) -> int | None:
+    """Return since which step the weights of a run's newest checkpoint are bad; None: they are not known to be.
+
+    Its own mark says so, or an alarm of the divergence that the run failed with, which began before it: see
+    `healthy_step`. An alarm alone does not, since a run may have recovered from it; nor does one that begins with these
+    very weights, since what they give is seen anew at once.
+    """
+    if not newest.is_healthy:
+        return int(newest.state["health"]["since"])
+    records = read_metrics(folder.metrics)
+    if [record["reason"] for record in records if record["kind"] == "end"][-1:] != ["failed"]:
+        return None
+    alarms = [record for record in records if record["kind"] == "alarm" and "since" in record]
+    return next((each["since"] for each in alarms if each["since"] < newest.step <= each["step"]), None)
 
 
 def advice(config: RunConfig, folder: RunFolder, bad: range = range(0)) -> str:
@@ -84,12 +100,13 @@ def _refuse_unhealthy(folder: RunFolder) -> None:
         newest = latest_checkpoint(folder.checkpoints)
     except CheckpointError:
         return  # said with more detail by what opens it
-    if newest is None or newest.is_healthy:
+    if newest is None or (since := diverged_since(folder, newest)) is None:
         return
-    back, health = healthy_step(folder), newest.state["health"]
+    back, loss = healthy_step(folder), (newest.state.get("health") or {}).get("loss")
+    figure = "" if newest.is_healthy or loss is None else f"loss {loss:.3g}, "
     raise ConfigError(
         f"--resume: the newest checkpoint of {folder.path}, step {newest.step}, was written after the run had diverged "
-        f"(loss {health['loss']:.3g}, above its bound since step {health['since']}): it would only go on diverging. Go "
+        f"({figure}above its bound since step {since}): it would only go on diverging. Go "
         f"back with --resume --from healthy (step {back}{'' if back else ', the beginning'}) and a lower learning rate "
         f"or an optim.clip_norm, or go on from it all the same with --resume --from {newest.step}"
     )

@@ -27,7 +27,7 @@ from raydet.metrics import read_metrics
 from raydet.precision import NAMES, autocast_dtype
 from raydet.registry import build_method, family_of
 from raydet.text import plural
-from raydet.train.checkpoint import steps_of
+from raydet.train.checkpoint import latest_checkpoint, steps_of
 from raydet.train.going_back import Start, check_start, go_back
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
@@ -168,18 +168,20 @@ def check_model(config: RunConfig, num_classes: int) -> None:
 def _is_finished(config: RunConfig, folder: RunFolder) -> bool:
     """Return whether a run has ended where it is to end, so that there is nothing to do, and to write.
 
-    One whose last checkpoint was taken away goes on from the one before. Raises ConfigError where a run has come
-    further than it is to.
+    One whose last checkpoint was taken away, or is damaged, goes on from the one before. Raises ConfigError where a run
+    has come further than it is to.
     """
-    step, reason = _last_end(folder)
-    if reason != "done" or steps_of(folder.checkpoints)[-1:] != [step]:
-        return False
-    if step > config.last_step:
+    newest = steps_of(folder.checkpoints)[-1:]
+    if newest and newest[0] > config.last_step:
         raise ConfigError(
-            f"--resume: {folder.path} is at step {step}, beyond the {config.last_step} that it is to have now "
+            f"--resume: {folder.path} is at step {newest[0]}, beyond the {config.last_step} that it is to have now "
             f"(optim.steps, run.stop_at); raise them, or go back with --from"
         )
-    return step == config.last_step
+    step, reason = _last_end(folder)
+    if reason != "done" or newest != [step] or step != config.last_step:
+        return False
+    usable = latest_checkpoint(folder.checkpoints)  # the last one may be damaged
+    return usable is not None and usable.step == step
 
 
 def _last_end(folder: RunFolder) -> tuple[int, str | None]:

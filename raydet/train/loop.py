@@ -91,21 +91,31 @@ class Trainer:
         self.weights = torch.tensor(list(method.loss_weights.values()))
         self.device_weights = self.weights.to(group.device)
 
-    def start_from(self, checkpoint: Checkpoint | None, fork: Checkpoint | None) -> None:
-        """Go on from this run's checkpoint, or start from another run's burn-in, or from scratch."""
+    def start_from(self, checkpoint: Checkpoint | None, fork: Checkpoint | None) -> list[str]:
+        """Go on from this run's checkpoint, or start from another run's burn-in, or from scratch.
+
+        Returns what the journal should say of it. Raises CheckpointError where the two do not fit.
+        """
+        said: list[str] = []
         if (saved := checkpoint or fork) is not None:
             set_frozen(self.state.student, self.param_groups, saved.step - 1, self.trainable)  # as it was when saved
         if checkpoint is not None:
             self.state.restore(checkpoint, teacher=self.teacher)
         elif fork is not None:
-            left_out = self.state.fork(fork, drops=self.method.fork_drops, takes=self.method.fork_takes)
+            method = self.method
+            left_out = self.state.fork(
+                fork, drops=method.fork_drops, takes=method.fork_takes, learns=method.learns_in_burn_in
+            )
             if left_out:
-                self.journal.note(self.state.step, f"forked from {fork.path}; left out: {', '.join(left_out)}")
+                said.append(f"forked from {fork.path}; left out: {', '.join(left_out)}")
         self.group.barrier()  # every rank has opened its store
         self.source.rewind(self.state.step)
         self.group.barrier()  # nobody asks before everybody's newer labels are gone
         if self.state.published is not None:
             self.source.publish(*self.state.published)
+        if (version := self.schedule.version_for(self.state.step)) is not None:
+            self.source.retire(version)  # or every look-up would go through the segments of all older teachers
+        return said
 
     def run(self, asked_to_stop: Callable[[], bool] = lambda: False) -> None:
         """Train to the end, or until asked to stop. Waits for labels, other ranks and the disk."""

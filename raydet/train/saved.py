@@ -27,7 +27,7 @@ from raydet.group import Group
 from raydet.registry import build_method, family_of
 from raydet.text import plural
 from raydet.train.checkpoint import Checkpoint, folder_of, latest_checkpoint, open_checkpoint, save_tensors
-from raydet.train.going_back import healthy_step
+from raydet.train.going_back import diverged_since, healthy_step
 from raydet.train.rundir import RunFolder
 from raydet.vision.pretrained import architecture_only
 from raydet.vision.weights import load_weights
@@ -80,7 +80,7 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
 
 def _healthy(folder: RunFolder, newest: Checkpoint) -> Checkpoint:
     """Return the newest checkpoint, or where that was written by a run that had diverged one from before, if any."""
-    if newest.is_healthy:
+    if diverged_since(folder, newest) is None:
         return newest
     step = healthy_step(folder)
     print(

@@ -83,18 +83,27 @@ class TrainState:
         *,
         drops: Callable[[str], bool],
         takes: Callable[[str], str | None] = lambda name: None,
+        learns: bool = False,
     ) -> list[str]:
         """Take over student, optimiser and step of another run's burn-in. Returns the names of weights left out.
 
         Of the weights that this model lacks, those of which `drops` says so are; those that only this model has start
-        as copies of the ones that `takes` names. Raises CheckpointError where the two do not fit; `check_fork` compares
+        as copies of the ones that `takes` names. `learns`: what the method learns beside the weights comes over, too;
+        else a burn-in has nothing of the kind. Raises CheckpointError where the two do not fit; `check_fork` compares
         their settings.
         """
-        for name in ("teacher", "memory"):
-            if checkpoint.has(name):
-                raise CheckpointError(
-                    f"{checkpoint.path}: this checkpoint already has a {name}; fork from the one at the burn-in's end"
-                )
+        if checkpoint.has("teacher"):
+            raise CheckpointError(
+                f"{checkpoint.path}: this checkpoint already has a teacher; fork from the one at the burn-in's end"
+            )
+        if checkpoint.has("memory") and not learns:
+            theirs = checkpoint.state.get("method")
+            raise CheckpointError(
+                f"{checkpoint.path}: this checkpoint already has what {f'method.name={theirs}' if theirs else 'it'} "
+                f"learns beside the weights; fork from the one at the burn-in's end, or from another method's burn-in"
+            )
+        if learns:
+            self._restore_learned(checkpoint)
         left_out = self._restore_student(checkpoint, drops, takes)
         self._restore_scaler(checkpoint)
         return left_out

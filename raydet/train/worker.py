@@ -19,7 +19,7 @@ from raydet.labels.source import InlineSource, LabelSource
 from raydet.labels.store import PseudoLabelStore
 from raydet.metrics import truncate_after
 from raydet.registry import build_method, family_of
-from raydet.train.checkpoint import Checkpoint, clean_checkpoints, latest_checkpoint, open_checkpoint
+from raydet.train.checkpoint import Checkpoint, clean_checkpoints, latest_checkpoint, open_checkpoint, set_aside
 from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
 from raydet.train.optim import OPTIMIZERS
@@ -90,6 +90,11 @@ def check_fork(fork: Checkpoint, config: RunConfig, data: PreparedSets[Any]) -> 
             f"{where} is at step {fork.step}, method.burn_in_steps is {burn_in}: the teacher starts at the burn-in's "
             f"end, so fork from a checkpoint at or before it, or raise method.burn_in_steps"
         )
+    if not fork.is_healthy:
+        raise CheckpointError(
+            f"{where} was written after its run had diverged: fork from an older one, or train it again with a lower "
+            f"learning rate or an optim.clip_norm"
+        )
     optimizer = OPTIMIZERS[config.optim.name].__name__
     if fork.state.get("optimizer") not in (None, optimizer):
         raise CheckpointError(
@@ -124,6 +129,8 @@ def _build(config: RunConfig, group: Group, data: PreparedSets[Any], make_source
         clean_checkpoints(folder.checkpoints, keep=1_000_000)  # unfinished writes of a killed attempt
     # One rank looks, all use what it found: a file system may show the newest checkpoint to some ranks later.
     found = latest_checkpoint(folder.checkpoints) if group.is_lead else None
+    if found is not None and found.passed_over:  # damaged: they must not count among those that are kept
+        set_aside(folder.checkpoints, found.step, folder.abandoned)
     path = group.all_gather(found.path if found else None)[0]
     checkpoint = open_checkpoint(path) if path else None
     fork = _fork_of(config) if config.run.fork_from and checkpoint is None else None
@@ -140,11 +147,15 @@ def _build(config: RunConfig, group: Group, data: PreparedSets[Any], make_source
     source = make_source(config, family, group, attempt)
     with nullcontext() if checkpoint is None and fork is None else architecture_only():  # theirs are taken below
         trainer = Trainer(config, family, method, data, source, group, journal)
+    try:
+        said = trainer.start_from(checkpoint, fork)  # a run that is refused here has not begun
+    except BaseException:
+        with suppress(Exception):  # the first error is the one to show
+            source.close()
+        raise
     num_params = sum(p.numel() for p in trainer.state.student.parameters())
     journal.start(start, attempt=attempt, num_params=num_params)
-    for line in trainer.started:
+    passed_over = [f"an older checkpoint is used: {problem}" for problem in found.passed_over] if found else []
+    for line in (*trainer.started, *passed_over, *said):
         journal.note(start, line)
-    for problem in found.passed_over if found is not None else ():
-        journal.note(start, f"an older checkpoint is used: {problem}")
-    trainer.start_from(checkpoint, fork)
     return trainer

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raydet.commands.train import _start
-from raydet.errors import ConfigError, DivergedError, RunError
+from raydet.errors import CheckpointError, ConfigError, DivergedError, RunError
 from raydet.metrics import read_metrics
 from raydet.train.checkpoint import folder_of, latest_checkpoint, open_checkpoint, steps_of
-from raydet.train.going_back import healthy_step
+from raydet.train.going_back import diverged_since, healthy_step
 from raydet.train.health import PATIENCE, WINDOW, Health
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
@@ -125,6 +125,38 @@ def test_a_diverged_run_is_not_resumed_by_accident(diverged: Path):
 def test_a_model_is_taken_from_before_the_divergence(diverged: Path, capsys: pytest.CaptureFixture[str]):
     assert load_saved(diverged).checkpoint.step == 5
     assert "was written after the run had diverged; the one of step 5 is used" in capsys.readouterr().err
+
+
+def test_no_run_is_forked_from_what_has_diverged(diverged: Path, tmp_path: Path):
+    newest = latest_checkpoint(diverged / "checkpoints")
+    late = {"method__burn_in_steps": 50, "optim__steps": 60}
+    with pytest.raises(CheckpointError, match="was written after its run had diverged: fork from an older one"):
+        launch(tiny_config(tmp_path / "fork", optim__name="sgd", **late, run__fork_from=str(newest.path)))
+
+
+def test_the_mark_of_a_checkpoint_says_nothing_where_the_run_failed_with_an_alarm_about_its_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = launch(tiny_config(tmp_path / "run", checkpoint__every=1, checkpoint__keep=5))
+    newest, lines = latest_checkpoint(folder.checkpoints), folder.metrics.read_text()
+    assert newest.step == 8 and newest.is_healthy and diverged_since(folder, newest) is None
+
+    def ends(reason: str, since: int) -> None:
+        alarm = {"kind": "alarm", "name": "diverged", "since": since, "step": 9, "message": "!", "time": 0.0}
+        end = {"kind": "end", "step": 9, "reason": reason, "message": "", "time": 0.0}
+        folder.metrics.write_text(lines + json.dumps(alarm) + "\n" + json.dumps(end) + "\n")
+
+    for since in (9, 8):  # the weights of step 8 were fine, or are the first to be tried again
+        ends("failed", since)
+        assert diverged_since(folder, newest) is None
+    ends("stopped", 7)  # it had recovered, or would have
+    assert diverged_since(folder, newest) is None
+    ends("failed", 7)
+    assert diverged_since(folder, newest) == 7
+    with pytest.raises(ConfigError, match=r"\(above its bound since step 7\).*--resume --from healthy \(step 6\)"):
+        launch(tiny_config(folder.path, checkpoint__every=1, optim__steps=20), resume=True)
+    assert load_saved(folder.path).checkpoint.step == 6
+    assert "the one of step 6 is used" in capsys.readouterr().err
 
 
 def test_a_step_without_a_checkpoint_is_refused_with_those_there_are(diverged: Path):

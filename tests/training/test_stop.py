@@ -20,8 +20,8 @@ from raydet.data.prepared import PreparedSets
 from raydet.errors import ConfigError, RunError, RunStopped, Terminated
 from raydet.metrics import read_metrics
 from raydet.registry import family_of
-from raydet.train import on_ray
-from raydet.train.checkpoint import latest_checkpoint
+from raydet.train import loop, on_ray
+from raydet.train.checkpoint import clean_checkpoints, latest_checkpoint, open_checkpoint, steps_of
 from raydet.train.launch import _check_reached, describe, launch
 from raydet.train.stop import ask_to_stop, sigterm_asks, watching
 from tests.helpers import tiny_config
@@ -159,6 +159,36 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
     assert starts[0] == 0 and 0 < starts[1] < 6
     launch(tiny_config(run, optim__steps=7), resume=True)
     assert read_metrics(run / "metrics.jsonl")[-1]["step"] == 7
+
+
+def test_a_run_that_was_stopped_beyond_its_new_end_is_not_called_trained(tmp_path: Path):
+    run = launch(tiny_config(tmp_path / "run", run__stop_at=6)).path
+    for fewer in ({"optim__steps": 5}, {"run__stop_at": 5}):
+        with pytest.raises(ConfigError, match="is at step 6, beyond the 5 that it is to have now"):
+            launch(tiny_config(run, **fewer), resume=True)
+
+
+def test_damaged_checkpoints_do_not_count_among_those_that_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    run = launch(tiny_config(tmp_path / "run", optim__steps=8)).path
+    file = run / "checkpoints" / "step_00000008" / "student.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    there: list[list[int]] = []
+
+    def watched(root: Path, **kept: Any) -> None:
+        clean_checkpoints(root, **kept)
+        there.append(steps_of(root))
+
+    monkeypatch.setattr(loop, "clean_checkpoints", watched)
+    # It was finished, but its end cannot be read; one checkpoint is to be kept, beside the burn-in's end and the best.
+    folder = launch(tiny_config(run, optim__steps=8, checkpoint__every=1, checkpoint__keep=1), resume=True)
+    first = read_metrics(folder.metrics)[-1]["step"] - len(there) + 1
+    assert [steps[-1] for steps in there] == list(range(first, 9))  # each was there when it had been written
+    assert open_checkpoint(folder.checkpoints / "step_00000008").step == 8
+    assert steps_of(folder.abandoned) == [8]
+    notes = [line["message"] for line in read_metrics(folder.metrics) if line["kind"] == "note"]
+    assert any("an older checkpoint is used" in text and "checksum differs" in text for text in notes)
 
 
 def test_a_gpu_that_is_not_there_is_said_to_be_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -226,6 +226,6 @@ def test_what_was_learned_about_other_images_or_classes_is_refused(data: Images,
 
 
 def test_a_checkpoint_with_learned_labels_is_no_burn_in_to_fork_from(save: Save):
-    with pytest.raises(CheckpointError, match="already has a memory; fork from the one at the burn-in's end"):
+    with pytest.raises(CheckpointError, match="already has what it learns beside the weights; fork from the one at"):
         state_of().fork(save(learned()), drops=lambda name: False)
     state_of().fork(save(state_of()), drops=lambda name: False)

@@ -80,6 +80,7 @@ class EqlV2(HostedMethod):
     """Classes that are mostly pushed down are pushed down less, and pulled up more."""
 
     unseen_by_burn_in = HostedMethod.host_unseen_by_burn_in
+    learns_in_burn_in = True
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
