@@ -51,7 +51,7 @@ def threads_for(cpus: float) -> int:
 
 def own_bytes(root: Path = _ROOT) -> int:
     """Return the memory that is this process's alone: what another one that imports the same takes at least."""
-    return _kilobytes(root / "proc/self/status", "RssAnon:") * 1024
+    return _number(root / "proc/self/status", "RssAnon:") * 1024
 
 
 def check_holds(claims: Sequence[Claim], machine: Machine, bytes_of: Mapping[str, int]) -> list[str]:
@@ -87,19 +87,26 @@ def _free_bytes(root: Path) -> int | None:
     info = root / "proc/meminfo"
     if not info.is_file():
         return None
-    free = (_kilobytes(info, "MemAvailable:") + _kilobytes(info, "SwapFree:")) * 1024
+    free = (_number(info, "MemAvailable:") + _number(info, "SwapFree:")) * 1024
     group = root / "sys/fs/cgroup"
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    for limit, used, about, cached in (
+        ("memory.max", "memory.current", "memory.stat", "inactive_file "),
+        (
+            "memory/memory.limit_in_bytes",
+            "memory/memory.usage_in_bytes",
+            "memory/memory.stat",
+            "total_inactive_file ",
+        ),
     ):
         most, now = _text(group / limit), _text(group / used)
         if most.isdecimal() and now.isdecimal():
-            free = min(free, max(0, int(most) - int(now)))
+            taken = int(now) - _number(group / about, cached)  # files that were read give way, as in MemAvailable
+            free = min(free, max(0, int(most) - taken))
     return free
 
 
-def _kilobytes(file: Path, name: str) -> int:
+def _number(file: Path, name: str) -> int:
+    """Return the number behind a name at the beginning of a line, 0 where there is none."""
     for line in _text(file).splitlines():
         if line.startswith(name):
             return int(line.split()[1])

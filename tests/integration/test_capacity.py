@@ -43,7 +43,11 @@ def test_memory_is_warned_about_when_it_is_close_and_refused_when_it_is_too_litt
 
 def container(root: Path, **files: str) -> Path:
     for name, content in files.items():
-        file = root / name.replace("__", "/").replace("_max", ".max").replace("_current", ".current")
+        for end in ("max", "current", "stat"):
+            name = name.replace(f"_{end}", f".{end}")
+        for end in ("max", "current", "stat"):
+            name = name.replace(f"_{end}", f".{end}")
+        file = root / name.replace("__", "/")
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(content)
     return root
@@ -55,6 +59,9 @@ def test_a_container_s_quota_counts(tmp_path: Path):
     assert this_machine(root) == Machine(1, 8000 * 1024)
     container(root, sys__fs__cgroup__memory_max="5000000", sys__fs__cgroup__memory_current="1000000")
     assert this_machine(root).free_bytes == 4_000_000
+    # Of the million, 600,000 are files that were read: they make room.
+    container(root, sys__fs__cgroup__memory_stat="anon 400000\ninactive_file 600000\n")
+    assert this_machine(root).free_bytes == 4_600_000
     container(root, sys__fs__cgroup__memory_max="max", sys__fs__cgroup__cpu_max="max 100000")
     assert this_machine(root) == Machine(len(os.sched_getaffinity(0)), 8000 * 1024)
 
