@@ -53,11 +53,13 @@ def burn_in_config(config: RunConfig, base: RunConfig, folder: Path) -> RunConfi
     """Return the run that trains a configuration's burn-in and no more, in `folder`.
 
     What the burn-in does not see is taken from the search's base, so that every trial of the group means the same run.
-    `optim.steps` is the trial's own where the learning rate goes by it, see `_unseen`.
+    `optim.steps` is the trial's own where the learning rate goes by it, see `_unseen`, and, with its settings, where the
+    base is of another method.
     """
     tree, common = config.model_dump(mode="json"), base.model_dump(mode="json")
+    is_other = config.method.name != base.method.name
     for path in _unseen(config):
-        if not path.startswith("method.") or config.method.name == base.method.name:
+        if not (is_other and path.startswith(("method.", "optim.steps"))):
             _copy(common, tree, path)
     tree["run"] = {"dir": str(folder), "fork_from": None, "stop_at": config.method.burn_in_steps}
     tree["optim"]["steps"] = max(tree["optim"]["steps"], config.method.burn_in_steps + 1)

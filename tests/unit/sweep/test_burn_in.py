@@ -8,7 +8,7 @@ import pytest
 
 from raydet.learning_rate import lr_at
 from raydet.sweep.burn_in import burn_in_config, burn_in_key, sees
-from tests.helpers import tiny_config
+from tests.helpers import tiny_config, tiny_soft
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,10 @@ def test_every_trial_of_a_group_means_the_same_burn_in(tmp_path: Path):
     assert made == burn_in_config(other, base, folder)
     assert made.last_step == 3 and made.run.dir == str(folder)
     assert burn_in_key(made) == burn_in_key(one)
+
+
+def test_the_burn_in_of_another_method_than_the_bases_has_a_length_that_its_settings_allow(tmp_path: Path):
+    retraining = {"name": "classifier_retraining", "burn_in_steps": 3, "retrain_from_step": 30}
+    trial = tiny_soft(tmp_path / "trial", method=retraining, optim__steps=40)
+    burn_in = burn_in_config(trial, tiny_config(tmp_path / "base"), tmp_path / "shared")  # which has 8 steps
+    assert (burn_in.optim.steps, burn_in.last_step) == (40, 3)
