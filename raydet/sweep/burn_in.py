@@ -53,8 +53,8 @@ def burn_in_config(config: RunConfig, base: RunConfig, folder: Path) -> RunConfi
     """Return the run that trains a configuration's burn-in and no more, in `folder`.
 
     What the burn-in does not see is taken from the search's base, so that every trial of the group means the same run.
-    `optim.steps` is the trial's own where the learning rate goes by it, see `_unseen`, and, with its settings, where the
-    base is of another method.
+    `optim.steps` is the trial's own where the learning rate goes by it, see `_unseen`, and where the base is of another
+    method.
     """
     tree, common = config.model_dump(mode="json"), base.model_dump(mode="json")
     is_other = config.method.name != base.method.name

@@ -27,14 +27,19 @@ class ImageBatch:
     def __len__(self) -> int:
         return len(self.sizes)
 
+    @property
+    def frames(self) -> tuple[tuple[int, int], ...]:
+        """Return the (height, width) of the frame that each image needs by itself."""
+        return tuple(_frame([size], self.divisor) for size in self.sizes)
+
     def by_frame(self) -> list[tuple[list[int], ImageBatch]]:
         """Group images that need the same frame, and cut the frames to size. Returns (positions, images) pairs.
 
         What is computed for an image then does not depend on how large its neighbours in the batch are.
         """
         groups: dict[tuple[int, int], list[int]] = {}
-        for i, size in enumerate(self.sizes):
-            groups.setdefault(_frame([size], self.divisor), []).append(i)
+        for i, frame in enumerate(self.frames):
+            groups.setdefault(frame, []).append(i)
         if len(groups) == 1 and next(iter(groups)) == tuple(self.pixels.shape[-2:]):
             return [(list(range(len(self))), self)]
         found = []

@@ -47,18 +47,26 @@ def match(boxes: Tensor, truth: Tensor, matcher: Matcher) -> Tensor:
 
 
 def sample(
-    matched: Sequence[Tensor], number: int, positive_fraction: float, rngs: Sequence[torch.Generator]
+    matched: Sequence[Tensor],
+    number: int,
+    positive_fraction: float,
+    rngs: Sequence[torch.Generator],
+    own: tuple[Tensor, Sequence[int]] | None = None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Draw at most `number` foreground and background indices of each image from the results of `match`, `[A_i]`.
 
     At most `positive_fraction` are foreground, background fills up. Every box draws a number; of each kind those with
-    the highest come out, in that order: any choice is as likely as any other.
+    the highest come out, in that order: any choice is as likely as any other. `own`: which boxes are an image's own,
+    `[N, A]` bool, and how many they are; others draw nothing and are not drawn.
     """
     device = matched[0].device
-    lengths = [len(each) for each in matched]
+    lengths = [len(each) for each in matched] if own is None else own[1]
     drawn = [torch.rand(length, generator=rng) for length, rng in zip(lengths, rngs, strict=True)]
     keys = to_device(pad_sequence(drawn, batch_first=True), device)
     kinds = pad_sequence(list(matched), batch_first=True, padding_value=IGNORED)
+    if own is not None:
+        keys = keys.gather(1, (own[0].cumsum(dim=1) - 1).clamp(min=0))  # the numbers of own boxes, in their order
+        kinds = torch.where(own[0], kinds, IGNORED)
     positive, negative = kinds >= 0, kinds == BACKGROUND
     most = int(number * positive_fraction)
     foreground, background = _highest(keys, positive, most), _highest(keys, negative, number)

@@ -15,6 +15,7 @@ from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from raydet.config.detector import ModelConfig
 from raydet.vision import losses
 from raydet.vision.box_code import BoxCoder
+from raydet.vision.device import to_device
 from raydet.vision.geometry import clipped_within, limits_of
 from raydet.vision.matching import Matcher, match, sample
 from raydet.vision.nms import nms_within
@@ -111,15 +112,18 @@ def rpn_losses(
     *,
     matcher: Matcher,
     config: ModelConfig,
+    frames: Sequence[tuple[int, int]] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return per-image sums `[N]` of the objectness loss and the box loss, for true boxes `truth[i]` `[G, 4]`, and how
     many of the sampled anchors are foreground, `[N]` int64.
 
     Binary cross-entropy over the sampled anchors, box distance over the foreground ones. Both are meant to be divided
-    by `rpn_batch` per image, even where fewer anchors exist.
+    by `rpn_batch` per image, even where fewer anchors exist. `frames`: the (height, width) of the frame that each image
+    needs by itself; anchors beyond it are there because of its neighbours, and are not drawn. None: there are none.
     """
     matched = [match(scores.anchors, boxes, matcher) for boxes in truth]
-    drawn = sample(matched, config.rpn_batch, config.rpn_positive_fraction, rngs)
+    own = None if frames is None else _own_anchors(scores, frames, config)
+    drawn = sample(matched, config.rpn_batch, config.rpn_positive_fraction, rngs, own)
     foreground, background = [rows for rows, _ in drawn], [rows for _, rows in drawn]
     wanted = [
         _coder.encode(boxes[owner[rows]], scores.anchors[rows])
@@ -132,6 +136,28 @@ def rpn_losses(
     objectness = losses.sum_per_image(missed, num_fg) + losses.sum_per_image(mistaken, num_bg)
     distance = losses.box_regression(scores.deltas[fg], torch.cat(wanted), config.box_loss)
     return objectness, losses.sum_per_image(distance, num_fg), torch.tensor(num_fg)
+
+
+def _own_anchors(
+    scores: AnchorScores, frames: Sequence[tuple[int, int]], config: ModelConfig
+) -> tuple[Tensor, list[int]] | None:
+    """Return which anchors `[N, A]` stand in each image's own frame, and how many; None where all do.
+
+    The number is computed from the sizes: counting on a GPU would be waited for.
+    """
+    each_cell = len(config.anchor_ratios)
+    numbers = [
+        sum(
+            -(-height // stride) * -(-width // stride) * each_cell * len(sizes)
+            for stride, sizes in zip(config.fpn_strides, config.anchor_sizes, strict=True)
+        )
+        for height, width in frames
+    ]
+    if all(number == len(scores.anchors) for number in numbers):
+        return None
+    centers = (scores.anchors[:, :2] + scores.anchors[:, 2:]) / 2  # the corners of the cells, exactly
+    ends = to_device(torch.tensor([(width, height) for height, width in frames]), centers.device)
+    return (centers < ends[:, None]).all(dim=2), numbers
 
 
 def _locate(rows: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from raydet.config.detector import ModelConfig
 from raydet.families.detection.onnx_graph import DetectionGraph
+from raydet.families.detection.passes import rpn_pass
+from raydet.vision import rpn
 from raydet.vision.detector import Detector
 from raydet.vision.images import IMAGENET_MEAN, IMAGENET_STD, collate
 
@@ -69,3 +71,32 @@ def test_the_exported_graph_frames_images_as_training_does(divisor: int):
 def test_a_divisor_that_no_stride_divides_is_refused():
     with pytest.raises(ValidationError, match="48 is not a multiple of 32, the stride of the backbone's last stage"):
         detector(48)
+
+
+def test_an_image_trains_on_the_same_anchors_whatever_its_neighbours_and_on_none_of_the_padding_for_them(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    model, drawn = detector(32), []
+    real = rpn.sample
+
+    def watched(*args: object) -> object:
+        drawn[:] = real(*args)  # type: ignore[arg-type]
+        return drawn
+
+    monkeypatch.setattr(rpn, "sample", watched)
+    flat, tall, large = pictures(1, 40, 90)[0], pictures(1, 90, 40)[0], pictures(1, 130, 200)[0]
+    boxes = torch.tensor([[4.0, 4.0, 30.0, 30.0]])
+
+    def anchors_of_the_first(*images: Tensor) -> list[list[float]]:
+        batch = model.framed(images)
+        scores = model.score_anchors(model.features(batch))
+        rngs = [torch.Generator().manual_seed(7 + i) for i in range(len(images))]
+        rpn_pass(model, scores, [boxes] * len(images), rngs, batch.frames)
+        return [box for rows in drawn[0] for box in scores.anchors[rows].tolist()]
+
+    with torch.no_grad():
+        alone = anchors_of_the_first(flat)  # in a frame of 64 x 96
+        assert len(alone) > 50
+        for others in ([tall], [large], [large, tall], [flat]):
+            assert anchors_of_the_first(flat, *others) == alone
+    assert all((x1 + x2) / 2 < 96 and (y1 + y2) / 2 < 64 for x1, y1, x2, y2 in alone)

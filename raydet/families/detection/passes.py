@@ -102,7 +102,7 @@ def train_pass(
     boxes, labels = sent(targets, images.pixels.device)
     features = detector.features(images)
     scores = detector.score_anchors(features)
-    rpn = rpn_pass(detector, scores, boxes, rngs)
+    rpn = rpn_pass(detector, scores, boxes, rngs, images.frames)
     proposals = detector.propose(scores, images, "train")
     verified = [target.verified for target in targets]
     rois = roi_passes(detector, features, proposals, boxes, labels, rngs, verified, images.sizes)
@@ -124,10 +124,14 @@ def sent(targets: Sequence[Target], device: torch.device) -> tuple[list[Tensor],
 
 
 def rpn_pass(
-    detector: Detector, scores: AnchorScores, boxes: Sequence[Tensor], rngs: Sequence[torch.Generator]
+    detector: Detector,
+    scores: AnchorScores,
+    boxes: Sequence[Tensor],
+    rngs: Sequence[torch.Generator],
+    frames: Sequence[tuple[int, int]],
 ) -> RpnPass:
-    """Sample anchors for true boxes `boxes[i]` `[G_i, 4]` of image i, and compare."""
-    cls, reg, _ = rpn_losses(scores, boxes, rngs, matcher=detector.rpn.matcher, config=detector.config)
+    """Sample anchors for true boxes `boxes[i]` `[G_i, 4]` of image i, which needs a frame `frames[i]`, and compare."""
+    cls, reg, _ = rpn_losses(scores, boxes, rngs, matcher=detector.rpn.matcher, config=detector.config, frames=frames)
     return RpnPass(cls, reg, torch.full((len(boxes),), detector.config.rpn_batch, device=cls.device))
 
 

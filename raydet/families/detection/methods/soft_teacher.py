@@ -183,7 +183,8 @@ class SoftTeacher(DetectionMethod):
         features = student.features(images)
         anchors = student.score_anchors(features)
         truth = batch.targets[: batch.num_labeled]
-        rpn = rpn_pass(student, anchors, all_to_device([each.boxes for each in (*truth, *of_rpn)], device), rngs)
+        boxes = all_to_device([each.boxes for each in (*truth, *of_rpn)], device)
+        rpn = rpn_pass(student, anchors, boxes, rngs, images.frames)
         proposals = student.propose(anchors, images, "train")
         roi = _rois(student, features, proposals, (*truth, *of_cls), rngs)
         terms = {
