@@ -7,8 +7,10 @@ sees in the configuration.
 from __future__ import annotations
 
 import glob
+import os
 import re
 from collections.abc import Iterable, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,8 @@ WORDS = {
 }
 ROLES = {"train": "labeled", "val": "val", "test": "test"}
 _ANNOTATIONS = (".json", ".parquet")
+_NO_BOXES = frozenset({"captions", "stuff", "panoptic", "info"})  # of COCO's published files, those without objects
+_BOXES = "instances"
 _YAML_BYTES = 1 << 20
 
 Given = dict[str, Any]
@@ -53,10 +57,8 @@ def _beside(file: Path, given: Mapping[str, Any]) -> dict[str, Given]:
         for name in WORDS[other]:
             beside = file.with_name(_swapped(file.stem, word, name) + file.suffix)
             if beside.is_file():
-                found[other] = {**given, "path": _as_given(given, beside)}
-                root = str(given.get("images", ""))
-                if "images" in given and (other_root := Path(_swapped(root, word, name))).is_dir():
-                    found[other]["images"] = str(other_root)
+                if (sibling := _sibling(given, other, name, path=_as_given(given, beside))) is not None:
+                    found[other] = sibling
                 break
     return found
 
@@ -71,33 +73,82 @@ def _in_folder(folder: Path, given: Mapping[str, Any]) -> dict[str, Given]:
         return _parts(given, (file.stem for file in lists.glob("*.txt")))
     for place in (folder, folder / "annotations"):
         for suffix in _ANNOTATIONS:
-            found = _files(sorted(place.glob(f"*{suffix}")), given)
-            if "labeled" in found:
-                return found
+            files = _files(sorted(place.glob(f"*{suffix}")))
+            if "train" in files:
+                return _one_each(files, given)
     for place in (folder / "images", folder):  # YOLO without a data.yaml; folders of class folders
         names = [entry.name for entry in place.iterdir() if entry.is_dir()] if place.is_dir() else []
         if (place == folder or (folder / "labels").is_dir()) and _role_of_all(names):
-            return _parts(given, names)
+            # A COCO file in a folder for each part has its pictures in `images`; elsewhere that only allows symlinks.
+            return _parts(given, names, own_images=place == folder)
     return _parts(given, published_parts(folder))
 
 
-def _files(files: Iterable[Path], given: Mapping[str, Any]) -> dict[str, Given]:
-    found: dict[str, Given] = {}
+def _files(files: Iterable[Path]) -> dict[str, list[Path]]:
+    """Return the files of each role, without those of COCO that are known to have no boxes of objects."""
+    found: dict[str, list[Path]] = {}
     for file in files:
         role, _ = _role(file.stem)
-        if role and ROLES[role] not in found:
-            found[ROLES[role]] = {**given, "path": _as_given(given, file)}
+        # macOS writes ._train.json beside train.json.
+        if role and not file.name.startswith(".") and _NO_BOXES.isdisjoint(_words(file.stem)):
+            found.setdefault(role, []).append(file)
+    return {role: [file for file in those if _BOXES in _words(file.stem)] or those for role, those in found.items()}
+
+
+def _one_each(files: Mapping[str, list[Path]], given: Mapping[str, Any]) -> dict[str, Given]:
+    """Return a set per role; nothing where a role has several files: which one is meant, the reader then asks."""
+    if any(len(those) > 1 for those in files.values()):
+        return {}
+    found = {
+        ROLES[role]: _sibling(given, role, _role(file.stem)[1], path=_as_given(given, file))
+        for role, (file,) in files.items()
+    }
+    return {name: one for name, one in found.items() if one is not None}
+
+
+def _sibling(given: Mapping[str, Any], role: str, word: str, **own: str) -> Given | None:
+    """Return a set like `given` for another part, which `word` names; `own` is what differs.
+
+    Where the image root names the training part, the other part has its own root. None where that is not there: boxes
+    must not lie on the pictures of another part.
+    """
+    found = {**given, **own}
+    if role == "train" or "images" not in given:
+        return found
+    parts = Path(str(given["images"])).parts
+    for place in range(len(parts) - 1, len(parts) - 1 - _own_parts(given), -1):
+        said, there = _role(parts[place])
+        if said == "train":
+            for name in dict.fromkeys((word, *WORDS[role])):
+                root = Path(*parts[:place], _swapped(parts[place], there, name), *parts[place + 1 :])
+                if root.expanduser().is_dir():
+                    return {**found, "images": str(root)}
+            return None
     return found
 
 
-def _parts(given: Mapping[str, Any], names: Iterable[str]) -> dict[str, Given]:
-    """Return one set per part of the same path; nothing where no part is for training."""
+def _own_parts(given: Mapping[str, Any]) -> int:
+    """Return how many of the last parts of the image root can name a part of the data set: the last one, and those
+    that the annotations do not share. A data set below ~/training is no training part."""
+    path, root = (Path(os.path.abspath(os.path.expanduser(str(given[key])))).parts for key in ("path", "images"))
+    shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(path, root, strict=False)))
+    return min(max(1, len(root) - shared), len(Path(str(given["images"])).parts))
+
+
+def _parts(given: Mapping[str, Any], names: Iterable[str], *, own_images: bool = False) -> dict[str, Given]:
+    """Return one set per part of the same path; nothing where no part is for training.
+
+    `own_images`: an image root that names a part is of that part alone.
+    """
     names = set(names)
-    found = {}
+    found: dict[str, Given] = {}
     for role, words in WORDS.items():
         name = next((word for word in words if word in names), None)
-        if name is not None:
-            found[ROLES[role]] = {**given, "subset": name}
+        if name is None:
+            continue
+        one = _sibling(given, role, name, subset=name) if own_images else {**given, "subset": name}
+        if one is not None:
+            found[ROLES[role]] = one
     return found if "labeled" in found else {}
 
 
@@ -114,9 +165,13 @@ def _yaml_parts(file: Path) -> list[str]:
 
 def _role(stem: str) -> tuple[str, str]:
     """Return what a name such as `instances_train2017` says, and the word that says it; empty where none or several."""
-    parts = re.findall(r"[a-z]+", stem.lower())
+    parts = _words(stem)
     said = [(role, word) for role, words in WORDS.items() for word in words if word in parts]
     return said[0] if len({role for role, _ in said}) == 1 else ("", "")
+
+
+def _words(stem: str) -> list[str]:
+    return re.findall(r"[a-z]+", stem.lower())
 
 
 def _role_of_all(names: list[str]) -> bool:
@@ -126,9 +181,9 @@ def _role_of_all(names: list[str]) -> bool:
 
 
 def _swapped(text: str, word: str, other: str) -> str:
-    """Replace the last `word`, whatever its case."""
-    start = text.lower().rfind(word)
-    return text if start < 0 else text[:start] + other + text[start + len(word) :]
+    """Replace the last whole `word`, whatever its case."""
+    whole = list(re.finditer(rf"(?<![a-z]){word}(?![a-z])", text, re.IGNORECASE))
+    return text[: whole[-1].start()] + other + text[whole[-1].end() :] if whole else text
 
 
 def _as_given(given: Mapping[str, Any], file: Path) -> str:

@@ -155,19 +155,31 @@ def read_file(path: Path) -> FromFile:
         images: dict[Any, tuple[str, int, int, list[Any]]] = {}
         for number, image in enumerate(content["images"]):
             where = f"images[{number}]"
-            images[image["id"]] = (str(image["file_name"]), int(image["width"]), int(image["height"]), [])
+            name = str(image["file_name"])
+            images[image["id"]] = (name, _side(image, "width"), _side(image, "height"), [])
         for number, box in enumerate(content["annotations"]):
             where = f"annotations[{number}]"
             x, y, w, h = map(float, box["bbox"])
-            if not np.isfinite((x, y, w, h)).all():
+            if not np.isfinite((x, y, w, h, x + w, y + h)).all():
                 raise ValueError("bbox has a number that is not finite")
             images[box["image_id"]][3].append((x, y, x + w, y + h))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise DataError(f"{path}: not a COCO instance file: {where}: {type(error).__name__}: {error}") from None
     found = {name: (w, h, np.array(boxes, np.float64).reshape(-1, 4)) for name, w, h, boxes in images.values()}
     if len(found) < len(images):
         raise DataError(f"{path}: two images have the same file_name; names tell images apart here")
     return FromFile(str(path), hashlib.sha256(raw).hexdigest(), found)
+
+
+def _side(image: Mapping[str, Any], key: str) -> int:
+    """Return a side of an image. Raises ValueError, with the image's name, for all but a whole number."""
+    value = image[key]
+    # 640.0 is what some tools write; 640.7 is the side of no image, and Infinity and 1e400 are numbers to JSON too.
+    is_whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not is_whole:
+        name = str(image["file_name"])
+        raise ValueError(f"{key} of {name!r:.200} must be a whole number of pixels, got {value!r:.40}")
+    return int(value)
 
 
 def _opencv() -> Any:

@@ -19,6 +19,7 @@ from raydet.data.problems import ProblemLog
 
 UNKNOWN = b""
 _MOST_COUNTS = 1 << 24  # run lengths of one mask
+_MOST_SIDE = (1 << 31) - 1  # pixels; more has no image, and the counts of a square of it fit into 64 bits
 _BITS, _MORE, _SIGN = 0x1F, 0x20, 0x10  # of a character of a compressed RLE
 
 
@@ -128,15 +129,18 @@ def _run_lengths(value: dict[str, Any]) -> RunLengths:
     size, counts = value.get("size"), value.get("counts")
     if not isinstance(size, list) or len(size) != 2 or any(type(side) is not int or side < 1 for side in size):
         raise ValueError(f"an RLE wants size: [height, width], got {size!r:.40}")
+    if max(size) > _MOST_SIDE:
+        raise ValueError(f"an RLE wants size: [height, width] of at most {_MOST_SIDE:,} pixels, got {size!r:.40}")
     if isinstance(counts, str):
         lengths = _uncompressed(counts)
     elif isinstance(counts, list) and all(type(count) is int for count in counts) and len(counts) <= _MOST_COUNTS:
         lengths = counts
     else:
         raise ValueError(f"an RLE wants counts: whole numbers, or COCO's compressed text; got {_shown(counts)}")
-    pixels = size[0] * size[1]
-    if any(count < 0 for count in lengths) or sum(lengths) != pixels:
-        raise ValueError(f"the RLE's counts add up to {sum(lengths):,}, its size has {pixels:,} pixels")
+    pixels, total = size[0] * size[1], sum(lengths)
+    if any(count < 0 for count in lengths) or total != pixels:
+        said = f"{total:,}" if abs(total) <= _MOST_SIDE**2 else "what no image can have"  # not hundreds of digits
+        raise ValueError(f"the RLE's counts add up to {said}, its size has {pixels:,} pixels")
     return RunLengths((size[0], size[1]), np.array(lengths, dtype=np.int64))
 
 

@@ -219,7 +219,7 @@ def test_a_changed_byte_and_a_file_that_is_not_there_are_named(photos: Path, tmp
 # other sources
 
 
-def coco(file: Path, name: str, width: int, height: int, boxes: list[list[float]]) -> Path:
+def coco(file: Path, name: str, width: float, height: float, boxes: list[list[float]]) -> Path:
     images = [{"id": 7, "file_name": name, "width": width, "height": height}]
     file.write_text(json.dumps({"images": images, "annotations": [{"image_id": 7, "bbox": box} for box in boxes]}))
     return file

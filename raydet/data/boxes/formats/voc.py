@@ -8,7 +8,7 @@ count from 0 are off by one pixel at the left and top edge, which the box rules 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from dataclasses import replace
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
@@ -27,6 +27,7 @@ from raydet.errors import DataError
 from raydet.text import is_plain
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_IN_CLASS = ("-1", "0", "1")  # in the lists of one class: without it, with difficult objects alone, with it
 
 
 def read_voc(folder: Path, subset: str | None, log: ProblemLog, images: Path | None = None) -> Source:
@@ -72,9 +73,16 @@ def _chosen(root: Path, subset: str | None, keys: list[str]) -> list[str]:
     if "/" in subset or not file.is_file():
         there = ", ".join([*sorted(path.stem for path in lists.glob("*.txt"))[:20], *splits[:20]]) or "none"
         raise DataError(f"{lists}: no list {subset!r} (there: {there}); correct `subset`")
-    rows = [line.split() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    by_name = by_last_part(keys)
-    return list(dict.fromkeys(only(by_name.get(row[0], [])) or row[0] for row in rows))
+    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    known, by_name = set(keys), by_last_part(keys)
+    names = (_listed_name(line, known | by_name.keys()) for line in lines)
+    return list(dict.fromkeys(name if name in known else only(by_name.get(name, [])) or name for name in names))
+
+
+def _listed_name(line: str, known: Set[str]) -> str:
+    """Return the image that a line of a list names; it may have spaces. Lists of a class say 1, 0 or -1 after it."""
+    words = line.rsplit(maxsplit=1)
+    return words[0] if line not in known and words[-1] in _IN_CLASS else line
 
 
 class _Reader:

@@ -40,8 +40,8 @@ def read_located(
         file = materialise(one.shapes or ShapesConfig(max_objects=1), generated)
         return read_located_coco(file, None, on_several, read_boxes=one.read_boxes, log=log), format
     if format == "coco":
-        boxes = DatasetConfig.model_validate({"path": one.path, "images": one.images, "format": "coco"})
-        source = read_source(boxes, log)
+        given = {"path": one.path, "images": one.images, "subset": one.subset, "format": "coco"}
+        source = read_source(DatasetConfig.model_validate(given), log)
         return of_source(source, on_several, read_boxes=one.read_boxes, log=log), format
     if format == "parquet":
         return read_located_parquet(one, log), format

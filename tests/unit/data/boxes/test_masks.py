@@ -105,6 +105,11 @@ def test_an_index_without_masks_is_as_it_was(tmp_path: Path):
         ({"size": [80, 100], "counts": "\x01"}, "has a character"),
         ({"size": [80, 100], "counts": "o"}, "ends within a count"),
         ({"size": [80, 100], "counts": 7}, "wants counts"),
+        ({"size": [1, 2**31], "counts": [2**31]}, r"at most 2,147,483,647 pixels, got \[1, 2147483648\]"),
+        ({"size": [1, 2**64], "counts": [2**64]}, r"at most 2,147,483,647 pixels, got \[1, 18446744073709551616\]"),
+        ({"size": [10**400, 80], "counts": [8000]}, "at most 2,147,483,647 pixels, got .{40}$"),
+        ({"size": [80, 100], "counts": [2**64]}, "add up to what no image can have, its size has 8,000 pixels"),
+        ({"size": [80, 100], "counts": [-(10**400)]}, "add up to what no image can have, its size has 8,000 pixels"),
     ],
 )
 def test_a_malformed_mask_is_an_error_with_its_place(tmp_path: Path, segmentation: Any, message: str):

@@ -59,6 +59,32 @@ def test_a_subset_reads_its_list_and_knows_all_classes(tmp_path: Path) -> None:
         read_table(folder, subset="../../train")
 
 
+def test_names_with_spaces_are_listed_as_they_are(tmp_path: Path) -> None:
+    folder = write_voc(tmp_path)
+    for number, name in enumerate(("photo", "photo (1)", "photo 1", "more/photo (2)"), start=3):
+        write_image(folder / "JPEGImages" / f"{name}.jpg", value=number)
+        (folder / "Annotations" / "more").mkdir(exist_ok=True)
+        (folder / "Annotations" / f"{name}.xml").write_text(f"<annotation>{SIZE}</annotation>")
+    (folder / "ImageSets" / "Main").mkdir(parents=True)
+    file = folder / "ImageSets" / "Main" / "train.txt"
+
+    def listed(text: str) -> list[str]:
+        file.write_text(text)
+        table, log = read_table(folder, subset="train")
+        assert not log.problems
+        return sorted(table.ids)
+
+    assert listed("photo (1)\n  two \nphoto 1\n") == ["photo (1)", "photo 1", "two"]
+    assert listed("photo (2)\n") == listed("photo (2)  1\n") == ["more/photo (2)"]  # the last part of a name is enough
+    # as in cat_train.txt: with a cat, without, with difficult ones alone
+    assert listed("photo (1)  1\nphoto -1\ntwo  0\nphoto 1  1\n") == ["photo", "photo (1)", "photo 1", "two"]
+    for line, name in (("photo (3)", "photo (3).xml"), ("photo (3) -1", "photo (3).xml"), ("two 2", "two 2.xml")):
+        file.write_text(f"one\n{line}\n")
+        table, log = read_table(folder, subset="train")
+        assert codes(log) == ["annotation-file-missing"] and f"Annotations/{name}" in str(log.problems[0])
+        assert table.ids == ["one"]
+
+
 def test_boxes_counted_from_zero_and_float_boxes_fit(tmp_path: Path) -> None:
     box = "<bndbox><xmin>0</xmin><ymin>0.5</ymin><xmax>99.5</xmax><ymax>80</ymax></bndbox>"
     table, log = read_table(write_voc(tmp_path, f"<object><name>dog</name>{box}</object>"))

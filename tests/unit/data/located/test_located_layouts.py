@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raydet.config.located_data import LocatedSetConfig
+from raydet.data.classes.formats import parquet_columns
 from raydet.data.kind import kind_of
 from raydet.data.located.formats.detect import detect_located, read_located
 from raydet.data.located.table import LocatedTable
@@ -128,6 +129,18 @@ def test_coco_with_one_class_per_image(tmp_path: Path):
         assert described(table) == {"1": ("cat", [[10, 20, 40, 60], [1, 1, 6, 6]]), "2": ("dog", [[0, 0, 50, 60]])}
 
 
+def test_of_several_coco_files_the_subset_is_read(tmp_path: Path):
+    for name in ("train", "valid"):
+        write_image(tmp_path / name / "0.jpg")
+        coco(tmp_path / name, *(ONE_EACH if name == "train" else ONE_EACH[:1]))
+    with pytest.raises(DataError, match=r"several COCO files .*or set `subset` \(train, valid\)"):
+        read(tmp_path, path=str(tmp_path))
+    table, format = read(tmp_path, path=str(tmp_path), subset="train")  # the advice
+    assert format == "coco"
+    assert described(table) == {"1": ("cat", [[10, 20, 40, 60]]), "2": ("dog", [[0, 0, 50, 60]])}
+    assert read(tmp_path, path=str(tmp_path), subset="valid")[0].has_boxes.tolist() == [True, False]
+
+
 def test_boxes_of_several_classes_are_an_error_that_names_the_image(tmp_path: Path):
     several = ((1, 1, [0.0, 0, 10, 10]), (1, 2, [0.0, 0, 50, 60]), (1, 2, [3.0, 3, 9, 9]), (2, 2, [0.0, 0, 5, 5]))
     config = LocatedSetConfig(path=str(coco(tmp_path, *several)))
@@ -188,6 +201,49 @@ def test_parquet_without_boxes_and_with_other_things_in_their_column(tmp_path: P
     parquet(tmp_path / "z.parquet", [[1, 2, 3], []])
     with pytest.raises(DataError, match="row 0: 3 numbers in 'boxes'; expected four for each box"):
         read(tmp_path, path=str(tmp_path / "z.parquet"))
+
+
+def many_zeros(file: Path, rows: int, numbers: int) -> Path:
+    """Write about a kilobyte that stands for `rows` times `numbers` zeros."""
+    content = write_image(file.parent / "0.png", width=2, height=2).read_bytes()
+    columns = {"image": [content] * rows, "label": ["cat"] * rows, "boxes": [[0.0] * numbers] * rows}
+    pq.write_table(pa.table(columns), file, compression="zstd")
+    return file
+
+
+def test_boxes_of_a_small_parquet_file_are_counted_as_they_are_decoded(tmp_path: Path, monkeypatch: Any):
+    file = many_zeros(tmp_path / "x.parquet", 2000, 2000)
+    monkeypatch.setattr(parquet_columns, "_MAX_BYTES", 1 << 24)  # half of 2000 * 2000 * 8
+    assert file.stat().st_size < 4096
+    assert len(read(tmp_path, path=str(file), read_boxes=False)[0]) == 2000  # pictures and labels are few bytes
+    with pytest.raises(DataError, match=r"x\.parquet: the images and labels up to here are more than 0\.01562 GiB"):
+        read(tmp_path, path=str(file))
+
+
+def test_more_numbers_than_rows_can_have_are_refused_before_they_are_decoded(tmp_path: Path, monkeypatch: Any):
+    file = many_zeros(tmp_path / "x.parquet", 2, 1_000_000)
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", refused_for_boxes(pq.ParquetFile.iter_batches))
+    with pytest.raises(DataError) as error:
+        read(tmp_path, path=str(file))
+    assert str(error.value) == (
+        f"{file}: 2,000,000 numbers in 'boxes' for 2 rows; expected four for each box, of at most 1,000 a row"
+    )
+
+
+def refused_for_boxes(iter_batches: Any) -> Any:
+    def iterate(parquet: Any, **options: Any) -> Any:
+        assert options["columns"] != ["boxes"]
+        return iter_batches(parquet, **options)
+
+    return iterate
+
+
+@pytest.mark.parametrize(
+    ("boxes", "count"), [([[], [0] * 4004], "4,004 numbers"), ([None, [[0, 0, 1, 1]] * 1001], "4,004 numbers")]
+)
+def test_a_row_with_too_many_boxes_is_named(boxes: Any, count: str, tmp_path: Path):
+    with pytest.raises(DataError, match=rf"row 1: {count} in 'boxes'; expected four for each box, of at most 1,000"):
+        read(tmp_path, path=str(parquet(tmp_path / "x.parquet", boxes)))
 
 
 def test_generated_shapes_have_one_object_each(tmp_path: Path):
