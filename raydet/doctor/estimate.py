@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from bisect import bisect_left
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from raydet.errors import ConfigError
 from raydet.labels.schedule import LabelSchedule
 from raydet.registry import build_method
 from raydet.text import plural, size
+from raydet.train.rundir import RunFolder
 
 
 def plan(config: RunConfig, nodes: Sequence[Resources], *, is_local: bool) -> list[Finding]:
@@ -126,15 +129,44 @@ def labels_kept(config: RunConfig, schedule: LabelSchedule, images: int) -> int:
     return sum(sorted(made.values())[-(config.labels.keep_versions + besides) :])
 
 
-def judge_disk(disk: Disk, run_dir: Path) -> Finding:
-    """Compare the estimate with what is free where the run will live."""
+@dataclass(frozen=True, slots=True)
+class Written:
+    """Bytes that a run has written so far."""
+
+    checkpoints: int = 0
+    labels: int = 0
+
+
+NOTHING = Written()
+
+
+def written_by(folder: RunFolder) -> Written:
+    """Return what a started run holds already of what `disk_of` estimates; nothing where no run is started."""
+    return Written(_bytes_in(folder.checkpoints), _bytes_in(folder.labels)) if folder.is_started else NOTHING
+
+
+def _bytes_in(folder: Path) -> int:
+    """Return the size of all files below a folder; one that a running run takes away meanwhile does not count."""
+    found = 0
+    for place, _, names in os.walk(folder):
+        for name in names:
+            with suppress(OSError):
+                found += os.lstat(os.path.join(place, name)).st_size
+    return found
+
+
+def judge_disk(disk: Disk, run_dir: Path, written: Written = NOTHING) -> Finding:
+    """Compare the estimate, less what is written already, with what is free where the run lives or will live."""
     place = next(folder for folder in [run_dir, *run_dir.parents] if folder.is_dir())
     free = shutil.disk_usage(place).free
-    need = disk.checkpoints + disk.labels
+    # Each by itself: checkpoints of an older setting, more than are kept now, make no room for labels.
+    need = max(0, disk.checkpoints - written.checkpoints) + max(0, disk.labels - written.labels)
+    already = written.checkpoints + written.labels
+    there = f", {size(already)} are written already" if already else ""
     tables = f" ({size(disk.learned)} of it the state of the method)" if disk.learned else ""
     text = (
         f"{disk.parameters / 1e6:.1f} M parameters: {size(disk.checkpoints)} of checkpoints{tables} + "
-        f"{size(disk.labels)} of labels at most; {place} has {size(free)} free"
+        f"{size(disk.labels)} of labels at most{there}; {place} has {size(free)} free"
     )
     if need > free:
         advice = "lower checkpoint.keep, set labels.keep_versions, or take another run.dir"

@@ -17,7 +17,7 @@ from raydet.contract import DataSizes
 from raydet.data.check import CheckReport
 from raydet.data.problems import Problem
 from raydet.doctor import probe
-from raydet.doctor.estimate import disk_of, judge_capacity, judge_disk, judge_memory, plan
+from raydet.doctor.estimate import disk_of, judge_capacity, judge_disk, judge_memory, plan, written_by
 from raydet.doctor.finding import Finding, fail, ok, warn
 from raydet.doctor.machine import Facts, compare, judge
 from raydet.doctor.measure import measure_both
@@ -46,7 +46,7 @@ def examine(config: RunConfig | None, *, address: str | None, measured: bool) ->
         yield from plan(config, [{"GPU": float(len(here["gpus"]))}], is_local=True)
         yield judge_capacity(config, this_machine())
     if config is not None:
-        yield from _run(config, measured, is_local=address is None)
+        yield from _run(config, measured, here["memory_bytes"] if address is None else None)
 
 
 def _cluster(config: RunConfig | None, address: str, here: Facts, wants_gpu: bool) -> Iterator[Finding]:
@@ -68,20 +68,20 @@ def _cluster(config: RunConfig | None, address: str, here: Facts, wants_gpu: boo
         yield fail("cluster", str(error), "where the port answers, a missing or wrong token is the usual reason")
 
 
-def _run(config: RunConfig, measured: bool, *, is_local: bool) -> Iterator[Finding]:
-    """Look at what the run reads, writes and takes."""
+def _run(config: RunConfig, measured: bool, memory: int | None) -> Iterator[Finding]:
+    """Look at what the run reads, writes and takes; `memory` (bytes): of the machine that all its processes share."""
     report = family_of(config).check_data(config, decode_images=False)
     yield _data(config, report)
     if report.num_errors:
         return
     num_classes = max(one.num_classes for one in report.sets)
     sizes = DataSizes(report.num_labeled, report.num_unlabeled, num_classes)
-    if not RunFolder(config.run.dir).is_started:  # the weights of a checkpoint are taken
+    folder = RunFolder(config.run.dir)
+    if not folder.is_started:  # the weights of a checkpoint are taken
         yield judge_model(config, num_classes)
-    yield judge_disk(disk_of(config, sizes), Path(config.run.dir).absolute())
+    yield judge_disk(disk_of(config, sizes), folder.path, written_by(folder))
     if table := build_method(config).state_bytes(sizes):
-        have = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if is_local else None
-        yield judge_memory(table, config.cluster.workers, have)
+        yield judge_memory(table, config.cluster.workers, memory)
     if config.uses_labels and not report.num_unlabeled:
         return
     if not measured:

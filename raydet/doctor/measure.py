@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ import torch
 from raydet.config.run import RunConfig
 from raydet.doctor.estimate import labels_made
 from raydet.doctor.finding import Finding, ok, warn
+from raydet.errors import CheckpointError
 from raydet.metrics import read_metrics
 from raydet.precision import NAMES, autocast_dtype, has_bf16_hardware
 from raydet.registry import build_method, family_of
 from raydet.settings import resolve
 from raydet.text import duration, plural
+from raydet.train.checkpoint import open_checkpoint
 
 BURN_IN, LATER = 2, 4  # steps that are trained; the first of each stage is not counted
 TOLERATED = 1.25  # times as long as in the other precision: four steps tell no more
@@ -92,8 +95,9 @@ def extrapolate(config: RunConfig, lines: Sequence[Mapping[str, Any]], num_unlab
     first, rest = by_step[BURN_IN], [by_step[step] for step in range(BURN_IN + 2, BURN_IN + LATER + 1)]
     seconds, labelling = (sum(float(line[key]) for line in rest) / len(rest) for key in ("step_s", "label_wait_s"))
     stages = first.get("stage") != rest[-1].get("stage")
-    num_first = min(config.method.burn_in_steps, config.last_step) if config.uses_labels or stages else 0
-    num_rest = max(0, config.last_step - num_first)
+    end_of_first = min(config.method.burn_in_steps, config.last_step) if config.uses_labels or stages else 0
+    start = min(fork_step(config), config.last_step)
+    num_first, num_rest = max(0, end_of_first - start), config.last_step - max(start, end_of_first)
     made = sum(labels_made(config, method.schedule(), num_unlabeled).values())
     share = min(1.0, made / max(1, num_rest * config.optim.unlabeled_batch))
     total = num_first * float(first["step_s"]) + num_rest * (seconds - (1 - share) * labelling)
@@ -102,11 +106,28 @@ def extrapolate(config: RunConfig, lines: Sequence[Mapping[str, Any]], num_unlab
         text = f"{float(first['step_s']):.2f} s per {first.get('stage', 'burn-in')} step, {text}"
     if made and share < 1:
         text += f" ({labelling:.2f} s of it for labels, which {share:.0%} of the images need)"
+    steps = plural(config.last_step - start, "step")
+    steps += f" from step {start} on, where run.fork_from begins," if start else ""
     last = method.stage_name(config.last_step - 1)
     if last not in (None, first.get("stage"), rest[-1].get("stage")):
         text += f", {last} taken to be as slow"
     return (
         f"{text}, with the whole batch and the teacher in one process on {device}: {duration(total)} "
-        f"for {plural(config.last_step, 'step')} without evaluations; n workers share a batch, and a pool "
+        f"for {steps} without evaluations; n workers share a batch, and a pool "
         f"takes the teacher's part"
     )
+
+
+def fork_step(config: RunConfig) -> int:
+    """Return the step that a forked run begins at, 0 for others: as its checkpoint says, else as its folder is called.
+
+    A checkpoint that is not here, or is damaged, is not this finding's matter.
+    """
+    if config.run.fork_from is None:
+        return 0
+    path = Path(config.run.fork_from)
+    try:
+        return open_checkpoint(path).step
+    except (CheckpointError, OSError, KeyError):
+        named = re.fullmatch(r"step_(\d+)", path.name)
+        return int(named[1]) if named else 0

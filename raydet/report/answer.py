@@ -9,8 +9,8 @@ from raydet.report.common import NO_EVALUATION, named, share
 from raydet.report.gain import EVEN, Control, Gain, gain_over, how_to_get_a_control
 from raydet.report.inputs import RunRecords
 from raydet.report.page import Section, findings, folded, heading, paragraph, tiles
-from raydet.report.trends import curve_findings
-from raydet.text import signed_percent
+from raydet.report.trends import curve_findings, is_past_burn_in
+from raydet.text import plural, signed_percent
 
 TITLE = "The answer"
 TRUTH = (
@@ -33,14 +33,17 @@ def answer(run: RunRecords, control: Control | None, limits: Sequence[Finding]) 
 
 
 def gained(run: RunRecords, control: Control | None) -> list[str]:
-    """Say what was gained over the control; without one, since the burn-in's end."""
+    """Say what was gained over the control; without one, since the burn-in's end; nothing before that."""
     if not run.points:
         return [paragraph(NO_EVALUATION, "absent")]
-    if control is not None and (gain := gain_over(run, control.run)) is not None:
-        return _over_control(run, control, gain)
-    name, (step, value) = run.figure, run.points[-1]
+    name, (step, value), burn_in = run.figure, run.points[-1], run.config.method.burn_in_steps
     shown = {f"{name} at step {step}": share(name, value)}
-    before = [point for point in run.points if point[0] <= run.config.method.burn_in_steps]
+    if run.config.uses_labels and not is_past_burn_in(run):
+        return [tiles(shown), paragraph(_in_burn_in(run), "")]
+    gain = None if control is None else gain_over(run, control.run)
+    if control is not None and gain is not None and not (run.config.uses_labels and gain.step <= burn_in):
+        return _over_control(run, control, gain)
+    before = [point for point in run.points if point[0] <= burn_in]
     if not run.config.uses_labels or not before:
         alone = _no_control(run) if run.config.uses_labels else _trained_on(run)
         return [tiles(shown), paragraph(alone, ""), *_command(run)]
@@ -101,8 +104,22 @@ def _over_control(run: RunRecords, control: Control, gain: Gain) -> list[str]:
     return body
 
 
+def _in_burn_in(run: RunRecords) -> str:
+    """Say of a run without a figure from after its burn-in that there is nothing to be gained yet."""
+    burn_in, reached = run.config.method.burn_in_steps, max(record["step"] for record in run.records)
+    if reached < burn_in:
+        return (
+            f"The burn-in is not over: the run is at step {reached} of its {plural(burn_in, 'step')}, which train on "
+            f"labelled images alone. What the unlabelled ones give can be seen after them."
+        )
+    return (
+        f"Nothing was evaluated after the burn-in, which ends at step {burn_in}: what the unlabelled images give "
+        f"cannot be seen yet."
+    )
+
+
 def _no_control(run: RunRecords) -> str:
-    return "There is no control beside this run, or none that was evaluated at the same step."
+    return "There is no control beside this run, or none that was evaluated at the same step after the burn-in."
 
 
 def _trained_on(run: RunRecords) -> str:

@@ -54,11 +54,16 @@ def rise_of(points: Sequence[Point]) -> Rise | None:
 
 
 def curve_findings(run: RunRecords, control: RunRecords | None) -> list[Finding]:
-    """Say where a run, its burn-in or its control had not finished learning, and where a run is past its best."""
+    """Say where a run, its burn-in or its control had not finished learning, and where a run is past its best.
+
+    Of a run that has not come to its end, only how it is going so far.
+    """
     name, burn_in = run.figure, run.config.method.burn_in_steps
     found = []
     if (rise := rise_of([point for point in run.points if point[0] > burn_in])) is not None:
         sentence = f"{name} was still rising when the run ended: train longer (optim.steps)."
+        if not is_done(run):
+            sentence = f"{name} has been rising so far: the run has not come to its end, step {run.config.length}."
         found.append(Finding(sentence, rise.figures))
     elif (best := past_best(run.points)) is not None:
         (step, value), (last_step, last) = best, run.points[-1]
@@ -70,6 +75,8 @@ def curve_findings(run: RunRecords, control: RunRecords | None) -> list[Finding]
             Finding(sentence, {f"at step {step}": percent(value), f"at the end, step {last_step}": percent(last)})
         )
     before = [point for point in run.points if point[0] <= burn_in]
+    if run.config.uses_labels and not is_past_burn_in(run):
+        return found  # neither has the burn-in ended, nor is there a gain over the control
     if run.config.uses_labels and (rise := rise_of(before)) is not None:
         sentence = (
             f"The burn-in ended while {name} was still rising: a longer one (method.burn_in_steps) gives a better "
@@ -83,6 +90,17 @@ def curve_findings(run: RunRecords, control: RunRecords | None) -> list[Finding]
         )
         found.append(Finding(sentence, rise.figures))
     return found
+
+
+def is_past_burn_in(run: RunRecords) -> bool:
+    """Whether there is a figure from after the burn-in: before that no figure is its last one."""
+    return any(step > run.config.method.burn_in_steps for step, _ in run.points)
+
+
+def is_done(run: RunRecords) -> bool:
+    """Whether the run has come to its end; one that runs, was killed or stopped, or reached run.stop_at has not."""
+    last = next((each for each in reversed(run.records) if each["kind"] in ("start", "end")), None)
+    return last is not None and last["kind"] == "end" and last["reason"] == "done"
 
 
 def past_best(points: Sequence[Point]) -> Point | None:

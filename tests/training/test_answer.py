@@ -89,6 +89,39 @@ def test_without_a_control_the_burn_ins_end_stands_before(tmp_path: Path):
     assert "'method={name: supervised, burn_in_steps: 3, ema_keep_rate: 0.5}'" in command
 
 
+def in_burn_in(tmp_path: Path, steps: list[int]) -> RunRecords:
+    """A run with a burn-in of 2000 steps, and evaluations of its student."""
+    figures = {step: ("student", 0.1) for step in steps}
+    return write_run(tmp_path / "run", figures=figures, method__burn_in_steps=2000, optim__steps=4000)
+
+
+def test_a_burn_in_that_is_not_over_has_no_end_and_no_gain(tmp_path: Path):
+    run = in_burn_in(tmp_path, [100, 200, 300, 400])
+    expected = (
+        "10.0 AP at step 400 The burn-in is not over: the run is at step 400 of its 2,000 steps, which train on "
+        "labelled images alone. What the unlabelled ones give can be seen after them."
+    )
+    assert said(run, None).startswith(expected)
+    settings = {"method__burn_in_steps": 2000, "optim__steps": 4000}
+    control = write_run(tmp_path / "control", "supervised", {400: ("student", 0.3)}, **settings)
+    assert said(run, Control(control, FORKED)).startswith(expected)
+
+
+def test_at_the_burn_ins_end_nothing_has_changed_since(tmp_path: Path):
+    assert said(in_burn_in(tmp_path, [1000, 2000]), None).startswith(
+        "10.0 AP at step 2000 Nothing was evaluated after the burn-in, which ends at step 2000: what the unlabelled "
+        "images give cannot be seen yet."
+    )
+
+
+def test_a_control_that_was_evaluated_in_the_burn_in_alone_is_none(tmp_path: Path):
+    run = write_run(tmp_path / "run")  # burn-in until 3; evaluated at 3, 5 and 8
+    control = write_run(tmp_path / "control", "supervised", {3: ("student", 0.25)})
+    text = said(run, Control(control, FORKED))
+    assert "30.0 AP at step 8 10.0 at the burn-in's end, step 3 +20.0 since then" in text
+    assert "There is no control beside this run, or none that was evaluated at the same step after the burn-in." in text
+
+
 @pytest.mark.parametrize(
     ("config", "words"),
     [

@@ -17,6 +17,9 @@ from raydet.config.located_data import LocatedViewsConfig
 from raydet.errors import CheckpointError
 from raydet.families.localization.accuracy import Counts, best_ious, class_ranks, result_of
 from raydet.families.localization.boxes import crops, decode, in_pixels, is_visible
+from raydet.families.localization.data import LOCATED
+from raydet.families.localization.evaluate import count_rows
+from raydet.families.localization.method import localization_method
 from raydet.families.localization.model import bap_classifier, build_localizer
 from raydet.families.localization.trunks import build_trunk
 from raydet.families.localization.views import draw_strong, eval_view, plain_view, strong_boxes, strong_pixels
@@ -67,6 +70,31 @@ def test_figures_of_parts_add_up():
     assert found.trivial == {"centre_box": pytest.approx(1 / 3)} and found.pseudo_label == 1.0
     assert "GT-Known of the centre box" in found.as_text()
     assert found.as_json()["centre_box"] == found.trivial["centre_box"] and "trivial" not in found.as_json()
+
+
+@pytest.mark.parametrize("empty_first", [False, True])
+def test_a_rank_without_images_takes_no_figure_away(empty_first: bool):
+    others = {"centre_box": torch.tensor([0.6, 0.1]), "pseudo_label": torch.tensor([0.9, 0.8])}
+    both = torch.tensor([True, True])
+    full = Counts.of(torch.tensor([[0.5], [0.4]]), torch.zeros(2), torch.tensor([0, 3]), both, 0, others)
+    nothing = torch.zeros(0)
+    empty = Counts.of(torch.zeros(0, 1), nothing, nothing, nothing.bool(), 0, {"centre_box": nothing})
+    found = result_of([empty, full] if empty_first else [full, empty])
+    assert (found.pseudo_label, found.trivial, found.images) == (1.0, {"centre_box": 0.5}, 2)
+
+
+def test_four_workers_evaluate_three_images(tmp_path: Path):
+    config = tiny_places(tmp_path / "run", data__val__shapes__num_images=3)
+    method = localization_method(config)
+    torch.manual_seed(0)
+    val = LOCATED.prepare(config.data, tmp_path / "data").val
+    assert val is not None
+    model = method.build_model(len(val.class_names))
+    given = (method, model, val)
+    shares = [count_rows(*given, rows, torch.device("cpu"), with_pseudo_boxes=True) for rows in ([0], [1], [2], [])]
+    (whole,) = [count_rows(*given, [0, 1, 2], torch.device("cpu"), with_pseudo_boxes=True)]
+    assert result_of(shares).pseudo_label == result_of([whole]).pseudo_label is not None
+    assert (result_of(shares).images, result_of(shares).trivial) == (3, result_of([whole]).trivial)
 
 
 def test_without_any_true_box_figures_are_undefined_and_classes_are_not():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,56 @@ def test_the_report_shows_stages_gate_drift_stability_and_pictures(run: Path):
     plots = {path.name for path in (run / "plots").iterdir()}
     assert {"gate.png", "confidence.png", "areas.png", "stability.png", "gt_known.png"} <= plots
     assert any(name.startswith("attention_") for name in plots) and any(name.startswith("boxes_") for name in plots)
+
+
+@pytest.fixture
+def damaged(run: Path, tmp_path: Path) -> Iterator[Callable[[Path], None]]:
+    """Takes away what it is given of the run, a file or a folder, and puts it back in the end."""
+    taken: list[tuple[Path, Path]] = []
+
+    def take(path: Path) -> None:
+        taken.append((path, tmp_path / str(len(taken))))
+        path.rename(taken[-1][1])
+
+    yield take
+    for path, aside in taken:
+        aside.rename(path)
+
+
+def sections_of(page: str) -> dict[str, str]:
+    """Return the HTML of each section by its title."""
+    return dict(re.findall(r"<section[^>]*><h2>(.*?)</h2>(.*?)</section>", page, re.DOTALL))
+
+
+def test_one_image_that_is_gone_costs_the_report_its_picture_alone(run: Path, damaged: Callable[[Path], None]):
+    data = LOCATED.open(run / "data")
+    whole = sections_of(write_report(run).read_text())
+    gone = [data.labeled.file_at(3), data.val.file_at(0)]
+    for file in gone:
+        damaged(file)
+    found = sections_of(write_report(run).read_text())
+    assert found.keys() == whole.keys()
+    gate = found["The gate: confidence in the crop"]
+    assert gate.count(f'class="absent">GT-Known is without 1 image that cannot be read; the first: {gone[0]}') == 2
+    for title in ("Boxes of each stage", "Attention before and after masking"):
+        assert f'<p class="absent">{data.val.id_at(0)}: {gone[1]}' in found[title]
+        assert found[title].count('class="absent"') == 1
+    assert [whole["Boxes of each stage"].count("<img"), found["Boxes of each stage"].count("<img")] == [12, 11]
+
+
+def test_images_that_have_moved_cost_the_report_what_they_show_alone(run: Path, damaged: Callable[[Path], None]):
+    damaged(run / "data" / "generated")
+    found = sections_of(write_report(run).read_text())
+    assert "GT-Known is without 24 images that cannot be read; the first: " in found["The gate: confidence in the crop"]
+    assert found["Boxes of each stage"].count('class="absent"') == 12 and "<img" not in found["Boxes of each stage"]
+    assert "<img" in found["Learning curves"] and "<img" in found["Box area"]
+
+
+def test_data_that_cannot_be_opened_are_named_where_pictures_would_be(run: Path, damaged: Callable[[Path], None]):
+    damaged(run / "data" / "labeled.arrow")
+    found = sections_of(write_report(run).read_text())
+    for title in ("Boxes of each stage", "Attention before and after masking"):
+        assert '<p class="absent">The prepared data cannot be opened: ' in found[title]
 
 
 def test_snapshots_hold_what_was_said_and_no_true_box(run: Path):

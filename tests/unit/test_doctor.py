@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from raydet.doctor import network, probe
 from raydet.doctor.finding import Finding
 from raydet.doctor.machine import compare, judge
 from raydet.settings import dump
+from raydet.train.rundir import RunFolder
 from tests.helpers import tiny_classes, tiny_config
 from tests.tiny_data import coco_content, write_coco
 
@@ -235,6 +238,37 @@ def test_doctor_knows_classifiers_too(tmp_path: Path, capsys: pytest.CaptureFixt
     assert " per supervised step, " in found["time"]["text"] and " per D2 step (" in found["time"]["text"]
     assert "0.8 kB in every rank (here 1)" in found["memory"]["text"]
     assert not (tmp_path / "run").exists()
+
+
+def test_main_memory_is_what_a_container_may_have_of_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(probe, "_memory_bytes", lambda: 900)  # the table takes 42 x (3 x 4 + 8) = 840
+    config = tmp_path / "config.yaml"
+    config.write_text(dump(tiny_classes(tmp_path / "run")))
+    assert main(["doctor", str(config), "--json"]) == 0
+    found = {each["topic"]: each for each in json.loads(capsys.readouterr().out)}
+    assert (found["memory"]["level"], found["memory"]["text"].split("; ")[-1]) == ("warn", "this machine has 0.9 kB")
+
+
+def test_a_started_run_needs_room_for_what_it_has_not_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    config, folder = tiny_config(tmp_path / "run"), RunFolder(tmp_path / "run")
+    (tmp_path / "config.yaml").write_text(dump(config))
+    levels = []
+    for bytes_written in (10, 10**9):
+        folder.prepare(config, resume=folder.is_started)
+        for file in (folder.checkpoints / "x", folder.labels / "x"):
+            file.parent.mkdir(exist_ok=True)
+            with file.open("wb") as stream:
+                stream.truncate(bytes_written)  # takes no disk
+        main(["doctor", str(tmp_path / "config.yaml"), "--json"])
+        found = {each["topic"]: each for each in json.loads(capsys.readouterr().out)}
+        levels.append(found["disk"]["level"])
+    assert levels == ["fail", "ok"]
+    assert "2.0 GB are written already; " in found["disk"]["text"]
 
 
 def test_a_method_of_pseudo_labels_needs_unlabelled_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -8,11 +8,13 @@ import pytest
 
 from raydet.contract import DataSizes
 from raydet.doctor import estimate
-from raydet.doctor.estimate import disk_of, judge_disk, judge_memory, plan
+from raydet.doctor.estimate import Disk, Written, disk_of, judge_disk, judge_memory, plan, written_by
 from raydet.doctor.measure import extrapolate, short_run
 from raydet.families.classification.method import ClassificationMethod
 from raydet.registry import build_method
 from raydet.settings import load
+from raydet.train.checkpoint import write_checkpoint
+from raydet.train.rundir import RunFolder
 from tests.helpers import tiny_classes, tiny_config
 
 JOBS = Path(__file__).parents[2] / "jobs" / "configs"
@@ -77,6 +79,38 @@ def test_disk_is_parameters_times_copies_plus_labels(tmp_path: Path, monkeypatch
     assert judge_disk(disk, tmp_path).level == "fail"  # the labels alone are 3.2 MB
 
 
+@pytest.mark.parametrize(
+    ("written", "free", "level"),
+    [
+        (Written(), 30, "fail"),  # 60 GB in all
+        (Written(45, 5), 30, "ok"),  # 50 - 45 + 10 - 5 = 10 GB to come
+        (Written(45, 5), 9, "fail"),
+        (Written(60, 0), 9, "fail"),  # more checkpoints than there are to be make no room for 10 GB of labels
+        (Written(50, 10), 0, "ok"),
+    ],
+)
+def test_what_a_run_has_written_needs_no_room(
+    written: Written, free: int, level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    giga = 1_000_000_000
+    monkeypatch.setattr(estimate.shutil, "disk_usage", lambda _: type("Usage", (), {"free": free * giga}))
+    disk = Disk(parameters=1, weights=50 * giga, learned=0, labels=10 * giga)
+    found = judge_disk(disk, tmp_path, Written(written.checkpoints * giga, written.labels * giga))
+    assert found.level == level
+    assert ("50.0 GB are written already; " in found.text) == (written == Written(45, 5))
+
+
+def test_a_started_run_has_written_its_checkpoints_and_labels(tmp_path: Path):
+    folder = RunFolder(tmp_path / "run")
+    files = {"checkpoints/step_00000003/student.safetensors": 100, "labels/rank0/1.arrow": 30, "metrics.jsonl": 7}
+    for name, size in files.items():
+        (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder.path / name).write_bytes(b"x" * size)
+    assert written_by(folder) == Written(0, 0)  # of nobody knows whom
+    folder.config_json.write_text("{}")
+    assert written_by(folder) == Written(100, 30)
+
+
 def test_old_labels_go_at_checkpoints_and_what_the_last_two_need_stays(tmp_path: Path):
     sizes = DataSizes(10, 14, 6)
     bounded = {"optim__steps": 103, "labels__keep_versions": 10}
@@ -129,11 +163,41 @@ def test_the_measured_steps_of_r2d2_are_two_of_stage_1_and_four_of_d2(overrides:
     assert config.optim.unlabeled_batch == 384 and config.data.val is None
 
 
+MEASURED = [
+    *({"step": s, "stage": "supervised", "step_s": 30.0, "label_wait_s": 0.0} for s in (1, 2)),
+    *({"step": s, "stage": "D2", "step_s": 90.0, "label_wait_s": 60.0} for s in (3, 4, 5, 6)),
+]
+
+
 def test_the_time_counts_labels_as_often_as_they_are_made(tmp_path: Path):
-    lines = [{"step": s, "stage": "supervised", "step_s": 30.0, "label_wait_s": 0.0} for s in (1, 2)]
-    lines += [{"step": s, "stage": "D2", "step_s": 90.0, "label_wait_s": 60.0} for s in (3, 4, 5, 6)]
     # 42 + 36 + 42 labels for 16 steps of 12 images: 62.5 %; 4 x 30 s + 16 x (90 - 0.375 x 60) s = 1200 s
-    assert extrapolate(tiny_classes(tmp_path), lines, 42, "cpu").startswith(
+    assert extrapolate(tiny_classes(tmp_path), MEASURED, 42, "cpu").startswith(
         "30.00 s per supervised step, 90.00 s per D2 step (60.00 s of it for labels, which 62% of the images need), "
         "fine-tuning taken to be as slow, with the whole batch and the teacher in one process on cpu: 20.0 min for 20"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "is_there", "time"),
+    [
+        # 1 x 30 s + 16 x 67.5 s = 1110 s; 16 x 67.5 s = 1080 s; 4 x 30 s more
+        ("final", True, "18.5 min for 17 steps from step 3 on, where run.fork_from begins, without evaluations"),
+        ("step_00000004", False, "18.0 min for 16 steps from step 4 on, where run.fork_from begins, without"),
+        ("final", False, "20.0 min for 20 steps without evaluations"),
+    ],
+)
+def test_the_time_of_a_fork_is_without_the_burn_in_that_it_does_not_train(
+    name: str, is_there: bool, time: str, tmp_path: Path
+):
+    fork = tmp_path / name
+    if is_there:
+        write_checkpoint(tmp_path, 3, {}, {}).rename(fork)
+    said = extrapolate(tiny_classes(tmp_path / "run", run__fork_from=str(fork)), MEASURED, 42, "cpu")
+    assert f" on cpu: {time}" in said
+
+
+def test_the_time_of_a_fork_with_one_kind_of_steps_is_that_of_its_own(tmp_path: Path):
+    lines = [{"step": s, "step_s": 60.0, "label_wait_s": 0.0} for s in range(1, 7)]
+    method = {"name": "supervised", "burn_in_steps": 3}
+    config = tiny_config(tmp_path, method=method, optim__steps=13, run__fork_from=str(tmp_path / "step_00000003"))
+    assert "10.0 min for 10 steps from step 3 on" in extrapolate(config, lines, 14, "cpu")

@@ -60,14 +60,15 @@ def test_a_curve_is_past_its_best_two_points_below_it():
     assert past_best(points(0.3, 0.2, 0.1)) is None
 
 
-def run_of(values: dict[int, float], folder: str = "run") -> RunRecords:
-    """A run with a burn-in of 30 steps, and evaluations of its teacher."""
+def run_of(values: dict[int, float], folder: str = "run", end: str | None = "done") -> RunRecords:
+    """A run with a burn-in of 30 steps, and evaluations of its teacher; `end`: why it ended, None where it has not."""
     config = tiny_config(Path(folder), method__burn_in_steps=30, optim__steps=200)
     records = [
         {"kind": "eval", "step": step, "split": "val", "model": "teacher" if step > 30 else "student", "AP": value}
         for step, value in values.items()
     ]
-    return RunRecords(Path(folder), config, [{"kind": "start", "step": 0, "judged": "teacher"}, *records])
+    ends = [] if end is None else [{"kind": "end", "step": max(values), "reason": end}]
+    return RunRecords(Path(folder), config, [{"kind": "start", "step": 0, "judged": "teacher"}, *records, *ends])
 
 
 def test_the_run_its_burn_in_and_its_control_are_judged_apart():
@@ -83,6 +84,27 @@ def test_the_run_its_burn_in_and_its_control_are_judged_apart():
     (fallen,) = curve_findings(run_of({40: 0.3, 50: 0.29, 60: 0.25, 70: 0.2}), None)
     assert "the checkpoint of step 40" in fallen.sentence
     assert fallen.figures == {"at step 40": "30.0", "at the end, step 70": "20.0"}
+
+
+@pytest.mark.parametrize("end", [None, "reached run.stop_at", "stopped", "failed"])
+def test_a_run_that_has_not_come_to_its_end_is_not_told_to_train_longer(end: str | None):
+    (found,) = curve_findings(run_of({40: 0.2, 50: 0.22, 60: 0.24, 70: 0.26}, end=end), None)
+    assert found.sentence == "AP has been rising so far: the run has not come to its end, step 200."
+    assert found.figures == {"rise over steps 40 to 70": "+6.0", "evaluations there": "4"}
+
+
+def test_a_run_that_was_done_and_goes_on_is_not_done():
+    run = run_of({40: 0.2, 50: 0.22, 60: 0.24, 70: 0.26})
+    assert "train longer" in curve_findings(run, None)[0].sentence
+    run.records.append({"kind": "start", "step": 70, "judged": "teacher"})
+    assert "so far" in curve_findings(run, None)[0].sentence
+
+
+def test_of_a_burn_in_that_is_not_over_nobody_says_how_it_ended():
+    burn_in, rising = {10: 0.1, 15: 0.12, 20: 0.14, 25: 0.16}, {40: 0.2, 50: 0.22, 60: 0.24, 70: 0.26}
+    assert curve_findings(run_of(burn_in, end=None), run_of(rising)) == []
+    (found,) = curve_findings(run_of(burn_in | {40: 0.2}, end=None), None)
+    assert found.sentence.startswith("The burn-in ended while AP was still rising")
 
 
 def test_a_rise_has_figures():

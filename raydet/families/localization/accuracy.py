@@ -69,7 +69,7 @@ class Counts:
     top5_right: int
     iou: float  # sum
     area: float  # sum of shares of the view
-    others: dict[str, int]  # trivial boxes and pseudo-boxes -> how many are right
+    others: dict[str, int]  # trivial boxes and pseudo-boxes -> how many are right; a part without images may lack some
 
     @staticmethod
     def of(
@@ -167,7 +167,8 @@ def result_of(parts: Sequence[Counts]) -> LocationResult:
     right = torch.stack([part.right for part in parts]).sum(dim=0)  # [T, levels]
     at_levels = [share(int(count)) for count in right.amax(dim=0)]
     known = [value for value in at_levels if value is not None]
-    others = {name: share(sum(part.others[name] for part in parts)) for name in parts[0].others}
+    names = dict.fromkeys(name for part in parts for name in part.others)  # a rank without images does not know all
+    others = {name: share(sum(part.others.get(name, 0) for part in parts)) for name in names}
     own_right = share(sum(part.own_right for part in parts))
     return LocationResult(
         gt_known=own_right,

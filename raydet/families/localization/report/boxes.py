@@ -24,10 +24,13 @@ def gate(run: LocalizationInputs, pictures: Pictures) -> Section:
         return Section(title, [paragraph(run.no_snapshots, "absent")])
     body, seen = [], _of_training(run)
     for name, places in seen.items():
-        ious = run.ious(places)
+        ious, problems = run.ious(places)
         rows = [_row(threshold, places, ious) for threshold in THRESHOLDS]
         columns = ["confidence above", "kept", "share", "GT-Known of kept"]
         body += [heading(f"At the end of {name}: {plural(len(places.rows), 'training image')}"), table(columns, rows)]
+        if problems:
+            said = f"GT-Known is without {plural(len(problems), 'image')} that cannot be read; the first: {problems[0]}"
+            body.append(paragraph(said, "absent"))
     lead = (
         "Of the boxes that the localizer says of training images, those that a threshold (tau) would keep, and how "
         "many of them are right. True boxes are used here and nowhere in training."
@@ -83,7 +86,8 @@ def _of_training(run: LocalizationInputs) -> dict[str, Places]:
 
 def _row(threshold: float, places: Places, ious: np.ndarray | None) -> tuple[str, ...]:
     kept = places.confidence > threshold
-    right = None if ious is None or not kept.any() else float((ious[kept] >= RIGHT).mean())
+    known = kept if ious is None else kept & ~np.isnan(ious)
+    right = None if ious is None or not known.any() else float((ious[known] >= RIGHT).mean())
     return f"{threshold:g}", str(int(kept.sum())), percent(float(kept.mean())), percent(right)
 
 

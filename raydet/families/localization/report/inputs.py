@@ -42,15 +42,26 @@ class LocalizationInputs(RunRecords):
         steps = [step for step in self.snapshots if span.first < step <= span.last]
         return self.snapshots[max(steps)] if steps else None
 
-    def ious(self, places: Places) -> np.ndarray | None:
-        """Return the IoU `[n]` of the boxes of training images with the best true one; None where none is known."""
+    def ious(self, places: Places) -> tuple[np.ndarray | None, list[str]]:
+        """Return the IoU `[n]` of the boxes of training images with the best true one, NaN of images that cannot be
+        read, None where no truth is known; and what is wrong with those images."""
         if self.hidden is None or self.data is None:
-            return None
-        truths = [self.truth(self.data.labeled, self.hidden, int(row)) for row in places.rows]
-        return best_ious(torch.from_numpy(places.boxes)[:, None], truths)[:, 0].numpy()
+            return None, []
+        truths, is_read, problems = [], [], []
+        for row in places.rows.tolist():
+            try:
+                truths.append(self.truth(self.data.labeled, self.hidden, row))
+                is_read.append(True)
+            except UserError as error:
+                truths.append(torch.zeros(0, 4))
+                is_read.append(False)
+                problems.append(str(error))
+        found = best_ious(torch.from_numpy(places.boxes)[:, None], truths)[:, 0].numpy()
+        return np.where(is_read, found, np.nan), problems
 
     def truth(self, images: LocatedIndex, boxes: LocatedIndex, row: int) -> Tensor:
-        """Return the true boxes `[n, 4]` of an image in shares of its test view."""
+        """Return the true boxes `[n, 4]` of an image in shares of its test view. Raises DataError where it cannot be
+        read: its size is not in the index."""
         view = eval_view(images.pixels_at(row), self.config.data.views)[1]
         return in_view(torch.from_numpy(boxes.boxes_at(row)), view)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from raydet.errors import UserError
 from raydet.families.localization.report.inputs import LocalizationInputs
 from raydet.families.localization.snapshot import VAL, Places
 from raydet.families.localization.views import eval_view
@@ -22,15 +24,19 @@ def boxes_of_each_stage(run: LocalizationInputs, pictures: Pictures) -> Section:
     title = "Boxes of each stage"
     stages = [each for each in (run.snapshot_of(span) for span in run.spans) if each is not None]
     if not stages or run.data is None or run.data.val is None or not len(stages[-1][VAL].rows):
-        return Section(title, [paragraph(run.no_snapshots or "The run has no validation images.", "absent")])
+        reason = run.no_snapshots or _no_data(run) or "The run has no validation images."
+        return Section(title, [paragraph(reason, "absent")])
+    val = run.data.val
     colours = (GREEN, BLUE) if len(run.spans) > 1 else (GREEN,)
-    shown = []
-    for place, row in enumerate(stages[-1][VAL].rows):
-        layers = [(run.truth(run.data.val, run.data.val, int(row)).numpy(), RED)]
+
+    def drawn(place: int, row: int) -> list[str]:
+        layers = [(run.truth(val, val, row).numpy(), RED)]
         layers += [(stages[0][VAL].pseudo[place : place + 1], YELLOW)]
         layers += [(each[VAL].boxes[place : place + 1], colour) for each, colour in zip(stages, colours, strict=False)]
-        content = _jpeg(_drawn(_picture(run, int(row)), layers))
-        shown.append(pictures.figure(f"boxes_{row:06d}.jpg", content, run.data.val.id_at(int(row))))
+        content = _jpeg(_drawn(_picture(run, row), layers))
+        return [pictures.figure(f"boxes_{row:06d}.jpg", content, val.id_at(row))]
+
+    shown = _of_each(run, stages[-1][VAL].rows, drawn)
     named = [f"{['yellow', 'green', 'blue'][i + 1]}: end of {span.name}" for i, span in enumerate(run.spans[:2])]
     has_pseudo = bool(np.isfinite(stages[0][VAL].pseudo).any())
     lead = "; ".join([*(["yellow: pseudo-label"] if has_pseudo else []), *named, "red: true boxes"])
@@ -44,18 +50,40 @@ def attention(run: LocalizationInputs, pictures: Pictures) -> Section:
         (run.snapshots[step][VAL] for step in sorted(run.snapshots) if _has_maps(run.snapshots[step][VAL])), None
     )
     if found is None or run.data is None or run.data.val is None:
-        reason = run.no_snapshots or "The method does not use Algorithm 1, or there are no validation images."
-        return Section(title, [paragraph(reason, "absent")])
-    shown = []
-    for place, row in enumerate(found.rows[:6]):
-        picture, name = _picture(run, int(row)), run.data.val.id_at(int(row))
-        pairs = [("image", found.attention, found.first), ("masked", found.masked_attention, found.second)]
+        none = "The method does not use Algorithm 1, or there are no validation images."
+        return Section(title, [paragraph(run.no_snapshots or _no_data(run) or none, "absent")])
+    val, places = run.data.val, found
+
+    def drawn(place: int, row: int) -> list[str]:
+        picture, figures = _picture(run, row), []
+        pairs = [("image", places.attention, places.first), ("masked", places.masked_attention, places.second)]
         for kind, maps, boxes in pairs:
             if maps[place].size:
                 content = _jpeg(_drawn(_heated(picture, maps[place]), [(boxes[place : place + 1], YELLOW)]))
-                shown.append(pictures.figure(f"attention_{row:06d}_{kind}.jpg", content, f"{name}: {kind}"))
+                figures.append(pictures.figure(f"attention_{row:06d}_{kind}.jpg", content, f"{val.id_at(row)}: {kind}"))
+        return figures
+
+    shown = _of_each(run, places.rows[:6], drawn)
     lead = "Red: what is looked at. Yellow: the region above the threshold; the pseudo-label is around both of a pair."
     return Section(title, [paragraph(lead), grid(shown, "pairs")])
+
+
+def _of_each(run: LocalizationInputs, rows: np.ndarray, drawn: Callable[[int, int], list[str]]) -> list[str]:
+    """Return the pictures that `drawn` makes of each validation image, by its place and row; or what is wrong with it:
+    a picture that cannot be read costs no other one."""
+    assert run.data is not None and run.data.val is not None
+    found = []
+    for place, row in enumerate(rows.tolist()):
+        try:
+            found += drawn(place, row)
+        except UserError as error:
+            found.append(paragraph(f"{run.data.val.id_at(row)}: {error}", "absent"))
+    return found
+
+
+def _no_data(run: LocalizationInputs) -> str:
+    """Return why there are no images at all; empty where there are."""
+    return run.no_truth if run.data is None else ""
 
 
 def _has_maps(places: Places) -> bool:
