@@ -30,7 +30,7 @@ class Views(Section):
     """What the augmentation of every family holds."""
 
     gray16_range: tuple[NonNegativeInt, NonNegativeInt] = (0, 65535)
-    """The values of 16-bit gray pictures that become 0 to 255, e.g. [0, 4095] where 12 bits are used."""
+    """The values of 16-bit pictures, gray or colour, that become 0 to 255, e.g. [0, 4095] where 12 bits are used."""
 
     @model_validator(mode="after")
     def _range_has_a_width(self) -> Self:

@@ -1,4 +1,4 @@
-"""Image files to pixels: JPEG, PNG, WebP and BMP, judged by content, never half an image.
+"""Image files to pixels: JPEG, PNG, WebP and BMP, judged by content, never half an image; PNGs of 16 bits become 8.
 
 Pillow is the reference. Where simplejpeg is installed, plain RGB JPEGs take a faster path that gives the same pixels;
 whatever it refuses goes to Pillow, so that both installations give the same verdict on the same file.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import stat
+import zlib
 from pathlib import Path
 from typing import IO
 
@@ -26,8 +27,9 @@ except ImportError:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP")
 MAX_PIXELS = 178_956_970  # 512 MiB as RGB; Pillow calls larger images decompression bombs
-FULL_RANGE = (0, 65535)  # of 16-bit gray
+FULL_RANGE = (0, 65535)  # of 16 bits
 _EXIF_ORIENTATION = 0x0112
+_GRAY_ALPHA = 4  # the colour type of a PNG, its byte 25
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -42,9 +44,9 @@ _UPRIGHT = {
 def decode(path: str | Path, gray16_range: tuple[int, int] = FULL_RANGE) -> Tensor:
     """Return an image's pixels, uint8 `[3, H, W]` RGB, after EXIF rotation (a channels-last view).
 
-    Of an animation the first frame counts; transparency is dropped; of 16-bit gray, the values `gray16_range` become 0
-    to 255. Raises DataError for files that are missing, of another format, damaged, truncated, or larger than
-    `MAX_PIXELS`.
+    Of an animation the first frame counts; transparency is dropped; of 16 bits, gray or colour, the values
+    `gray16_range` become 0 to 255. Raises DataError for files that are missing, of another format, damaged, truncated,
+    or larger than `MAX_PIXELS`.
     """
     return decode_bytes(read_file(Path(path)), str(path), gray16_range)
 
@@ -55,7 +57,7 @@ def decode_bytes(data: bytes, name: str, gray16_range: tuple[int, int] = FULL_RA
     orientation = orientation_of(image)
     pixels = _fast(image, data) if orientation == 1 else None
     if pixels is None:
-        pixels = _reference(name, image, orientation, gray16_range)
+        pixels = _reference(name, image, data, orientation, gray16_range)
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
@@ -149,13 +151,13 @@ def _fast(image: Image.Image, data: bytes) -> NDArray[np.uint8] | None:
 
 
 def _reference(
-    path: Path | str, image: Image.Image, orientation: int, gray16_range: tuple[int, int]
+    path: Path | str, image: Image.Image, data: bytes, orientation: int, gray16_range: tuple[int, int]
 ) -> NDArray[np.uint8]:
     """Decode with Pillow to `[H, W, 3]`."""
     try:
         image.seek(0)
         image.load()
-        rgb = _to_rgb(image, gray16_range)
+        rgb = _to_rgb(_scaled(wide_values(image, data), gray16_range) if is_wide(image, data) else image)
         if orientation != 1:
             rgb = rgb.transpose(_UPRIGHT[orientation])
     except Exception as error:  # see _open
@@ -163,11 +165,42 @@ def _reference(
     return np.array(rgb, dtype=np.uint8)
 
 
-def _to_rgb(image: Image.Image, gray16_range: tuple[int, int]) -> Image.Image:
-    if image.mode.startswith("I"):  # 16-bit gray: Pillow's own conversion would clip at 255
-        low, high = gray16_range
-        wide = np.asarray(image, dtype=np.float64).clip(low, high) - low
-        return Image.fromarray(np.rint(wide / ((high - low) / 255)).astype(np.uint8)).convert("RGB")
+def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
+
+
+# --- 16 bits ----------------------------------------------------------------------------------------------------------
+
+
+def is_wide(image: Image.Image, head: bytes) -> bool:
+    """Return whether an image has more than 8 bits a value; `head` is the beginning of its file."""
+    # The mode tells it of gray alone. A PNG's first chunk has the bits at byte 24.
+    return image.mode.startswith("I") or (image.format == "PNG" and head[12:16] == b"IHDR" and head[24:25] == b"\x10")
+
+
+def wide_values(image: Image.Image, data: bytes) -> NDArray[np.uint16]:
+    """Return the values of an image that is wide, without transparency: `[H, W]` of gray, else `[H, W, 3]`.
+
+    Of two bytes Pillow keeps the first, except of plain gray. The second is what another reading of the file gives.
+    """
+    if image.mode.startswith("I"):
+        return np.asarray(image).astype(np.uint16)
+    if data[25] == _GRAY_ALPHA:  # its two bytes of gray and two of alpha are read as red, green, blue and alpha
+        header = b"IHDR" + data[16:24] + b"\x08\x06" + data[26:29]
+        again = data[:12] + header + zlib.crc32(header).to_bytes(4, "big") + data[33:]
+        both = np.asarray(Image.open(io.BytesIO(again), formats=("PNG",)))
+        high, low = both[..., 0], both[..., 1]
+    else:
+        swapped = Image.open(io.BytesIO(data), formats=("PNG",))
+        swapped.tile = [tile._replace(args=f"{image.mode};16L") for tile in swapped.tile]  # as if low came first
+        high, low = np.asarray(image)[..., :3], np.asarray(swapped)[..., :3]
+    values: NDArray[np.uint16] = high.astype(np.uint16) << 8 | low
+    return values
+
+
+def _scaled(values: NDArray[np.uint16], gray16_range: tuple[int, int]) -> Image.Image:
+    low, high = gray16_range
+    becomes = np.rint((np.arange(65536.0).clip(low, high) - low) / ((high - low) / 255)).astype(np.uint8)
+    return Image.fromarray(becomes[values])

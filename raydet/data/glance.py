@@ -11,7 +11,7 @@ from typing import IO
 
 from PIL import Image
 
-from raydet.data.decode import decode, decode_bytes, open_image, orientation_of, require_file
+from raydet.data.decode import decode, decode_bytes, is_wide, open_image, orientation_of, require_file, wide_values
 from raydet.errors import DataError
 from raydet.text import plural
 
@@ -67,7 +67,7 @@ def complaint(picture: Path | memoryview, name: str, *, decode_all: bool) -> tup
 def _glance(stream: IO[bytes], name: str, head: bytes, tail: bytes, length: int) -> Glance:
     image = open_image(name, stream, head)
     whole = _is_whole(image.format or "", head, tail, length)
-    return Glance((image.height, image.width), orientation_of(image), image.mode.startswith("I"), whole, length)
+    return Glance((image.height, image.width), orientation_of(image), is_wide(image, head), whole, length)
 
 
 def _is_whole(format: str, head: bytes, tail: bytes, length: int) -> bool:
@@ -108,7 +108,8 @@ def darkness(pictures: Sequence[Path | memoryview], gray16_range: tuple[int, int
 
 def _largest(picture: Path | memoryview) -> int | None:
     try:
-        with Image.open(picture if isinstance(picture, Path) else io.BytesIO(picture)) as image:
-            return int(image.getextrema()[1])  # type: ignore[arg-type]
+        data = picture.read_bytes() if isinstance(picture, Path) else bytes(picture)
+        with Image.open(io.BytesIO(data)) as image:
+            return int(wide_values(image, data).max())
     except Exception:  # damage is reported elsewhere
         return None

@@ -33,21 +33,38 @@ def stratified(
     shuffle = np.argsort([derive_seed(seed, "split", image_id) for image_id in ids], kind="stable")
     place = np.empty(len(ids), dtype=np.int64)
     place[shuffle] = np.arange(len(ids))
-    pairs = np.unique(np.column_stack([place[rows], classes]), axis=0)  # each class once an image
-    images, kinds = pairs[:, 0], pairs[:, 1]  # images by their place in the shuffle
-    frequency = np.bincount(kinds)
+    extra = _swapped_in(place[rows], classes, len(ids), count)
+    is_chosen = np.zeros(len(ids), dtype=np.bool_)
+    is_chosen[: count - len(extra)] = True
+    is_chosen[extra] = True
+    return np.sort(shuffle[is_chosen])
+
+
+def _swapped_in(
+    places: NDArray[np.int64], classes: NDArray[np.int64], num_images: int, count: int
+) -> NDArray[np.int64]:
+    """Return the places in the shuffle of the images that are swapped in, each for the last one that is still chosen.
+
+    Box b is in the image at `places[b]`. What is swapped in was not chosen, so it always lies behind the beginning that
+    is: of that only the end goes. Counts are kept up to date, as to count all boxes anew for each class takes long.
+    """
+    num_classes = int(classes.max(initial=-1)) + 1
+    images, kinds = np.divmod(np.unique(places * num_classes + classes), max(1, num_classes))  # a class once an image
+    of_image = np.searchsorted(images, np.arange(num_images + 1))
+    frequency = np.bincount(kinds, minlength=num_classes)
+    with_class = np.split(images[np.argsort(kinds, kind="stable")], np.cumsum(frequency)[:-1])  # ascending
+    held = np.bincount(kinds[: of_image[count]], minlength=num_classes)  # [C] by how many chosen images
+    gains = np.bincount(images[held[kinds] == 0], minlength=num_images)  # [N] missing classes in an image
     extra: list[int] = []
-    while True:
-        is_chosen = np.zeros(len(ids), dtype=np.bool_)
-        is_chosen[extra] = True
-        is_chosen[np.flatnonzero(~is_chosen)[: count - len(extra)]] = True
-        missing = np.setdiff1d(kinds, kinds[is_chosen[images]])
-        if len(missing) == 0 or len(extra) == count:
-            return np.sort(shuffle[is_chosen])
-        rarest = missing[np.argmin(frequency[missing])]
-        gains = np.bincount(images[np.isin(kinds, missing)], minlength=len(ids))
-        candidates = images[kinds == rarest]
+    while len(extra) < count and len(missing := np.flatnonzero((held == 0) & (frequency > 0))):
+        candidates = with_class[missing[np.argmin(frequency[missing])]]
         extra.append(int(candidates[np.argmax(gains[candidates])]))
+        for image, change in ((extra[-1], 1), (count - len(extra), -1)):
+            for kind in kinds[of_image[image] : of_image[image + 1]]:
+                held[kind] += change
+                if held[kind] == max(0, change):  # 1 after the first came, 0 after the last went
+                    gains[with_class[kind]] -= change
+    return np.array(extra, dtype=np.int64)
 
 
 def choose_rows(config: DataConfig, table: Table) -> NDArray[np.int64]:

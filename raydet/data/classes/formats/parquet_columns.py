@@ -1,7 +1,7 @@
 """The columns of Parquet files, within one budget of decoded bytes: a small file can stand for more than memory holds.
 
-A value that occurs in many rows is stored once, so the size of a file says little about what it decodes to. Images are
-therefore decoded a few rows at a time and counted, text a row group at a time.
+A value that occurs in many rows is stored once, so the size of a file says little about what it decodes to. All is
+therefore decoded a few rows at a time and counted.
 """
 
 from __future__ import annotations
@@ -24,6 +24,9 @@ from raydet.errors import DataError
 
 _MAX_BYTES = 1 << 35  # of all files, decoded: they are copied into the index
 _MOST_ROWS = 16  # of images at once
+_MOST_TEXTS = 64  # at once: four times as many as images, or a million labels would take seconds
+_MOST_SMALL = 1_024  # numbers at once, or places in a dictionary, which Arrow copies every time
+_MAX_TEXT = 4_096  # bytes of a label or an id
 _MOST_ARRAYS = 1_024  # of a few rows each, before they become one
 
 
@@ -42,7 +45,10 @@ class Columns:
 class Budget:
     """Counts what was decoded, of all files together."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, what: str = "images and labels", advice: str = "write the images into one folder a class"
+    ) -> None:
+        self._what, self._advice = what, advice
         self._num_bytes = 0
         self._num_rows = 0
 
@@ -56,8 +62,8 @@ class Budget:
         self._num_bytes += num_bytes
         if self._num_bytes > _MAX_BYTES:
             raise DataError(
-                f"{file}: the images and labels up to here are more than {_MAX_BYTES / 2**30:,.4g} GiB decoded, which "
-                "would all be copied; write the images into one folder a class"
+                f"{file}: the {self._what} up to here are more than {_MAX_BYTES / 2**30:,.4g} GiB decoded, which "
+                f"would all be copied; {self._advice}"
             )
 
 
@@ -178,20 +184,45 @@ def _ids(file: Path, parquet: Any, path: str, budget: Budget) -> Any:
 
 def _text_or_numbers(file: Path, parquet: Any, path: str, budget: Budget) -> Any:
     """Return a column as int64 or large_utf8."""
-    chunks: list[Any] = []
-    for number in range(parquet.metadata.num_row_groups):
-        for chunk in parquet.read_row_group(number, columns=[path]).column(0).chunks:
-            chunks.append(_decoded(chunk))
-            budget.take(file, chunks[-1].nbytes)
-            chunks[-1].validate(full=True)  # text need not be valid UTF-8, whatever the schema says
     kind = parquet.schema_arrow.field(path).type
+    chunks = _merged(_few_texts_or_numbers(file, parquet, path, budget))
     return pa.concat_arrays(chunks) if chunks else pa.array([], _wide(kind))
 
 
-def _decoded(chunk: Any) -> Any:
-    if pa.types.is_dictionary(chunk.type):
-        return chunk.dictionary.cast(_wide(chunk.type)).take(chunk.indices)
-    return chunk.cast(_wide(chunk.type))
+def _few_texts_or_numbers(file: Path, parquet: Any, path: str, budget: Budget) -> Iterator[Any]:
+    """Yield the values of a few rows at a time."""
+    kind, row = parquet.schema_arrow.field(path).type, 0
+    size = _MOST_SMALL if pa.types.is_dictionary(kind) or pa.types.is_integer(kind) else _MOST_TEXTS
+    for number in range(parquet.metadata.num_row_groups):
+        for batch in parquet.iter_batches(batch_size=size, row_groups=[number], columns=[path]):
+            column = batch.column(0)
+            _check_lengths(file, column, path, row)
+            values = _decoded(column)
+            budget.take(file, values.nbytes)
+            values.validate(full=True)  # text need not be valid UTF-8, whatever the schema says
+            row += len(values)
+            yield values
+
+
+def _check_lengths(file: Path, column: Any, path: str, first: int) -> None:
+    """Raise DataError where a text is too long, before it is copied. The column's values start at row `first`."""
+    if pa.types.is_int64(_wide(column.type)):
+        return
+    is_dictionary = pa.types.is_dictionary(column.type)
+    lengths = pc.binary_length(column.dictionary).take(column.indices) if is_dictionary else pc.binary_length(column)
+    sizes = pc.fill_null(lengths, 0).to_numpy(zero_copy_only=False)
+    if len(sizes) and sizes.max() > _MAX_TEXT:
+        row = int((sizes > _MAX_TEXT).argmax())
+        raise DataError(
+            f"{file}, row {first + row}: a text of {sizes[row]:,} bytes in column {path!r}, where labels and ids have "
+            f"at most {_MAX_TEXT:,}; shorten it, or name the column that is meant"
+        )
+
+
+def _decoded(column: Any) -> Any:
+    if pa.types.is_dictionary(column.type):  # its few rows first: a cast of the whole dictionary would be one a batch
+        return column.dictionary.take(column.indices).cast(_wide(column.type))
+    return column.cast(_wide(column.type))
 
 
 def _wide(kind: Any) -> Any:

@@ -15,6 +15,7 @@ from raydet.data.boxes.source import Table
 from raydet.data.boxes.splits import choose_rows, stratified
 from raydet.errors import DataError
 from raydet.families.detection.data import BOXES
+from raydet.randomness import derive_seed
 from tests.helpers import data_folder
 from tests.tiny_data import read_table, write_coco, write_image
 
@@ -62,6 +63,37 @@ def test_a_split_has_the_right_size_and_every_class_where_one_image_each_suffice
     chosen = set(table.classes[np.isin(table.box_rows(), rows)].tolist())
     if count >= len(set(table.classes.tolist())):
         assert chosen == set(table.classes.tolist())
+
+
+def drawn_anew_at_every_step(table: Table, seed: int, count: int) -> list[int]:
+    """The same draw, with nothing remembered from one swap to the next."""
+    shuffle = sorted(range(len(table)), key=lambda row: derive_seed(seed, "split", table.ids[row]))
+    kinds = [set(table.classes[table.box_rows() == row].tolist()) for row in shuffle]  # by the place in the shuffle
+    everything = set[int]().union(*kinds)
+    extra: list[int] = []
+    while True:
+        others = [place for place in range(len(shuffle)) if place not in extra]
+        chosen = extra + others[: count - len(extra)]
+        missing = everything - set[int]().union(*(kinds[place] for place in chosen))
+        if not missing or len(extra) == count:
+            return sorted(shuffle[place] for place in chosen)
+        rarest = min(missing, key=lambda one: (sum(one in has for has in kinds), one))
+        candidates = [place for place in range(len(shuffle)) if rarest in kinds[place]]
+        extra.append(max(candidates, key=lambda place: (len(kinds[place] & missing), -place)))
+
+
+long_tails = st.lists(st.lists(st.integers(0, 19).map(lambda n: n * n // 20), max_size=6), min_size=1, max_size=40)
+
+
+@given(classes_of=st.one_of(long_tails, st.lists(st.lists(st.integers(0, 30), max_size=3), min_size=1, max_size=40)),
+       seed=st.integers(0, 1000), data=st.data())  # fmt: skip
+@settings(max_examples=300)
+def test_counts_that_are_kept_up_to_date_draw_what_counting_anew_draws(
+    classes_of: list[list[int]], seed: int, data: st.DataObject
+) -> None:
+    table = make_table(classes_of, class_names=tuple(f"c{n}" for n in range(31)))
+    count = data.draw(st.integers(1, len(table)))
+    assert draw(table, seed, count).tolist() == drawn_anew_at_every_step(table, seed, count)
 
 
 def test_one_image_with_all_classes_is_found_when_it_is_the_only_way() -> None:

@@ -51,11 +51,47 @@ def test_all_files_are_counted_together(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_text_is_counted_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parquet_columns, "_MAX_BYTES", 1 << 25)
+    monkeypatch.setattr(parquet_columns, "_MAX_BYTES", 1 << 20)
     for column in ("label", "image_id"):
-        file = write_repeated(tmp_path / f"{column}.parquet", 200, **{column: "x" * (1 << 20)}, row_group_size=20)
-        with pytest.raises(DataError, match=rf"{column}\.parquet: .*are more than 0\.03125 GiB decoded"):
+        file = write_repeated(tmp_path / f"{column}.parquet", 300, **{column: "x" * 4096}, row_group_size=20)
+        with pytest.raises(DataError, match=rf"{column}\.parquet: .*are more than 0\.0009766 GiB decoded"):
             read_set(file)
+
+
+@pytest.mark.parametrize("column", ["label", "image_id"])
+@pytest.mark.parametrize("is_dictionary", [False, True])
+def test_a_label_or_an_id_of_any_length_is_refused_where_it_stands(
+    tmp_path: Path, column: str, is_dictionary: bool
+) -> None:
+    texts = [f"{n}" * 4096 for n in range(3)] + ["x" * (1 << 20), "y" * 4097]
+    places = pa.array([0, None, 2, 1] + [3] * 596, pa.int32())
+    table = {"image": [encoded(noise(0, 0))] * 600, column: pa.DictionaryArray.from_arrays(places, texts)}
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table(table), file, store_schema=is_dictionary, row_group_size=3, compression="zstd")
+    with pytest.raises(DataError) as error:
+        read_set(file)
+    assert str(error.value) == (
+        f"{file}, row 4: a text of 1,048,576 bytes in column {column!r}, where labels and ids have at most 4,096; "
+        "shorten it, or name the column that is meant"
+    )
+
+
+def test_a_kilobyte_that_stands_for_hundreds_of_megabytes_of_labels_decodes_few(tmp_path: Path) -> None:
+    file = write_repeated(tmp_path / "a.parquet", 600, label="x" * (1 << 20))
+    pool = pa.default_memory_pool()
+    before, now = pool.max_memory(), pool.bytes_allocated()
+    with pytest.raises(DataError, match=r"row 0: a text of 1,048,576 bytes in column 'label'"):
+        read_set(file)
+    assert pool.max_memory() <= max(before, now + (200 << 20))  # of 600 MiB and more: 64 rows, and Arrow's growth
+
+
+def test_long_columns_of_text_and_of_categories_are_whole_and_in_order(tmp_path: Path) -> None:
+    ids, names = [f"n{n}" for n in range(3000)], [f"c{n % 7}" for n in range(3000)]
+    columns = {"image_id": ids, "label": pa.array(names).dictionary_encode(), "image": [encoded(noise(0, 0))] * 3000}
+    pq.write_table(pa.table(columns), tmp_path / "a.parquet", row_group_size=1100)
+    table, _ = read_set(tmp_path / "a.parquet")
+    assert [table.id_at(row) for row in range(3000)] == ids
+    assert [table.class_names[label] for label in table.labels] == names
 
 
 def test_other_columns_cost_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -216,7 +216,7 @@ def test_boxes_of_a_small_parquet_file_are_counted_as_they_are_decoded(tmp_path:
     monkeypatch.setattr(parquet_columns, "_MAX_BYTES", 1 << 24)  # half of 2000 * 2000 * 8
     assert file.stat().st_size < 4096
     assert len(read(tmp_path, path=str(file), read_boxes=False)[0]) == 2000  # pictures and labels are few bytes
-    with pytest.raises(DataError, match=r"x\.parquet: the images and labels up to here are more than 0\.01562 GiB"):
+    with pytest.raises(DataError, match=r"x\.parquet: the boxes up to here are more than 0\.01562 GiB"):
         read(tmp_path, path=str(file))
 
 
