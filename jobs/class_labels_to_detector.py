@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from raydet.cli import run_guarded
+from raydet.config.run import RunConfig
 from raydet.label_files.run import LabelOptions, label
 from raydet.metrics import read_metrics
 from raydet.settings import load
 from raydet.train.launch import launch
+from raydet.train.rundir import RunFolder
 
 CONFIGS = Path(__file__).parent / "configs"
 EVERY = 4  # of the images, one is labelled
@@ -50,8 +52,13 @@ def final_ap(run: Path) -> dict[str, float | None]:
     return {name: line[name] for name in ("AP", "AP50", "AP75")}
 
 
+def begun_or_resumed(config: RunConfig) -> Path:
+    """Train to the end, from where an earlier call was interrupted; return the run's folder."""
+    return launch(config, resume=RunFolder(config.run.dir).is_started).path
+
+
 def main() -> int:
-    """Train, label, train, compare."""
+    """Train, label, train, compare; the same command goes on with what it finds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--home", default="runs/class_labels_to_detector", help="folder of all runs")
     parser.add_argument("--lchp", nargs="*", default=[], metavar="key=value", help="settings of the localizer's run")
@@ -63,7 +70,7 @@ def main() -> int:
 
     print("== 1/4 LCHP: boxes from class labels ==", flush=True)
     config = load(CONFIGS / "lchp_foda.yaml", [*given.lchp, f"run.dir={home / 'lchp'}"])
-    lchp = launch(config).path
+    lchp = begun_or_resumed(config)
 
     print("\n== 2/4 one box on each training image ==", flush=True)
     source = Path(config.data.labeled.path).expanduser().absolute()
@@ -87,7 +94,7 @@ def main() -> int:
             "data.labeled_count=null",
             f"data.labeled_ids={home / 'labeled.json'}",
         ]
-        rows[name] = final_ap(launch(load(CONFIGS / "il_net_foda.yaml", [*given.detector, *settings])).path)
+        rows[name] = final_ap(begun_or_resumed(load(CONFIGS / "il_net_foda.yaml", [*given.detector, *settings])))
 
     print(f"\n{'IL-net learned from':24}{'AP':>8}{'AP50':>8}{'AP75':>8}")
     for name, row in rows.items():
@@ -96,4 +103,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_guarded(main))
+    sys.exit(run_guarded(main, again="the same command goes on"))

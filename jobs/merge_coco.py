@@ -128,4 +128,4 @@ def _read(file: Path) -> Coco:
 
 
 if __name__ == "__main__":
-    sys.exit(run_guarded(main))
+    sys.exit(run_guarded(main, again=""))

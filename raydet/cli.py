@@ -36,6 +36,9 @@ COMMANDS = (
 )
 
 
+RESUME = "go on with --resume"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code: 0 done, 1 failed, 2 the user's mistake, 130 interrupted,
     143 stopped by SIGTERM or through RUN/stop, with a checkpoint where there was time for one, 141 the reader of the
@@ -45,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):  # results must not be lost to a terminal that lacks a letter
             stream.reconfigure(errors="backslashreplace")
     arguments = parsed(argv)
-    return run_guarded(lambda: arguments.run(arguments))
+    return run_guarded(lambda: arguments.run(arguments), again=RESUME if hasattr(arguments, "resume") else "")
 
 
 def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -64,11 +67,13 @@ def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return arguments
 
 
-def run_guarded(command: Callable[[], int | None]) -> int:
-    """Run a command; what went wrong becomes one message on stderr, Ctrl-C and SIGTERM a hint. Returns the exit code.
+def run_guarded(command: Callable[[], int | None], *, again: str = RESUME) -> int:
+    """Run a command; what went wrong becomes one message on stderr, Ctrl-C and SIGTERM a hint: `again` says how to go
+    on, where that can be. Returns the exit code.
 
     What nobody foresaw keeps its traceback, and is said to be a bug.
     """
+    hint = f"; {again}" if again else ""
     try:
         with _sigterm_raises():
             code = int(command() or 0)
@@ -83,13 +88,13 @@ def run_guarded(command: Callable[[], int | None]) -> int:
         print(f"raydet: failed: {error}", file=sys.stderr)
         return 1
     except RunStopped as stopped:
-        print(f"raydet: {stopped}; go on with --resume", file=sys.stderr)
+        print(f"raydet: {stopped}{hint}", file=sys.stderr)
         return 143
     except Terminated:
-        print("\nraydet: terminated; go on with --resume", file=sys.stderr)
+        print(f"\nraydet: terminated{hint}", file=sys.stderr)
         return 143
     except KeyboardInterrupt:
-        print("\nraydet: interrupted; go on with --resume", file=sys.stderr)
+        print(f"\nraydet: interrupted{hint}", file=sys.stderr)
         return 130
     except Exception as error:
         return _unforeseen(error)

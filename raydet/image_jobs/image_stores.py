@@ -140,6 +140,13 @@ def open_store(text: str) -> ImageStore:
         if not folder.is_dir():
             raise DataError(f"{folder}: {'not a folder' if folder.exists() else 'no such folder'}")
         return LocalStore(folder.resolve())
+    if urlsplit(text).password is not None:
+        scheme, _, rest = text.partition("://")
+        raise DataError(
+            f"{scheme}://...@{rest.rpartition('@')[2]}: a URI with a password or a secret key would be written into "
+            f"the output folder; give it without, and credentials as the provider's tools take them (for S3 the "
+            f"environment or a profile)"
+        )
     try:
         files, base = fs.FileSystem.from_uri(text)
         kind = files.get_file_info(base).type

@@ -60,7 +60,7 @@ def curve_findings(run: RunRecords, control: RunRecords | None) -> list[Finding]
     """
     name, burn_in = run.figure, run.config.method.burn_in_steps
     found = []
-    if (rise := rise_of([point for point in run.points if point[0] > burn_in])) is not None:
+    if (rise := rise_of(_trained(run))) is not None:
         sentence = f"{name} was still rising when the run ended: train longer (optim.steps)."
         if not is_done(run):
             sentence = f"{name} has been rising so far: the run has not come to its end, step {run.config.length}."
@@ -83,13 +83,20 @@ def curve_findings(run: RunRecords, control: RunRecords | None) -> list[Finding]
             f"first teacher."
         )
         found.append(Finding(sentence, rise.figures))
-    if control is not None and (rise := rise_of([p for p in control.points if p[0] > burn_in])) is not None:
+    if control is not None and (rise := rise_of([p for p in _trained(control) if p[0] > burn_in])) is not None:
         sentence = (
             "The control was still rising too: the gain is one over a network that had more to learn from its labels, "
             "and may shrink or grow. Train both until the control stands still."
         )
         found.append(Finding(sentence, rise.figures))
     return found
+
+
+def _trained(run: RunRecords) -> list[Point]:
+    """Return the figures of the training that is meant to go on: from after the burn-in, where pseudo-labels come then;
+    else all, where nothing was averaged before the end."""
+    after = [point for point in run.points if point[0] > run.config.method.burn_in_steps]
+    return after if after or run.config.uses_labels else list(run.points)
 
 
 def is_past_burn_in(run: RunRecords) -> bool:

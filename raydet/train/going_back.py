@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raydet.config.run import RunConfig
-from raydet.errors import CheckpointError, ConfigError
+from raydet.errors import CheckpointError, ConfigError, DivergedError, NonFiniteLossError
 from raydet.learning_rate import base_lr
 from raydet.metrics import read_metrics
 from raydet.train.checkpoint import Checkpoint, folder_of, latest_checkpoint, open_checkpoint, set_aside, steps_of
@@ -11,6 +11,7 @@ from raydet.train.rundir import RunFolder
 
 HEALTHY = "healthy"
 DIVERGED = "diverged"  # the name of the alarm
+_DIVERGENCES = (DivergedError.__name__, NonFiniteLossError.__name__)  # what the end of a run says that failed so
 Start = int | str | None
 """Where to go on: a step, "healthy", or None for the newest checkpoint."""
 
@@ -36,8 +37,9 @@ def diverged_since(folder: RunFolder, newest: Checkpoint) -> int | None:
     """
     if not newest.is_healthy:
         return int(newest.state["health"]["since"])
-    records = read_metrics(folder.metrics)
-    if [record["reason"] for record in records if record["kind"] == "end"][-1:] != ["failed"]:
+    records = read_metrics(folder.metrics) if folder.metrics.is_file() else []
+    last = records[-1] if records else {}
+    if last.get("kind") != "end" or last["reason"] != "failed" or not last["message"].startswith(_DIVERGENCES):
         return None
     alarms = [record for record in records if record["kind"] == "alarm" and "since" in record]
     return next((each["since"] for each in alarms if each["since"] < newest.step <= each["step"]), None)

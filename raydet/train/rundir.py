@@ -4,7 +4,7 @@ RUN/config.json config.yaml   the resolved configuration
 RUN/data/                     annotation indices and the labelled split
 RUN/labels/                   the pseudo-label store
 RUN/checkpoints/              see `raydet.train.checkpoint`
-RUN/abandoned/                checkpoints that `--resume --from` went back behind; may be deleted
+RUN/abandoned/                checkpoints that `--resume --from` went back behind, and damaged ones; may be deleted
 RUN/diagnostics/              what a classifier said about each image, at every evaluation
 RUN/metrics.jsonl             every figure; RUN/tensorboard/ the same for TensorBoard
 RUN/report.html plots/        written by `raydet report`

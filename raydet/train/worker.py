@@ -20,6 +20,7 @@ from raydet.labels.store import PseudoLabelStore
 from raydet.metrics import truncate_after
 from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, latest_checkpoint, open_checkpoint, set_aside
+from raydet.train.going_back import diverged_since
 from raydet.train.journal import Journal
 from raydet.train.loop import Trainer
 from raydet.train.optim import OPTIMIZERS
@@ -90,7 +91,7 @@ def check_fork(fork: Checkpoint, config: RunConfig, data: PreparedSets[Any]) -> 
             f"{where} is at step {fork.step}, method.burn_in_steps is {burn_in}: the teacher starts at the burn-in's "
             f"end, so fork from a checkpoint at or before it, or raise method.burn_in_steps"
         )
-    if not fork.is_healthy:
+    if diverged_since(RunFolder(fork.path.parent.parent), fork) is not None:
         raise CheckpointError(
             f"{where} was written after its run had diverged: fork from an older one, or train it again with a lower "
             f"learning rate or an optim.clip_norm"

@@ -141,15 +141,17 @@ def test_the_mark_of_a_checkpoint_says_nothing_where_the_run_failed_with_an_alar
     newest, lines = latest_checkpoint(folder.checkpoints), folder.metrics.read_text()
     assert newest.step == 8 and newest.is_healthy and diverged_since(folder, newest) is None
 
-    def ends(reason: str, since: int) -> None:
+    def ends(reason: str, since: int, error: str = "DivergedError") -> None:
         alarm = {"kind": "alarm", "name": "diverged", "since": since, "step": 9, "message": "!", "time": 0.0}
-        end = {"kind": "end", "step": 9, "reason": reason, "message": "", "time": 0.0}
+        end = {"kind": "end", "step": 9, "reason": reason, "message": f"{error}: !", "time": 0.0}
         folder.metrics.write_text(lines + json.dumps(alarm) + "\n" + json.dumps(end) + "\n")
 
     for since in (9, 8):  # the weights of step 8 were fine, or are the first to be tried again
         ends("failed", since)
         assert diverged_since(folder, newest) is None
     ends("stopped", 7)  # it had recovered, or would have
+    assert diverged_since(folder, newest) is None
+    ends("failed", 7, "StorageError")  # it had recovered, and failed of something else
     assert diverged_since(folder, newest) is None
     ends("failed", 7)
     assert diverged_since(folder, newest) == 7

@@ -194,6 +194,22 @@ def test_the_target_box_is_said_in_the_mode_that_is_set(mode: str, in_training: 
     assert modes == [in_training] and model.localizer.training
 
 
+@pytest.mark.parametrize("target", ["ema", "frozen_init"])
+@pytest.mark.parametrize(("mode", "in_training"), [("eval", False), ("train", True)])
+def test_a_target_that_is_a_copy_is_asked_in_that_mode_too_and_stays_what_it_is(
+    target: str, mode: str, in_training: bool, tmp_path: Path
+):
+    method, modes = lchp(tmp_path, target_forward_mode=mode, refine_target=target), list[bool]()
+    model = model_of(method)
+    copy = model.target_localizer
+    assert copy is not None
+    before = {name: value.clone() for name, value in copy.state_dict().items()}
+    copy.register_forward_hook(lambda network, *rest: modes.append(network.training))
+    assert not method.target_boxes(model, torch.rand(4, 3, SIDE, SIDE)).requires_grad
+    assert modes == [in_training] and not copy.training
+    assert all(torch.equal(value, before[name]) for name, value in copy.state_dict().items())
+
+
 def test_a_box_of_nearly_all_of_the_image_is_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     # .95 of the image: .96 is the whole, .94 is not; in both stages
     method = lchp(tmp_path)

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 import torch
 
-from raydet.cli import run_guarded
+from raydet.cli import main, run_guarded
+from raydet.commands import check_data, train
 from raydet.config.run import RunConfig
 from raydet.data.prepared import PreparedSets
 from raydet.errors import ConfigError, RunError, RunStopped, Terminated
@@ -126,6 +127,18 @@ def test_how_a_run_ends_decides_the_exit_code(
 
     assert run_guarded(command) == code
     assert capsys.readouterr().err == said
+
+
+def test_only_commands_that_can_go_on_say_how(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def interrupted(arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    of = {train: "\nraydet: interrupted; go on with --resume\n", check_data: "\nraydet: interrupted\n"}
+    for command, said in of.items():
+        monkeypatch.setattr(command, "run", interrupted)
+        words = ["train", "mine.yaml"] if command is train else ["check-data", "mine.yaml"]
+        assert main(words) == 130
+        assert capsys.readouterr().err == said
 
 
 def test_sigterm_unwinds_a_command_that_is_no_training():

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from raydet.contract import DataSizes
+from raydet.errors import ConfigError
 from raydet.families.classification.batch import ClassBatch, StepRows
 from raydet.families.classification.config import ClassificationConfig
 from raydet.families.classification.label_table import NEVER, LabelTable
@@ -51,6 +52,24 @@ def test_fine_tuning_can_be_left_out_or_take_new_predictions():
     assert anew.schedule().version_for(101_400) == 101_400
     neither = cifar(method__finetune_label_source="reprediction", method__finetune_enabled=False)
     assert neither.schedule() == none.schedule()
+
+
+def test_labels_that_are_asked_for_beyond_the_end_are_of_the_last_stage():
+    # Lookahead asks for steps beyond the end; without fine-tuning no pooled batch of 512 may be meant there.
+    for changes in ({}, {"method__repeat_stage2": False}):
+        none = cifar(method__finetune_enabled=False, **changes)
+        length = none.run.length
+        assert none.stage_at(length - 1) == none.stage_at(length) == none.stage_at(length + 2)
+        assert none.stage_at(length).name == "D2" and not none.stage_at(length).is_pooled
+
+
+def test_settings_of_a_stage_that_is_left_out_are_held_against_no_run():
+    small = {"method__finetune_batch": 2, "optim__accumulate": 4}
+    with pytest.raises(ConfigError, match="twice as many for fine-tuning"):
+        cifar(**small)
+    assert cifar(**small, method__finetune_enabled=False).run.length > 0
+    # 30,000 + 35,700 + 4,850 make the length where stage 2 is not repeated, whatever optim.steps says
+    assert cifar(method__repeat_stage2=False, optim__steps=100).run.length == 70_550
 
 
 def test_more_intervals_than_rates_stay_at_the_last_rate():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,15 @@ def test_a_run_that_has_not_come_to_its_end_is_not_told_to_train_longer(end: str
     (found,) = curve_findings(run_of({40: 0.2, 50: 0.22, 60: 0.24, 70: 0.26}, end=end), None)
     assert found.sentence == "AP has been rising so far: the run has not come to its end, step 200."
     assert found.figures == {"rise over steps 40 to 70": "+6.0", "evaluations there": "4"}
+
+
+def test_a_supervised_run_that_averages_nothing_is_judged_by_all_of_its_figures():
+    # burn_in_steps as long as the run: no average of the weights, and nothing that begins after it
+    method = {"name": "supervised", "burn_in_steps": 40}
+    config = tiny_config(Path("run"), method=method, optim__steps=40)
+    run = replace(run_of({10: 0.30, 20: 0.32, 30: 0.34, 40: 0.36}), config=config)
+    (found,) = curve_findings(run, None)
+    assert found.sentence == "AP was still rising when the run ended: train longer (optim.steps)."
 
 
 def test_a_run_that_was_done_and_goes_on_is_not_done():

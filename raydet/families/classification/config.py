@@ -147,7 +147,7 @@ class R2D2Config(MethodSection):
         """Return what of the run cannot be meant with this method, each with the keys and what to change."""
         optim, found = run.optim, _published_at_stages(run)
         least = self.burn_in_steps + self.d2_steps + self.finetune_steps
-        if optim.steps < least:
+        if self.repeat_stage2 and optim.steps < least:  # without it the stages alone make the length
             found.append(
                 f"optim.steps={optim.steps} is less than method.burn_in_steps + d2_steps + finetune_steps = "
                 f"{self.burn_in_steps} + {self.d2_steps} + {self.finetune_steps} = {least}; raise it, or shorten "
@@ -172,7 +172,8 @@ class R2D2Config(MethodSection):
                 "optim.decay_at empty, optim.schedule=steps and optim.lr_scaling=none"
             )
         parts = run.cluster.workers * optim.accumulate
-        if parts > min(self.burn_in_batch, self.finetune_batch // 2):
+        pooled = self.finetune_batch // 2 if self.finetune_enabled else self.burn_in_batch
+        if parts > min(self.burn_in_batch, pooled):
             found.append(
                 f"cluster.workers={run.cluster.workers} x optim.accumulate={optim.accumulate} needs batches of at "
                 f"least that many images, and twice as many for fine-tuning, where labelled and unlabelled ones share "

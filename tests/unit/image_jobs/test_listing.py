@@ -225,3 +225,10 @@ def test_a_store_reads_16_bits_as_its_model_does(tmp_path: Path) -> None:
     assert int(LocalStore(tmp_path, gray16_range=(0, 4095)).picture("a.png").pixels.max()) == 93  # 1500 * 255 / 4095
     remote = RemoteStore("file://x", fs.LocalFileSystem(), str(tmp_path), gray16_range=(0, 4095))
     assert int(remote.picture("a.png").pixels.max()) == 93
+
+
+@pytest.mark.parametrize("uri", ["s3://AKIA:topsecret@bucket/photos", "s3://AKIA:top%2Fsecret@bucket/a@b"])
+def test_a_secret_in_a_uri_is_refused_and_not_repeated(uri: str):
+    with pytest.raises(DataError, match=r"^s3://\.\.\.@.*a URI with a password or a secret key") as refused:
+        open_images(uri)
+    assert "AKIA" not in str(refused.value) and "secret@" not in str(refused.value)

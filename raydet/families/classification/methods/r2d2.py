@@ -96,11 +96,14 @@ class R2D2(ClassificationMethod):
         return LabelSchedule.stages(config.burn_in_steps, *self.repredictions, *last)
 
     def stage_at(self, step: int) -> Stage:
-        """Return the stage; Cutout is for stages 1 and 3."""
+        """Return the stage; Cutout is for stages 1 and 3.
+
+        Steps beyond the run's end, whose labels are asked for ahead, are of its last stage.
+        """
         config, optim = self.config, self.run.optim
         if step < config.burn_in_steps:
             return Stage("supervised", 0, config.burn_in_batch, 0, cutout=True)
-        if step < self.stage2_end:
+        if step < self.stage2_end or not config.finetune_enabled:
             return Stage("D2", config.burn_in_steps, optim.labeled_batch, optim.unlabeled_batch, cutout=False)
         return Stage("fine-tuning", self.stage2_end, 0, config.finetune_batch, cutout=True, is_pooled=True)
 

@@ -55,7 +55,7 @@ def _thresholds(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
             said += f"Raise it: at {better[0].score:g}, {percent(better[0].precision, 0)} % are right."
             figures |= _at(better[0])
         elif not judged.at:
-            said += "raydet thresholds RUN says what higher ones would give; a better teacher mends more."
+            said += f"{_others(found, 'higher')} a better teacher mends more."
         else:
             said += (
                 "No higher threshold mends that and leaves enough of them: the teacher itself must get better. Train "
@@ -73,13 +73,20 @@ def _thresholds(found: BoxFigures, judged: Judged) -> Iterator[Finding]:
             )
             figures |= _at(lower)
         elif not judged.at:
-            said += "raydet thresholds RUN says what lower ones would give; a better teacher mends more."
+            said += f"{_others(found, 'lower')} a better teacher mends more."
         else:
             said += (
                 "No lower threshold finds clearly more without being wrong too often: the teacher itself must get "
                 "better. Train the burn-in longer (method.burn_in_steps), or label more."
             )
         yield Finding(said + " A student learns what is missed as background.", figures, uses_truth=True)
+
+
+def _others(found: BoxFigures, how: str) -> str:
+    """Say how other thresholds of classes are had, where they are given or where the method makes them."""
+    if found.thresholds.by_class is not None:
+        return f"raydet thresholds RUN says what {how} ones would give;"
+    return f"They are made from {found.thresholds.score}, which may be {how};"
 
 
 def _lower(found: BoxFigures, judged: Judged) -> Reading | None:

@@ -27,6 +27,7 @@ docs/methods/lchp.md.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -60,7 +61,7 @@ from raydet.learning_rate import warm_up
 from raydet.vision.device import to_device
 from raydet.vision.ema import average_into
 from raydet.vision.geometry import box_areas, paired_iou
-from raydet.vision.mode import evaluating
+from raydet.vision.mode import by_batch, evaluating
 from raydet.window import Window
 
 
@@ -216,9 +217,12 @@ class Lchp(LocalizationMethod):
         network = student.localizer if student.target_localizer is None else student.target_localizer
         assert isinstance(network, Localizer)
         if self.config.target_forward_mode == "eval":
-            with evaluating(network):
-                return decode(network(pixels), self.config.box_encoding)
-        with torch.no_grad():
+            mode: AbstractContextManager[None] = evaluating(network)
+        elif network is student.localizer:
+            mode = nullcontext()  # it is trained, and so in that mode
+        else:
+            mode = by_batch(network)
+        with torch.no_grad(), mode:
             return decode(network(pixels), self.config.box_encoding)
 
     def _classified(self, classifier: nn.Module, pixels: Tensor, masked: Tensor) -> tuple[Tensor, Tensor | None]:
