@@ -147,7 +147,7 @@ def test_detections_equal_torchvisions(backbone: str):
 def test_a_detectors_standard_parts_load_into_plain_torchvision():
     config = like_torchvision("resnet18_fpn")
     teacher = IoUDetector(config, CLASSES, branch=IoUBranchConfig(hidden=8), target_threshold=0.75)
-    weights = {name: torch.tensor(array) for name, array in weights_of(teacher).items()}
+    weights = dict(weights_of(teacher))
     standard = {name: value for name, value in weights.items() if not name.startswith("iou_branch.")}
     assert len(weights) - len(standard) == 4  # two layers with weight and bias
     torchvision_detector(config).load_state_dict(standard, strict=True)
