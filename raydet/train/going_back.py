@@ -39,7 +39,9 @@ def diverged_since(folder: RunFolder, newest: Checkpoint) -> int | None:
         return int(newest.state["health"]["since"])
     records = read_metrics(folder.metrics) if folder.metrics.is_file() else []
     last = records[-1] if records else {}
-    if last.get("kind") != "end" or last["reason"] != "failed" or not last["message"].startswith(_DIVERGENCES):
+    if last.get("kind") != "end" or last["reason"] != "failed":
+        return None
+    if not str(last.get("message")).startswith(_DIVERGENCES):  # it failed of something else
         return None
     alarms = [record for record in records if record["kind"] == "alarm" and "since" in record]
     return next((each["since"] for each in alarms if each["since"] < newest.step <= each["step"]), None)
