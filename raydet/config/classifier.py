@@ -81,6 +81,10 @@ class ClassifierConfig(ModelSection):
             raise ValueError(f"network {self.network} has no weight norm: remove `norm`, or use conv_large")
         if len(self.channels) != 4:
             raise ValueError(f"channels wants four numbers, got {len(self.channels)}")
+        # Sizes of a network that is not chosen lie idle, as a search over networks wants it; but who sets a dropout
+        # wants it to act. Saved configurations hold every key: only another value than the default was set.
+        if self.network != "conv_large" and self.dropout != type(self).model_fields["dropout"].default:
+            raise ValueError(f"network {self.network} has no dropout: remove `dropout`, or use conv_large")
         return self
 
     @model_validator(mode="after")

@@ -25,6 +25,8 @@ def judge_model(config: RunConfig, num_classes: int) -> Finding:
         return judge_download(away, answer_of(away.url))
     except UserError as error:
         return fail("model", str(error), "raydet train would refuse this")
+    if config.run.fork_from is not None:
+        return ok("model", f"it starts as {config.run.fork_from} ended, which is whole")
     return ok("model", f"{', '.join(named)}: read, and fits the model" if named else "it starts from random weights")
 
 

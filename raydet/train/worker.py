@@ -73,9 +73,9 @@ def _reason(step: int, config: RunConfig) -> str:
 
 
 def check_fork(fork: Checkpoint, config: RunConfig, data: PreparedSets[Any]) -> None:
-    """Raise CheckpointError unless a run of this configuration can start from that checkpoint."""
+    """Raise CheckpointError unless a run of this configuration, on these data, can start from that checkpoint."""
     where = f"run.fork_from={fork.path}"
-    theirs, burn_in = list(fork.state.get("class_names", [])), config.method.burn_in_steps
+    theirs = list(fork.state.get("class_names", []))
     if theirs != list(data.class_names):
         raise CheckpointError(
             f"{where}: its classes are {theirs}, this run's are {list(data.class_names)}; they must agree"
@@ -86,6 +86,27 @@ def check_fork(fork: Checkpoint, config: RunConfig, data: PreparedSets[Any]) -> 
             f"been seen with its label; use the same data.labeled and the same choice of it (data.split_seed among "
             f"others), or take the weights alone with model.init_from"
         )
+    _check_settings(fork, config)
+
+
+def check_start_of_fork(config: RunConfig) -> None:
+    """Raise CheckpointError where no run of this configuration, on whatever data, can start from `run.fork_from`.
+
+    It is not there, is damaged, too far or of a diverged run, or began with other weights than this run would.
+    """
+    fork = _fork_of(config)
+    _check_settings(fork, config)
+    wanted = config.model.started_from
+    begun = (fork.state.get("started") or {}).get("from")
+    if wanted is not None and begun != wanted:
+        raise CheckpointError(
+            f"run.fork_from={fork.path} brings all weights, and the run that it is of started from "
+            f"{begun or 'no other run'}, not from model.init_from={wanted}: keep one of the two settings"
+        )
+
+
+def _check_settings(fork: Checkpoint, config: RunConfig) -> None:
+    where, burn_in = f"run.fork_from={fork.path}", config.method.burn_in_steps
     if fork.step > burn_in:
         raise CheckpointError(
             f"{where} is at step {fork.step}, method.burn_in_steps is {burn_in}: the teacher starts at the burn-in's "
@@ -100,20 +121,6 @@ def check_fork(fork: Checkpoint, config: RunConfig, data: PreparedSets[Any]) -> 
     if fork.state.get("optimizer") not in (None, optimizer):
         raise CheckpointError(
             f"{where} was trained with {fork.state['optimizer']}, optim.name is {config.optim.name}; use the same"
-        )
-
-
-def check_start_of_fork(config: RunConfig) -> None:
-    """Raise CheckpointError where a run is forked from one that started from other weights than this one would."""
-    wanted = config.model.started_from
-    if wanted is None:
-        return
-    fork = _fork_of(config)
-    begun = (fork.state.get("started") or {}).get("from")
-    if begun != wanted:
-        raise CheckpointError(
-            f"run.fork_from={fork.path} brings all weights, and the run that it is of started from "
-            f"{begun or 'no other run'}, not from model.init_from={wanted}: keep one of the two settings"
         )
 
 

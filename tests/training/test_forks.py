@@ -11,8 +11,17 @@ from raydet.metrics import read_metrics
 from raydet.sweep.burn_in import shared_burn_in
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.launch import launch
+from raydet.train.worker import check_start_of_fork
 from tests.helpers import tiny_config, tiny_soft
 from tests.training.test_shared_burn_in import files
+
+
+@pytest.fixture(scope="module")
+def burned_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of a burn-in of two steps."""
+    folder, method = tmp_path_factory.mktemp("burned_in"), {"name": "unbiased_teacher", "burn_in_steps": 2}
+    return launch(tiny_config(folder / "run", method=method, run__stop_at=2)).checkpoints / "step_00000002"
+
 
 EQLV2 = {"name": "eqlv2", "pseudo_score_floor": 1e-4, "cls_pseudo_threshold": 1e-4, "rpn_pseudo_threshold": 1e-4}
 
@@ -37,3 +46,19 @@ def test_a_fork_that_is_refused_leaves_no_run_behind(tmp_path: Path):
     mended = tiny_config(tmp_path / "run", method__iou_branch_enabled=False, run__fork_from=str(burn_in))
     start = read_metrics(launch(mended).metrics)[0]
     assert (start["kind"], start["step"]) == ("start", 3)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"run__fork_from": "gone"}, "run.fork_from: .*gone: no such checkpoint folder"),
+        ({"method__burn_in_steps": 1}, "is at step 2, method.burn_in_steps is 1"),
+        ({"optim__name": "sgd"}, "was trained with AdamW, optim.name is sgd; use the same"),
+    ],
+)
+def test_a_checkpoint_that_no_data_could_make_fit_is_refused_before_the_model_is_built(
+    burned_in: Path, tmp_path: Path, settings: dict[str, object], said: str
+):
+    asked = {"method": {"name": "unbiased_teacher", "burn_in_steps": 2}, "run__fork_from": str(burned_in), **settings}
+    with pytest.raises(CheckpointError, match=said):
+        check_start_of_fork(tiny_config(tmp_path / "run", **asked))

@@ -49,6 +49,15 @@ def test_an_entropy_weight_that_is_not_below_the_class_loss_weight_is_refused():
     tiny_classes(Path("runs/x"), method__entropy_weight=0.0999)
 
 
+def test_a_dropout_is_refused_where_the_network_has_none():
+    assert refused(model={"network": "small_conv", "dropout": 0.1}).endswith(
+        "network small_conv has no dropout: remove `dropout`, or use conv_large"
+    )
+    config = tiny_classes(Path("runs/x"), model={"network": "small_conv"})  # saved with every key, and read back
+    assert parse(config.model_dump_json()) == config
+    tiny_classes(Path("runs/x"), model={"network": "conv_large", "dropout": 0.1})
+
+
 def test_a_run_too_short_for_its_stages_is_refused():
     assert refused(optim__steps=13) == (
         "tiny_classes: optim.steps=13 is less than method.burn_in_steps + d2_steps + finetune_steps = 4 + 6 + 4 = 14; "

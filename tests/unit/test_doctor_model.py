@@ -84,3 +84,12 @@ def test_a_run_that_is_to_be_resumed_needs_no_weights(away: Path, tmp_path: Path
     (tmp_path / "config.yaml").write_text(dump(config))
     assert main(["doctor", str(tmp_path / "config.yaml"), "--json"]) == 0
     assert "model" not in [each["topic"] for each in json.loads(capsys.readouterr().out)]
+
+
+def test_a_checkpoint_to_fork_from_that_is_not_there_is_a_finding(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config, gone = tmp_path / "config.yaml", tmp_path / "gone" / "checkpoints" / "step_00000003"
+    config.write_text(dump(tiny_config(tmp_path / "run", run__fork_from=str(gone))))
+    code = main(["doctor", str(config), "--json"])
+    (found,) = [each for each in json.loads(capsys.readouterr().out) if each["topic"] == "model"]
+    assert (code, found["level"], found["advice"]) == (1, "fail", "raydet train would refuse this")
+    assert found["text"] == f"run.fork_from: {gone}: no such checkpoint folder"
