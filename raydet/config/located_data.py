@@ -23,8 +23,9 @@ class LocatedSetConfig(SetSection):
     format: Literal["auto", "cub", "imagenet", "tiny_imagenet", "coco", "folder", "parquet", "shapes"] = "auto"
     """How to read `path`; `auto` decides from what lies there (`raydet check-data` says what it chose)."""
     subset: str | None = None
-    """CUB: train or test. ImageNet and Tiny-ImageNet: train or val. folder: the folder below `path`. Folder of Parquet:
-    the files SUBSET.parquet and SUBSET-*.parquet. Must be given where there are several."""
+    """CUB: train or test. ImageNet and Tiny-ImageNet: train or val. folder: the folder below `path`. Folder with
+    several COCO files: a word of the path of one. Folder of Parquet: the files SUBSET.parquet and SUBSET-*.parquet.
+    Must be given where there are several."""
     images: PathText | None = None
     """Image root of a COCO JSON; by default the JSON's folder, or its parent where the first image lies there."""
     read_boxes: bool = True

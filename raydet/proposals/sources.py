@@ -156,6 +156,8 @@ def read_file(path: Path) -> FromFile:
         for number, image in enumerate(content["images"]):
             where = f"images[{number}]"
             name = str(image["file_name"])
+            if image["id"] in images:
+                raise ValueError(f"id {image['id']!r:.40} is that of {images[image['id']][0]!r:.200} too")
             images[image["id"]] = (name, _side(image, "width"), _side(image, "height"), [])
         for number, box in enumerate(content["annotations"]):
             where = f"annotations[{number}]"

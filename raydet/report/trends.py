@@ -71,9 +71,7 @@ def curve_findings(run: RunRecords, control: RunRecords | None) -> list[Finding]
             f"{name} is past its best: the checkpoint of step {step} is kept as the best one; use it, or stop there "
             f"(run.stop_at)."
         )
-        found.append(
-            Finding(sentence, {f"at step {step}": percent(value), f"at the end, step {last_step}": percent(last)})
-        )
+        found.append(Finding(sentence, {f"at step {step}": percent(value), f"at step {last_step}": percent(last)}))
     before = [point for point in run.points if point[0] <= burn_in]
     if run.config.uses_labels and not is_past_burn_in(run):
         return found  # neither has the burn-in ended, nor is there a gain over the control

@@ -84,7 +84,7 @@ def test_the_run_its_burn_in_and_its_control_are_judged_apart():
     assert curve_findings(run_of(flat), run_of(flat)) == []
     (fallen,) = curve_findings(run_of({40: 0.3, 50: 0.29, 60: 0.25, 70: 0.2}), None)
     assert "the checkpoint of step 40" in fallen.sentence
-    assert fallen.figures == {"at step 40": "30.0", "at the end, step 70": "20.0"}
+    assert fallen.figures == {"at step 40": "30.0", "at step 70": "20.0"}
 
 
 @pytest.mark.parametrize("end", [None, "reached run.stop_at", "stopped", "failed"])

@@ -43,3 +43,11 @@ def test_boxes_beyond_all_numbers_are_one_message(tmp_path: Path, box: list[floa
     file = coco(tmp_path / "boxes.json", "a.png", 9, 9, [box])
     with pytest.raises(DataError, match=r"annotations\[0\]: (Overflow|Value)Error"):
         read_file(file)
+
+
+def test_two_images_of_one_id_are_refused_not_merged(tmp_path: Path):
+    file = tmp_path / "boxes.json"
+    entries = ", ".join(f'{{"id": 7, "file_name": "{name}.png", "width": 9, "height": 9}}' for name in "ab")
+    file.write_text(f'{{"images": [{entries}], "annotations": []}}')
+    with pytest.raises(DataError, match=r"images\[1\]: ValueError: id 7 is that of 'a.png' too$"):
+        read_file(file)
