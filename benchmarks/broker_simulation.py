@@ -201,7 +201,7 @@ class SleepingAnnotator:
     def __init__(self, load: Load) -> None:
         self._load = load
 
-    def load(self, ref: Any, weights: Any) -> None:
+    def load(self, ref: Any, weights: Any, begun: Any = None) -> None:
         self._ref = ref
 
     def label(self, image_ids: Sequence[str]) -> list[Any]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from raydet.errors import ConfigError, StorageError
 from raydet.files import read_json, write_text
+from raydet.records import Arithmetic
 
 NAMES: dict[torch.dtype | None, str] = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 PAYS = 0.9  # of the time that fp32 takes: less is worth the digits
@@ -32,6 +33,17 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     if precision == "fp16" and device.type != "cuda":
         raise ConfigError("optim.precision=fp16 needs a GPU; use bf16, fp32 or auto")
     return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+
+
+def settled_dtype(precision: str, device: torch.device, begun: Arithmetic | None) -> torch.dtype | None:
+    """Return the dtype as `autocast_dtype` does, but for `auto` what the run began with on such a device, if it did.
+
+    So a run that goes on elsewhere, or a teacher on another node, rounds as the run has before. A device of the other
+    kind decides by itself.
+    """
+    if precision == "auto" and begun is not None and begun.device == device.type:
+        return next(dtype for dtype, name in NAMES.items() if name == begun.dtype)
+    return autocast_dtype(precision, device)
 
 
 def has_bf16_hardware() -> bool:

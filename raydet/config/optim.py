@@ -53,7 +53,8 @@ class OptimConfig(Section):
     train: they see the images of one pass."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """`auto`: bf16 on GPUs with hardware for it, and on CPUs with hardware for it where a short timing (kept in the
-    user's cache folder) finds it faster; fp32 elsewhere. fp16 uses a gradient scaler."""
+    user's cache folder) finds it faster; fp32 elsewhere. It is settled when a run begins, by its first process: a
+    resume, other ranks and teachers keep to it on such devices. fp16 uses a gradient scaler."""
 
     @model_validator(mode="after")
     def _one_law(self) -> OptimConfig:

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 
 from raydet.config.run import RunConfig
-from raydet.precision import autocast_dtype
-from raydet.records import PseudoLabel, TeacherRef, Weights
+from raydet.precision import autocast_dtype, settled_dtype
+from raydet.records import Arithmetic, PseudoLabel, TeacherRef, Weights
 from raydet.vision.weights import load_weights
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -32,7 +32,8 @@ class ModelAnnotator(ABC, Generic[Model, View, Label]):
         self.model = model.to(self.device).eval().requires_grad_(False)
         usual = ON_A_GPU if self.device.type == "cuda" else 1
         self._images_per_forward = config.labels.forward_images or usual
-        self._dtype = autocast_dtype(config.optim.precision, self.device)
+        self._precision = config.optim.precision
+        self._dtype = autocast_dtype(self._precision, self.device)
         self._ref: TeacherRef | None = None
 
     @abstractmethod
@@ -43,9 +44,11 @@ class ModelAnnotator(ABC, Generic[Model, View, Label]):
     def annotate(self, ids: Sequence[str], views: Sequence[View], ref: TeacherRef) -> Sequence[Label]:
         """Return one label per view, from one forward of `model`; called under autocast, without gradients."""
 
-    def load(self, ref: TeacherRef, weights: Weights) -> None:
-        """Become the teacher of that version."""
+    def load(self, ref: TeacherRef, weights: Weights, begun: Arithmetic | None = None) -> None:
+        """Become the teacher of that version, of a run that has begun to compute so."""
         load_weights(self.model, weights)
+        if begun is not None:
+            self._dtype = settled_dtype(self._precision, self.device, begun)
         self._ref = ref
 
     @torch.inference_mode()

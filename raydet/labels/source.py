@@ -13,14 +13,15 @@ from raydet.errors import LabelConflictError, RunError
 from raydet.labels.convert import from_table, to_table
 from raydet.labels.schema import contradict
 from raydet.labels.store import PseudoLabelStore
-from raydet.records import PseudoLabel, TeacherRef, Weights
+from raydet.records import Arithmetic, PseudoLabel, TeacherRef, Weights
 
 
 class Annotator(Protocol):
     """A teacher at work."""
 
-    def load(self, ref: TeacherRef, weights: Weights) -> None:
-        """Become the teacher of that version; must not keep or change the tensors."""
+    def load(self, ref: TeacherRef, weights: Weights, begun: Arithmetic | None = None) -> None:
+        """Become the teacher of that version; must not keep or change the tensors. `begun`: what the run computes in,
+        where another process has settled it."""
 
     def label(self, image_ids: Sequence[str]) -> Sequence[PseudoLabel]:
         """Return one label per id, in order; the same ids and teacher give the same labels, bit for bit."""

@@ -19,6 +19,7 @@ from raydet.errors import UserError
 
 if TYPE_CHECKING:
     from raydet.labels.source import Annotator
+    from raydet.records import Arithmetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +48,19 @@ class TeacherActor:
         self._annotator = cloudpickle.loads(self._factory)()
         return os.getpid()
 
-    def label(self, version: int, digest: str, weights: list[ray.ObjectRef], image_ids: list[str]) -> Answer:
+    def label(
+        self,
+        version: int,
+        digest: str,
+        weights: list[ray.ObjectRef],
+        image_ids: list[str],
+        begun: Arithmetic | None = None,
+    ) -> Answer:
         """Label the images with exactly this teacher; refuse where it is neither loaded nor given.
 
         An error of the annotator comes back as a value, so that one bad image costs neither the others nor the actor.
         """
-        self._load(version, digest, weights)
+        self._load(version, digest, weights, begun)
         try:
             return Answer(self._labels(image_ids), {})
         except Exception:  # which of them is it?
@@ -66,7 +74,7 @@ class TeacherActor:
                     failures[image_id] = traceback.format_exc(limit=-4)
             return Answer(pa.concat_tables(tables) if tables else None, failures)
 
-    def _load(self, version: int, digest: str, weights: list[ray.ObjectRef]) -> None:
+    def _load(self, version: int, digest: str, weights: list[ray.ObjectRef], begun: Arithmetic | None) -> None:
         from raydet.records import TeacherRef
         from raydet.vision.weights import from_arrays
 
@@ -76,7 +84,7 @@ class TeacherActor:
         if not weights:
             raise RuntimeError(f"asked to label with teacher {version} ({digest}) while {self._loaded} is loaded")
         self._loaded = None  # a load that fails half-way leaves no teacher
-        self._annotator.load(TeacherRef(version, digest), from_arrays(ray.get(weights[0])))
+        self._annotator.load(TeacherRef(version, digest), from_arrays(ray.get(weights[0])), begun)
         self._loaded = (version, digest)
 
     def _labels(self, image_ids: Sequence[str]) -> pa.Table:

@@ -30,6 +30,7 @@ from raydet.pool.messages import Reply, TeacherError
 from raydet.pool.scaling import PoolTiming, Sizer
 from raydet.pool.teachers import Call, Teacher, Teachers, create_teacher
 from raydet.pool.waiting import Waiting
+from raydet.records import Arithmetic
 
 
 class LabelBroker:
@@ -44,6 +45,7 @@ class LabelBroker:
         self._store = PseudoLabelStore(folder, "broker", keep_versions=keep_versions)
         self._background = Background(self._fail)
         self._weights: dict[int, tuple[str, ObjectRef]] = {}  # version -> digest, weights
+        self._begun: Arithmetic | None = None  # what the training processes compute in
         self._attempt: int | None = None
         self._rewound: int | None = None  # the attempt that the store was last rewound for
         self._retired = 0  # versions below are not needed any more
@@ -52,7 +54,7 @@ class LabelBroker:
         self._waiting = Waiting()
         self._teachers = Teachers(
             config, timing, self._desk, self._background.when, partial(create_teacher, config, factory),
-            call_for=lambda keys: Call(keys, *self._weights[keys[0][0]], self._attempt),
+            call_for=lambda keys: Call(keys, *self._weights[keys[0][0]], self._attempt, self._begun),
             on_answer=self._answered, on_death=self._waiting.wake_all,
         )  # fmt: skip
         self._has_begun = False
@@ -76,10 +78,18 @@ class LabelBroker:
             self._waiting.wake_all()
         return self._reply(attempt)
 
-    async def publish(self, attempt: int, version: int, digest: str, weights: Mapping[str, np.ndarray]) -> None:
+    async def publish(
+        self,
+        attempt: int,
+        version: int,
+        digest: str,
+        weights: Mapping[str, np.ndarray],
+        begun: Arithmetic | None = None,
+    ) -> None:
         """Take a teacher's weights. Raises LabelConflictError where the version has others already."""
         if not self._admits(attempt) or version < self._retired:
             return
+        self._begun = begun
         known = self._weights.get(version)
         if known is None:
             self._weights[version] = (digest, ray.put(weights))  # a copy of its own: the sender may die

@@ -23,7 +23,7 @@ from raydet.labels.convert import from_table
 from raydet.labels.desk import Key
 from raydet.labels.source import check_labels
 from raydet.pool.messages import Reply, TeacherError
-from raydet.records import PseudoLabel, TeacherRef, Weights
+from raydet.records import Arithmetic, PseudoLabel, TeacherRef, Weights
 from raydet.text import plural
 from raydet.vision.weights import Arrays, to_arrays
 
@@ -38,10 +38,18 @@ class PoolSource:
     """A `LabelSource` that lets the pool label. One per training process."""
 
     def __init__(
-        self, broker: ActorHandle, *, rank: int, attempt: int, timeout_s: float = 600.0, poll_s: float = _POLL_S
+        self,
+        broker: ActorHandle,
+        *,
+        rank: int,
+        attempt: int,
+        begun: Arithmetic | None = None,
+        timeout_s: float = 600.0,
+        poll_s: float = _POLL_S,
     ) -> None:
-        """`attempt`: equal on all ranks of a worker group and larger than that of every earlier group of the run."""
-        self._broker = broker
+        """`attempt`: equal on all ranks of a worker group and larger than that of every earlier group of the run;
+        `begun`: what these compute in."""
+        self._broker, self._begun = broker, begun
         self._rank = rank
         self._attempt = attempt
         self._timeout_s = timeout_s
@@ -193,7 +201,7 @@ class PoolSource:
     def _send(self, version: int) -> None:
         ref, weights = self._published[version]
         # As an argument: an object that this process put would be gone with this process.
-        self._sent.append(self._broker.publish.remote(self._attempt, ref.version, ref.digest, weights))
+        self._sent.append(self._broker.publish.remote(self._attempt, ref.version, ref.digest, weights, self._begun))
 
     def _raise_send_errors(self) -> None:
         """Raise what publishing raised at the broker; a broker that died meanwhile is no error."""

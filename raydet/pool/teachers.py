@@ -21,6 +21,7 @@ from raydet.labels.desk import Key, LabelDesk
 from raydet.pool.actors import TeacherActor
 from raydet.pool.messages import TeacherError
 from raydet.pool.scaling import PoolTiming
+from raydet.records import Arithmetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +32,7 @@ class Call:
     digest: str
     weights: ObjectRef
     attempt: int | None  # in which it was asked
+    begun: Arithmetic | None  # what the training processes compute in
 
 
 Teacher = Member[Call]  # `place` is the process id
@@ -86,7 +88,7 @@ class Teachers(ActorGroup[Call]):
         return self._call_for(keys) if keys else None
 
     def _arguments(self, work: Call) -> tuple[Any, ...]:
-        return work.keys[0][0], work.digest, [work.weights], [image_id for _, image_id in work.keys]
+        return work.keys[0][0], work.digest, [work.weights], [image_id for _, image_id in work.keys], work.begun
 
     def _started(self, member: Teacher) -> None:
         self._deaths_at_start = 0

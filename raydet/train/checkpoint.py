@@ -28,6 +28,8 @@ from raydet import __version__
 from raydet.config.version import VERSION_KEY
 from raydet.errors import CheckpointError
 from raydet.files import read_json, remove_unfinished, replacing_path
+from raydet.precision import NAMES
+from raydet.records import Arithmetic
 
 FORMAT = 1
 _PREFIX = "step_"
@@ -51,6 +53,11 @@ class Checkpoint:
     def is_healthy(self) -> bool:
         """Whether the loss was near its running median when it was written; of older checkpoints nobody knows."""
         return _is_healthy(self.state)
+
+    @property
+    def arithmetic(self) -> Arithmetic | None:
+        """What its run computes in; older checkpoints do not say. Raises CheckpointError where it is nonsense."""
+        return _arithmetic(self.state, self.path)
 
     def has(self, name: str) -> bool:
         """Whether it holds the tensors called `name`."""
@@ -166,6 +173,18 @@ def steps_of(root: Path, *, healthy: bool = False, before: int | None = None) ->
     return found
 
 
+def begun_with(root: Path) -> Arithmetic | None:
+    """Return what the run of these checkpoints computes in, if it has one that says so. Their content is not verified.
+
+    Raises CheckpointError where the newest one says nonsense.
+    """
+    newest = steps_of(root)[-1:]
+    if not newest:
+        return None
+    folder = folder_of(root, newest[0])
+    return _arithmetic(read_json(folder / "state.json", CheckpointError), folder)
+
+
 def folder_of(root: Path, step: int) -> Path:
     """Return where the checkpoint of a step lies."""
     return root / f"{_PREFIX}{step:08d}"
@@ -196,6 +215,15 @@ def _folders(root: Path) -> list[Path]:
     return sorted(
         (path for path in root.glob(f"{_PREFIX}*") if _step(path) is not None), key=lambda path: _step(path) or 0
     )
+
+
+def _arithmetic(state: Mapping[str, Any], folder: Path) -> Arithmetic | None:
+    said = state.get("arithmetic")
+    if said is None:
+        return None
+    if not (isinstance(said, dict) and said.keys() == {"device", "dtype"} and said["dtype"] in NAMES.values()):
+        raise CheckpointError(f"{folder / 'state.json'}: arithmetic is {said!r}; use another checkpoint")
+    return Arithmetic(str(said["device"]), said["dtype"])
 
 
 def _is_healthy(state: Mapping[str, Any]) -> bool:

@@ -24,10 +24,10 @@ from raydet.errors import ConfigError, DataError, RunError, RunStopped, StorageE
 from raydet.group import Group
 from raydet.learning_rate import base_lr, images_per_step
 from raydet.metrics import read_metrics
-from raydet.precision import NAMES, autocast_dtype
+from raydet.precision import NAMES, settled_dtype
 from raydet.registry import build_method, family_of
 from raydet.text import plural
-from raydet.train.checkpoint import latest_checkpoint, steps_of
+from raydet.train.checkpoint import begun_with, latest_checkpoint, steps_of
 from raydet.train.going_back import Start, check_start, go_back
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
@@ -250,7 +250,8 @@ def describe(config: RunConfig, data: PreparedSets[Any]) -> str:
             lines.append(
                 f"  warning: cluster.gpus_per_worker={config.cluster.gpus_per_worker:g}, but PyTorch sees no GPU"
             )
-        lines.append(f"  precision: {NAMES[autocast_dtype(optim.precision, device)]} on {device}")
+        dtype = settled_dtype(optim.precision, device, begun_with(RunFolder(config.run.dir).checkpoints))
+        lines.append(f"  precision: {NAMES[dtype]} on {device}")
     warnings = [*data.warnings, *slow_average(method.teacher(), config.last_step)]
     return "\n".join(lines + [f"  warning: {text}" for text in warnings])
 

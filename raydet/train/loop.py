@@ -34,8 +34,8 @@ from raydet.data.prepared import PreparedSets
 from raydet.errors import StaleLabelError
 from raydet.group import Group
 from raydet.labels.source import LabelSource
-from raydet.precision import autocast_dtype
-from raydet.records import PseudoLabel, TeacherRef
+from raydet.precision import NAMES, autocast_dtype
+from raydet.records import Arithmetic, PseudoLabel, TeacherRef
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, steps_of, write_checkpoint
 from raydet.train.health import Health
 from raydet.train.journal import Journal
@@ -74,13 +74,14 @@ class Trainer:
         for part in method.compiled(student):
             part.compile()  # in place: parameters keep their names, and a copy, such as the teacher, is not compiled
         self.trainable = frozenset(name for name, p in student.named_parameters() if p.requires_grad)
-        dtype = group.all_gather(autocast_dtype(config.optim.precision, group.device))[0]  # the lead's, for all
+        dtype = autocast_dtype(config.optim.precision, group.device)  # a run's worker has settled what is `auto`
         self.scaler = torch.amp.GradScaler(group.device.type, enabled=dtype == torch.float16)
         learned = method.build_state(sizes_of(data))
         optimizer = build_optimizer(student, self.param_groups, config.optim)
         images, labeled = digest_of_images(data), digest_of_labeled(data)
         health = Health(config.optim.divergence_ratio)
         self.state = TrainState(student, optimizer, self.scaler, learned, images, labeled, health)
+        self.state.arithmetic = Arithmetic(group.device.type, NAMES[dtype])
         if self.started:
             self.state.started = {"from": str(config.model.started_from), "said": self.started[0]}
         self.watch = Watch(config, health, group, journal)

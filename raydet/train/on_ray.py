@@ -31,6 +31,7 @@ from raydet.group import Group
 from raydet.labels.source import LabelSource
 from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
+from raydet.records import Arithmetic
 from raydet.registry import AnnotatorFactory
 from raydet.settings import parse
 from raydet.train.rundir import RunFolder
@@ -116,7 +117,8 @@ def _worker(spec: dict[str, Any]) -> None:
     def make_source(config: RunConfig, family: FamilyRun, group: Group, attempt: int) -> LabelSource:
         if broker is None:
             return local_source(config, family, group, attempt)
-        return PoolSource(broker, rank=group.rank, attempt=attempt, timeout_s=config.labels.timeout_s)
+        begun = Arithmetic(group.device.type, config.optim.precision)  # settled: never auto
+        return PoolSource(broker, rank=group.rank, attempt=attempt, begun=begun, timeout_s=config.labels.timeout_s)
 
     verdict = RunFolder(config.run.dir).verdict
     if group.all_gather(verdict.exists())[0]:

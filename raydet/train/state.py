@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from raydet.contract import State, Teacher
 from raydet.data.prepared import PreparedSets
 from raydet.errors import CheckpointError
-from raydet.records import TeacherRef, Weights
+from raydet.records import Arithmetic, TeacherRef, Weights
 from raydet.train.checkpoint import Checkpoint
 from raydet.train.health import Health
 from raydet.vision.ema import EmaTeacher
@@ -34,6 +34,7 @@ class TrainState:
     labeled: str = ""  # digest of which images are labelled
     health: Health = field(default_factory=lambda: Health(None))
     started: dict[str, str] = field(default_factory=dict)  # {"from": ..., "said": ...} of weights of another run
+    arithmetic: Arithmetic | None = None
     ema: EmaTeacher | None = None
     published: tuple[TeacherRef, Weights] | None = None  # the newest teacher that was sent out to label
     step: int = 0  # optimiser steps completed
@@ -58,6 +59,7 @@ class TrainState:
             "best": self.best,
             "health": self.health.record(),
             "started": self.started,
+            "arithmetic": asdict(self.arithmetic) if self.arithmetic else None,
             "images": self.images,
             "labeled": self.labeled,
             "optimizer": type(self.optimizer).__name__,

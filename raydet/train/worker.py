@@ -18,6 +18,7 @@ from raydet.labels.snapshots import remove_after
 from raydet.labels.source import InlineSource, LabelSource
 from raydet.labels.store import PseudoLabelStore
 from raydet.metrics import truncate_after
+from raydet.precision import NAMES, settled_dtype
 from raydet.registry import build_method, family_of
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, latest_checkpoint, open_checkpoint, set_aside
 from raydet.train.going_back import diverged_since
@@ -131,6 +132,15 @@ def _fork_of(config: RunConfig) -> Checkpoint:
         raise CheckpointError(f"run.fork_from: {error}") from None
 
 
+def _settled(config: RunConfig, group: Group, checkpoint: Checkpoint | None) -> RunConfig:
+    """Return the configuration with the precision that all ranks compute in: as the run began, else as the lead's
+    device wants it."""
+    begun = checkpoint.arithmetic if checkpoint else None
+    dtype = group.all_gather(settled_dtype(config.optim.precision, group.device, begun))[0]
+    optim = config.optim.model_copy(update={"precision": NAMES[dtype]})
+    return config.model_copy(update={"optim": optim})
+
+
 def _build(config: RunConfig, group: Group, data: PreparedSets[Any], make_source: SourceFactory) -> Trainer:
     folder = RunFolder(config.run.dir)
     if group.is_lead:
@@ -149,6 +159,7 @@ def _build(config: RunConfig, group: Group, data: PreparedSets[Any], make_source
         truncate_after(folder.metrics, start)
         remove_after(folder.diagnostics, start)
     attempt = group.all_gather(folder.next_attempt() if group.is_lead else 0)[0]
+    config = _settled(config, group, checkpoint)
     method = build_method(config)
     family = family_of(config).bind(config, data, method, group)
     journal = Journal(config, family, method, group)

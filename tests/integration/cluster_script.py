@@ -23,7 +23,7 @@ from typing import Any
 
 from raydet.labels.source import Annotator
 from raydet.metrics import read_metrics
-from raydet.records import PseudoLabel, TeacherRef, Weights
+from raydet.records import Arithmetic, PseudoLabel, TeacherRef, Weights
 from raydet.registry import AnnotatorFactory
 from raydet.settings import dump, load
 from tests.helpers import tiny_config
@@ -50,7 +50,7 @@ class HeldAnnotator:
     def __init__(self, annotator: Annotator, run: Path) -> None:
         self._annotator, self._run, self._version = annotator, run, -1
 
-    def load(self, ref: TeacherRef, weights: Weights) -> None:
+    def load(self, ref: TeacherRef, weights: Weights, begun: Arithmetic | None = None) -> None:
         self._annotator.load(ref, weights)
         self._version = ref.version
 

@@ -8,11 +8,13 @@ import ray
 from raydet.errors import LabelConflictError, LabelTimeoutError
 from raydet.labels.segment import LabelStoreError
 from raydet.pool.messages import TeacherError
-from raydet.records import TeacherRef
+from raydet.pool.source import PoolSource
+from raydet.records import Arithmetic, TeacherRef
 from tests.integration.pool_fakes import (
     CannotBeBuilt,
     DiesAtStart,
     Factory,
+    SaysItsArithmetic,
     assert_right,
     client,
     names,
@@ -37,6 +39,18 @@ def test_a_bad_image_is_an_error_that_names_it_and_costs_the_others_nothing(tmp_
         assert_right(source.take(rest, 1), rest, 1)
         with pytest.raises(TeacherError, match="i2"):
             source.flush()
+
+
+def test_teachers_are_told_what_the_training_processes_compute_in_and_told_again_by_a_restarted_broker(tmp_path):
+    with pool(tmp_path, SaysItsArithmetic(), actors=1) as broker:
+        source = PoolSource(broker, rank=0, attempt=1, begun=Arithmetic("cpu", "bf16"), timeout_s=40, poll_s=0.5)
+        source.rewind(0)
+        publish(source, 1)
+        with pytest.raises(TeacherError, match=r"a: Arithmetic\(device='cpu', dtype='bf16'\)"):
+            source.take(["a"], 1)
+        ray.kill(broker, no_restart=False)
+        with pytest.raises(TeacherError, match=r"b: Arithmetic\(device='cpu', dtype='bf16'\)"):
+            source.take(["b"], 1)
 
 
 def test_an_image_that_kills_its_teachers_is_given_up(tmp_path):

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from raydet import precision
 from raydet.errors import CheckpointError, NonFiniteLossError
 from raydet.families.detection import loader
 from raydet.metrics import read_metrics
+from raydet.records import Arithmetic
 from raydet.train import loop
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import launch
@@ -152,6 +154,24 @@ def test_a_run_in_bf16_on_the_cpu_stays_close_to_fp32(tmp_path: Path):
     )
     assert rounded != exact  # it is on
     assert rounded[:3] == pytest.approx(exact[:3], rel=0.05)  # burn-in; later other pseudo-boxes pass the threshold
+
+
+def test_a_run_that_goes_on_where_bf16_is_faster_keeps_to_what_it_began_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    settings = {"optim__precision": "auto", "checkpoint__every": 4}
+    monkeypatch.setattr(precision, "has_bf16_hardware", lambda: False)
+    straight = launch(tiny_config(tmp_path / "straight", **settings)).path
+    run = launch(tiny_config(tmp_path / "run", **settings, run__stop_at=4)).path
+    monkeypatch.setattr(precision, "has_bf16_hardware", lambda: True)
+    monkeypatch.setattr(precision, "bf16_over_fp32", lambda: 0.5)
+    capsys.readouterr()
+    launch(tiny_config(run, **settings), resume=True)
+    assert "precision: fp32 on cpu" in capsys.readouterr().out
+    assert latest_checkpoint(run / "checkpoints").arithmetic == Arithmetic("cpu", "fp32")
+    assert_same_bits(run, straight)
+    new = launch(tiny_config(tmp_path / "new", **settings, run__stop_at=4)).path
+    assert latest_checkpoint(new / "checkpoints").arithmetic == Arithmetic("cpu", "bf16")
 
 
 @pytest.mark.parametrize(("lookahead", "threads"), [(0, 0), (0, 2), (3, 2)])

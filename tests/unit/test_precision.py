@@ -11,7 +11,8 @@ import torch
 from raydet import precision
 from raydet.doctor.measure import judge_precision
 from raydet.errors import ConfigError
-from raydet.precision import autocast_dtype, bf16_over_fp32, time_both
+from raydet.precision import autocast_dtype, bf16_over_fp32, settled_dtype, time_both
+from raydet.records import Arithmetic
 
 CPU = torch.device("cpu")
 INFO = "model name\t: Some Processor\nflags\t\t: sse2 avx512_bf16\n"
@@ -42,6 +43,23 @@ def test_fp16_without_a_gpu_is_refused():
 def test_auto_takes_what_a_timing_finds_faster(machine, ratio: float, dtype: torch.dtype | None):
     machine(ratio)
     assert autocast_dtype("auto", CPU) == dtype
+
+
+@pytest.mark.parametrize(
+    ("asked", "begun", "dtype"),
+    [
+        ("auto", Arithmetic("cpu", "fp32"), None),  # though bf16 is faster here
+        ("auto", Arithmetic("cpu", "bf16"), torch.bfloat16),
+        ("auto", Arithmetic("cuda", "fp32"), torch.bfloat16),  # a device of the other kind decides by itself
+        ("auto", None, torch.bfloat16),
+        ("fp32", Arithmetic("cpu", "bf16"), None),  # somebody has said it
+    ],
+)
+def test_auto_stays_what_it_was_when_the_run_began(
+    machine, asked: str, begun: Arithmetic | None, dtype: torch.dtype | None
+):
+    machine(0.5)
+    assert settled_dtype(asked, CPU, begun) == dtype
 
 
 def test_a_machine_is_timed_once_for_all_its_processes(machine, tmp_path: Path):

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from raydet.records import PseudoBoxes, TeacherRef, Weights
+from raydet.records import Arithmetic, PseudoBoxes, TeacherRef, Weights
 
 
 def weights_of(version: int) -> Weights:
@@ -26,8 +26,8 @@ class FakeAnnotator:
         self.calls: list[tuple[int, str]] = []
         self.ref: TeacherRef | None = None
 
-    def load(self, ref: TeacherRef, weights: Weights) -> None:
-        self.ref, self.sum = ref, float(weights["w"].sum())
+    def load(self, ref: TeacherRef, weights: Weights, begun: Arithmetic | None = None) -> None:
+        self.ref, self.sum, self.begun = ref, float(weights["w"].sum()), begun
 
     def label(self, image_ids: Sequence[str]) -> list[PseudoBoxes]:
         assert self.ref is not None
