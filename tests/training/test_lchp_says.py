@@ -120,10 +120,11 @@ def test_a_gate_that_lets_everything_through_is_warned_about(tmp_path: Path, cap
     assert "warning: method.crop_confidence_threshold=0 learns from every box" in capsys.readouterr().out
 
 
-def test_stability_is_measured_with_and_without_momentum(tmp_path: Path):
-    run = launch(tiny_places(tmp_path / "run", method__stability_every=2)).path
+@pytest.mark.parametrize(("every", "steps"), [(2, [2, 4]), (1, [2, 3, 4])])
+def test_stability_is_measured_with_and_without_momentum(tmp_path: Path, every: int, steps: list[int]):
+    run = launch(tiny_places(tmp_path / "run", method__stability_every=every, run__stop_at=5)).path
     lines = [line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "step"]
-    assert [line["step"] for line in lines if "stability/momentum" in line] == [2, 4]
+    assert [line["step"] for line in lines if "stability/momentum" in line] == steps
     for line in lines:
         for name in ("stability/momentum", "stability/without"):
             assert 0 <= line.get(name, 0.0) <= 1

@@ -122,6 +122,14 @@ def test_export_leaves_the_copies_out(run: Path, tmp_path: Path, capsys: pytest.
     assert "copies that training keeps left out" in capsys.readouterr().out
 
 
+def test_export_keeps_the_average_whose_maps_are_the_boxes_of_a_run_without_a_localizer(tmp_path: Path):
+    method = {"name": "lchp", "stage": "pseudo_label_only", "burn_in_steps": 2}
+    run = launch(tiny_places(tmp_path / "run", method=method, optim__steps=2)).path
+    assert main(["export", str(run), "--out", str(tmp_path / "x.safetensors")]) == 0
+    names = {name.split(".")[0] for name in load_file(tmp_path / "x.safetensors")}
+    assert names == {"classifier", "pseudo_classifier"}
+
+
 def test_export_to_onnx_is_checked_against_pytorch(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     pytest.importorskip("onnxruntime")
     assert main(["export", str(run), "--out", str(tmp_path / "x.onnx")]) == 0

@@ -123,9 +123,10 @@ class LocalizationModel(nn.Module):
         return self
 
     def exported(self) -> dict[str, Tensor]:
-        """Return the weights of classifier and localizer; the copies are for training alone."""
-        names = ("pseudo_classifier.", "target_localizer.")
-        return {name: value for name, value in self.state_dict().items() if not name.startswith(names)}
+        """Return the weights of classifier and localizer. The copies are for training alone, but for a classifier's
+        average where no localizer is there: its maps make the boxes then."""
+        followers = ("target_localizer.",) if self.localizer is None else ("pseudo_classifier.", "target_localizer.")
+        return {name: value for name, value in self.state_dict().items() if not name.startswith(followers)}
 
 
 def bap_classifier(config: LocalizerConfig, num_classes: int) -> BapClassifier:

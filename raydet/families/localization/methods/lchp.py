@@ -266,10 +266,16 @@ class Lchp(LocalizationMethod):
         every = self.config.stability_every
         if not every or step % every not in (0, 1):
             return {}
+        figures = {}
+        if step % every == 1 % every:
+            figures = self._since_probe(student, pixels)
         if step % every == 0:
             views = pixels[: self.config.stability_images]
             self._probe = (views, *self._both(student, views))
-            return {}
+        return figures
+
+    def _since_probe(self, student: LocalizationModel, pixels: Tensor) -> dict[str, Tensor]:
+        """Return those IoUs, a row for each of `pixels`, and forget the views that they are of."""
         probe, self._probe = self._probe, None
         figures = {"stable": nan_rows(pixels), "stable_without": nan_rows(pixels)}
         if probe is not None:
