@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from raydet.config.run import RunConfig
-from raydet.errors import CheckpointError, ConfigError, DivergedError, NonFiniteLossError
+from raydet.errors import CheckpointError, ConfigError, DivergedError, NonFiniteLossError, UserError
+from raydet.labels.segment import list_segments
 from raydet.learning_rate import base_lr
 from raydet.metrics import read_metrics
+from raydet.registry import build_method
 from raydet.train.checkpoint import Checkpoint, folder_of, latest_checkpoint, open_checkpoint, set_aside, steps_of
 from raydet.train.rundir import RunFolder
 
@@ -84,11 +89,48 @@ def check_start(folder: RunFolder, start: Start) -> int | None:
     return step
 
 
-def go_back(folder: RunFolder, step: int) -> str:
-    """Move the checkpoints beyond `step` to RUN/abandoned and say so; what else is newer goes when training starts."""
-    moved = set_aside(folder.checkpoints, step, folder.abandoned)
+def check_labels(config: RunConfig, folder: RunFolder, step: int) -> None:
+    """Raise ConfigError where the labels that a run needs at `step`, of teachers that are gone, were deleted.
+
+    With a lookahead these are of older teachers than the one that the checkpoint holds, and `labels.keep_versions`
+    keeps what the last checkpoints need. Without it nothing is deleted.
+    """
+    if not config.uses_labels or config.labels.keep_versions is None:
+        return
+    schedule, stored = build_method(config).schedule(), [name.first for name in list_segments(folder.labels)]
+    oldest, newest = schedule.version_for(step), schedule.version_for(step + config.labels.lookahead)
+    if oldest is not None and oldest != newest and oldest < min(stored, default=step):
+        raise ConfigError(
+            f"--from {step}: the labels of teacher {oldest}, which step {step} needs, were deleted "
+            f"(labels.keep_versions={config.labels.keep_versions}); the oldest that are kept are of teacher "
+            f"{min(stored, default='none')}: go back to a later checkpoint, or to 0, the beginning"
+        )
+
+
+@contextmanager
+def going_back(folder: RunFolder, step: int | None) -> Iterator[str | None]:
+    """Move the checkpoints beyond `step` to RUN/abandoned and give what to say of it; what else is newer goes when
+    training starts. Where it is refused before that, they are put back. None: do nothing."""
+    if step is None:
+        yield None
+        return
+    moved, begun = set_aside(folder.checkpoints, step, folder.abandoned), _written(folder)
     what = f"checkpoints of steps {', '.join(map(str, moved))} are now in {folder.abandoned}" if moved else "none newer"
-    return f"goes back to step {step}; {what}"
+    try:
+        yield f"goes back to step {step}; {what}"
+    except UserError:
+        if _written(folder) == begun:  # the first that training does is to cut off what is newer
+            for each in reversed(moved):
+                folder_of(folder.abandoned, each).rename(folder_of(folder.checkpoints, each))
+        raise
+
+
+def _written(folder: RunFolder) -> tuple[int, int]:
+    """Return what changes wherever something is written to the journal."""
+    if not folder.metrics.is_file():
+        return 0, 0
+    found = folder.metrics.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _problem(folder: RunFolder, step: int) -> str:

@@ -28,7 +28,7 @@ from raydet.precision import NAMES, settled_dtype
 from raydet.registry import build_method, family_of
 from raydet.text import plural
 from raydet.train.checkpoint import begun_with, latest_checkpoint, steps_of
-from raydet.train.going_back import Start, check_start, go_back
+from raydet.train.going_back import Start, check_labels, check_start, going_back
 from raydet.train.progress import ProgressView
 from raydet.train.rundir import RunFolder
 from raydet.train.stop import sigterm_asks
@@ -51,6 +51,8 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
     with folder.lock():
         folder.check(config, resume=resume)
         back = check_start(folder, start) if resume else None
+        if back is not None:
+            check_labels(config, folder, back)
         if not resume:
             folder.split.unlink(missing_ok=True)  # left by a start that was killed
         family = family_of(config)
@@ -82,21 +84,25 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
             )
         if resume and folder.written_by() not in (None, __version__):
             said.append(f"  note: so far the run was trained by raydet {folder.written_by()}, this is {__version__}")
-        if back is not None:
-            said.append(f"  {go_back(folder, back)}")
-        folder.prepare(config, resume=resume)  # last: a run whose data is refused has not begun
-        print("\n".join(said), flush=True)
-        begun = _saying_what_is_kept(folder) if resume else _beginning(folder)
-        with begun, ProgressView(folder.path, config), sigterm_asks(folder.stop):
-            if config.cluster.backend == "ray":
-                from raydet.train.on_ray import train_on_ray  # a process run needs no Ray
-
-                train_on_ray(config)
-            else:
-                device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-                train_rank(config, Group(device=device), local_source)
+        with going_back(folder, back) as where:
+            folder.prepare(config, resume=resume)  # last: a run whose data is refused has not begun
+            print("\n".join([*said, *([f"  {where}"] if where else [])]), flush=True)
+            with _saying_what_is_kept(folder) if resume else _beginning(folder):
+                _run(config, folder)
         _check_reached(config, folder)
     return folder
+
+
+def _run(config: RunConfig, folder: RunFolder) -> None:
+    """Train, in this process or on Ray, while the terminal shows how it goes."""
+    with ProgressView(folder.path, config), sigterm_asks(folder.stop):
+        if config.cluster.backend == "ray":
+            from raydet.train.on_ray import train_on_ray  # a process run needs no Ray
+
+            train_on_ray(config)
+        else:
+            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+            train_rank(config, Group(device=device), local_source)
 
 
 @contextmanager
