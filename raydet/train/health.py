@@ -14,7 +14,7 @@ from typing import Any
 
 WINDOW = 64  # healthy losses that the median is taken over
 FLOOR = 1.0  # of the median: what a run ends with may be 0.001, and 0.01 is then no divergence
-PATIENCE = 50  # steps above the bound in a row, after which the run ends
+PATIENCE = 50  # steps above the bound in a row, after which the run ends; a rise before them does not count
 
 
 @dataclass(slots=True)
@@ -28,6 +28,7 @@ class Health:
     recent: list[float] = field(default_factory=list)  # the newest healthy losses
     rising_since: int | None = None  # steps completed when the weights first gave a loss that was not calm
     since: int | None = None  # the same where the loss is above the bound: the first weights not to go on from
+    above: int = 0  # losses above the bound in a row, up to the newest
     loss: float | None = None  # the newest
     before: float | None = None  # the median that the stage before ended with
 
@@ -59,20 +60,23 @@ class Health:
         self.rising_since = None if loss <= calm else step if self.rising_since is None else self.rising_since
         if loss <= bound:
             self.recent = [*self.recent[1 - WINDOW :], loss]
-            self.since = None
+            self.since, self.above = None, 0
             return False
+        self.above += 1
         is_new, self.since = self.since is None, self.rising_since if self.since is None else self.since
         return is_new
 
-    def is_hopeless(self, step: int) -> bool:
-        """Whether the loss of the step after `step` ones ended so many above the bound that more change nothing."""
-        return self.since is not None and step + 1 - self.since >= PATIENCE
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether so many losses were above the bound that more change nothing."""
+        return self.above >= PATIENCE
 
     def record(self) -> dict[str, Any]:
         """Return it as plain values, for a checkpoint."""
         return {"healthy": self.is_healthy, "loss": self.loss, "recent": self.recent} | {
             "since": self.since,
             "rising_since": self.rising_since,
+            "above": self.above,
             "before": self.before,
         }
 
@@ -80,7 +84,7 @@ class Health:
         """Become what `record` returned; an older checkpoint has none, and the median begins anew."""
         self.recent = [float(loss) for loss in record.get("recent", ())]
         self.since, self.rising_since = record.get("since"), record.get("rising_since")
-        self.loss, self.before = record.get("loss"), record.get("before")
+        self.loss, self.before, self.above = record.get("loss"), record.get("before"), int(record.get("above", 0))
 
     def __str__(self) -> str:
         if self.loss is None:

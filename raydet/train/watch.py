@@ -26,7 +26,7 @@ class Watch:
             lr = ", ".join(f"{rate:.3g}" for rate in rates.values() if rate is not None)
             told = f"{self._health}, at a learning rate of {lr}"
             self.alarm(s, f"{told}: the run diverges, what it saves now is unhealthy")
-        if self._health.is_hopeless(s):
+        if self._health.is_hopeless:
             self.give_up_if_diverged(s)
 
     def give_up_if_diverged(self, s: int) -> None:

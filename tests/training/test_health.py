@@ -67,10 +67,11 @@ def test_without_a_ratio_nothing_is_a_divergence():
 
 
 def test_a_run_is_hopeless_after_a_while_above_the_bound():
-    health = told([1.0, *[100.0] * (PATIENCE - 1)])
-    assert not health.is_hopeless(PATIENCE - 1)
-    health.observe(PATIENCE, 100.0)
-    assert health.is_hopeless(PATIENCE)
+    rise = [9.0] * 30  # above 1 * sqrt(10), and below the bound of 10 * 1: no part of the patience
+    health = told([*[1.0] * 40, *rise, *[100.0] * (PATIENCE - 1)])
+    assert health.since == 40 and not health.is_hopeless
+    health.observe(69 + PATIENCE, 100.0)
+    assert health.is_hopeless
 
 
 @given(

@@ -144,7 +144,7 @@ def test_the_log_of_a_split_run_is_that_of_a_straight_one(tmp_path: Path):
     assert lines(run) == lines(straight)
 
 
-def test_a_run_in_bf16_on_the_cpu_stays_close_to_fp32(tmp_path: Path):
+def test_a_run_in_bf16_on_the_cpu_stays_close_to_fp32_and_is_resumed_to_the_bit(tmp_path: Path):
     exact, rounded = (
         [m["loss"] for m in read_metrics(launch(config).metrics) if m["kind"] == "step"]
         for config in (
@@ -154,6 +154,9 @@ def test_a_run_in_bf16_on_the_cpu_stays_close_to_fp32(tmp_path: Path):
     )
     assert rounded != exact  # it is on
     assert rounded[:3] == pytest.approx(exact[:3], rel=0.05)  # burn-in; later other pseudo-boxes pass the threshold
+    split = launch(tiny_config(tmp_path / "split", optim__precision="bf16", run__stop_at=5)).path
+    launch(tiny_config(split, optim__precision="bf16"), resume=True)
+    assert_same_bits(split, tmp_path / "bf16")
 
 
 def test_a_run_that_goes_on_where_bf16_is_faster_keeps_to_what_it_began_with(

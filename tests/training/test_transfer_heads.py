@@ -16,7 +16,7 @@ from raydet.vision.detector import Detector
 
 SETTINGS: dict[str, Any] = {
     "backbone": "small_gn",
-    "small_channels": (4, 4, 8, 8, 8),
+    "small_channels": (8, 8, 8, 8, 8),
     "fpn_channels": 8,
     "box_head_dim": 8,
     "anchor_sizes": ((12.0,), (24.0,), (48.0,)),

@@ -32,7 +32,7 @@ def model(**branch: object) -> IoUDetector:
     config = ModelConfig.model_validate(
         {
             "backbone": "small_gn",
-            "small_channels": (4, 4, 4, 4, 4),
+            "small_channels": (8, 8, 8, 8, 8),
             "fpn_channels": 4,
             "box_head_dim": FEATURES,
             "anchor_sizes": ((16.0,), (32.0,), (64.0,)),
