@@ -183,7 +183,7 @@ class ModelConfig(TransferSection):
     def _numbers_fit(self) -> Self:
         if len(self.small_channels) != 5:
             raise ValueError("small_channels wants five numbers: the stem and four stages")
-        if min(self.small_channels) < 8:  # PyTorch 2.14's backward of a strided 1x1 convolution of fewer ends the process
+        if min(self.small_channels) < 8:  # of fewer, PyTorch 2.14 crashes in a backward pass
             raise ValueError(f"small_channels wants 8 or more each, got {min(self.small_channels)}")
         self._check_heads()
         if self.rpn_bg_iou > self.rpn_fg_iou:

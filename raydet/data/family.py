@@ -58,10 +58,11 @@ class DataFamily(DataSteps[SetConfig, AnyTable, AnyIndex]):
         tables["labeled"] = self.thinned(config, tables["labeled"])
         self._report_relations(tables, config, log, most_files=self.most_files_searched)
         log.raise_errors(_TITLE)
+        hidden: AnyTable | None = None
         for name in self.hides_of:
-            if name in tables:
+            if name in tables:  # of the last one, even where that is nothing: rows of another set are other images
                 hidden, tables[name] = self.hidden_and_bare(tables[name])
-                tables |= {} if hidden is None else {"hidden": hidden}
+        tables |= {} if hidden is None else {"hidden": hidden}
         write_left_out(folder, left_out, log)
         write_sets(folder, self.kind, tables, self.write)
         write_sources(folder, {name: table for name, table in tables.items() if name != "hidden"})
@@ -124,7 +125,7 @@ class DataFamily(DataSteps[SetConfig, AnyTable, AnyIndex]):
 
         Which one depends on nothing but the row. They are added to `FOLDER/skipped.jsonl`. Returns how many were found.
         """
-        found = leave_out_damaged(folder, self.kind, self.index)
+        found = leave_out_damaged(folder, self.kind, self.index, hidden_of=self.hides_of[-1])
         add_left_out(folder, found)
         return len(found)
 

@@ -1,7 +1,7 @@
 """Finding files: one rule for pictures and labels of all formats, in a folder with its subfolders, or by a glob.
 
 Passed over are hidden files (macOS writes `._im0.jpg` beside im0.jpg) and the folders that some systems add; symlinked
-folders are not entered, with a word.
+folders are not entered, with a word. The folder that is given may itself be hidden.
 """
 
 from __future__ import annotations
@@ -41,9 +41,12 @@ def files_ending(folder: Path, suffix: str, log: ProblemLog, *, deep: bool = Tru
 def listed_images(pattern: str, log: ProblemLog) -> tuple[Path, list[str]]:
     """Return the resolved root and the names of the images of a folder or a glob, in the order of their names.
 
-    Raises DataError where there is no image.
+    A glob's root is what is before its first wildcard. Names that are not plain are reported and left out. Raises
+    DataError where there is no image.
     """
-    folder, names = _from_glob(pattern) if glob.has_magic(pattern) and not os.path.isdir(pattern) else (pattern, None)
+    folder, names = (
+        _from_glob(pattern, log) if glob.has_magic(pattern) and not os.path.isdir(pattern) else (pattern, None)
+    )
     root = Path(folder).resolve()
     found = names if names is not None else image_names(root, log)
     if not found:
@@ -62,10 +65,7 @@ def image_names(root: Path, log: ProblemLog, labels: str = "") -> list[str]:
         name = path.relative_to(root).as_posix()
         if path.suffix.lower() not in SUFFIXES:
             other += not (labels and name.endswith(labels))
-        elif not is_plain(name):
-            message = "the file name is not valid UTF-8 or contains a control character"
-            log.error("file-name", root, ascii(name), message, "rename the file")
-        else:
+        elif _is_plain(root, name, log):
             names.append(name)
     if other:
         message = f"{plural(other, 'file with another ending was', 'files with other endings were')} passed over"
@@ -114,7 +114,16 @@ def _shown(path: Path | str) -> str:
     return str(path) if is_plain(str(path)) else ascii(str(path))
 
 
-def _from_glob(pattern: str) -> tuple[str, list[str]]:
+def _is_plain(root: Path, name: str, log: ProblemLog) -> bool:
+    """Return whether messages and lists can hold the name of an image; one that they cannot hold is reported."""
+    if is_plain(name):
+        return True
+    message = "the file name is not valid UTF-8 or contains a control character"
+    log.error("file-name", root, ascii(name), message, "rename the file")
+    return False
+
+
+def _from_glob(pattern: str, log: ProblemLog) -> tuple[str, list[str]]:
     """Return the folder before the first wildcard and the sorted names of the image files that match."""
     parts = Path(pattern).parts
     fixed = next(number for number, part in enumerate(parts) if glob.has_magic(part))
@@ -122,5 +131,6 @@ def _from_glob(pattern: str) -> tuple[str, list[str]]:
     if not root.is_dir():
         raise DataError(f"{pattern}: {root} is not a folder")
     matches = glob.glob(os.path.join(*parts[fixed:]), root_dir=root, recursive=True)
-    images = (name for name in matches if name.lower().endswith(SUFFIXES) and (root / name).is_file())
-    return str(root), sorted(Path(name).as_posix() for name in images if is_plain(name))
+    counting = (name for name in map(Path, matches) if not any(map(is_passed_over, name.parts)))
+    images = (name.as_posix() for name in counting if name.suffix.lower() in SUFFIXES and (root / name).is_file())
+    return str(root), sorted(name for name in images if _is_plain(root, name, log))

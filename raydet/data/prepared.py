@@ -54,8 +54,8 @@ def is_scratch(folder: Path) -> bool:
     )
 
 
-def leave_out_damaged(folder: Path, kind: str, index: type[AnyIndex]) -> list[dict[str, str]]:
-    """Decode every image of the sets of a run; what is damaged is left out from now on.
+def leave_out_damaged(folder: Path, kind: str, index: type[AnyIndex], *, hidden_of: str) -> list[dict[str, str]]:
+    """Decode every image of the sets of a run; what is damaged is left out from now on, and of what is hidden of one.
 
     Returns the set, id and reason of those that were not known before. Raises DataError where a set has no sound image.
     """
@@ -72,7 +72,7 @@ def leave_out_damaged(folder: Path, kind: str, index: type[AnyIndex]) -> list[di
             if len(known | set(bad)) == len(images):
                 raise DataError(f"{folder / name}.arrow: no image of the {name} set can be read: {reasons[bad[0]]}")
             found += [{"set": name, "id": images.id_at(row), "reason": reasons[row]} for row in bad if row not in known]
-            for file in (name, *(["hidden"] if name == "unlabeled" and "hidden" in sets else [])):
+            for file in (name, *(["hidden"] if name == hidden_of and "hidden" in sets else [])):
                 write_damaged(folder / f"{file}.arrow", sorted(known | set(bad)))
     return found
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from raydet.config.load import read_yaml
 from raydet.data.kind import published_parts
+from raydet.data.yaml_kind import data_set_yamls
 from raydet.errors import ConfigError
 
 WORDS = {
@@ -36,7 +37,7 @@ def sets_of(given: Mapping[str, Any]) -> dict[str, Given]:
     """Return the sets that a user's data set stands for: "labeled", and of "val", "test" what lies beside it.
 
     `given` is a set as under `data.labeled`. One that says which part it is (`subset`), and one whose name says
-    nothing, stands for itself, as labelled set.
+    nothing, stands for itself, as labelled set. Raises DataError where its folder cannot be listed.
     """
     if "subset" in given or glob.has_magic(str(given["path"])):
         return {"labeled": dict(given)}
@@ -65,9 +66,9 @@ def _beside(file: Path, given: Mapping[str, Any]) -> dict[str, Given]:
 
 def _in_folder(folder: Path, given: Mapping[str, Any]) -> dict[str, Given]:
     """Return files by their names, or parts of the folder, whichever it has."""
-    yaml_files = sorted([*folder.glob("*.yaml"), *folder.glob("*.yml")])
-    if len(yaml_files) == 1:
-        return _parts(given, _yaml_parts(yaml_files[0]))
+    descriptions = data_set_yamls(folder)
+    if len(descriptions) == 1:
+        return _parts(given, _yaml_parts(descriptions[0]))
     lists = folder / "ImageSets" / "Main"
     if lists.is_dir():
         return _parts(given, (file.stem for file in lists.glob("*.txt")))

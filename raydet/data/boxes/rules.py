@@ -14,6 +14,7 @@ from raydet.data.bad_images import OnBadImage, report_bad_image
 from raydet.data.boxes.box_rules import OnBadBox, judge_boxes
 from raydet.data.boxes.masks import judge_masks
 from raydet.data.boxes.source import Source, Table
+from raydet.data.declared_size import size_is_honest
 from raydet.data.decode import FULL_RANGE
 from raydet.data.glance import Glance, complaint, darkness
 from raydet.data.look_alike import hint
@@ -117,7 +118,10 @@ class _Images:
                 continue
             if seen.is_wide:
                 self.wide.append(path)
-            if _size_is_honest(source, row, seen, bool(has_boxes[row]), log):
+            height, width = source.sizes[row].tolist()
+            where, has_box = f"image id {source.ids[row]}", bool(has_boxes[row])
+            name = source.files[row]
+            if size_is_honest((height, width), seen, name, log, source.file, where, has_boxes=has_box):
                 sizes[row] = seen.upright
                 self.num_bytes[row] = seen.num_bytes
         return sizes
@@ -145,34 +149,6 @@ class _Images:
         code = "image-unreadable" if is_there else "image-missing"
         where, message = f"image id {source.ids[row]}", f"{path}: {complaint}{near}"
         report_bad_image(self._log, self._on_bad_image, code, source.ids[row], str(source.file), where, message)
-
-
-def _size_is_honest(source: Source, row: int, image: Glance, has_boxes: bool, log: ProblemLog) -> bool:
-    """Compare the annotated size with the file's: where they differ, the boxes belong to another picture."""
-    upright = image.upright
-    declared = (int(source.sizes[row, 0]), int(source.sizes[row, 1]))
-    if 0 in declared or (declared == upright and image.orientation == 1):
-        return True
-    where, name = f"image id {source.ids[row]}", source.files[row]
-    said, is_really = f"{declared[1]} x {declared[0]} (width x height)", f"{upright[1]} x {upright[0]}"
-    if declared == upright:
-        if has_boxes and upright == image.size:
-            message = f"{name} has EXIF orientation {image.orientation}; boxes are read in the turned picture"
-            log.warn("exif-ambiguous", source.file, where, message, "if they are off, remove the EXIF tag of the file")
-        return True
-    if not has_boxes:
-        if declared != image.size:
-            message = f"listed as {said}, but {name} is {is_really}"
-            log.warn("image-size", source.file, where, message, "is it the right file? Its own size is used")
-        return True
-    if declared == image.size:
-        message = f"{name} is turned by its EXIF orientation {image.orientation}, but annotated as {said} before that"
-        fix = "remove the EXIF orientation from the file, or annotate the turned picture"
-        log.error("exif-rotated", source.file, where, message, fix)
-        return False
-    message = f"annotated as {said}, but {name} is {is_really}: the boxes belong to another size of the picture"
-    log.error("image-size", source.file, where, message, "use the original image, or correct the size and the boxes")
-    return False
 
 
 def _report_shared_files(source: Source, log: ProblemLog) -> None:

@@ -22,6 +22,7 @@ class LocatedTable:
     images: ImageTable
     first: NDArray[np.int64]  # [D + 1]: boxes of image i are first[i]:first[i + 1]
     boxes: Floats  # [B, 4] xyxy, half-open, in pixels of the image after EXIF rotation
+    declared: NDArray[np.int64] | None = None  # [D, 2] (height, width) by the annotations, 0: not given; None: of none
 
     def __len__(self) -> int:
         return len(self.images)
@@ -70,7 +71,8 @@ class LocatedTable:
         counts = np.diff(self.first)[rows]
         first = _offsets(counts)
         picked = np.repeat(self.first[:-1][rows] - first[:-1], counts) + np.arange(first[-1])
-        return LocatedTable(self.images.take(rows), first, self.boxes[picked])
+        declared = None if self.declared is None else self.declared[rows]
+        return LocatedTable(self.images.take(rows), first, self.boxes[picked], declared)
 
     def with_images(self, images: ImageTable) -> LocatedTable:
         """Return the same boxes for as many images, which know something else of themselves."""
@@ -91,12 +93,17 @@ class LocatedTable:
         return np.repeat(np.arange(len(self)), np.diff(self.first))
 
 
-def located(images: ImageTable, boxes: Sequence[Any] | None = None) -> LocatedTable:
-    """Return images with a list of boxes (four numbers xyxy each) per image; None: without any."""
+def located(
+    images: ImageTable, boxes: Sequence[Any] | None = None, declared: NDArray[np.int64] | None = None
+) -> LocatedTable:
+    """Return images with a list of boxes (four numbers xyxy each) per image; None: without any.
+
+    `declared` `[D, 2]`: the images' (height, width) as the annotations give them, 0 where they do not.
+    """
     lists = [[]] * len(images) if boxes is None else boxes
     counts = np.array([len(each) for each in lists], dtype=np.int64)
     flat = np.array([box for each in lists for box in each], dtype=np.float64).reshape(-1, 4)
-    return LocatedTable(images, _offsets(counts), flat)
+    return LocatedTable(images, _offsets(counts), flat, declared)
 
 
 def _offsets(counts: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -215,6 +215,15 @@ def test_what_could_not_be_read_is_not_written_as_background(tmp_path: Path) -> 
     assert "1 image with annotations that could not be used is left out" in format_report(result.report)
 
 
+def test_masks_are_left_out_with_a_word(tmp_path: Path) -> None:
+    content = coco_content()
+    content["annotations"][0]["segmentation"] = [[10, 20, 40, 20, 40, 60]]
+    content["annotations"][1]["segmentation"] = []  # none
+    result = fix_dataset(dataset(write_coco(tmp_path, content)), "drop", tmp_path / "fixed.json")
+    assert result.report.counts == {("warning", "masks-left-out"): 1}
+    assert "1 mask is not written (segmentation): the copy has boxes alone" in format_report(result.report)
+
+
 def test_a_file_that_would_be_refused_is_not_written(tmp_path: Path) -> None:
     content = coco_content()
     content["categories"][0]["name"] = "cat"  # as the other one, and both have boxes

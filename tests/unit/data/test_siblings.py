@@ -52,6 +52,19 @@ def test_parts_of_a_yolo_set_are_its_subsets(tmp_path: Path):
         }
 
 
+@pytest.mark.parametrize("beside", ["hyp.yaml", "hyp.yml", "._data.yaml"])
+def test_a_yaml_that_describes_no_data_set_hides_no_part(tmp_path: Path, beside: str):
+    yolo, voc = tmp_path / "yolo", tmp_path / "voc"
+    made(yolo, beside)
+    (yolo / "data.yaml").write_text("names: [a]\ntrain: images/train\nval: images/val\n")
+    made(voc, beside, "ImageSets/Main/train.txt", "ImageSets/Main/val.txt")
+    for folder in (str(yolo), str(voc)):
+        assert sets_of({"path": folder}) == {
+            "labeled": {"path": folder, "subset": "train"},
+            "val": {"path": folder, "subset": "val"},
+        }
+
+
 def test_lists_of_a_voc_folder_are_its_subsets(tmp_path: Path):
     folder = made(tmp_path, "ImageSets/Main/trainval.txt", "ImageSets/Main/test.txt", "ImageSets/Main/cat_train.txt")
     assert sets_of({"path": folder}) == {

@@ -17,6 +17,7 @@ import defusedxml.ElementTree
 import numpy as np
 from defusedxml import DefusedXmlException
 
+from raydet.data.boxes.formats.text_file import text_of
 from raydet.data.boxes.formats.voc_pairs import SPLITS, Pairs, Places, below, by_last_part, find_places, only
 from raydet.data.boxes.source import Source, SourceBuilder
 from raydet.data.boxes.turned import Corners, box_around, report_turned
@@ -35,7 +36,7 @@ def read_voc(folder: Path, subset: str | None, log: ProblemLog, images: Path | N
 
     An image's id is the name of its XML file below the annotations, without the ending. Classes are all names in the
     folder's XML files, in alphabetical order, whichever subset is read. `images`: a folder that symlinks may lead into.
-    Raises DataError where there is no VOC data set.
+    Raises DataError where there is no VOC data set, or the list cannot be read.
     """
     places = find_places(folder, images)
     xml_of = {key_of(below(file, places.annotations)): file for file in files_ending(places.annotations, ".xml", log)}
@@ -73,7 +74,7 @@ def _chosen(root: Path, subset: str | None, keys: list[str]) -> list[str]:
     if "/" in subset or not file.is_file():
         there = ", ".join([*sorted(path.stem for path in lists.glob("*.txt"))[:20], *splits[:20]]) or "none"
         raise DataError(f"{lists}: no list {subset!r} (there: {there}); correct `subset`")
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = [line.strip() for line in text_of(file).splitlines() if line.strip()]
     known, by_name = set(keys), by_last_part(keys)
     names = (_listed_name(line, known | by_name.keys()) for line in lines)
     return list(dict.fromkeys(name if name in known else only(by_name.get(name, [])) or name for name in names))

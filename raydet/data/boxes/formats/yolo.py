@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raydet.config.load import read_yaml
+from raydet.data.boxes.formats.text_file import text_of
 from raydet.data.boxes.formats.yolo_labels import LabelReader, Place
 from raydet.data.boxes.source import Source, SourceBuilder
 from raydet.data.folder import SUFFIXES, image_names, is_passed_over
@@ -78,7 +79,7 @@ def _plain_folder(path: Path, subset: str | None, images: Path | None) -> _Set:
     listing = next((file for file in (path / "classes.txt", path / "labels" / "classes.txt") if file.is_file()), None)
     if listing is None:
         raise DataError(f"{path}: no data.yaml and no classes.txt; add one of them with the names of the classes")
-    names = [line.strip() for line in _text(listing).splitlines() if line.strip()]
+    names = [line.strip() for line in text_of(listing).splitlines() if line.strip()]
     place, _ = _place_of(path.resolve(), ["images" if (path / "images").is_dir() else "."], images)
     pictures = place.start / "images"
     folder = (pictures if pictures.is_dir() else place.start) / (subset or "")
@@ -92,14 +93,14 @@ def _from_darknet(file: Path, subset: str | None, images: Path | None) -> _Set:
 
     Its paths start where darknet was run, often at `data/`: what is not there is looked for beside the file.
     """
-    pairs = (line.split("=", 1) for line in _text(file).splitlines() if "=" in line)
+    pairs = (line.split("=", 1) for line in text_of(file).splitlines() if "=" in line)
     content = {key.strip(): value.strip() for key, value in pairs}
     root = file.parent.resolve()
     place = Place(root, root if images is None else images.resolve())
     listing = _found(root, content.get("names", "obj.names"))
     if listing is None:
         raise DataError(f"{file}: no file {content.get('names', 'obj.names')} with the names of the classes beside it")
-    names = [line.strip() for line in _text(listing).splitlines() if line.strip()]
+    names = [line.strip() for line in text_of(listing).splitlines() if line.strip()]
     chosen = _subset(file, content, subset)
     entry = _found(root, content[chosen])
     if entry is None:
@@ -118,7 +119,7 @@ def _from_yaml(file: Path, subset: str | None, images: Path | None) -> _Set:
     if file.stat().st_size > _MAX_YAML:
         raise DataError(f"{file}: larger than {_MAX_YAML:,} bytes; this is not a data.yaml")
     try:
-        content = read_yaml(_text(file), str(file))
+        content = read_yaml(text_of(file), str(file))
     except ConfigError as error:
         raise DataError(str(error)) from None
     except RecursionError:
@@ -239,7 +240,7 @@ def _images_of(entry: Path, found: _Set, reader: LabelReader, log: ProblemLog) -
         names = [(below / name).as_posix() for name in image_names(entry, log, labels=".txt")]
         reader.pairs.add_folder(entry)
     elif entry.suffix.lower() == ".txt":
-        names = [line.strip().removeprefix("./") for line in _text(entry).splitlines() if line.strip()]
+        names = [line.strip().removeprefix("./") for line in text_of(entry).splitlines() if line.strip()]
         if found.lists_hold_full_names:
             lying = ((name, _found(start, name)) for name in names)
             names = [name if file is None else file.relative_to(start).as_posix() for name, file in lying]
@@ -248,10 +249,3 @@ def _images_of(entry: Path, found: _Set, reader: LabelReader, log: ProblemLog) -
     if not names:
         raise DataError(f"{entry}: no images there (looked for {', '.join(SUFFIXES)})")
     return names
-
-
-def _text(file: Path) -> str:
-    try:
-        return file.read_bytes().decode("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as UTF-8 text: {error}") from None

@@ -27,6 +27,7 @@ _MOST_ROWS = 16  # of images at once
 _MOST_TEXTS = 64  # at once: four times as many as images, or a million labels would take seconds
 _MOST_SMALL = 1_024  # numbers at once, or places in a dictionary, which Arrow copies every time
 _MAX_TEXT = 4_096  # bytes of a label or an id
+_LARGEST = 2**63 - 1  # number that is a label or an id
 _MOST_ARRAYS = 1_024  # of a few rows each, before they become one
 
 
@@ -197,7 +198,7 @@ def _few_texts_or_numbers(file: Path, parquet: Any, path: str, budget: Budget) -
         for batch in parquet.iter_batches(batch_size=size, row_groups=[number], columns=[path]):
             column = batch.column(0)
             _check_lengths(file, column, path, row)
-            values = _decoded(column)
+            values = _decoded(file, column, path, row)
             budget.take(file, values.nbytes)
             values.validate(full=True)  # text need not be valid UTF-8, whatever the schema says
             row += len(values)
@@ -219,10 +220,18 @@ def _check_lengths(file: Path, column: Any, path: str, first: int) -> None:
         )
 
 
-def _decoded(column: Any) -> Any:
-    if pa.types.is_dictionary(column.type):  # its few rows first: a cast of the whole dictionary would be one a batch
-        return column.dictionary.take(column.indices).cast(_wide(column.type))
-    return column.cast(_wide(column.type))
+def _decoded(file: Path, column: Any, path: str, first: int) -> Any:
+    """Return the values, from row `first` on, as int64 or large_utf8. Raises DataError where one is too large."""
+    # of a dictionary its few rows first: a cast of the whole one would be one a batch
+    values = column.dictionary.take(column.indices) if pa.types.is_dictionary(column.type) else column
+    if pa.types.is_uint64(values.type):
+        row = pc.index(pc.greater(values, pa.scalar(_LARGEST, pa.uint64())), True).as_py()
+        if row >= 0:
+            raise DataError(
+                f"{file}, row {first + row}: {values[row].as_py():,} in column {path!r}, where labels and ids are at "
+                f"most {_LARGEST:,}; correct it, or name the column that is meant"
+            )
+    return values.cast(_wide(column.type))
 
 
 def _wide(kind: Any) -> Any:

@@ -46,7 +46,7 @@ def of_source(source: Source, on_several: OnSeveral, *, read_boxes: bool, log: P
             labels[row] = source.classes[boxes[0]]
     table = files_table(source.root, source.files, labels, source.class_names)
     table = replace(table, ids=pa.array(source.ids, pa.large_utf8()))
-    found = located(table, [source.boxes[boxes].tolist() if read_boxes else [] for boxes in own])
+    found = located(table, [source.boxes[boxes].tolist() if read_boxes else [] for boxes in own], source.sizes)
     return found if kept.all() else found.take(np.flatnonzero(kept))
 
 

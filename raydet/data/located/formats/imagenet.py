@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from xml.etree.ElementTree import ParseError
+from xml.etree.ElementTree import Element, ParseError
 
 import defusedxml.ElementTree
 import numpy as np
@@ -27,10 +27,12 @@ _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 @dataclass(frozen=True, slots=True)
 class _Annotation:
-    """What an XML file says; `complaint` where it cannot be used."""
+    """What an XML file says; `complaint` where it cannot be used, `odd_size` where its size cannot."""
 
     names: tuple[str, ...] = ()
     boxes: tuple[tuple[float, ...], ...] = ()
+    size: tuple[int, int] = (0, 0)  # (height, width), 0 where it does not say
+    odd_size: str = ""
     complaint: str = ""
 
 
@@ -63,11 +65,14 @@ def read_imagenet(folder: Path, subset: str | None, *, read_boxes: bool, log: Pr
     for name, one in said.items():
         if one.complaint:
             log.error("xml", xml / _xml_of(name), "", one.complaint, "correct or remove the file")
+        if one.odd_size:
+            log.warn("image-size-field", xml / _xml_of(name), "", one.odd_size, "the image file's own size is used")
     number_of = {name: number for number, name in enumerate(class_names)}
     labels = [number_of.get(_class_of(name, said), NO_LABEL) for name in names]
     table = files_table(root, names, np.array(labels, dtype=np.int64), class_names)
     boxes = [list(said[name].boxes) if read_boxes and name in said else [] for name in names]
-    return located(table, boxes)
+    sizes = [said[name].size if name in said else (0, 0) for name in names]
+    return located(table, boxes, np.array(sizes, dtype=np.int64).reshape(-1, 2))
 
 
 def _class_folders(folder: Path) -> tuple[str, ...]:
@@ -114,4 +119,15 @@ def _parsed(content: bytes) -> _Annotation:
         return _Annotation(complaint="declares a DTD or entities, which could do harm; remove the <!DOCTYPE ...>")
     except (ParseError, ValueError, LookupError) as error:
         return _Annotation(complaint=f"not an annotation with four numbers a box ({str(error)[:80]})")
-    return _Annotation(names, tuple(tuple(row) for row in rows))
+    return _Annotation(names, tuple(tuple(row) for row in rows), *_declared_size(tree))
+
+
+def _declared_size(tree: Element) -> tuple[tuple[int, int], str]:
+    """Return (height, width), 0 where they are not given or cannot be read, and what is wrong with them."""
+    sides = []
+    for key in ("height", "width"):
+        text = tree.findtext(f"size/{key}", "0").strip()
+        if not text.isdecimal() or len(text) > 9:
+            return (0, 0), f"size/{key} must be a whole number of pixels, got {text[:40]!r}"
+        sides.append(int(text))
+    return (sides[0], sides[1]), ""

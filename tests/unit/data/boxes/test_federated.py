@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from raydet.config.box_data import DatasetConfig
 from raydet.data.boxes.class_names import renumbered
+from raydet.data.boxes.fix import fix_dataset
 from raydet.data.boxes.index import DatasetIndex, write_index
 from raydet.data.problems import ProblemLog
+from raydet.errors import DataError
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.method import DetectionMethod
 from raydet.families.detection.report.history import pair_of
@@ -66,6 +69,29 @@ def test_the_index_says_which_classes_are_nowhere_without_a_box(tmp_path: Path):
     turned = table.take(np.array([1, 0]))
     assert [each.tolist() for each in turned.federated.negative] == [[2], []]
     assert table.without_boxes().federated is None
+
+
+def test_a_fixed_copy_knows_which_classes_were_looked_for(tmp_path: Path):
+    content = lvis_content()
+    del content["categories"][2]["frequency"]
+    content["images"].insert(0, {"id": 5, "file_name": "none.jpg", "neg_category_ids": [3, 7]})  # is left out
+    result = fix_dataset(DatasetConfig(path=str(write_coco(tmp_path, content))), "drop", tmp_path / "out" / "new.json")
+    table, log = read_table(result.file, images=str(result.images))
+    assert not log.problems and table.files == ["a.jpg", "b.jpg"] and table.class_names == ("cat", "dog", "bird")
+    assert table.federated is not None and table.federated.as_json() == {
+        "negative": [[], [2]],
+        "partial": [[1], []],
+        "frequency": ["f", "c", ""],
+    }
+
+
+@pytest.mark.parametrize("given", [None, [99], 7])
+def test_a_file_that_does_not_say_what_was_looked_for_is_not_fixed(tmp_path: Path, given: Any):
+    content = lvis_content()
+    content["images"][0]["neg_category_ids"] = given
+    with pytest.raises(DataError, match="image id 1: .*neg_category_ids"):
+        fix_dataset(DatasetConfig(path=str(write_coco(tmp_path, content))), "drop", tmp_path / "new.json")
+    assert not (tmp_path / "new.json").exists()
 
 
 @pytest.mark.parametrize(("federated", "expected"), [(True, {"1": [0], "2": [0, 2]}), (False, {"1": None, "2": None})])

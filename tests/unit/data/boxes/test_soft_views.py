@@ -117,11 +117,18 @@ def test_colour_operations_have_the_published_strengths():
     grey = torch.full((3, 2, 2), 100, dtype=torch.uint8)
     # brightness of strength 5: times 1.8 * 5 / 10 + .1 = 1.0; of 9: 1.72; of 1: .28
     assert [int(recolored(grey, "brightness", level)[0, 0, 0]) for level in (1, 5, 9)] == [28, 100, 172]
-    # solarize: from 25.6 * 3 = 76.8 on inverted: 255 - 100; from 128 on: not
+    # solarize: from int(25.6 * 3) = 76 on inverted: 255 - 100; from 128 on: not
     assert [int(recolored(grey, "solarize", level)[0, 0, 0]) for level in (3, 5)] == [155, 100]
     # posterize of strength 9: 4 - int(3.6) = 1 bit; of 1: 4 bits: 100 = 0b1100100 -> 0b1100000
     assert [int(recolored(grey, "posterize", level)[0, 0, 0]) for level in (1, 9)] == [96, 0]
     assert torch.equal(recolored(grey, "identity", 9), grey)
+
+
+def test_solarize_inverts_from_the_published_grey_levels_on():
+    ramp = torch.arange(256, dtype=torch.uint8).repeat(3, 1, 1)
+    lowest = [int((recolored(ramp, "solarize", level) != ramp)[0, 0].nonzero()[0]) for level in range(1, 10)]
+    # int(level * 256 / 10), and a level equal to it is inverted
+    assert lowest == [25, 51, 76, 102, 128, 153, 179, 204, 230]
 
 
 def test_shear_takes_the_hyperbolic_tangent_of_the_angle():

@@ -59,6 +59,30 @@ def test_a_subset_reads_its_list_and_knows_all_classes(tmp_path: Path) -> None:
         read_table(folder, subset="../../train")
 
 
+def test_a_list_that_cannot_be_read_is_one_message_with_its_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_voc(tmp_path) / "ImageSets" / "Main" / "train.txt"
+    file.parent.mkdir(parents=True)
+    for encoding in ("latin-1", "utf-16"):
+        file.write_bytes("one\nzwölf\n".encode(encoding))
+        with pytest.raises(DataError, match=r"Main/train\.txt: cannot be read as UTF-8 text: .*; save it as UTF-8"):
+            read_table(tmp_path, subset="train")
+    file.write_text("one\n", encoding="utf-8-sig")
+    assert read_table(tmp_path, subset="train")[0].ids == ["one"]
+    # What permissions forbid, root may read all the same.
+    read = Path.read_bytes
+
+    def forbid(path: Path) -> bytes:
+        if path.name == "train.txt":
+            raise PermissionError(13, "Permission denied")
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", forbid)
+    with pytest.raises(DataError, match=r"Main/train\.txt: cannot be read: Permission denied"):
+        read_table(tmp_path, subset="train")
+
+
 def test_names_with_spaces_are_listed_as_they_are(tmp_path: Path) -> None:
     folder = write_voc(tmp_path)
     for number, name in enumerate(("photo", "photo (1)", "photo 1", "more/photo (2)"), start=3):

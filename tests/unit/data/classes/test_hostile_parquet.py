@@ -76,6 +76,23 @@ def test_a_label_or_an_id_of_any_length_is_refused_where_it_stands(
     )
 
 
+@pytest.mark.parametrize("column", ["label", "image_id"])
+@pytest.mark.parametrize("is_dictionary", [False, True])
+def test_a_number_beyond_64_bits_with_a_sign_is_refused_where_it_stands(
+    tmp_path: Path, column: str, is_dictionary: bool
+) -> None:
+    values = pa.array([0, None, 2**63 - 1, 2**63 + 5, 2**64 - 1], pa.uint64())
+    table = {"image": [encoded(noise(0, 0))] * 5, column: values.dictionary_encode() if is_dictionary else values}
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table(table), file, row_group_size=2)
+    with pytest.raises(DataError) as error:
+        read_set(file)
+    assert str(error.value) == (
+        f"{file}, row 3: 9,223,372,036,854,775,813 in column {column!r}, where labels and ids are at most "
+        "9,223,372,036,854,775,807; correct it, or name the column that is meant"
+    )
+
+
 def test_a_kilobyte_that_stands_for_hundreds_of_megabytes_of_labels_decodes_few(tmp_path: Path) -> None:
     file = write_repeated(tmp_path / "a.parquet", 600, label="x" * (1 << 20))
     pool = pa.default_memory_pool()

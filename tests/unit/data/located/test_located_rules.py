@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -42,6 +44,18 @@ def test_a_part_of_the_labelled_images_leaves_no_box_in_sight(tmp_path: Path):
     assert data.labeled.num_boxes == data.unlabeled.num_boxes == 0
     hidden = LOCATED.open_hidden(tmp_path / "prepared")
     assert hidden is not None and hidden.ids() == data.labeled.ids() and hidden.num_boxes == 12
+
+
+def test_hidden_boxes_are_those_of_the_picture_that_takes_a_damaged_ones_place(tmp_path: Path):
+    folder = coco(tmp_path / "a", *ONE_EACH)
+    prepared(tmp_path, folder)
+    before = LOCATED.open_hidden(tmp_path / "prepared")
+    first = LOCATED.open(tmp_path / "prepared").labeled
+    Path(first.name_at(0)).write_bytes(b"no picture")
+    assert LOCATED.leave_out_damaged(tmp_path / "prepared") == 1
+    now, hidden = LOCATED.open(tmp_path / "prepared").labeled, LOCATED.open_hidden(tmp_path / "prepared")
+    assert now.id_at(0) == hidden.id_at(0) == first.id_at(1)
+    assert hidden.boxes_at(0).tolist() == before.boxes_at(1).tolist() != before.boxes_at(0).tolist()
 
 
 def test_classes_of_train_and_val_must_agree(tmp_path: Path):
@@ -128,3 +142,23 @@ def test_the_range_of_16_bit_pictures_reaches_the_index(tmp_path: Path):
     config = LocatedDataConfig.model_validate({"labeled": str(tmp_path / "wide"), "views": views})
     pixels = LOCATED.prepare(config, tmp_path / "data").labeled.pixels_at(0)
     assert pixels.unique().tolist() == [255]  # 4095 of 4095; of 65535 it would be 4095 * 255 / 65535 = 15.9
+
+
+def test_boxes_of_left_over_images_are_never_those_of_labelled_ones(tmp_path: Path):
+    boxes = [[0.0, 0, 20, 20], [0.0, 0, 30, 30]]
+    labeled = {"1", "2", "3", "4"}
+    folder = tmp_path / "set"
+    images = [write_image(folder / f"{row}.png", value=row).read_bytes() for row in range(6)]
+    columns = {
+        "image": images,
+        "label": [0, 1, 0, 1, 0, 1],
+        "image_id": [str(row) for row in range(1, 7)],
+        "boxes": [None, None, None, None, *boxes],  # only the last two, which are left over
+    }
+    pq.write_table(pa.table(columns), folder / "a.parquet")
+    (tmp_path / "ids.txt").write_text("\n".join(sorted(labeled)))
+    data = prepared(tmp_path, folder / "a.parquet", labeled_ids=str(tmp_path / "ids.txt"))
+    assert set(data.labeled.ids()) == labeled and data.unlabeled.ids() == ["5", "6"]
+    assert data.unlabeled.num_boxes == 0
+    assert LOCATED.open_hidden(tmp_path / "prepared") is None
+    assert json.loads((tmp_path / "prepared" / "mean_box.json").read_text()) == {"mean_box": None}
