@@ -1,8 +1,8 @@
 """ADePT, Table 2: few-shot detection on Pascal VOC, three splits of novel classes, 1 to 10 shots, joint pre-training.
 
-Each cell draws shots of its own (`data.split_seed`: the number of its split), unless a search runs several seeds. Steps
-and rates are those of Wang et al. (ICML 2020). Rows of SoCo and of separate training: the same search with another
-`model.init_from` in the configuration.
+Shots are drawn by `data.split_seed`, or by each of `--seeds`: one draw of so few says little. Steps and rates are those of
+Wang et al. (ICML 2020). Rows of SoCo and of separate training: the same search with another `model.init_from` in the
+configuration.
 """
 
 from raydet.sweep.space import Published, Sweep
@@ -24,7 +24,6 @@ sweep = Sweep(
     variants={
         name_of(split, shots): {
             "data.split.novel_classes": f"voc_split{split}",
-            "data.split_seed": split,
             "data.shots_per_class": shots,
             "optim.steps": steps,
             "method.burn_in_steps": steps,  # no average of the weights

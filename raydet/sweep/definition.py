@@ -45,6 +45,7 @@ class SweepDefinition:
     scheduler: str
     settings: dict[str, Any]  # dotted key -> value that all points share
     samples: int  # draws from random domains, or suggestions of a searcher
+    file_samples: int | None  # what the space file says, which --samples replaces; None: up to 0.1 it was not kept
     space: dict[str, str]  # swept key or variant's name -> what it may be, as text
     published: PublishedCurve | None
     curves: dict[str, str]  # metric of a step -> what it is, for the report
@@ -106,6 +107,7 @@ def parse_definition(tree: Mapping[str, Any], folder: Path) -> SweepDefinition:
         scheduler=str(tree["scheduler"]),
         settings=dict(tree["settings"]),
         samples=int(tree["samples"]),
+        file_samples=tree.get("file_samples"),
         space=dict(tree["space"]),
         published=published,
         curves=dict(tree.get("curves", {})),  # unknown to version 0.1's first searches

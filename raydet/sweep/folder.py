@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from raydet import __version__
 from raydet.config.run import RunConfig
+from raydet.data.prepared import is_scratch
 from raydet.errors import ConfigError, FolderInUseError
-from raydet.files import held, make_folder, read_json, write_text
+from raydet.files import first_foreign, held, make_folder, read_json, remove_unfinished, write_text
 from raydet.settings import resolve
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def header_of(name: str, sweep: Sweep, base: RunConfig, seeds: Sequence[int], sa
         "settings": dict(sweep.settings),
         "seeds": list(seeds),
         "samples": samples,
+        "file_samples": sweep.samples,
         "search": sweep.search,
         "scheduler": "none" if sweep.scheduler is None else repr(sweep.scheduler),
         "published": published and {"source": published.source, "metric": published.figure, "points": points},
@@ -80,12 +82,18 @@ def header_of(name: str, sweep: Sweep, base: RunConfig, seeds: Sequence[int], sa
     }
 
 
+def _is_only_a_record(entry: Path) -> bool:
+    """Whether it is the folder of a trial that has not begun: nothing but trial.json, or what was to become it."""
+    return entry.is_dir() and all(file.name.endswith("trial.json") for file in entry.iterdir())
+
+
 class SweepFolder:
     """Paths and records below one search's folder."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path).absolute()
         self.header_file = self.path / "sweep.json"
+        self.data = self.path / "data"
         self.trials = self.path / "trials"
         self.burn_ins = self.path / "burn_in"
         self.tune = self.path / "tune"
@@ -94,9 +102,14 @@ class SweepFolder:
         """Raise ConfigError where the folder holds something else than the leftovers of a start that was refused."""
         if self.header_file.exists():
             raise ConfigError(f"{self.path} already holds a search; add --resume to go on with it, or set run.dir")
-        others = [entry.name for entry in self.path.iterdir() if entry.name not in (".lock", "data", "trials")]
-        if others:
-            raise ConfigError(f"{self.path} holds {others[0]} and no search; choose another run.dir")
+        if name := first_foreign(self.path, self._is_own):
+            raise ConfigError(f"{self.path} holds {name} and no search; choose another run.dir")
+
+    def _is_own(self, entry: Path) -> bool:
+        """Whether a start that was killed may have left it."""
+        if entry == self.data:
+            return is_scratch(entry)
+        return entry == self.trials and entry.is_dir() and all(map(_is_only_a_record, entry.iterdir()))
 
     def begin(self, header: Mapping[str, Any], trials: Sequence[Trial]) -> None:
         """Write the search down; sweep.json last, so that its presence means the rest is there."""
@@ -106,7 +119,8 @@ class SweepFolder:
         self.save_header(header)
 
     def save_header(self, header: Mapping[str, Any]) -> None:
-        """Write sweep.json."""
+        """Write sweep.json, and remove what a process that was killed has left of it."""
+        remove_unfinished(self.path, self.header_file.name)
         write_text(self.header_file, json.dumps(header, indent=1))
 
     def all_trials(self) -> list[Trial]:

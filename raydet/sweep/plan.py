@@ -16,7 +16,7 @@ from raydet.errors import ConfigError
 from raydet.sweep.burn_in import burn_in_key, has_burn_in, sees
 from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.points import Point, seeded
-from raydet.sweep.space import Sweep
+from raydet.sweep.space import SpaceError, Sweep
 
 DRIVER_CPUS = 0.1  # of a trial that only waits for its own Ray Train workers; a share, so that workers get the cores
 
@@ -67,6 +67,17 @@ def claims_of_trial(config: RunConfig, *, least: bool = False) -> list[Claim]:
         each = {"CPU": cluster.cpus_per_worker, "GPU": float(cluster.gpus_per_worker)}
         return [Claim("trial", 1, {name: amount for name, amount in each.items() if amount})]
     return [Claim("trial driver", 1, {"CPU": DRIVER_CPUS}), *claims_of(config, least=least)]
+
+
+def check_one_place(configs: Sequence[RunConfig]) -> None:
+    """Raise SpaceError where trials' own processes would claim different resources: Tune gives all those of one."""
+    places = [claims_of_trial(config)[0].each for config in configs]
+    if other := next((each for each in places if each != places[0]), None):
+        one, two = (", ".join(f"{amount:g} {name}" for name, amount in each.items()) for each in (places[0], other))
+        raise SpaceError(
+            f"a trial of the search claims {one}, another {two}, and all get the same place; give cluster.backend, "
+            f"cluster.cpus_per_worker and cluster.gpus_per_worker one value for the whole search"
+        )
 
 
 def concurrency(

@@ -14,6 +14,19 @@ from raydet.config.run import RunConfig
 from raydet.errors import ConfigError
 from raydet.settings import resolve
 from raydet.sweep.space import SpaceError, Sweep, is_grid
+from raydet.train.rundir import flat
+
+_ITS_RAY = "all trials run on the Ray of the search, which goes by the configuration"
+# What every trial has from its search, whatever a point says, and why; see `SweepFolder.config_of` and `run_trials`.
+OF_THE_SEARCH = {
+    "run.dir": "every trial has its own folder, below that of the search",
+    "checkpoint.keep": "a trial keeps no more than it needs to go on, and in the end only the best one keeps any",
+    "cluster.address": _ITS_RAY,
+    "cluster.local_cpus": _ITS_RAY,
+    "cluster.dashboard": _ITS_RAY,
+    "cluster.max_failures": "how often a trial is started again is the configuration's to say, for all of them",
+    "log.workers": _ITS_RAY,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +54,33 @@ def points_of(sweep: Sweep, *, samples: int | None = None, seed: int = 0) -> lis
     return list(found.values())
 
 
-def check_points(base: Mapping[str, Any], points: Sequence[Point], *, where: str) -> None:
-    """Resolve every point's configuration. Raises ConfigError naming the point, the key and what is allowed."""
+def check_points(base: Mapping[str, Any], points: Sequence[Point], *, where: str) -> list[RunConfig]:
+    """Return every point's configuration. Raises ConfigError naming the point, the key and what is allowed, and
+    SpaceError for a key that no trial has of its own."""
+    found = []
     for point in points:
+        for key in sorted(OF_THE_SEARCH.keys() & _keys(point)):
+            what = f"{_name(point)} sets {key}, which no trial can set"
+            raise SpaceError(f"{what}: {OF_THE_SEARCH[key]}; take it out of the space file")
         try:
-            resolve(base, point.overrides, where=where)
+            found.append(resolve(base, point.overrides, where=where))
         except ConfigError as error:
-            values = ", ".join(f"{key}={json.dumps(value)}" for key, value in point.values.items())
-            raise ConfigError(f"point {point.number} of the search ({values}): {error}") from None
+            raise ConfigError(f"{_name(point)}: {error}") from None
+    return found
+
+
+def check_seeds(points: Sequence[Point], sweep: Sweep, seeds: Sequence[int]) -> None:
+    """Raise SpaceError where a seed would replace what a point sets: points would differ in their names alone."""
+    for point in points:
+        if held := [key for key in sweep.seed_keys if key in _keys(point)]:
+            rest = tuple(key for key in sweep.seed_keys if key not in held)
+            keys = " and ".join(held)
+            ways = ["leave --seeds out", f"take {keys} out of the space file"]
+            ways += [f"let the seeds set no more than the rest: Sweep(..., seed_keys={rest})"] if rest else []
+            raise SpaceError(
+                f"--seeds {' '.join(map(str, seeds))} would replace {keys}, which {_name(point)} sets itself; "
+                f"{', or '.join(ways)}"
+            )
 
 
 def draw_points(sweep: Sweep, number: int) -> list[Point]:
@@ -69,6 +101,16 @@ def seeded(point: Point, sweep: Sweep, seed: int, base: RunConfig) -> dict[str, 
     if "data.split_seed" in moved:
         moved["data.split_seed"] = base.data.split_seed + seed
     return {**point.overrides, **moved}
+
+
+def _keys(point: Point) -> set[str]:
+    """Return the dotted keys that a point sets, those within whole sections included."""
+    return set(flat(dict(point.overrides)))
+
+
+def _name(point: Point) -> str:
+    values = ", ".join(f"{key}={json.dumps(value)}" for key, value in point.values.items())
+    return f"point {point.number} of the search ({values})"
 
 
 def _settings(sweep: Sweep, samples: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

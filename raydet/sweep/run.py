@@ -24,6 +24,7 @@ from raydet.sweep.definition import SweepDefinition, parse_definition, read_defi
 from raydet.sweep.folder import SweepFolder, Trial, header_of
 from raydet.sweep.plan import (
     check_metric,
+    check_one_place,
     claims_of_trial,
     concurrency,
     disk_of,
@@ -31,7 +32,7 @@ from raydet.sweep.plan import (
     trials_of,
     with_shared_burn_ins,
 )
-from raydet.sweep.points import check_points, draw_points, points_of
+from raydet.sweep.points import check_points, check_seeds, draw_points, points_of
 from raydet.sweep.results import write_results
 from raydet.sweep.space import SpaceError, Sweep
 from raydet.sweep.table import SweepView
@@ -130,7 +131,7 @@ def describe(
     """Return the lines a user reads before a search starts; prepares the data, and checks every point against it."""
     config = configs[0]
     groups = {trial.burn_in for trial in trials if trial.burn_in is not None}
-    data = family_of(config).prepare(config, folder.path / "data")
+    data = family_of(config).prepare(config, folder.data)
     for each in configs:
         family_of(each).check(each, data)
     over = sum(trial.is_over for trial in trials)
@@ -181,11 +182,13 @@ def _planned(
                 f"--seeds {seeds[0]}: search='optuna' runs what it suggests with the configuration's seed, which is "
                 f"{base.seed}; leave --seeds out and set seed={seeds[0]} (data.split_seed draws the labelled images)"
             )
-        check_points(tree, draw_points(sweep, 32), where="config")
+        check_one_place(check_points(tree, draw_points(sweep, 32), where="config"))
         trials = []
     else:
         points = points_of(sweep, samples=count, seed=base.seed)
-        check_points(tree, points, where="config")
+        check_one_place(check_points(tree, points, where="config"))
+        if list(seeds) != [base.seed]:
+            check_seeds(points, sweep, seeds)
         trials = with_shared_burn_ins(trials_of(points, sweep, base, seeds), folder, base)
     configs = _configs(folder, parse_definition(header, folder.path), trials)
     longest = max(config.last_step for config in configs)
@@ -212,7 +215,8 @@ def _resumed(
     if not folder.header_file.exists():
         raise ConfigError(f"--resume: there is no search at {folder.path}; start it without --resume")
     was = read_definition(folder.path)
-    count = samples or was.samples
+    is_edited = was.file_samples not in (None, sweep.samples)
+    count = samples or (sweep.samples if is_edited else was.samples)
     header = header_of(name, sweep, base, seeds or was.seeds, count)
     now = parse_definition(header, folder.path)
     changed = [line for line in differences(was.base, base) if not line.startswith(FREE_TO_CHANGE)]
@@ -223,7 +227,8 @@ def _resumed(
     if was.seeds != now.seeds:
         changed.append(f"--seeds: {was.seeds} -> {now.seeds}")
     if count != was.samples and not (was.is_adaptive and count > was.samples):
-        changed.append(f"--samples: {was.samples} -> {count}")
+        in_file = f"the space file's samples: {was.file_samples} -> {sweep.samples}"
+        changed.append(f"--samples: {was.samples} -> {samples}" if samples else in_file)
     if changed:
         raise ConfigError(
             f"--resume: this differs from what {folder.path} was started with:\n  "

@@ -87,7 +87,7 @@ class Sweep:
     """Who chooses the points of random domains; Optuna learns from finished trials."""
     scheduler: Asha | None = None
     seed_keys: tuple[str, ...] = ("seed", "data.split_seed")
-    """What a seed sets when a search runs several seeds per point."""
+    """What a seed sets when a search runs several seeds per point; the points may not set it themselves then."""
     published: Published | None = None
     curves: Mapping[str, str] = field(default_factory=dict)
     """Metric of a step, as in metrics.jsonl -> what it is: drawn over the steps of all trials in the report."""

@@ -196,4 +196,4 @@ def test_errors_of_the_search_pass_through_and_a_broken_display_does_not_disturb
     ):
         (home.run_dir("0000") / "metrics.jsonl").write_text("nonsense\n")
         raise RuntimeError("of the search")
-    assert "the progress display stopped: ValueError" in capsys.readouterr().err
+    assert "the progress display stopped: DataError" in capsys.readouterr().err
