@@ -104,8 +104,8 @@ def read_json(file: Path, error: type[Exception]) -> dict[str, Any]:
 def locked(file: Path, in_use: Exception) -> Iterator[None]:
     """Hold a file for this process; the system releases it even when the process is killed.
 
-    Raises `in_use` where another process holds it, StorageError where it cannot be written, FileNotFoundError where its
-    folder is not there.
+    Raises `in_use` where another process holds it, StorageError where it cannot be written or its file system has no
+    locks, FileNotFoundError where its folder is not there.
     """
     with ExitStack() as stack:
         while True:
@@ -114,12 +114,21 @@ def locked(file: Path, in_use: Exception) -> Iterator[None]:
             stack.enter_context(stream)
             try:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise in_use from None
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise in_use from None
+                raise storage_error(file, error) or _no_locks(file, error) from None
             if _lies_at(stream.fileno(), file):
                 break
             stack.close()  # whoever held it has removed it meanwhile, and the next one will not see it
         yield
+
+
+def _no_locks(file: Path, error: OSError) -> StorageError:
+    return StorageError(
+        f"{file}: the file system has no locks ({error.strerror}); mount it with them (NFS: with its lock service, "
+        f"Lustre: with -o flock), or choose a folder elsewhere"
+    )
 
 
 def _lies_at(descriptor: int, file: Path) -> bool:
@@ -146,7 +155,13 @@ def held(
     missing: list[Path] = []
     try:
         with ExitStack() as stack:
-            _enter(stack, lock, in_use, create, missing)
+            try:
+                _enter(stack, lock, in_use, create, missing)
+            except StorageError:  # nobody can hold it
+                if not had_lock:
+                    with suppress(OSError):
+                        lock.unlink()
+                raise
             before = {each.name for each in folder.iterdir()}
             try:
                 yield
@@ -189,6 +204,29 @@ def first_foreign(folder: Path, is_own: Callable[[Path], bool]) -> str | None:
         if not (each.name.startswith(".") or is_note or is_own(each)):
             return each.name if is_plain(each.name) else ascii(each.name)
     return None
+
+
+def move_folder(folder: Path, target: Path) -> None:
+    """Rename a folder, in place of what is at `target`; on another disk it is copied.
+
+    Whatever dies meanwhile, it is whole at one of the two places, or at both. Raises StorageError.
+    """
+    with writing(target):
+        if target.is_dir():
+            shutil.rmtree(target)
+        try:
+            folder.rename(target)
+            return
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+    remove_unfinished(target.parent, target.name)
+    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    with replacing_path(target, needed=size) as copy:
+        shutil.copytree(folder, copy)
+    gone = folder.with_name(f"{UNFINISHED}{secrets.token_hex(4)}-{folder.name}")
+    folder.rename(gone)  # at once: a half-deleted folder must not have its name
+    shutil.rmtree(gone, ignore_errors=True)
 
 
 def remove_unfinished(folder: Path, names: str = "*") -> None:

@@ -15,12 +15,14 @@ from typing import Any
 
 from tensorboardX import SummaryWriter
 
+from raydet.errors import DataError
 from raydet.faults import writing
 from raydet.files import make_folder, write_text
 from raydet.registry import run_configs
 
 FILE_NAME = "metrics.jsonl"
 Record = dict[str, Any]
+_ADVICE = "mend or delete that line: only what it says is lost"
 
 
 def headline(record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -122,7 +124,7 @@ class MetricsWriter:
 def read_metrics(path: Path) -> list[Record]:
     """Return the records of a metrics file, in order; an unfinished last line and a missing file are not errors.
 
-    Raises ValueError that names the line where another line is damaged.
+    Raises DataError that names the line where another line is damaged.
     """
     try:
         lines = path.read_bytes().split(b"\n")
@@ -132,13 +134,13 @@ def read_metrics(path: Path) -> list[Record]:
 
 
 def parse_record(line: bytes, where: str) -> Record:
-    """Return the record of one complete line. Raises ValueError that says `where`."""
+    """Return the record of one complete line. Raises DataError that says `where`."""
     try:
         record = json.loads(line)
     except ValueError as error:
-        raise ValueError(f"{where}: not a JSON object: {error}") from None
+        raise DataError(f"{where}: not a JSON object: {error}; {_ADVICE}") from None
     if not isinstance(record, dict) or not isinstance(record.get("step"), int) or "kind" not in record:
-        raise ValueError(f"{where}: not a metrics record (an object with kind and step)")
+        raise DataError(f"{where}: not a metrics record (an object with kind and step); {_ADVICE}")
     return record
 
 

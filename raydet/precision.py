@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from raydet.arithmetic import Arithmetic
 from raydet.errors import ConfigError, StorageError
 from raydet.files import read_json, write_text
-from raydet.records import Arithmetic
 
 NAMES: dict[torch.dtype | None, str] = {None: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 PAYS = 0.9  # of the time that fp32 takes: less is worth the digits

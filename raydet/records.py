@@ -19,14 +19,6 @@ class TeacherRef:
     digest: str  # of those weights (`vision/digests.py`); within one run, version -> digest is a function
 
 
-@dataclass(frozen=True, slots=True)
-class Arithmetic:
-    """What `optim.precision: auto` came to when a run began, for all that compute on such devices for it."""
-
-    device: str  # cpu or cuda: of the training processes
-    dtype: str  # fp32, bf16 or fp16
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class PseudoBoxes:
     """What one teacher said about one image, unfiltered above the score floor.

@@ -1,7 +1,7 @@
 """ADePT, Table 2: few-shot detection on Pascal VOC, three splits of novel classes, 1 to 10 shots, joint pre-training.
 
-Shots are drawn by `data.split_seed`, or by each of `--seeds`: one draw of so few says little. Steps and rates are those of
-Wang et al. (ICML 2020). Rows of SoCo and of separate training: the same search with another `model.init_from` in the
+Shots are drawn by `data.split_seed`, or by each of `--seeds`: one draw of so few says little. Steps and rates are those
+of Wang et al. (ICML 2020). Rows of SoCo and of separate training: the same search with another `model.init_from` in the
 configuration.
 """
 

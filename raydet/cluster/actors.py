@@ -19,13 +19,15 @@ from typing import Any, Generic, TypeVar
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from raydet.errors import RunError
 
 Work = TypeVar("Work")
 Then = Callable[[Any], None]  # takes an answer, or the RayError that came instead
 When = Callable[[ObjectRef, Then], None]
+GONE = (RayActorError, OutOfMemoryError)
+"""What a call raises whose actor has died; Ray has an error of its own where its memory monitor ended it."""
 
 
 class Background:
@@ -136,7 +138,7 @@ class ActorGroup(ABC, Generic[Work]):
 
     @abstractmethod
     def _answered(self, member: Member[Work], work: Work, answer: Any) -> None:
-        """Take an answer, or the RayError of a call that failed, where such a member is not replaced."""
+        """Take an answer, or the RayTaskError of a call that failed, where such a member is not replaced."""
 
     @abstractmethod
     def _lost(self, member: Member[Work], error: RayError | None) -> None:
@@ -206,7 +208,8 @@ class ActorGroup(ABC, Generic[Work]):
     def _on_answer(self, member: Member[Work], number: int, answer: Any) -> None:
         if member.name not in self._members:
             return  # another of its calls told of its end
-        if isinstance(answer, RayError if self.replaces_failing else RayActorError):
+        failed = isinstance(answer, RayTaskError)  # any other RayError: the actor is gone, or what it said
+        if isinstance(answer, RayError) and (self.replaces_failing or not failed):
             self._on_loss(member, answer)  # the call stays listed: it tells what the actor was doing
             return
         work = member.calls.pop(number)
@@ -218,3 +221,11 @@ class ActorGroup(ABC, Generic[Work]):
         self._remove(member)
         self._lost(member, error)
         self.fill()
+
+
+def why_lost(error: RayError, to_lower: str) -> str:
+    """Return why an actor was lost; where Ray's memory monitor ended it, in one line that says what is `to_lower`."""
+    if not isinstance(error, OutOfMemoryError):
+        return str(error)
+    figures = str(error).partition("\n")[0]
+    return f"its node ran out of memory, so Ray ended it ({figures}); lower {to_lower}"

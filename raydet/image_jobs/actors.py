@@ -13,9 +13,9 @@ from typing import Any
 
 import pyarrow as pa
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 
-from raydet.cluster.actors import ActorGroup, Foreground, Member
+from raydet.cluster.actors import ActorGroup, Foreground, Member, why_lost
 from raydet.cluster.connect import connected
 from raydet.cluster.nodes import alive_nodes, ask_every_node
 from raydet.cluster.process import set_up_process
@@ -162,6 +162,8 @@ def _check_seen(job: Job) -> None:
 
 
 def _last_line(error: RayError) -> str:
+    if isinstance(error, OutOfMemoryError):
+        return why_lost(error, to_lower="--actors")
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, RayActorError):
         return lines[0] if lines else type(error).__name__

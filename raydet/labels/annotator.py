@@ -12,9 +12,10 @@ from typing import Generic, TypeVar
 import torch
 from torch import nn
 
+from raydet.arithmetic import Arithmetic
 from raydet.config.run import RunConfig
 from raydet.precision import autocast_dtype, settled_dtype
-from raydet.records import Arithmetic, PseudoLabel, TeacherRef, Weights
+from raydet.records import PseudoLabel, TeacherRef, Weights
 from raydet.vision.weights import load_weights
 
 Model = TypeVar("Model", bound=nn.Module)

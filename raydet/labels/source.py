@@ -9,11 +9,12 @@ import time
 from collections.abc import Sequence
 from typing import Protocol
 
+from raydet.arithmetic import Arithmetic
 from raydet.errors import LabelConflictError, RunError
 from raydet.labels.convert import from_table, to_table
 from raydet.labels.schema import contradict
 from raydet.labels.store import PseudoLabelStore
-from raydet.records import Arithmetic, PseudoLabel, TeacherRef, Weights
+from raydet.records import PseudoLabel, TeacherRef, Weights
 
 
 class Annotator(Protocol):

@@ -18,8 +18,8 @@ from ray import cloudpickle
 from raydet.errors import UserError
 
 if TYPE_CHECKING:
+    from raydet.arithmetic import Arithmetic
     from raydet.labels.source import Annotator
-    from raydet.records import Arithmetic
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ import traceback
 import uuid
 from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import ray
@@ -22,7 +23,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from raydet.cluster.actors import Background
 from raydet.config.run import PoolConfig
-from raydet.errors import LabelConflictError
+from raydet.errors import LabelConflictError, RunError, UserError
 from raydet.labels.desk import Key, LabelDesk
 from raydet.labels.store import PseudoLabelStore
 from raydet.pool.actors import Answer
@@ -30,7 +31,9 @@ from raydet.pool.messages import Reply, TeacherError
 from raydet.pool.scaling import PoolTiming, Sizer
 from raydet.pool.teachers import Call, Teacher, Teachers, create_teacher
 from raydet.pool.waiting import Waiting
-from raydet.records import Arithmetic
+
+if TYPE_CHECKING:
+    from raydet.arithmetic import Arithmetic
 
 
 class LabelBroker:
@@ -49,7 +52,7 @@ class LabelBroker:
         self._attempt: int | None = None
         self._rewound: int | None = None  # the attempt that the store was last rewound for
         self._retired = 0  # versions below are not needed any more
-        self._error: str | None = None
+        self._error: UserError | RunError | None = None
         self._made = 0
         self._waiting = Waiting()
         self._teachers = Teachers(
@@ -210,12 +213,10 @@ class LabelBroker:
             stats=self._stats(),
         )
 
-    def _answered(self, teacher: Teacher, call: Call, answer: Answer | RayError) -> None:
+    def _answered(self, teacher: Teacher, call: Call, answer: Answer | RayTaskError) -> None:
         """Enter one call's answer, or find out why there is none."""
         version, has_news = call.keys[0][0], True  # for more callers than those whose labels were made
-        if isinstance(answer, RayError):
-            if not isinstance(answer, RayTaskError):
-                raise answer
+        if isinstance(answer, RayTaskError):
             if isinstance(answer.cause, RayError):  # the object store has lost the weights
                 if self._knows(version, call.digest):
                     del self._weights[version]
@@ -263,8 +264,9 @@ class LabelBroker:
 
     def _fail(self, error: BaseException) -> None:
         """An error in the background becomes everyone's error."""
-        is_plain = isinstance(error, TeacherError | LabelConflictError)
-        self._error = str(error) if is_plain else "".join(traceback.format_exception(error))
+        if not isinstance(error, UserError | RunError):
+            error = TeacherError("".join(traceback.format_exception(error)))
+        self._error = error
         self._waiting.wake_all()
 
     def _stats(self) -> dict[str, float]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import ray
 from ray import cloudpickle
 from ray.actor import ActorHandle
-from ray.exceptions import GetTimeoutError, RayActorError
+from ray.exceptions import GetTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from raydet.cluster.actors import GONE
 from raydet.config.run import PoolConfig
 from raydet.labels.source import Annotator
 from raydet.pool.broker import LabelBroker
@@ -54,7 +55,7 @@ def stop_broker(broker: ActorHandle, *, timeout_s: float = 60.0) -> None:
     """
     try:
         ray.get(broker.close.remote(), timeout=timeout_s)
-    except (RayActorError, GetTimeoutError) as error:
+    except (*GONE, GetTimeoutError) as error:
         _log.warning("the label broker ended without writing its last labels: %s", error)
     finally:
         ray.kill(broker)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
-from raydet.errors import RunError
+from raydet.errors import RunError, UserError
 from raydet.labels.desk import Key
 
 
@@ -20,7 +20,7 @@ class Reply:
 
     incarnation: str  # changes when the broker is restarted
     is_superseded: bool = False  # the caller belongs to an attempt that has been replaced
-    error: str | None = None  # the pool as a whole cannot go on
+    error: UserError | RunError | None = None  # why the pool as a whole cannot go on
     failures: dict[str, str] = field(default_factory=dict)  # image id -> why it cannot be labelled
     missing: list[Key] = field(default_factory=list)
     unpublished: list[int] = field(default_factory=list)  # versions that wait for their weights

@@ -16,14 +16,16 @@ from collections.abc import Callable, Sequence
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
-from ray.exceptions import ActorDiedError, GetTimeoutError, RayActorError, RayTaskError
+from ray.exceptions import ActorDiedError, GetTimeoutError, RayTaskError
 
+from raydet.arithmetic import Arithmetic
+from raydet.cluster.actors import GONE
 from raydet.errors import LabelTimeoutError
 from raydet.labels.convert import from_table
 from raydet.labels.desk import Key
 from raydet.labels.source import check_labels
 from raydet.pool.messages import Reply, TeacherError
-from raydet.records import Arithmetic, PseudoLabel, TeacherRef, Weights
+from raydet.records import PseudoLabel, TeacherRef, Weights
 from raydet.text import plural
 from raydet.vision.weights import Arrays, to_arrays
 
@@ -87,7 +89,8 @@ class PoolSource:
         self._broker.request.remote(self._attempt, version, list(image_ids))
 
     def take(self, image_ids: Sequence[str], version: int) -> list[PseudoLabel]:
-        """Wait for labels; see `LabelSource`. Raises TeacherError where the annotator failed on one of them."""
+        """Wait for labels; see `LabelSource`. Raises TeacherError where the annotator failed on one of them,
+        and what the broker as a whole failed with, e.g. StorageError."""
         if not image_ids:
             return []
         unique = list(dict.fromkeys(image_ids))
@@ -171,7 +174,7 @@ class PoolSource:
             try:
                 reply = ray.get(call(wait_s), timeout=wait_s + self._poll_s)
                 break
-            except (RayActorError, GetTimeoutError) as error:
+            except (*GONE, GetTimeoutError) as error:
                 now = time.monotonic()
                 dead_since = (dead_since or now) if isinstance(error, ActorDiedError) else None
                 if now >= deadline or (dead_since is not None and now - dead_since > _GONE_S):
@@ -183,7 +186,7 @@ class PoolSource:
         if reply.is_superseded:
             raise RuntimeError(f"attempt {self._attempt} of this run has been replaced by a newer worker group")
         if reply.error is not None:
-            raise TeacherError(reply.error)
+            raise reply.error  # as itself: a full disk is not the teacher's fault
         if reply.failures:
             reasons = "\n".join(f"{image_id}: {reason}" for image_id, reason in list(reply.failures.items())[:3])
             raise TeacherError(f"the teacher failed on images {_keys(list(reply.failures))}:\n{reasons}")
@@ -211,7 +214,7 @@ class PoolSource:
         for sent in done:
             try:
                 ray.get(sent)
-            except RayActorError:
+            except GONE:
                 continue
             except RayTaskError as error:
                 raise error.cause from error

@@ -8,20 +8,22 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import ObjectRef
 from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
-from raydet.cluster.actors import ActorGroup, Member, When
+from raydet.cluster.actors import ActorGroup, Member, When, why_lost
 from raydet.config.run import PoolConfig
 from raydet.labels.desk import Key, LabelDesk
 from raydet.pool.actors import TeacherActor
 from raydet.pool.messages import TeacherError
 from raydet.pool.scaling import PoolTiming
-from raydet.records import Arithmetic
+
+if TYPE_CHECKING:
+    from raydet.arithmetic import Arithmetic
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,12 +105,16 @@ class Teachers(ActorGroup[Call]):
         if error is not None and not member.has_started:
             self._deaths_at_start += 1
             if self._deaths_at_start >= self._timing.deaths_at_start:
-                raise TeacherError(f"{self._deaths_at_start} teacher actors in a row died at start: {error}")
+                raise TeacherError(f"{self._deaths_at_start} teacher actors in a row died at start: {_why(error)}")
         self._on_death()
 
     def _blame_first_call(self, member: Teacher, error: RayError) -> None:
         for key in next((call.keys for call in member.calls.values()), []):  # what it was working on when it died
             self._blame[key] += 1
             if self._blame[key] >= self._timing.deaths_per_key:
-                why = f"{self._blame[key]} teacher actors died while at work on it or a neighbour; the last: {error}"
-                self._desk.fail(member.name, key, why)
+                died = f"{self._blame[key]} teacher actors died while at work on it or a neighbour"
+                self._desk.fail(member.name, key, f"{died}; the last: {_why(error)}")
+
+
+def _why(error: RayError) -> str:
+    return why_lost(error, to_lower="pool.actors or labels.forward_images")

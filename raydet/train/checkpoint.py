@@ -25,11 +25,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from raydet import __version__
+from raydet.arithmetic import Arithmetic
 from raydet.config.version import VERSION_KEY
 from raydet.errors import CheckpointError
-from raydet.files import read_json, remove_unfinished, replacing_path
+from raydet.files import make_folder, move_folder, read_json, remove_unfinished, replacing_path
 from raydet.precision import NAMES
-from raydet.records import Arithmetic
 
 FORMAT = 1
 _PREFIX = "step_"
@@ -191,13 +191,13 @@ def folder_of(root: Path, step: int) -> Path:
 
 
 def set_aside(root: Path, beyond: int, aside: Path) -> list[int]:
-    """Move the checkpoints of steps beyond `beyond` into the folder `aside`; return their steps."""
+    """Move the checkpoints of steps beyond `beyond` into the folder `aside`, also on another disk; return their steps.
+
+    Raises StorageError.
+    """
     moved = [path for path in _folders(root) if (_step(path) or 0) > beyond]
     for path in reversed(moved):  # the newest first: what is left is always a run as it once was
-        aside.mkdir(exist_ok=True)
-        if (aside / path.name).exists():
-            shutil.rmtree(aside / path.name)
-        path.rename(aside / path.name)
+        move_folder(path, make_folder(aside) / path.name)
     return [_step(path) or 0 for path in moved]
 
 

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 from raydet.config.run import RunConfig
 from raydet.errors import CheckpointError, ConfigError, DivergedError, NonFiniteLossError, UserError
+from raydet.files import move_folder
 from raydet.labels.segment import list_segments
 from raydet.learning_rate import base_lr
 from raydet.metrics import read_metrics
@@ -121,7 +122,7 @@ def going_back(folder: RunFolder, step: int | None) -> Iterator[str | None]:
     except UserError:
         if _written(folder) == begun:  # the first that training does is to cut off what is newer
             for each in reversed(moved):
-                folder_of(folder.abandoned, each).rename(folder_of(folder.checkpoints, each))
+                move_folder(folder_of(folder.abandoned, each), folder_of(folder.checkpoints, each))
         raise
 
 

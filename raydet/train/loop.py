@@ -28,6 +28,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from raydet.arithmetic import Arithmetic
 from raydet.config.run import RunConfig
 from raydet.contract import FamilyRun, Loader, Method, sizes_of
 from raydet.data.prepared import PreparedSets
@@ -35,7 +36,7 @@ from raydet.errors import StaleLabelError
 from raydet.group import Group
 from raydet.labels.source import LabelSource
 from raydet.precision import NAMES, autocast_dtype
-from raydet.records import Arithmetic, PseudoLabel, TeacherRef
+from raydet.records import PseudoLabel, TeacherRef
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, steps_of, write_checkpoint
 from raydet.train.health import Health
 from raydet.train.journal import Journal

@@ -16,6 +16,7 @@ from ray.exceptions import RayError
 from ray.train.torch import TorchTrainer, get_device
 
 from raydet import __version__
+from raydet.arithmetic import Arithmetic
 from raydet.cluster.address import address_of
 from raydet.cluster.capacity import check_holds, own_bytes, this_machine
 from raydet.cluster.connect import connected
@@ -31,7 +32,6 @@ from raydet.group import Group
 from raydet.labels.source import LabelSource
 from raydet.pool.launch import start_broker, stop_broker
 from raydet.pool.source import PoolSource
-from raydet.records import Arithmetic
 from raydet.registry import AnnotatorFactory
 from raydet.settings import parse
 from raydet.train.rundir import RunFolder

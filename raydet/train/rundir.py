@@ -163,7 +163,13 @@ class RunFolder:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except FileExistsError:
-            raise ConfigError(f"run.dir={self.path} is a file; choose a folder") from None
+            astray = next((each for each in (folder, *folder.parents) if each.is_symlink() and not each.exists()), None)
+            if astray is None:
+                raise ConfigError(f"run.dir={self.path} is a file; choose a folder") from None
+            raise ConfigError(
+                f"run.dir={self.path}: {astray} is a link to {astray.readlink()}, which is not there; mount the disk "
+                f"that it is on, or choose another folder"
+            ) from None
         except OSError as error:
             found = storage_error(folder, error)
             raise ConfigError(f"run.dir={self.path} cannot be created: {found or error.strerror}") from None

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raydet.arithmetic import Arithmetic
 from raydet.contract import State, Teacher
 from raydet.data.prepared import PreparedSets
 from raydet.errors import CheckpointError
-from raydet.records import Arithmetic, TeacherRef, Weights
+from raydet.records import TeacherRef, Weights
 from raydet.train.checkpoint import Checkpoint
 from raydet.train.health import Health
 from raydet.vision.ema import EmaTeacher

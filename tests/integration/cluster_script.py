@@ -21,9 +21,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from raydet.arithmetic import Arithmetic
 from raydet.labels.source import Annotator
 from raydet.metrics import read_metrics
-from raydet.records import Arithmetic, PseudoLabel, TeacherRef, Weights
+from raydet.records import PseudoLabel, TeacherRef, Weights
 from raydet.registry import AnnotatorFactory
 from raydet.settings import dump, load
 from tests.helpers import tiny_config

@@ -232,6 +232,10 @@ def test_evaluate_takes_other_data(run: Path, tmp_path: Path, capsys: pytest.Cap
     assert main(["evaluate", str(run), "--data", str(file), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 3
     assert "/nowhere.json" in refused(capsys, "evaluate", str(run), "--data", "/nowhere.json")
+    assert refused(capsys, "evaluate", str(run), "--data", str(file), "--split", "test") == (
+        "--split test chooses among the run's own data sets, and --data gives another one; leave out one of them (the "
+        "part of a data set is --subset)\n"
+    )
 
 
 def test_export_writes_the_model(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):

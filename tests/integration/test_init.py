@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,27 @@ def test_the_file_is_named_after_the_data(tmp_path: Path, monkeypatch: pytest.Mo
     assert tree(tmp_path / "cells.yaml")["run"]["dir"] == "runs/cells"
 
 
+def test_a_validation_file_is_taken_as_it_is_and_of_a_folder_its_part_for_that(tmp_path: Path):
+    train = materialise(ShapesConfig(num_images=12, height=64, width=96), tmp_path / "made")
+    folder = tmp_path / "other"
+    for name in ("train", "val"):
+        shutil.copytree(train.parent / "images", folder / "images", dirs_exist_ok=True)
+        shutil.copy(train, folder / f"{name}.json")
+    file = tree(written(tmp_path / "a", str(train), "--val", str(folder / "train.json")))
+    assert file["data"]["val"] == str(folder / "train.json")
+    assert tree(written(tmp_path / "b", str(train), "--val", str(folder)))["data"]["val"] == str(folder / "val.json")
+
+
+def test_warnings_about_the_data_are_counted_and_stand_in_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """The unlabelled images hold those of training and of validation, which is a leak."""
+    made = materialise(ShapesConfig(num_images=12, height=64, width=96), tmp_path / "made")
+    out = written(tmp_path, str(made), "--unlabeled", str(made.parent / "images"))
+    (said,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("WARNINGS")]
+    assert said.startswith(f"WARNINGS, listed by `raydet check-data {out}`: ")
+    assert said.endswith("12 image-in-two-sets (9 in labeled and unlabeled, 3 in unlabeled and val)")
+    assert said in out.read_text().split("\nrun:")[0].replace("\n# ", " ")
+
+
 def pictures(folder: Path, *classes: str, count: int = 4) -> str:
     for number, name in enumerate(classes):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -174,6 +196,19 @@ def test_folders_of_parts_are_found_and_plain_images_are_unlabelled(tmp_path: Pa
     made = tree(written(tmp_path, str(parts), "--unlabeled", more, "--task", "classification"))
     assert made["data"]["val"] == {"path": str(parts), "subset": "val"} and made["method"]["name"] == "pseudo_label"
     assert made["optim"]["unlabeled_batch"] == 9  # no more than there are
+
+
+def test_the_file_holds_the_command_that_wrote_it(tmp_path: Path):
+    folder = tmp_path / "my set"
+    pictures(folder / "train", "cat", "dog")
+    more = pictures(tmp_path / "more one", "", count=3)
+    options = ["--unlabeled", more, "--labels", "6", "--method", "pseudo_label", "--subset", "train"]
+    command = [str(folder), "format=folder", *options, "--task", "classification"]
+    text = written(tmp_path / "out of it", *command).read_text()
+    first, check, train = [line[4:] for line in text.splitlines() if line.startswith("#   raydet ")]
+    out = str(tmp_path / "out of it" / "made.yaml")
+    assert shlex.split(first) == ["raydet", "init", *command, "--out", out, "--no-measure"]
+    assert shlex.split(check) == ["raydet", "check-data", out] and shlex.split(train) == ["raydet", "train", out]
 
 
 def test_one_class_is_enough_for_a_detector_and_too_few_for_a_classifier(

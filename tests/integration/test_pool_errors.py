@@ -5,11 +5,12 @@ import time
 import pytest
 import ray
 
-from raydet.errors import LabelConflictError, LabelTimeoutError
+from raydet.arithmetic import Arithmetic
+from raydet.errors import LabelConflictError, LabelTimeoutError, StorageError
 from raydet.labels.segment import LabelStoreError
 from raydet.pool.messages import TeacherError
 from raydet.pool.source import PoolSource
-from raydet.records import Arithmetic, TeacherRef
+from raydet.records import TeacherRef
 from tests.integration.pool_fakes import (
     CannotBeBuilt,
     DiesAtStart,
@@ -117,6 +118,17 @@ def test_a_damaged_store_is_an_error_that_names_the_file(tmp_path):
     with pool(tmp_path, Factory(tmp_path / "log"), actors=1) as broker:
         source = client(broker, version=1)
         with pytest.raises(LabelStoreError, match=file.name):
+            source.take(["a"], 1)
+
+
+def test_a_disk_that_is_full_in_the_background_is_an_error_that_says_so(tmp_path):
+    with pool(tmp_path, Factory(tmp_path / "log"), actors=1) as broker:
+        source = client(broker)
+        (tmp_path / "labels" / ".unflushed.broker.arrows").symlink_to("/dev/full")
+        publish(source, 1)
+        with pytest.raises(
+            StorageError, match=r"\.unflushed\.broker\.arrows: the disk is full \(.* were to be written"
+        ):
             source.take(["a"], 1)
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from raydet import precision
+from raydet.arithmetic import Arithmetic
 from raydet.errors import CheckpointError, NonFiniteLossError
 from raydet.families.detection import loader
 from raydet.metrics import read_metrics
-from raydet.records import Arithmetic
 from raydet.train import loop
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import launch

@@ -260,7 +260,7 @@ def test_a_folder_without_a_run_and_a_missing_library_are_users_mistakes(tmp_pat
 
 def test_damaged_figures_are_a_users_error(run):
     run.metrics.write_text("nonsense\n")
-    with pytest.raises(UserError, match=r"its figures cannot be read: .*metrics\.jsonl, line 1"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl, line 1: not a JSON object: .*; mend or delete that line"):
         write_report(run.path)
 
 

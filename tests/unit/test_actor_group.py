@@ -9,7 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayError, RayTaskError
 
 from raydet.cluster.actors import ActorGroup, Background, Member
 from raydet.errors import RunError
@@ -111,6 +111,17 @@ def test_a_dead_actor_is_replaced_once_and_its_work_is_done_by_another(killed: l
     assert len(group.gone) == 1
     group.answer("worker-2", "told")
     assert group.asked[4:] == [("worker-2", 0), ("worker-2", 1)]
+
+
+@pytest.mark.parametrize(
+    "error", [OutOfMemoryError("ended by Ray's memory monitor"), ObjectLostError("0" * 56, "10.0.0.1", "call")]
+)
+def test_a_call_that_failed_by_no_error_of_the_actors_own_means_that_it_is_lost(error: RayError, killed: list[Any]):
+    group = started(1, range(1))
+    group.answer("worker-0", 0, value=error)
+    assert (group.gone, group.done) == ([("worker-0", [0], False)], [])
+    group.answer("worker-1", "told")
+    assert group.asked[1:] == [("worker-1", 0)]
 
 
 def test_one_that_dies_while_it_starts_is_replaced_too(killed: list[Any]):

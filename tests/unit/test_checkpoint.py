@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import pickle
 import re
 from pathlib import Path
@@ -13,7 +15,14 @@ import torch
 
 from raydet import __version__
 from raydet.errors import CheckpointError
-from raydet.train.checkpoint import clean_checkpoints, latest_checkpoint, open_checkpoint, write_checkpoint
+from raydet.train.checkpoint import (
+    clean_checkpoints,
+    latest_checkpoint,
+    open_checkpoint,
+    set_aside,
+    steps_of,
+    write_checkpoint,
+)
 
 
 def _list_in_commit(path: Path, name: str) -> None:
@@ -126,6 +135,22 @@ def test_cleaning_keeps_the_newest_and_the_pinned_and_removes_orphans(tmp_path: 
     (tmp_path / ".writing-step_00000050-1").mkdir()
     clean_checkpoints(tmp_path, keep=2, also=frozenset({10}))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step_00000010", "step_00000030", "step_00000040"]
+
+
+def test_checkpoints_on_another_disk_are_set_aside_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root, aside, rename = tmp_path / "checkpoints", tmp_path / "abandoned", Path.rename
+    for step in (10, 20, 30):
+        save(root, step)
+
+    def on_two_disks(self: Path, target: Path) -> Path:
+        if self.parent != target.parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", on_two_disks)
+    assert set_aside(root, 10, aside) == [20, 30]
+    assert (steps_of(root), steps_of(aside)) == ([10], [20, 30])
+    assert open_checkpoint(aside / "step_00000030").tensors("student")["w"].tolist() == [30.0, 30.0, 30.0]
 
 
 def test_weights_are_as_readable_as_the_files_beside_them(tmp_path: Path):

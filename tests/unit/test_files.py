@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import pytest
 
 from raydet import files
 from raydet.errors import StorageError
-from raydet.files import held, locked, remove_unfinished, replacing, replacing_path, write_text
+from raydet.files import held, locked, move_folder, remove_unfinished, replacing, replacing_path, write_text
 
 
 def names(folder: Path) -> list[str]:
@@ -128,7 +129,73 @@ with replacing(folder / "a.json") as a, replacing_path(folder / "set") as aside:
     assert (names(tmp_path), (tmp_path / "a.json").read_text()) == (kept, "old")
 
 
+def test_a_folder_is_moved_to_another_disk_and_a_kill_leaves_it_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    folder, target = tmp_path / "here" / "set", tmp_path / "there" / "set"
+    write_text(folder / "sub" / "a", "new")
+    write_text(target / "old", "")
+    write_text(target.with_name(".writing-0a1b2c3d-set") / "half", "")  # by a move that was killed
+    rename, renamed = Path.rename, []
+
+    def on_two_disks(self: Path, to: Path) -> Path:
+        renamed.append(to.name)
+        if self.parent != to.parent:
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(self))
+        assert (target / "sub" / "a").read_text() == "new"  # whole there before it goes here
+        return rename(self, to)
+
+    monkeypatch.setattr(Path, "rename", on_two_disks)
+    move_folder(folder, target)
+    assert (names(folder.parent), names(target.parent), names(target)) == ([], ["set"], ["sub"])
+    assert [name.split("-")[0] for name in renamed] == ["set", ".writing"]
+
+
+def test_a_disk_that_is_too_small_for_a_moved_folder_keeps_it_where_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    write_text(tmp_path / "here" / "set" / "a", "12345")
+
+    monkeypatch.setattr(Path, "rename", failing(errno.EXDEV))
+    monkeypatch.setattr("shutil.copystat", failing(errno.ENOSPC))
+    with pytest.raises(StorageError, match=r"there/set: the disk is full \(0\.0 kB were to be written"):
+        move_folder(tmp_path / "here" / "set", tmp_path / "there" / "set")
+    assert (names(tmp_path / "here" / "set"), names(tmp_path / "there")) == (["a"], [])
+
+
 # locks
+
+
+def failing(code: int) -> Callable[..., None]:
+    def fail(*arguments: object, **options: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_not_taken_for_a_folder_in_use(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(files.fcntl, "flock", failing(code))
+    folder = tmp_path / "run"
+    create = partial(folder.mkdir, exist_ok=True)
+    holding = held(folder, RuntimeError("in use"), create=create, own=(), is_kept=lambda: True)
+    with (
+        pytest.raises(StorageError, match=r"run/\.lock: the file system has no locks \(.*; mount it with them"),
+        holding,
+    ):
+        pass
+    assert names(tmp_path) == []  # left as it was found
+
+
+def test_what_else_keeps_a_lock_from_being_taken_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for code, error, said in (
+        (errno.ESTALE, StorageError, "the network file system has lost the folder"),
+        (errno.EAGAIN, RuntimeError, "in use"),
+        (errno.EACCES, RuntimeError, "in use"),
+    ):
+        monkeypatch.setattr(files.fcntl, "flock", failing(code))
+        with pytest.raises(error, match=said), locked(tmp_path / ".lock", RuntimeError("in use")):
+            pass
 
 
 def test_a_lock_that_its_holder_has_removed_meanwhile_is_taken_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -26,6 +26,7 @@ LAYERS = {
     "raydet.window": 0,
     "raydet.precision": 0,
     "raydet.learning_rate": 0,
+    "raydet.arithmetic": 0,
     "raydet.records": 0,
     "raydet.text": 0,
     "raydet.registry": 0,  # imports a family when it is asked for one, by name

@@ -5,6 +5,7 @@ import math
 
 import pytest
 
+from raydet.errors import DataError
 from raydet.metrics import (
     MetricsWriter,
     headline,
@@ -72,7 +73,13 @@ def test_an_unfinished_last_line_is_ignored_and_a_new_writer_cuts_it_off(tmp_pat
 def test_a_damaged_line_in_the_middle_is_named(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text(f"{json.dumps(record(1))}\nnonsense\n{json.dumps(record(2))}\n")
-    with pytest.raises(ValueError, match="line 2"):
+    said = "metrics.jsonl, line 2: not a JSON object: .*; mend or delete that line: only what it says is lost"
+    with pytest.raises(DataError, match=said):
+        read_metrics(path)
+    with pytest.raises(DataError, match=said):
+        truncate_after(path, 1)
+    path.write_text('{"kind": "step"}\n')
+    with pytest.raises(DataError, match="line 1: not a metrics record .*; mend or delete that line"):
         read_metrics(path)
 
 

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from raydet import precision
+from raydet.arithmetic import Arithmetic
 from raydet.doctor.measure import judge_precision
 from raydet.errors import ConfigError
 from raydet.precision import autocast_dtype, bf16_over_fp32, settled_dtype, time_both
-from raydet.records import Arithmetic
 
 CPU = torch.device("cpu")
 INFO = "model name\t: Some Processor\nflags\t\t: sse2 avx512_bf16\n"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -56,6 +57,19 @@ def test_a_file_or_a_folder_below_a_file_is_refused(tmp_path: Path):
         started(tmp_path / "file")
     with pytest.raises(ConfigError, match="cannot be created: .*lies below a file; choose a folder"):
         started(tmp_path / "file" / "run")
+
+
+def test_a_link_that_leads_nowhere_is_named_with_its_aim(tmp_path: Path):
+    (tmp_path / "scratch").symlink_to(tmp_path / "unmounted")
+    said = f"{tmp_path}/scratch is a link to {tmp_path}/unmounted, which is not there; mount the disk"
+    for path in (tmp_path / "scratch", tmp_path / "scratch" / "run"):
+        with pytest.raises(ConfigError, match=re.escape(said)), RunFolder(path).lock():
+            pass
+    folder = started(tmp_path / "run")
+    folder.checkpoints.rmdir()
+    folder.checkpoints.symlink_to(tmp_path / "unmounted")
+    with pytest.raises(ConfigError, match=r"run/checkpoints is a link to .*/unmounted, which is not there"):
+        folder.prepare(tiny_config(tmp_path / "run"), resume=True)
 
 
 def test_an_existing_run_is_only_touched_by_resume(tmp_path: Path):

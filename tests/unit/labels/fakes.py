@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from raydet.records import Arithmetic, PseudoBoxes, TeacherRef, Weights
+from raydet.arithmetic import Arithmetic
+from raydet.records import PseudoBoxes, TeacherRef, Weights
 
 
 def weights_of(version: int) -> Weights:

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from raydet import precision
+from raydet.arithmetic import Arithmetic
 from raydet.labels.annotator import ModelAnnotator
-from raydet.records import Arithmetic, PseudoLogits, TeacherRef
+from raydet.records import PseudoLogits, TeacherRef
 from raydet.vision.weights import weights_of
 from tests.helpers import tiny_config
 
