@@ -53,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def parsed(argv: Sequence[str] | None = None) -> argparse.Namespace:
     """Return a command line, read; its `run` is the command. What cannot be read ends the process with exit code 2."""
-    parser = argparse.ArgumentParser(prog="raydet", description="Detectors and classifiers from few labels, on Ray.")
+    parser = argparse.ArgumentParser(
+        prog="raydet",
+        description="Detectors, localizers and classifiers from few labels, and pre-training without labels, on Ray.",
+    )
     parser.add_argument("--version", action="version", version=f"raydet {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for command in COMMANDS:

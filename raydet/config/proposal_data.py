@@ -72,6 +72,9 @@ class ProposalDataConfig(DataSection[DatasetConfig]):
     proposals: PathText
     """What `raydet proposals IMAGES --out DIR` wrote: DIR, or the proposals.arrow in it. `grid`: the same boxes
     relative to every image, for trying things out. Of `val`, too, where the file has those images."""
+    val_count: PositiveInt | None = None
+    """Instead of `val`: withhold so many of `images`, drawn with `split_seed`, and measure there which annotated boxes
+    the region proposals find. No class loses its last image."""
     views: ProposalViewsConfig = ProposalViewsConfig()
     """The three views of an image."""
 

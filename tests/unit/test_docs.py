@@ -7,7 +7,15 @@ import re
 import runpy
 from pathlib import Path
 
+import pytest
+
+from raydet.cli import main
+from raydet.config.proposal_data import ProposalDataConfig
+from raydet.config.transfer import TransferSection
+from raydet.families.pretraining.config import PretrainingModelConfig
+from raydet.registry import methods_of, run_configs
 from raydet.settings import keys_of_methods
+from raydet.train.rundir import FREE_TO_CHANGE
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").rglob("*.md")])
@@ -26,6 +34,30 @@ def named(pattern: str) -> list[tuple[str, str]]:
 def test_the_configuration_page_is_up_to_date():
     script = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))
     assert script["PAGE"].read_text(encoding="utf-8") == script["page"](), "run python docs/make_configuration.py"
+
+
+def test_the_configuration_page_offers_nothing_that_pre_training_refuses():
+    fields = PretrainingModelConfig.model_fields
+    for key in ("detector", *TransferSection.__annotations__):
+        if key in fields and key != "weights":
+            assert "refused" in str(fields[key].description).lower(), key
+    assert "`labeled`" not in str(ProposalDataConfig.model_fields["val_count"].description)
+
+
+def test_the_help_names_all_that_is_trained(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = "".join(capsys.readouterr().out.split())  # lines end anywhere
+    assert "Detectors,localizersandclassifiersfromfewlabels,andpre-trainingwithoutlabels" in said
+
+
+def test_what_a_resume_may_change_is_listed():
+    page = (ROOT / "docs" / "recovery.md").read_text(encoding="utf-8")
+    section = page.split("## What `--resume` may change\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    listed = [key for cell in rows for key in re.findall(r"`([a-z_.]+)`", cell)]
+    rates = {key for run in run_configs() for method in methods_of(run) for key in method.lr_keys}
+    assert sorted(listed) == sorted({*FREE_TO_CHANGE, *rates})
 
 
 def test_links_and_pictures_exist():

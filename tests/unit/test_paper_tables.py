@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from raydet.cli import parsed
-from raydet.commands.tune import split_words
+from raydet.commands.tune import home_of, split_words
 from raydet.config.run import RunConfig
+from raydet.report.lineage import _start_settings
 from raydet.settings import load, resolve
 from raydet.sweep.plan import trials_of
 from raydet.sweep.points import check_points, points_of
@@ -54,10 +55,12 @@ def rows_of(page: Path) -> list[tuple[str, list[str]]]:
     return found
 
 
+LISTED = sorted({command for page in PAGES.values() for _, commands in rows_of(page) for command in commands})
 COMMANDS = [
     pytest.param(command, id=f"{page.stem}-{number}")
     for page in PAGES.values()
     for number, command in enumerate(dict.fromkeys(c for _, commands in rows_of(page) for c in commands))
+    if not command.startswith("raydet report ")
 ]
 
 
@@ -81,6 +84,39 @@ def resolved(command: str) -> list[RunConfig]:
     check_points(tree, points, where=command)
     trials = trials_of(points, sweep, base, arguments.seeds or [base.seed])
     return [resolve(tree, trial.overrides, where=command) for trial in trials]
+
+
+def folder_of(command: str) -> Path:
+    """Where the run, or the search, of a command lies."""
+    _, *words = shlex.split(command)
+    arguments = parsed(words)
+    if words[0] == "train":
+        return Path(load(ROOT / arguments.config, arguments.overrides).run.dir).absolute()
+    space, overrides = split_words(arguments.overrides)
+    name = "seeds" if space is None else Path(space).stem
+    return home_of(load(ROOT / arguments.config, overrides).run.dir, name, overrides)
+
+
+def test_every_command_has_a_folder_of_its_own_and_reports_are_of_these() -> None:
+    by_folder: dict[Path, list[str]] = {}
+    for command in LISTED:
+        if not command.startswith("raydet report "):
+            by_folder.setdefault(folder_of(command), []).append(command)
+    assert [commands for commands in by_folder.values() if len(commands) > 1] == []  # the later one would be refused
+    reports = [shlex.split(command)[2:] for command in LISTED if command.startswith("raydet report ")]
+    assert reports == [["runs/adept_coco_tuned"], ["runs/adept_foda_tuned"]]
+    assert all(Path(folder).absolute() in by_folder for (folder,) in reports)
+
+
+@pytest.mark.parametrize("method", ["soft_teacher", "unbiased_teacher"])
+def test_the_run_on_labelled_images_only_is_found_as_the_control_of_the_first_row(method: str) -> None:
+    rows = dict(rows_of(PAGES[method]))
+    first, only = next(iter(rows.values())), rows["labelled images only"]
+    for column in (0, 1):
+        (run,), (control,) = resolved(first[column]), resolved(only[column])
+        assert not control.uses_labels
+        assert _start_settings(control) == _start_settings(run), only[column]
+        assert control.method.keep_rate == run.method.keep_rate, only[column]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -125,7 +161,7 @@ def test_all_starts_of_adepts_tables_are_fine_tuned_by_one_recipe() -> None:
         if any(f"jobs/configs/{name}" in command for name in ("mask_rcnn", "supervised_coco", "cascade", "fewshot"))
         for run in resolved(command)
     ]
-    assert len(tuned) >= 7 + 15  # rows of Tables 1 and 3, cells of Table 2
+    assert len(tuned) >= 6 + 15  # rows of Table 1, cells of Table 2
     for command, run in tuned:
         views = run.data.views
         assert (views.color_jitter, views.grayscale, views.blur, *views.erase) == (0, 0, 0, 0, 0, 0), command
@@ -133,6 +169,32 @@ def test_all_starts_of_adepts_tables_are_fine_tuned_by_one_recipe() -> None:
         assert run.method.burn_in_steps == run.last_step, f"{command}: an average of the weights is judged"
         if "init_from=runs" in command and "fewshot" not in command:
             assert run.optim.weight_decay == 2.5e-5, command
+
+
+@pytest.mark.parametrize(
+    ("space", "values"),
+    [
+        ("beta", {0.3: 26.5, 0.5: 26.5, 1.0: 25.8}),  # Table 1, AP of all classes
+        ("gamma", {0.1: 26.4, 0.5: 26.5, 1.0: 26.3}),
+        ("samplers", {"random, random": 25.5, "rfs, random": 25.8, "rfs, rfs": 26.0, "rfs, crs": 26.5}),
+        ("hosts", {"Unbiased Teacher": 22.3, "+ ours": 24.7}),
+        ("baselines", {"logit adjustment": 24.6, "classifier retraining": 24.5, "ours": 26.5}),
+    ],
+)
+def test_what_gradient_sampling_is_compared_with_is_what_its_paper_says(
+    space: str, values: dict[float | str, float]
+) -> None:
+    published = load_sweep(ROOT / f"tune_spaces/gradient_sampling_{space}.py").published
+    assert published is not None and dict(published.values) == values
+    (command,) = [
+        c for c in LISTED if f"gradient_sampling_{space}.py" in c and "coco_split1" in c and "--seeds" not in c
+    ]
+    runs = resolved(command)
+    if space in ("beta", "gamma"):  # the values of the axis are those that are trained
+        key = {"beta": "labeled_weight_exponent", "gamma": "crs_repeat_threshold_max"}[space]
+        assert {getattr(run.method, key) for run in runs} == set(values)
+    else:
+        assert len(runs) == len(values)
 
 
 LONG_TAIL = "jobs/configs/gradient_sampling_foda.yaml"
@@ -157,6 +219,17 @@ def test_rows_on_small_long_tailed_data_keep_the_rhythm_of_their_preset(command:
         if (start := getattr(run.method, "retrain_from_step", None)) is not None:
             # The last fifth of what follows the burn-in: 2,000 + (2,600 - 2,000) * 4 / 5.
             assert start == 2480
+
+
+def test_presets_of_published_runs_are_fp32_where_the_code_that_they_follow_is() -> None:
+    presets = {file.stem: load(file) for file in (ROOT / "jobs" / "configs").glob("*.yaml")}
+    mixed = {name for name, config in presets.items() if config.optim.precision != "fp32"}
+    small = {name for name in mixed if name == "quickstart" or name.endswith(("_foda", "_cards", "_bccd"))}
+    of_soft_teacher = {
+        "soft_teacher_coco10",
+        *(f"gradient_sampling_{data}" for data in ("coco_split1", "lvis", "objects365")),
+    }
+    assert mixed - small == {"adept_coco", "soco_coco", *of_soft_teacher}
 
 
 @pytest.mark.parametrize("file", sorted((ROOT / "jobs" / "configs").glob("*.yaml")), ids=lambda file: file.stem)

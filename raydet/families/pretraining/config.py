@@ -11,12 +11,13 @@ from pydantic import Field, model_validator
 
 from raydet.config.backbone import SMALL, default_strides
 from raydet.config.base import NonNegativeInt, PositiveFloat, PositiveInt, Weight
-from raydet.config.detector import ModelConfig
+from raydet.config.detector import DetectorName, ModelConfig
 from raydet.config.method import MethodSection
 from raydet.config.optim import OptimConfig
 from raydet.config.paths import PathText
 from raydet.config.proposal_data import ProposalDataConfig
 from raydet.config.run import EvalConfig, RunConfig
+from raydet.config.transfer import Part
 
 
 class PretrainingSection(MethodSection):
@@ -109,6 +110,19 @@ METHODS: list[type[MethodSection]] = [SocoConfig, AdeptConfig]
 class PretrainingModelConfig(ModelConfig):
     """The detector to be pre-trained, without its predictors, and the two small networks that comparing boxes takes."""
 
+    init_from: PathText | None = None
+    """Refused here: it is for detectors, which start from this run. It goes on with `--resume` or `run.fork_from`."""
+    init_role: Literal["student", "teacher"] | None = None
+    """Refused here, as `init_from` is."""
+    init_parts: tuple[Part, ...] = ()
+    """Refused here, as `init_from` is."""
+    init_norms: Literal["frozen", "backbone_frozen", "trained"] = "frozen"
+    """Refused here, as `init_from` is."""
+    finetune: Literal["all", "predictors"] = "all"
+    """Refused here, as `init_from` is."""
+    detector: DetectorName = "faster_rcnn"
+    """Leave it out, others are refused: what is pre-trained fits all detectors; the one that starts from it says which
+    it is."""
     backbone: str = "resnet50_fpn"
     """`resnet18_fpn`, `resnet50_fpn`, `resnet101_fpn`, `efficientnet_lite0_fpn`, `timm/NAME`, or `small_gn` (group
     norm), which trains on a CPU."""
