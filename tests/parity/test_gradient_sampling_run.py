@@ -96,11 +96,11 @@ class Balanced(Rules):
                 self.scores[k] = old + average / 1000 if self.seen[k] < 1000 else ema * old + (1 - ema) * average
                 self.seen[k] += 1
         if step >= warm_up:
-            self._move(self.method.weight_logits_lr)
+            self._move(step)
         self.history.append((self.weights(), self.thresholds(step + 1)))
         self._begin()
 
-    def _move(self, rate: float) -> None:
+    def _move(self, step: int) -> None:
         """One step of SGD on L_jacobi, for labelled images and unsup_weight times for unlabelled ones."""
         n, c = len(self.a), self.matrix.tolist()
         met = [k for k in range(n) if c[k][k] < 0]
@@ -113,14 +113,42 @@ class Balanced(Rules):
             wanted = float(torch.tensor(min(max(value, 1 / 3), 1.0 if i == 0 else 5.0)).log())
             slope = 2 / len(met) * (self.a[i] - wanted) * (1 + self.method.unsup_weight)
             self.velocity[i] = self.config.optim.momentum * self.velocity[i] + slope
-            self.a[i] -= rate * self.velocity[i]
+            self.a[i] -= self.method.weight_logits_lr * self.velocity[i]
 
 
-def test_the_engine_balances_exactly_as_the_paper_says(tmp_path: Path) -> None:
-    config = sampled(tmp_path / "run", method=RANDOM, model__roi_fg_iou=0.3, optim__lr=3e-3)
+class Solved(Balanced):
+    """GbR by the equations themselves, solved from time to time: one of them follows from the others and makes room for
+    the sum."""
+
+    def __init__(self, config: DetectionConfig, num_classes: int) -> None:
+        self.solution = [1.0] * (num_classes + 1)
+        super().__init__(config, num_classes)
+
+    def weights(self) -> list[float]:
+        """The solution between 1/3 and 5, background at most 1."""
+        return [min(max(w, 1 / 3), 1.0 if k == 0 else 5.0) for k, w in enumerate(self.solution)]
+
+    def _move(self, step: int) -> None:
+        if (step - self.method.gbr_warmup_steps) % self.method.gbr_solve_every_steps:
+            return
+        met = [k for k in range(len(self.a)) if self.matrix[k, k] < 0]
+        own = self.matrix.double()[met][:, met]
+        for k in range(len(met)):  # what goes to classes that were never met is not pushed anywhere
+            own[k, k] -= own[k].sum()
+        equations, wanted = own.T.clone(), torch.zeros(len(met), dtype=torch.float64)
+        equations[-1], wanted[-1] = 1.0, float(len(met))
+        self.solution = [1.0] * len(self.a)
+        for k, w in zip(met, torch.linalg.solve(equations, wanted).tolist(), strict=True):
+            self.solution[k] = w
+
+
+@pytest.mark.parametrize("solver", ["jacobi", "direct", "stationary"])
+def test_the_engine_balances_exactly_as_the_paper_says(solver: str, tmp_path: Path) -> None:
+    method = {**RANDOM, "gbr_solver": solver, "gbr_solve_every_steps": 2}
+    config = sampled(tmp_path / "run", method=method, model__roi_fg_iou=0.3, optim__lr=3e-3)
     folder = launch(config)
     data = BOXES.open(folder.data)
-    rules = Balanced(config, len(data.class_names))
+    rules = (Balanced if solver == "jacobi" else Solved)(config, len(data.class_names))
     expected, student, gates = reference(config, data, rules)
     assert gates["foreground"] > 0 and gates["carried"] > gates["cls"] > 0, gates
     weights, thresholds = rules.history[-1]
@@ -135,6 +163,8 @@ def test_the_engine_balances_exactly_as_the_paper_says(tmp_path: Path) -> None:
     memory = checkpoint.tensors("memory")
     torch.testing.assert_close(memory["matrix"], rules.matrix, rtol=2e-3, atol=1e-3)
     torch.testing.assert_close(memory["weight_logits"], torch.tensor(rules.a), rtol=2e-3, atol=1e-4)
+    if isinstance(rules, Solved):
+        torch.testing.assert_close(memory["solved"], torch.tensor(rules.solution), rtol=2e-3, atol=1e-3)
     assert float(memory["mean_weight"]) == pytest.approx(rules.mean, rel=1e-4)
     assert memory["class_scores"].tolist() == pytest.approx(rules.scores, rel=1e-3, abs=1e-6)
     for key, weight in checkpoint.tensors("student").items():

@@ -9,7 +9,10 @@ import pytest
 import torch
 
 from raydet.families.detection.data import BOXES
+from raydet.families.detection.gates import by_quality
 from raydet.families.detection.methods.soft_teacher import SoftTeacher, cls_terms, jittered, spread
+from raydet.families.detection.soft_config import SoftTeacherConfig
+from raydet.records import Target
 from raydet.registry import build_method
 from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import launch
@@ -28,11 +31,17 @@ def test_fact_11_the_class_loss_is_a_weighted_mean():
     assert float(plain.total / plain.count) == pytest.approx(0.66)
 
 
-def test_fact_12_the_spread_of_three_versions_of_a_box():
+def test_fact_12_the_spread_of_three_versions_of_a_box_and_what_becomes_of_it():
     # Unbiased deviations (2, 0, 0, 1), mean (12, 20, 50, 61), sides 38 and 41:
     # (2 / 38 + 0 + 0 + 1 / 41) / 4 = (.052632 + .024390) / 4 = .019255, below .02; the biased ones would give .015722.
     versions = torch.tensor([[10.0, 20, 50, 60], [12, 20, 50, 61], [14, 20, 50, 62]])[:, None]
-    assert spread(versions).tolist() == pytest.approx([0.019255], abs=1e-6)
+    found = spread(versions)
+    assert found.tolist() == pytest.approx([0.019255], abs=1e-6)
+    # A label's quality is 1 - spread: .980745 exceeds 1 - .02; that of a spread of .0201 does not.
+    quality = 1 - torch.cat([found, torch.tensor([0.0201])])
+    boxes = Target(torch.zeros(2, 4), torch.tensor([0, 1]), torch.ones(2), quality)
+    kept = by_quality(boxes, 1 - SoftTeacherConfig().box_spread_threshold)
+    assert kept.classes.tolist() == [0] and kept.quality.tolist() == pytest.approx([0.980745], abs=1e-6)
 
 
 def test_boxes_are_jittered_relative_to_their_sides_which_count_as_one_pixel_at_least():

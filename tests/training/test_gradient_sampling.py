@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from raydet.contract import DataSizes
 from raydet.families.detection.gradient_balance import direct_weights, stationary_weights
 from raydet.families.detection.methods.gradient_sampling import GradientSampling
+from raydet.records import PseudoBoxes, TeacherRef
 from raydet.registry import build_method
 from raydet.vision.losses import focal_cross_entropy
 from tests.helpers import tiny_config
@@ -219,6 +221,21 @@ def test_nothing_is_weighed_before_the_warm_up_is_over_and_the_logits_do_not_mov
     before = state.weight_logits.clone()
     updated(method, state, 4, sums_of(-torch.eye(4)))
     assert torch.equal(state.weight_logits, before)
+
+
+def test_boxes_are_selected_by_the_thresholds_of_the_step():
+    method, state = built(gbt_warmup_steps=3), state_of()
+    state.matrix, state.weight_logits = -torch.eye(4), torch.tensor([0.0, 1.0, -1.0, 0.0])
+    state.class_scores = torch.tensor([0.8, 0.6, 0.2])  # thresholds .17, .19, .17 after the warm-up, see above
+    scores, classes = torch.tensor([0.18, 0.18, 0.2, 0.16]), torch.tensor([0, 1, 1, 2])
+    said = PseudoBoxes("a", TeacherRef(0, ""), torch.zeros(4, 4), classes, scores, torch.ones(4), 0.175)
+    before, after = method.select_at(state, 2)(said), method.select_at(state, 3)(said)
+    assert before.kept.scores.tolist() == pytest.approx([0.2]) and before.dropped == {"score": 3}
+    assert after.kept.scores.tolist() == pytest.approx([0.18, 0.2]) and after.dropped == {"score": 2}
+    assert before.is_complete and not after.is_complete  # rows reach down to .175, the lowest threshold is .17
+    assert method.select_at(state, 3)(replace(said, complete_above=0.17)).is_complete
+    common = built(gbt_warmup_steps=3, gbt_enabled=False).select_at(state, 3)(said)
+    assert common.kept.scores.tolist() == pytest.approx([0.2]) and common.is_complete
 
 
 def test_images_are_counted_from_the_end_of_burn_in_and_warm_up_on():

@@ -15,11 +15,12 @@ from raydet.families.detection.data import BOXES
 from raydet.families.detection.methods import gradient_sampling
 from raydet.families.detection.methods.gradient_sampling import GradientSampling
 from raydet.group import Group
+from raydet.metrics import read_metrics
 from raydet.records import PseudoBoxes, TeacherRef
 from raydet.train.launch import launch
-from tests.helpers import tiny_soft
+from tests.helpers import tiny_config, tiny_soft
 from tests.integration.runs import assert_same_bits, losses, saved
-from tests.training.balanced import built, run_of, sampled, state_of, sums_of, updated
+from tests.training.balanced import EARLY, built, run_of, sampled, state_of, sums_of, updated
 
 
 @pytest.fixture(scope="module")
@@ -35,6 +36,27 @@ def test_listings_change_which_images_are_seen(straight: Path, tmp_path: Path):
     mine, theirs = losses(straight), losses(plain)
     assert mine[:5] == theirs[:5]  # the first listing begins at step 5
     assert mine[5:] != theirs[5:]
+
+
+@pytest.mark.parametrize("host", ["soft_teacher", "unbiased_teacher"])
+def test_the_log_counts_the_pseudo_boxes_that_the_classes_are_trained_on(host: str, tmp_path: Path):
+    # No box passes the common threshold; those of the classes go down to the floor. No box leaves a view.
+    method: dict[str, object] = {"cls_pseudo_threshold": 0.25, "pseudo_score_floor": 0.17, "host": host}
+    if host == "soft_teacher":
+        still = {"short_side": [52, 72], "translate": 0, "rotate_degrees": 0, "shear_degrees": 0}
+        config = sampled(tmp_path / "run", method={**method, "rpn_pseudo_threshold": 0.25, "views": still})
+    else:
+        own = {**EARLY, **method, "burn_in_steps": 0, "ema_keep_rate": 0.5}
+        config = tiny_config(tmp_path / "run", method=own)
+    steps = [record for record in read_metrics(launch(config).metrics) if record["kind"] == "step"]
+    trained_on = [record["loss/unsup/boxes_cls/raw"] for record in steps]
+    assert [record["pseudo/boxes_per_image"] for record in steps] == pytest.approx(trained_on)
+    assert max(trained_on) > 1
+    for record in steps:
+        assert sum(record["pseudo/per_class"]) == pytest.approx(record["pseudo/boxes_per_image"])
+        kept = record["pseudo/candidates_per_image"] - record["gate/score/dropped"]
+        assert kept == pytest.approx(record["pseudo/boxes_per_image"])
+        assert record.get("pseudo/mean_score", 0.0) < 0.25
 
 
 @pytest.mark.parametrize("stop", [3, 4, 6])

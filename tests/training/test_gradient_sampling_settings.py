@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from raydet.contract import DataSizes
 from raydet.errors import CheckpointError, ConfigError, UserError
 from raydet.families.detection.hosts import UnbiasedHost
 from raydet.registry import build_method
@@ -72,18 +73,41 @@ def test_what_the_weight_logits_move_to_stays_inside_the_bounds_that_are_set():
     assert state.weight_logits.tolist() == pytest.approx([-0.5 * 0.693147, 0.5 * 0.693147], rel=1e-4)
 
 
-def test_boxes_between_floor_and_theta_are_no_alarm_where_thresholds_differ():
+def test_boxes_that_only_class_thresholds_let_through_are_no_alarm_and_none_at_all_are_one():
     window = Window(steps=1)
-    window.increase({"images": 4, "candidates": 10})
+    window.increase({"images": 4, "candidates": 10, "kept": 3})
     window.raise_to("best_score", 0.7)
     settings: dict[str, object] = {"pseudo_score_floor": 0.5, "cls_pseudo_threshold": 0.9, "rpn_pseudo_threshold": 0.9}
     assert built(**settings).explain_barren(window) is None
-    alarm = built(**settings, gbt_enabled=False).explain_barren(window)
-    assert alarm is not None and "method.cls_pseudo_threshold is 0.9" in alarm.message
-    low = Window(steps=1)
-    low.increase({"images": 4, "candidates": 10})
-    low.raise_to("best_score", 0.3)
-    assert built(**settings).explain_barren(low) is not None
+    barren = Window(steps=1)
+    barren.increase({"images": 4, "candidates": 10})
+    barren.raise_to("best_score", 0.7)
+    for is_on in (True, False):
+        alarm = built(**settings, gbt_enabled=is_on).explain_barren(barren)
+        assert alarm is not None and "best score is 0.70, method.cls_pseudo_threshold is 0.9" in alarm.message
+
+
+def notes_of(steps: int, *, stop_at: int | None = None, **method: object) -> list[str]:
+    """What is said at the start of a run whose weights begin at step 7, thresholds at 6, listings at 1 + 2 + 4 + 1."""
+    warm_ups = {"gbr_warmup_steps": 6, "gbt_warmup_steps": 5, "crs_warmup_steps": 2, "crs_rebuild_steps": 4}
+    settings = {"burn_in_steps": 1, **warm_ups, **method}
+    config = sampled(Path("x"), method=settings, labels__lookahead=1, optim__steps=steps, run__stop_at=stop_at)
+    return build_method(config).notes(DataSizes(5, 4, 3))[1:]
+
+
+def test_parts_that_the_run_is_too_short_for_are_told_at_the_start():
+    listed = "unlabelled images are listed anew at step 7 and every 4 steps, from 1 step later on"
+    assert notes_of(9) == [listed]
+    assert notes_of(9, stop_at=3) == [listed]  # the rest of the run is to come
+    ends = ", but the run ends at step 6: lower what comes before, or raise optim.steps"
+    by_boxes = "listings of unlabelled images by their pseudo-boxes (method.crs_warmup_steps, method.crs_rebuild_steps)"
+    assert notes_of(6) == [
+        f"warning: class weights (GbR, method.gbr_warmup_steps) would begin at step 7{ends}",
+        f"warning: class thresholds (GbT, method.gbt_warmup_steps) would begin at step 6{ends}",
+        f"warning: {by_boxes} would begin at step 8{ends}",
+    ]
+    assert [len(notes_of(steps)) for steps in (7, 8)] == [2, 1]  # thresholds begin, then weights too
+    assert notes_of(6, gbr_enabled=False, gbt_enabled=False, unlabeled_sampling="random") == []
 
 
 @pytest.mark.parametrize(

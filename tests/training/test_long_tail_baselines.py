@@ -24,10 +24,11 @@ from raydet.families.detection.methods.eqlv2 import (
 from raydet.families.detection.methods.logit_adjustment import LogitAdjustment, log_priors
 from raydet.families.detection.methods.soft_teacher import SoftPass
 from raydet.registry import build_method
+from raydet.settings import resolve
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.launch import launch
 from raydet.vision.losses import focal_cross_entropy
-from tests.helpers import tiny_soft
+from tests.helpers import tiny_config, tiny_soft
 from tests.integration.runs import assert_same_bits
 from tests.parity.test_gradient_sampling_ranks import CLASSES, batch_of
 
@@ -83,6 +84,21 @@ def test_the_loss_of_one_roi_of_eqlv2():
     rows, sums = equalized(logits, torch.tensor([0]), torch.ones(2), torch.ones(2))  # background
     assert float(rows[0]) == pytest.approx(-math.log(0.5) - math.log(0.25) - math.log(0.5), rel=1e-5)
     assert sums[0].tolist() == [0, 0] and sums[1].tolist() == pytest.approx([0.75, 0.5])
+
+
+def test_eqlv2_has_no_focal_exponent_and_refuses_one_but_reads_saved_settings():
+    with pytest.raises(ConfigError, match="method.cls_focal_exponent=2: method.name=eqlv2.*remove it"):
+        tiny_soft(Path("unused"), method={"name": "eqlv2", "cls_focal_exponent": 2.0})
+    with pytest.raises(ConfigError, match="classification loss of its own; remove it$"):
+        tiny_soft(Path("unused"), method={"name": "eqlv2"}, model__roi_cls_loss="cross_entropy")
+    ut = {"name": "eqlv2", "host": "unbiased_teacher", "burn_in_steps": 2}
+    for config, saved in (
+        (tiny_soft(Path("unused"), method={"name": "eqlv2"}), 0.0),
+        (tiny_config(Path("unused"), method=ut), 1.5),
+    ):
+        tree = config.model_dump(mode="json")
+        assert tree["method"]["cls_focal_exponent"] == saved  # all keys are saved
+        assert resolve(tree, {}, where="saved") == config
 
 
 def test_scores_of_classes_do_not_compete():

@@ -48,7 +48,7 @@ def assembled(method: Method, labels: list[PseudoBoxes], *, step: int = 5, view:
     pixels = torch.zeros(3, 8, 8, dtype=torch.uint8)
     labeled = tuple(ViewedImage("l0", pixels, view, truth, f"labeled-{copy}", 0) for copy in ("strong", "weak"))
     views = StepViews(labeled, tuple(unlabeled(view, each.image_id) for each in labels), 0)
-    return assemble(step, views, labels, method, num_classes=3)
+    return assemble(step, views, labels, method, None, num_classes=3)
 
 
 def test_selected_boxes_become_targets_of_the_strong_view(method: Method):
@@ -114,7 +114,7 @@ def test_the_age_of_a_label_is_noted(method: Method, version: int):
 def test_as_many_labels_as_unlabelled_views_are_wanted(method: Method):
     views = StepViews((), (unlabeled(View.identity(8, 8)),), 0)
     with pytest.raises(ValueError, match="zip"):
-        assemble(5, views, [], method, num_classes=3)
+        assemble(5, views, [], method, None, num_classes=3)
 
 
 def test_boxes_that_vanish_in_the_view_are_dropped():

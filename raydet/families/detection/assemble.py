@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,15 +87,20 @@ def assemble(
     views: StepViews,
     labels: Sequence[PseudoBoxes],
     method: DetectionMethod,
+    state: Any,
     *,
     num_classes: int,
 ) -> tuple[StudentBatch, LabelStats]:
-    """Select the pseudo-boxes, carry them into the strong views, and put labelled and unlabelled views together."""
+    """Select the pseudo-boxes, carry them into the strong views, and put labelled and unlabelled views together.
+
+    `state`: what the method has learned beside the weights, which its gates may follow.
+    """
     stats = LabelStats(labeled=len({view.slot for view in views.labeled}))
     targets = [view.target for view in views.labeled]
+    select = method.select_at(state, step)
     for view, label in zip(views.unlabeled, labels, strict=True):
         stats.ages.append(step - label.teacher.version)
-        selection = method.select(label)
+        selection = select(label)
         stats.add(label, selection, num_classes)
         carried = method.carried(label, selection)
         target = to_target(carried, view, min_side_px=method.run.data.views.min_box_px)

@@ -125,6 +125,31 @@ class GradientSamplingConfig(LongTailConfig):
         """Whether unlabelled images are listed anew from time to time."""
         return self.unlabeled_sampling != "random"
 
+    def first_listing(self, run: RunConfig) -> int:
+        """Return the first step whose unlabelled images are listed by pseudo-boxes."""
+        return self.burn_in_steps + self.crs_warmup_steps + self.crs_rebuild_steps + run.labels.lookahead
+
+    def idle_parts(self, run: RunConfig) -> list[str]:
+        """Return which parts are on and never begin, as the run is too short, each with what to change.
+
+        They are not refused: trials and measurements are short, and a run can be made longer later.
+        """
+        burn_in = self.burn_in_steps
+        firsts = {
+            "class weights (GbR, method.gbr_warmup_steps)": (self.gbr_enabled, burn_in + self.gbr_warmup_steps),
+            "class thresholds (GbT, method.gbt_warmup_steps)": (self.gbt_enabled, burn_in + self.gbt_warmup_steps),
+            "listings of unlabelled images by their pseudo-boxes (method.crs_warmup_steps, method.crs_rebuild_steps)": (
+                self.lists_anew,
+                self.first_listing(run),
+            ),
+        }
+        return [
+            f"{what} would begin at step {first}, but the run ends at step {run.length}: lower what comes before, or "
+            f"raise optim.steps"
+            for what, (is_on, first) in firsts.items()
+            if is_on and first >= run.length
+        ]
+
     def contradictions(self, run: RunConfig) -> list[str]:
         """Return what of the run cannot be meant with this method, each with the keys and what to change."""
         found = super().contradictions(run)
@@ -192,10 +217,26 @@ class EqlV2Config(LongTailConfig):
     """Equalization loss v2 (Tan et al., CVPR 2021) on the host."""
 
     implementation: ClassVar[str] = "raydet.families.detection.methods.eqlv2:EqlV2"
+    has_focal_loss: ClassVar[bool] = False
     name: Literal["eqlv2"] = "eqlv2"
+    cls_focal_exponent: Weight = 0.0
+    """Without effect, and refused where it is set to another value than the host's default: classes are told apart by
+    sigmoids, whose loss has no exponent."""
     steepness: PositiveFloat = 12.0
     """How steeply weights follow the ratio of gradients (gamma)."""
     midpoint: Fraction = 0.8
     """Ratio of gradients at which the weight of negatives is one half (mu)."""
     positive_boost: Weight = 4.0
     """Most that positives of a suppressed class gain (alpha)."""
+
+    def contradictions(self, run: RunConfig) -> list[str]:
+        """Return what of the run cannot be meant with this method, each with the keys and what to change."""
+        found, key = super().contradictions(run), "cls_focal_exponent"
+        left_out = getattr(EqlV2Config(host=self.host), key)  # what saved configurations hold
+        if getattr(self, key) != left_out:
+            found.append(
+                f"method.{key}={getattr(self, key):g}: method.name={self.name} tells classes apart by sigmoids, whose "
+                f"loss has no exponent; remove it (with method.host={self.host} only {left_out:g} is allowed, which "
+                f"changes nothing)"
+            )
+        return found

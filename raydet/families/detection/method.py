@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -103,6 +103,10 @@ class DetectionMethod(Method[DetectionConfig, StudentBatch]):
     def select(self, labels: PseudoBoxes) -> Selection:
         """Apply the method's gates to a stored label; pure."""
         raise AssertionError(f"{type(self).__name__} uses no pseudo-labels")
+
+    def select_at(self, state: Any, step: int) -> Callable[[PseudoBoxes], Selection]:
+        """Return `select` as it is at a step: what is learned beside the weights may move the gates."""
+        return self.select
 
     def carried(self, labels: PseudoBoxes, selection: Selection) -> PseudoBoxes:
         """Return the boxes that the student's targets hold; more than `select` keeps where losses have own gates."""

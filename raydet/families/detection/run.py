@@ -58,7 +58,7 @@ class DetectionRun(FamilyRun):
         self, step: int, views: StepViews, labels: Sequence[PseudoBoxes], state: Any
     ) -> tuple[StudentBatch, LabelStats]:
         """Select the pseudo-boxes and carry them into the strong views."""
-        return assemble(step, views, labels, self._method, num_classes=len(self.class_names))
+        return assemble(step, views, labels, self._method, state, num_classes=len(self.class_names))
 
     def evaluate(self, model: Detector) -> EvalResult | None:
         """Return COCO's figures."""

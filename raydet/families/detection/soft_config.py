@@ -5,7 +5,7 @@ Defaults are the papers' settings (Greek letter in parentheses).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -70,12 +70,15 @@ class SoftViewsConfig(Section):
 
 UNUSED_VIEWS = ("short_side", "color_jitter", "grayscale", "blur", "blur_sigma", "erase", "colors_on")
 UNUSED_MODEL = ("roi_cls_loss", "cls_focal_exponent")
+SIDES = 6  # of the sizes that stand for a range, as many as data.views.short_side has by default
 
 
 class SoftSettings(TeacherSection):
     """Settings of Soft Teacher, and of the methods that stand on it."""
 
     detectors: ClassVar[tuple[DetectorName, ...]] = ("faster_rcnn",)
+    has_focal_loss: ClassVar[bool] = True
+    """Whether `cls_focal_exponent` has an effect."""
     burn_in_steps: NonNegativeInt = 0
     """Optimiser steps on labelled images only, before the first pseudo-labels; the paper has none."""
     ema_keep_rate: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -131,6 +134,20 @@ class SoftSettings(TeacherSection):
         """Whether `views` counts, and not what `data.views` says of weak and strong views."""
         return True
 
+    @property
+    def own_views(self) -> SoftViewsConfig | None:
+        """`views`, where they count."""
+        return self.views if self.has_own_views else None
+
+    def settings_for_control(self) -> dict[str, Any]:
+        """Return the exponent of the loss, and sizes that are evenly spaced over the range that `views` draws from."""
+        found: dict[str, Any] = {"model.cls_focal_exponent": self.cls_focal_exponent} if self.has_focal_loss else {}
+        if self.has_own_views:
+            low, high = self.views.short_side
+            sides = {round(low + (high - low) * place / (SIDES - 1)) for place in range(SIDES)}
+            found["data.views.short_side"] = sorted(sides)
+        return found
+
     def _unused(self, run: RunConfig) -> list[str]:
         """Return settings of other methods' views and losses that would silently do nothing here."""
         found = []
@@ -147,9 +164,10 @@ class SoftSettings(TeacherSection):
             fresh = {key: ModelConfig.model_fields[key].default for key in UNUSED_MODEL}
             given = [f"model.{key}" for key, value in fresh.items() if getattr(model, key) != value]
             if given:
+                instead = ", and set method.cls_focal_exponent" if self.has_focal_loss else ""
                 found.append(
-                    f"{', '.join(given)}: method.name={self.name} has a classification loss of its own; remove it, "
-                    f"and set method.cls_focal_exponent"
+                    f"{', '.join(given)}: method.name={self.name} has a classification loss of its own; remove it"
+                    f"{instead}"
                 )
         return found
 

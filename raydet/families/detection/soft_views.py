@@ -119,7 +119,7 @@ def recolored(pixels: Tensor, operation: ColorOperation, level: int) -> Tensor:
     elif operation == "equalize":
         image = ImageOps.equalize(image)
     elif operation == "solarize":
-        image = ImageOps.solarize(image, round(25.6 * level))
+        image = ImageOps.solarize(image, int(25.6 * level))  # as published: cut off, not rounded
     elif operation == "posterize":
         image = ImageOps.posterize(image, 4 - int(0.4 * level))
     else:

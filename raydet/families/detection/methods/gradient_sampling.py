@@ -25,17 +25,18 @@ Background is class 0 here. Deviations GS-D1 to GS-D13: `docs/methods/gradient_s
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from raydet.contract import Alarm, DataSizes, Outputs
+from raydet.contract import DataSizes, Outputs
 from raydet.data.order import Listing, Rebuilds
 from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch
 from raydet.families.detection.config import DetectionConfig
+from raydet.families.detection.gates import by_score
 from raydet.families.detection.gradient_balance import (
     GRADIENT_SCALE,
     Bounds,
@@ -51,6 +52,7 @@ from raydet.families.detection.gradient_balance import (
 from raydet.families.detection.gradient_state import GradientState
 from raydet.families.detection.hosts import HostedMethod, classes_of
 from raydet.families.detection.long_tail_config import GradientSamplingConfig
+from raydet.families.detection.method import Selection
 from raydet.families.detection.methods.soft_teacher import SoftPass, cls_terms
 from raydet.families.detection.repeats import (
     class_factors,
@@ -63,11 +65,10 @@ from raydet.families.detection.repeats import (
     sure_boxes,
 )
 from raydet.group import Group
-from raydet.records import PseudoLabel
+from raydet.records import PseudoBoxes, PseudoLabel
 from raydet.text import plural
 from raydet.vision import losses
 from raydet.vision.device import to_device
-from raydet.window import Window
 
 
 class GradientSampling(HostedMethod):
@@ -122,6 +123,19 @@ class GradientSampling(HostedMethod):
             return torch.full_like(state.class_scores, theta)
         scores = state.class_scores if config.gbt_use_class_score else None
         return class_thresholds(theta, config.pseudo_score_floor, self.class_weights(state)[1:], scores)
+
+    def select_at(self, state: GradientState, step: int) -> Callable[[PseudoBoxes], Selection]:
+        """Return the gate of the step's RoI class loss: by theta_i."""
+        if not self.config.gbt_enabled:
+            return self.select
+        theta = self.thresholds_at(state, step).cpu()
+
+        def select(labels: PseudoBoxes) -> Selection:
+            kept = by_score(labels, theta[labels.classes])
+            is_complete = bool(theta.min() >= labels.complete_above)
+            return Selection(kept, {"score": len(labels) - len(kept)}, is_complete)
+
+        return select
 
     def losses(self, student: Any, batch: StudentBatch, teacher: Any, state: GradientState) -> Outputs:
         """Return all terms, and the sums that the state is updated by."""
@@ -285,22 +299,16 @@ class GradientSampling(HostedMethod):
         """Return the listings of labelled images (RFS) and of unlabelled ones."""
         return [*super().listings(state, sizes), *state.listings()]
 
-    def explain_barren(self, window: Window) -> Alarm | None:
-        """Say why no pseudo-box trains the RoI classes; where thresholds differ, those above the floor may."""
-        if self.config.gbt_enabled and window.highest.get("best_score", 0.0) > self.config.pseudo_score_floor:
-            return None
-        return super().explain_barren(window)
-
     def notes(self, sizes: DataSizes) -> list[str]:
-        """Say what the statistics take, and when images are listed anew."""
+        """Say what the statistics take, when images are listed anew, and which parts the run is too short for."""
         found = [f"class statistics: {self.state_bytes(sizes) / 1e6:.1f} MB in every rank"]
-        if (rebuilds := self.rebuilds()) is not None:
-            first = rebuilds.start + rebuilds.every
+        rebuilds = self.rebuilds()
+        if rebuilds is not None and self.config.first_listing(self.run) < self.run.length:
             found.append(
-                f"unlabelled images are listed anew at step {first} and every {rebuilds.every} steps, from "
-                f"{plural(rebuilds.lookahead, 'step')} later on"
+                f"unlabelled images are listed anew at step {rebuilds.start + rebuilds.every} and every "
+                f"{rebuilds.every} steps, from {plural(rebuilds.lookahead, 'step')} later on"
             )
-        return found
+        return found + [f"warning: {text}" for text in self.config.idle_parts(self.run)]
 
     def _since(self, step: int) -> int:
         """Return the steps since the burn-in's end."""
