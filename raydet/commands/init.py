@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,22 +64,31 @@ def run(arguments: argparse.Namespace) -> None:
     out = _out(arguments)
     if arguments.labels is not None and arguments.labels < 1:
         raise UserError(f"--labels {arguments.labels}: give a number of images, at least 1")
+    from raydet import __version__
     from raydet.commands.check_data import data_set_of
+    from raydet.recipe.document import render
     from raydet.settings import resolve
 
     kind, given = data_set_of(arguments.dataset, arguments)
     machine = _machine()
     recipe = _recipe(kind, given, machine, out, arguments)
     config = resolve(_checked(recipe, out).model_dump(mode="json"), recipe.stand_in)
-    _check_data(config, arguments.dataset)
+    notes = [*recipe.notes, *_check_data(config, arguments.dataset, out)]
     time = "not measured (--no-measure)" if arguments.no_measure else _time(config, machine)
-    text = _text(recipe, machine, time, out, arguments)
-    _write(out, text)
-    print(
-        "\n".join(
-            [*recipe.notes, f"time: {time}", "", f"written: {out}; every value in it says why", *_next(recipe, out)]
-        )
-    )
+    next_steps = [
+        *recipe.first,
+        shlex.join(["raydet", "check-data", str(out)]),
+        shlex.join(["raydet", "train", str(out)]),
+    ]
+    head = [
+        f"Written by raydet {__version__} for {machine}. Recipes and what was measured with them: docs/recipes.md",
+        *notes,
+        f"Time: {time}",
+        "This file, and what comes next:",
+    ]
+    _write(out, render(head, recipe.settings, commands=[_command(arguments), *next_steps]))
+    said = [*notes, f"time: {time}", "", f"written: {out}; every value in it says why"]
+    print("\n".join([*said, *(f"  {step}" for step in next_steps)]))
 
 
 def _out(arguments: argparse.Namespace) -> Path:
@@ -121,11 +131,20 @@ def _recipe(kind: str, given: Mapping[str, Any], machine: Machine, out: Path, ar
 
     sets = sets_of(given)
     if arguments.val is not None:
-        sets["val"] = sets_of({"path": arguments.val}).get("val", {"path": arguments.val})
+        sets["val"] = _val(arguments.val)
     if arguments.unlabeled is not None:
         sets["unlabeled"] = {"path": arguments.unlabeled}
     request = Request(f"runs/{out.stem}", sets, machine, arguments.labels, arguments.method)
     return family_named(kind).propose(request)
+
+
+def _val(path: str) -> dict[str, Any]:
+    """Return the validation set of `--val`: a data set's own part for it; a file of annotations is meant as it is."""
+    from raydet.data.siblings import sets_of
+    from raydet.data.yaml_kind import is_yaml
+
+    has_parts = Path(path).is_dir() or is_yaml(Path(path))
+    return (sets_of({"path": path}) if has_parts else {}).get("val", {"path": path})
 
 
 def _checked(recipe: Recipe, out: Path) -> RunConfig:
@@ -137,9 +156,12 @@ def _checked(recipe: Recipe, out: Path) -> RunConfig:
     return resolve(read_yaml(render([], recipe.settings), str(out)), {}, where=str(out))
 
 
-def _check_data(config: RunConfig, dataset: str) -> None:
-    """Raise UserError that lists the first errors of the data, of all sets and between them."""
-    from raydet.data.check import format_report
+def _check_data(config: RunConfig, dataset: str, out: Path) -> list[str]:
+    """Return a note that counts the warnings about the data, where there are any.
+
+    Raises UserError that lists the first errors, of all sets and between them.
+    """
+    from raydet.data.check import counted_warnings, format_report
     from raydet.registry import family_of
 
     report = family_of(config).check_data(config, decode_images=False)
@@ -147,6 +169,8 @@ def _check_data(config: RunConfig, dataset: str) -> None:
         raise UserError(
             f"{dataset} cannot be used as it is, no config was written\n{format_report(report, per_code=3)}"
         )
+    listed = shlex.join(["raydet", "check-data", str(out)])
+    return [f"WARNINGS, listed by `{listed}`: {counted_warnings(report)}"] if report.num_warnings else []
 
 
 def _time(config: RunConfig, machine: Machine) -> str:
@@ -166,22 +190,13 @@ def _time(config: RunConfig, machine: Machine) -> str:
     return text + (busy if is_shared else "")
 
 
-def _text(recipe: Recipe, machine: Machine, time: str, out: Path, arguments: argparse.Namespace) -> str:
-    from raydet import __version__
-    from raydet.recipe.document import render
-
-    named = ("unlabeled", "val", "labels", "method", "task")
-    options = [f"--{name} {value}" for name in named if (value := getattr(arguments, name))]
-    head = [
-        f"Written by raydet {__version__}: raydet init {' '.join([arguments.dataset, *options])}",
-        f"For {machine}. Recipes and what was measured with them: docs/recipes.md",
-        *recipe.notes,
-        f"Time: {time}",
-        *(f"first    {command}" for command in recipe.first),
-        f"check    raydet check-data {out}",
-        f"train    raydet train {out}",
-    ]
-    return render(head, recipe.settings)
+def _command(arguments: argparse.Namespace) -> str:
+    """Return the command as a shell takes it."""
+    words = ["raydet", "init", arguments.dataset, *arguments.overrides]
+    for name in ("unlabeled", "val", "labels", "method", "images", "subset", "task", "out"):
+        if (value := getattr(arguments, name)) is not None:
+            words += [f"--{name}", str(value)]
+    return shlex.join([*words, *(["--no-measure"] if arguments.no_measure else [])])
 
 
 def _write(out: Path, text: str) -> None:
@@ -194,7 +209,3 @@ def _write(out: Path, text: str) -> None:
         raise UserError(f"{out} is there already, and is not overwritten; give another --out, or move it") from None
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror or error}; give another --out") from None
-
-
-def _next(recipe: Recipe, out: Path) -> list[str]:
-    return [*(f"  {command}" for command in recipe.first), f"  raydet check-data {out}", f"  raydet train {out}"]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from raydet.config.paths import path_argument
+from raydet.config.paths import expand_path, path_argument
 from raydet.errors import UserError
 
 
@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> None:
     from raydet.sweep.run import search
     from raydet.sweep.space import load_sweep, only_seeds
 
-    sweep = only_seeds() if space is None else load_sweep(path_argument(space))
+    sweep = only_seeds() if space is None else load_sweep(_place(space))
     if arguments.metric is not None:
         sweep = replace(sweep, metric=arguments.metric, mode=None)
     name = "seeds" if space is None else Path(space).stem
@@ -77,6 +77,14 @@ def split_words(words: Sequence[str]) -> tuple[str | None, list[str]]:
     if len(files) > 1:
         raise UserError(f"{' and '.join(files)}: one space file at a time, and settings as key.path=value")
     return (files[0] if files else None), [word for word in words if "=" in word]
+
+
+def _place(space: str) -> str:
+    """Return the space file's path, written out. Raises UserError where that cannot be."""
+    try:
+        return expand_path(space)
+    except ValueError as error:
+        raise UserError(f"space file: {error}") from None
 
 
 def home_of(run_dir: str, name: str, overrides: list[str]) -> Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -40,6 +40,16 @@ class MethodSection(Section):
     def keep_rate(self) -> float | None:
         """Share of the teacher that one update keeps; None: the teacher is no average of the student."""
         return None
+
+    @property
+    def own_views(self) -> Section | None:
+        """The views that take the place of parts of `data.views`; None: there are none."""
+        return None
+
+    def settings_for_control(self) -> dict[str, Any]:
+        """Return by dotted key what a method without pseudo-labels needs to train on labelled images as this one does,
+        as nearly as it can, where settings of this method take the place of those keys."""
+        return {}
 
     def length(self, optim: OptimConfig) -> int:
         """Return the optimiser steps of a run."""

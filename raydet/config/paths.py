@@ -34,8 +34,13 @@ def expand_variables(text: str) -> str:
 
 
 def expand_path(text: str) -> str:
-    """Return a path with variables and a home folder written out. Raises ValueError where there are none such."""
+    """Return a path with variables and a home folder written out.
+
+    Raises ValueError where there are none such, and for a path that is empty: it would be the working directory.
+    """
     path = os.path.expanduser(expand_variables(text))
+    if not path:
+        raise ValueError(f"{text!r} is empty; write a path, or leave it out (is a variable of the shell not set?)")
     if path.startswith("~") and not os.path.lexists(path):
         home = path.split("/", 1)[0]
         raise ValueError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence, Sized
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
+from raydet.data.leaks import IN_TWO_SETS
 from raydet.data.problems import Problem, ProblemLog, Severity, capped
 
 FixPolicy = Literal["drop", "clip"]
@@ -42,6 +43,7 @@ class CheckReport:
     counts: dict[tuple[Severity, str], int]
     num_labeled: int = 0  # images that training sees with their labels, and without, where a configuration was checked
     num_unlabeled: int = 0
+    shared: Mapping[tuple[str, str], int] = field(default_factory=dict)  # pictures that two sets have in common
 
     @property
     def num_errors(self) -> int:
@@ -64,7 +66,10 @@ class FixResult:
 
 
 def format_report(report: CheckReport, per_code: int = 10) -> str:
-    """Return the report as text: the sets, then errors and warnings, the first `per_code` of each code."""
+    """Return the report as text: the sets, then errors and warnings, the first `per_code` of each code.
+
+    All warnings are counted at the end, as what is not shown may be of another kind.
+    """
     counts = Counter(report.counts)
     blocks = [str(summary) for summary in report.sets]
     for severity in ("error", "warning"):
@@ -73,12 +78,25 @@ def format_report(report: CheckReport, per_code: int = 10) -> str:
             total = report.num_errors if severity == "error" else report.num_warnings
             title = f"{total:,} {severity}{'s' * (total != 1)}:"
             blocks.append("\n  ".join([title, *capped(found, counts, per_code)]))
+    if report.num_warnings > 1:
+        blocks.append(f"warnings in all: {counted_warnings(report)}")
     if not report.num_errors:
         blocks.append("no errors: this data can be used")
     return "\n".join(blocks)
 
 
+def counted_warnings(report: CheckReport) -> str:
+    """Return how many warnings there are of each code, and between which sets; empty where there are none."""
+    counts = {code: count for (severity, code), count in report.counts.items() if severity == "warning"}
+    between = ", ".join(f"{count:,} in {one} and {other}" for (one, other), count in report.shared.items())
+    return ", ".join(
+        f"{count:,} {code}" + (f" ({between})" if code == IN_TWO_SETS else "") for code, count in counts.items()
+    )
+
+
 def report_of(summaries: Sequence[Summary], log: ProblemLog, tables: Mapping[str, Sized] | None = None) -> CheckReport:
     """Return the report of what was logged; `tables` are the sets as training sees them, after the split."""
     labeled, unlabeled = (len((tables or {}).get(name, ())) for name in ("labeled", "unlabeled"))
-    return CheckReport(tuple(summaries), tuple(log.problems), dict(log.counts), labeled, unlabeled)
+    return CheckReport(
+        tuple(summaries), tuple(log.problems), dict(log.counts), labeled, unlabeled, shared=dict(log.shared)
+    )

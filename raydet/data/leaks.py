@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 
+IN_TWO_SETS = "image-in-two-sets"
 _END = 2_048  # bytes of either end; tell nearly all different pictures of equal file size apart
 
 
@@ -62,7 +63,8 @@ def report_shared_images(tables: Mapping[str, Pictures], log: ProblemLog, *, mos
             where = f"image id {pictures.id_at(other)} of the {other_set} set"
             message = f"the same picture is image id {pictures.id_at(first)} of the {first_set} set"
             fix = f"remove it from one of the sets {first_set} and {other_set}"
-            log.warn("image-in-two-sets", pictures.name_at(other), where, message, fix)
+            log.warn(IN_TWO_SETS, pictures.name_at(other), where, message, fix)
+            log.shared[first_set, other_set] += 1
 
 
 def report_repeated_images(table: Pictures, log: ProblemLog) -> None:

@@ -34,6 +34,7 @@ class ProblemLog:
     def __init__(self, keep: int = 10_000) -> None:
         self.problems: list[Problem] = []
         self.counts: Counter[tuple[Severity, str]] = Counter()
+        self.shared: Counter[tuple[str, str]] = Counter()  # pictures that two sets have in common
         self.left_out: list[tuple[str, str]] = []  # image ids, and why these pictures were left out
         self._keep = keep
 

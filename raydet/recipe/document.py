@@ -25,8 +25,11 @@ class Setting:
     why: str = ""
 
 
-def render(head: Sequence[str], settings: Sequence[Setting]) -> str:
-    """Return the YAML text: `head` as comment lines, then sections in the order in which they come up first."""
+def render(head: Sequence[str], settings: Sequence[Setting], commands: Sequence[str] = ()) -> str:
+    """Return the YAML text: `head` and `commands` as comments, then sections in the order in which they come up first.
+
+    A command keeps to one line, whatever its length, so that it can be copied.
+    """
     tree: dict[str, Any] = {}
     for setting in settings:
         *parents, last = setting.key.split(".")
@@ -39,6 +42,7 @@ def render(head: Sequence[str], settings: Sequence[Setting]) -> str:
             raise ValueError(f"{setting.key} is set twice")
         node[last] = setting
     lines = [line for text in head for line in _comment(text, "")]
+    lines += [f"#   {_plain(command)}" for command in commands]
     return "\n".join([*lines, *_lines(tree, "")]) + "\n"
 
 
@@ -58,7 +62,15 @@ def _lines(node: dict[str, Any], indent: str) -> list[str]:
 
 
 def _comment(text: str, indent: str) -> list[str]:
-    return textwrap.wrap(_plain(text), _WIDTH, initial_indent=f"{indent}# ", subsequent_indent=f"{indent}# ")
+    mark = f"{indent}# "
+    return textwrap.wrap(  # names of files and commands stay whole
+        _plain(text),
+        _WIDTH,
+        initial_indent=mark,
+        subsequent_indent=mark,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _plain(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
@@ -37,7 +38,9 @@ def test_a_localizers_file_trains_as_it_is_written(tmp_path: Path, monkeypatch: 
 
 
 def test_the_head_of_the_file_says_how_to_write_it_again(tmp_path: Path):
-    assert "raydet init shapes --task localization" in written(tmp_path, *PLACES).read_text().splitlines()[0]
+    out = written(tmp_path, *PLACES)
+    (command,) = [line for line in out.read_text().splitlines() if line.startswith("#   raydet init ")]
+    assert shlex.split(command[4:]) == ["raydet", "init", *PLACES, "--out", str(out), "--no-measure"]
 
 
 def test_what_a_localizer_cannot_use_is_one_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -68,6 +68,25 @@ def test_what_is_not_set_is_named_with_its_key(home: Path):
         path_argument("${NOWHERE}")
 
 
+def test_an_empty_path_is_refused_and_is_not_the_working_directory(
+    home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("NOTHING", "")
+    said = "'' is empty; write a path, or leave it out (is a variable of the shell not set?)"
+    for key in ("run.dir", "run.fork_from", "data.labeled.path", "data.labeled.images", "model.weights"):
+        with pytest.raises(ConfigError) as error:
+            resolve(TINY, {"run.dir": "r", key: ""})
+        assert str(error.value).endswith(f"{key}: {said}")
+    with pytest.raises(ConfigError, match=r"run\.dir: '\$\{NOTHING:-\}' is empty"):
+        resolve(TINY, {"run.dir": "${NOTHING:-}"})
+    with pytest.raises(SystemExit):
+        main(["thresholds", "run", "--apply", ""])
+    assert f"argument --apply: {said}" in capsys.readouterr().err
+    (home.parent / "config.yaml").write_text(dump_file(tiny_config(home.parent / "run")))
+    assert main(["tune", "--config", "config.yaml", ""]) == 2
+    assert capsys.readouterr().err == f"raydet: error: space file: {said}\n"
+
+
 def test_words_that_are_no_paths_stay(home: Path):
     weights = resolve({**TINY, "model": {}}, {"run.dir": "r", "model.weights": "imagenet"}).model.weights
     assert weights == "imagenet"

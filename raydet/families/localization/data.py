@@ -31,7 +31,7 @@ from raydet.text import plural
 
 MEASURED = ("val", "test", "data")  # by their boxes; those of the training images are for diagnostics
 MEAN_BOX = "mean_box.json"
-MEAN_OF = 2_000  # training images that the mean box is that of, evenly spaced: their sizes are read from their headers
+MEAN_OF = 2_000  # training images that the mean box is that of, evenly spaced: of files, headers tell the sizes
 
 
 class LocatedData(DataFamily[LocatedSetConfig, LocatedTable, LocatedIndex]):

@@ -144,6 +144,25 @@ def test_relations_between_sets_are_checked(tmp_path: Path) -> None:
     assert codes(BOXES.check(config)) == {"class-empty": 1, "class-unknown": 1, "image-in-two-sets": 2, "split": 1}
 
 
+def test_warnings_are_counted_by_code_and_pair_of_sets(tmp_path: Path) -> None:
+    """What is not listed may be between other sets than what is."""
+    labeled = write_coco(tmp_path / "data")
+    for number in range(12):
+        write_image(tmp_path / "more" / f"{number}.jpg", value=number)  # 0 and 1 are those of `data`
+    content = coco_content()
+    content["images"][0]["file_name"], content["images"][1]["file_name"] = "2.jpg", "3.jpg"
+    val = tmp_path / "more" / "val.json"
+    val.write_text(json.dumps(content))
+    sets = {"labeled": str(labeled), "unlabeled": f"{tmp_path}/more/*.jpg", "val": str(val)}
+    report = BOXES.check(DataConfig.model_validate(sets))
+    assert report.shared == {("labeled", "unlabeled"): 2, ("unlabeled", "val"): 2}
+    assert format_report(report, per_code=1).splitlines()[-3:] == [
+        "  [image-in-two-sets] ... and 3 more",
+        "warnings in all: 4 image-in-two-sets (2 in labeled and unlabeled, 2 in unlabeled and val)",
+        "no errors: this data can be used",
+    ]
+
+
 def test_the_same_picture_twice_in_one_set_is_mentioned(tmp_path: Path) -> None:
     file = write_coco(tmp_path)
     (tmp_path / "b.jpg").write_bytes((tmp_path / "a.jpg").read_bytes())

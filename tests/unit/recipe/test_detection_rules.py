@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydet.families.detection.recipe import rules
-from raydet.families.detection.recipe.facts import smallest
+from raydet.families.detection.recipe.facts import BoxFacts, look_at, smallest
+from raydet.families.detection.recipe.propose import model, views
+from raydet.families.detection.views import resized
 from raydet.recipe.machine import GIB, Machine
+from tests.tiny_data import coco_content, read_table, write_coco, write_image
 
 CPU, CPUS_16 = Machine(2, 8 * GIB), Machine(16, 64 * GIB)
 GPU, GPUS = Machine(16, 64 * GIB, (24 * GIB,)), Machine(32, 64 * GIB, (24 * GIB,) * 4)
@@ -68,7 +74,77 @@ def test_a_finer_level_comes_in_where_small_boxes_have_less_than_a_cell_and_a_ha
 
 @pytest.mark.parametrize(("stretch", "long"), [(1.0, 240), (4 / 3, 320), (1.78, 432), (5.0, 480)])
 def test_the_long_side_is_in_sixteenths_and_at_most_twice_the_short_one(stretch: float, long: int):
-    assert rules.long_side(240, stretch) == long  # 240 x 1.78 = 427.2
+    assert rules.long_side(240, 1.0, stretch) == long  # 240 x 1.78 = 427.2
+
+
+def test_where_images_usually_are_longer_views_are_as_long():
+    assert rules.long_side(240, 5.0, 5.0) == 1200
+    assert rules.long_side(240, 3.312, 9.0) == 800  # 240 x 3.312 = 794.9
+
+
+@pytest.mark.parametrize(("machine", "view"), [(CPU, (176, 583)), (GPU, (375, 1242))])
+def test_images_of_375_x_1242_pixels_get_their_share_of_pixels(machine: Machine, view: tuple[int, int]):
+    """On a CPU 110,000 pixels are 182 x 604, in sixteenths 176; a GPU sees them as they are."""
+    side, _ = rules.short_side(375, 1242, 40, machine)
+    seen, _ = resized(torch.zeros(3, 375, 1242, dtype=torch.uint8), side, rules.long_side(side, 3.312, 3.312))
+    assert tuple(seen.shape[1:]) == view
+
+
+def facts(boxes: list[list[float]], *, short_side: int, long_side: int, stretch: tuple[float, float]) -> BoxFacts:
+    """Return facts of an image of 480 x 4800 pixels with boxes, among others that are `short_side` x `long_side`."""
+    return BoxFacts(
+        images=9,
+        class_names=("a",),
+        boxes_per_class=(len(boxes),),
+        short_side=short_side,
+        long_side=long_side,
+        stretch=stretch,
+        boxes=np.array(boxes),
+        classes=np.zeros(len(boxes), dtype=np.int64),
+        image_sides=np.array([[480.0, 4800.0]] * len(boxes)),
+        boxes_per_image=(1, 1),
+    )
+
+
+def test_boxes_are_as_large_as_the_views_show_them():
+    seen = facts([[100.0, 20, 140, 60]], short_side=480, long_side=640, stretch=(4 / 3, 10.0)).seen(240, 480)
+    assert seen.round(6).tolist() == [[10.0, 2.0, 14.0, 6.0]]  # 480 / 4800: less than 240 / 480
+    view, _ = resized(torch.zeros(3, 480, 4800, dtype=torch.uint8), 240, 480)
+    assert tuple(view.shape[1:]) == (48, 480)
+
+
+def test_levels_and_anchors_are_for_boxes_as_the_views_show_them():
+    """Boxes of 80 pixels in images that are ten times as long as short: 8 pixels where a view has at most 480."""
+    boxes = [[x, 80.0, x + 80, 160] for x in range(0, 4800, 160)]
+    made = {
+        setting.key: setting
+        for setting in model(facts(boxes, short_side=480, long_side=640, stretch=(4 / 3, 10.0)), 240, CPU)
+    }
+    assert made["model.fpn_strides"].value == [4, 8, 16, 32]
+    assert made["model.fpn_strides"].why.startswith("small boxes have 8 pixels in these views")
+    assert made["model.anchor_sizes"].value[0] == [8]
+
+
+def test_shown_smaller_is_said_of_images_that_are_longer_than_views():
+    few = facts([[0.0, 0, 9, 9]], short_side=480, long_side=640, stretch=(4 / 3, 10.0))
+    (long,) = [each for each in views(few, 240, "", CPU, own=False) if each.key == "data.views.max_long_side"]
+    assert (long.value, long.why) == (
+        480,
+        "the longest images are 10.00 times as long as short; those of more than 2.00 are shown smaller",
+    )
+
+
+def test_sides_are_counted_whether_images_lie_or_stand(tmp_path: Path):
+    """One image of 300 x 100 pixels, one of 100 x 300: none has the 200 x 200 of the median height and width."""
+    content = coco_content()
+    for image, (width, height) in zip(content["images"], ((300, 100), (100, 300)), strict=True):
+        image |= {"width": width, "height": height}
+    file = write_coco(tmp_path, content)
+    write_image(tmp_path / "a.jpg", 300, 100, value=1)
+    write_image(tmp_path / "b.jpg", 100, 300, value=2)
+    found, _, _ = look_at(read_table(file)[0], str(file))
+    assert (found.short_side, found.long_side, found.stretch) == (100, 300, (3.0, 3.0))
+    assert found.image_sides.tolist() == [[100.0, 300.0]] * 3
 
 
 def test_views_vary_in_size_on_gpus():

@@ -26,6 +26,12 @@ def test_sections_come_in_the_order_of_their_first_key_and_short_reasons_stand_b
     assert text == "# what it is\n\nrun:\n  dir: runs/a\n  stop_at: 5\n\ndata:\n  labeled: a.json  # found\n"
 
 
+def test_a_command_keeps_to_one_line_and_no_word_of_a_comment_is_broken():
+    command = "raydet check-data " + "long-name " * 20
+    head = render(["word " * 20 + "image-in-two-sets"], [], [command]).splitlines()
+    assert head == ["# " + " ".join(["word"] * 20), "# image-in-two-sets", f"#   {command}"]
+
+
 def test_a_long_reason_is_wrapped_above_its_value():
     lines = render([], [Setting("optim.lr", 0.0005, "word " * 40)]).splitlines()
     assert lines[0:2] == ["", "optim:"] and lines[-1] == "  lr: 0.0005"

@@ -31,7 +31,7 @@ def read_image_folder(path: Path, subset: str | None, log: ProblemLog) -> ImageT
     """Read `PATH/SUBSET/CLASS/**/IMAGE`; ids are the names below PATH/SUBSET, classes are numbered by their names.
 
     Images beside the class folders have no label, nor have those that a glob names. Other files are mentioned, and
-    symlinks must stay inside. Raises DataError where there is no image.
+    symlinks must stay inside: those that do not are reported, and left out. Raises DataError where there is no image.
     """
     if glob.has_magic(str(path)) and not path.is_dir():
         root, names = listed_images(str(path), log)
@@ -44,9 +44,10 @@ def read_image_folder(path: Path, subset: str | None, log: ProblemLog) -> ImageT
     class_names = _class_folders(root)
     if subset is None and len(_SPLITS.intersection(class_names)) > 1 and _SPLITS.issuperset(class_names):
         raise DataError(f"{path}: holds the subsets {', '.join(class_names)}; name one with `subset`")
-    names = _regular(root, image_names(root, log), log)
-    if not names:
+    found = image_names(root, log)
+    if not found:
         raise DataError(f"{root}: no images there (looked for {', '.join(SUFFIXES)})")
+    names = _regular(root, found, log)
     report_same_stems(root, names, log)
     _report_boxes(root, log)
     number_of = {name: number for number, name in enumerate(class_names)}

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raydet.config.backbone import AnchorSizes, default_anchors
-from raydet.families.detection.recipe.facts import Floats
+from raydet.families.detection.recipe.facts import Floats, sizes_of
 
 RATIOS = (0.5, 1.0, 2.0)
 MOST_BOXES = 20_000  # that are compared with the anchors, evenly spaced
@@ -102,7 +102,7 @@ def choose(boxes: Floats, strides: Sequence[int]) -> tuple[Anchors, Anchors]:
     boxes = boxes[:: -(-len(boxes) // MOST_BOXES)]
     usual = default_anchors(tuple(strides))
     defaults = Anchors(usual, RATIOS, recall(boxes, strides, usual, RATIOS), "the defaults")
-    sizes = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    sizes = sizes_of(boxes)
     found = [defaults]
     for count in (len(strides) * each for each in (1, 2, 3)):
         for way, levels in (

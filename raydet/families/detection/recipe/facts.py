@@ -22,22 +22,30 @@ class BoxFacts:
     images: int
     class_names: tuple[str, ...]
     boxes_per_class: tuple[int, ...]
-    height: int  # median over the images
-    width: int
-    stretch: float  # long side / short side of the longest of a hundred images
+    short_side: int  # median over the images, whether they lie or stand
+    long_side: int
+    stretch: tuple[float, float]  # long side / short side of the median image, and of the longest of a hundred
     boxes: Floats  # [B, 4] xyxy
-    short_sides: Floats  # [B] of the image of each box
+    classes: NDArray[np.int64]  # [B]
+    image_sides: Floats  # [B, 2] short and long side of the image of each box
     boxes_per_image: tuple[int, int]  # 90 of 100 images have no more; the most
-
-    @property
-    def short_side(self) -> int:
-        """Return the short side of the median image."""
-        return min(self.height, self.width)
 
     @property
     def sizes(self) -> Floats:
         """Return the square root of each box's area `[B]`."""
-        return np.sqrt((self.boxes[:, 2] - self.boxes[:, 0]) * (self.boxes[:, 3] - self.boxes[:, 1]))
+        return sizes_of(self.boxes)
+
+    def seen(self, short_side: int, max_long_side: int) -> Floats:
+        """Return the boxes `[B, 4]` in pixels of views of these sides; that which is reached first counts."""
+        scales = (np.array([short_side, max_long_side]) / self.image_sides).min(axis=1)
+        scaled: Floats = self.boxes * scales[:, None]
+        return scaled
+
+
+def sizes_of(boxes: Floats) -> Floats:
+    """Return the square roots of the areas `[B]` of boxes `[B, 4]` (xyxy)."""
+    sizes: Floats = np.sqrt((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]))
+    return sizes
 
 
 def check_boxes(table: Table, path: str) -> None:
@@ -61,14 +69,15 @@ def look_at(table: Table, path: str) -> tuple[BoxFacts, str, float]:
         images=len(table),
         class_names=table.class_names,
         boxes_per_class=tuple(table.usable_per_class().tolist()),
-        height=int(np.median(table.sizes[:, 0])),
-        width=int(np.median(table.sizes[:, 1])),
-        stretch=float(np.percentile(long / short, 99)),
+        short_side=int(np.median(short)),
+        long_side=int(np.median(long)),
+        stretch=(float(np.median(long / short)), float(np.percentile(long / short, 99))),
         boxes=table.boxes[kept],
-        short_sides=short[table.box_rows()[kept]].astype(np.float64),
+        classes=table.classes[kept],
+        image_sides=np.stack([short, long], axis=1)[table.box_rows()[kept]].astype(np.float64),
         boxes_per_image=(int(np.percentile(counts, 90)), int(counts.max())),
     )
-    return facts, *smallest(facts.sizes, table.classes[kept], table.class_names)
+    return facts, *smallest(facts.sizes, facts.classes, facts.class_names)
 
 
 def smallest(sizes: Floats, classes: NDArray[np.int64], names: tuple[str, ...]) -> tuple[str, float]:

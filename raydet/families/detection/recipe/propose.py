@@ -9,7 +9,7 @@ from raydet.families.detection.config import DetectionConfig, IlNetConfig, Super
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.recipe import rules
 from raydet.families.detection.recipe.anchors import Anchors, choose
-from raydet.families.detection.recipe.facts import BoxFacts, check_boxes, look_at
+from raydet.families.detection.recipe.facts import BoxFacts, check_boxes, look_at, sizes_of, smallest
 from raydet.recipe.document import Setting
 from raydet.recipe.machine import Machine
 from raydet.recipe.reading import chosen, read_sets
@@ -37,30 +37,30 @@ def propose(request: Request) -> Recipe:
     path, tables = str(request.sets["labeled"]["path"]), read_sets(BOXES, request)
     check_boxes(tables["labeled"], path)
     table, counts = chosen(BOXES, DataConfig, request, tables)
-    facts, smallest, small = look_at(table, path)
+    facts, which, small = look_at(table, path)
     machine = request.machine
     method = chosen_method(request, DetectionConfig, counts)
     why_method = "as asked (--method)"
     if method is None:
         method, why_method = usual_method(counts)
-    side, why_side = rules.short_side(facts.short_side, max(facts.height, facts.width), small, machine)
+    side, why_side = rules.short_side(facts.short_side, facts.long_side, small, machine)
     batch = rules.labeled_batch(counts.labeled, machine)
     steps = rules.steps(counts.labeled, batch)
     settings = [
         Setting("run.dir", request.run_dir),
         *data_settings(request, counts),
         *views(facts, side, why_side, machine, own="views" in method.model_fields),
-        *model(facts, side, small * side / facts.short_side, machine),
+        *model(facts, side, machine),
         *method_settings(method, why_method, counts, steps, side, machine),
         *optimiser(counts, batch, steps, method.uses_labels, side, facts, machine),
         *cluster_settings(machine),
         *rhythm(steps, machine, most_on_cpu=500, log_every=10),
     ]
     notes = (
-        f"{plural(facts.images, 'labelled image')} of {facts.width} x {facts.height} pixels (median), "
+        f"{plural(facts.images, 'labelled image')} of {facts.short_side} x {facts.long_side} pixels (median), "
         f"{plural(len(facts.boxes), 'box')} of {plural(len(facts.class_names), 'class')}, "
         f"{plural(counts.unlabeled, 'unlabelled image')}",
-        f"boxes: half are smaller than {median(facts):.0f} pixels (square root of the area); {smallest} are "
+        f"boxes: half are smaller than {median(facts):.0f} pixels (square root of the area); {which} are "
         f"no larger than {small:.0f}; at most {plural(facts.boxes_per_image[1], 'box')} in an image",
         *few(facts),
         *without_val(request, counts),
@@ -91,10 +91,13 @@ def usual_method(counts: Counts) -> tuple[type[MethodSection], str]:
 
 def views(facts: BoxFacts, side: int, why: str, machine: Machine, *, own: bool) -> Settings:
     """Return the size of views and the flips; with `own` views the method says at which sizes it trains."""
-    long = rules.long_side(side, facts.stretch)
+    usual, stretch = facts.stretch
+    why_long = f"the longest images are {stretch:.2f} times as long as short"
+    if stretch > (most := rules.most_stretch(usual)):
+        why_long += f"; those of more than {most:.2f} are shown smaller"
     return [
         *([] if own else [Setting("data.views.short_side", rules.jittered(side, machine), why)]),
-        Setting("data.views.max_long_side", long, f"the longest images are {facts.stretch:.2f} times as long as short"),
+        Setting("data.views.max_long_side", rules.long_side(side, *facts.stretch), why_long),
         Setting("data.views.eval_short_side", side, why if own else "as in training"),
         Setting("data.views.horizontal_flip", 0.5, "0.0 where left and right differ, as in text"),
         Setting(
@@ -109,11 +112,13 @@ def threads(machine: Machine) -> str:
     return plural(machine.cpus, "core") + (f" for {machine.gpus} GPUs" if machine.gpus > 1 else "")
 
 
-def model(facts: BoxFacts, side: int, small_seen: float, machine: Machine) -> Settings:
+def model(facts: BoxFacts, side: int, machine: Machine) -> Settings:
     """Return network and anchors."""
     name = rules.backbone(machine)
+    boxes = facts.seen(side, rules.long_side(side, *facts.stretch))
+    _, small_seen = smallest(sizes_of(boxes), facts.classes, facts.class_names)
     strides = rules.strides(name, small_seen)
-    found, defaults = choose(facts.boxes * (side / facts.short_sides)[:, None], strides)
+    found, defaults = choose(boxes, strides)
     settings = network(name)
     if strides != default_strides(name):
         why = (
@@ -238,7 +243,7 @@ def optimiser(
     name = rules.backbone(machine)
     others = rules.unlabeled_batch(batch, counts.unlabeled, machine) if uses_labels else 0
     views_per_step = 2 * batch + others
-    pixels = side * side * max(facts.height, facts.width) / facts.short_side
+    pixels = side * side * facts.long_side / facts.short_side
     passes = min(
         rules.accumulate(views_per_step, pixels, machine), max(1, min(batch, others or batch) // max(1, machine.gpus))
     )

@@ -82,9 +82,19 @@ def strides(name: str, small_seen: float) -> tuple[int, ...]:
     return (4, *usual) if usual[0] == 8 and small_seen < 0.75 * LEAST_BOX else usual
 
 
-def long_side(short: int, stretch: float) -> int:
-    """Return the most of a long side: that of the longest of a hundred images, at most twice the short one."""
-    return math.ceil(short * min(2.0, stretch) / 16) * 16
+def most_stretch(usual: float) -> float:
+    """Return how many times as long as short a view may be: twice, and as much as the median image, for which
+    `short_side` was chosen.
+    """
+    return max(2.0, usual)
+
+
+def long_side(short: int, usual: float, stretch: float) -> int:
+    """Return the most of a long side: that of the longest of a hundred images, as far as `most_stretch` allows.
+
+    `usual` and `stretch`: long side / short side of the median image, and of the longest of a hundred.
+    """
+    return math.ceil(short * min(most_stretch(usual), stretch) / 16) * 16
 
 
 def jittered(short: int, machine: Machine) -> list[int]:

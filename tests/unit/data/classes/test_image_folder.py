@@ -92,6 +92,18 @@ def test_what_is_no_file_is_reported_and_never_opened(tmp_path: Path) -> None:
         read_set(tmp_path)
 
 
+def test_where_all_images_are_symlinks_out_of_the_folder_that_is_said(tmp_path: Path) -> None:
+    write_class_folders(tmp_path / "real", {"cat": 1, "dog": 1})
+    for name in ("cat", "dog"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        (tmp_path / "data" / name / "0.png").symlink_to(tmp_path / "real" / name / "0.png")
+    _, log = read_set(tmp_path / "data")
+    assert codes(log) == ["file-name", "file-name", "no-images"]
+    assert str(log.problems[0]).endswith(
+        f"file name 'cat/0.png' is a symlink out of the image root {tmp_path}/data; copy the file there"
+    )
+
+
 def test_a_symlink_in_a_circle_is_named(tmp_path: Path) -> None:
     (tmp_path / "cat").mkdir()
     (tmp_path / "cat" / "loop").symlink_to(tmp_path / "cat" / "loop")
