@@ -9,11 +9,12 @@ from raydet.families.detection.data import BOXES
 from raydet.report.inputs import read_records
 from raydet.settings import resolve
 from raydet.train.rundir import RunFolder
-from tests.helpers import TINY, tiny_config
+from tests.helpers import TINY, TINY_SOFT, tiny_config
 
 METHODS = {
     "il_net": TINY["method"],
     "supervised": {"name": "supervised", "burn_in_steps": 3, "ema_keep_rate": 0.5},
+    "soft_teacher": {**TINY_SOFT, "burn_in_steps": 3, "ema_keep_rate": 0.5},
 }
 AP = {3: ("student", 0.1), 5: ("teacher", 0.2), 8: ("teacher", 0.3)}
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from raydet.contract import Finding
 from raydet.report.common import NO_EVALUATION, named, share
-from raydet.report.gain import EVEN, Control, Gain, gain_over, how_to_get_a_control
+from raydet.report.gain import EVEN, Control, Gain, gain_over, have_same_views, how_to_get_a_control
 from raydet.report.inputs import RunRecords
 from raydet.report.page import Section, findings, folded, heading, paragraph, tiles
 from raydet.report.trends import curve_findings, is_past_burn_in
@@ -60,26 +60,17 @@ def gained(run: RunRecords, control: Control | None) -> list[str]:
 
 
 def _over_control(run: RunRecords, control: Control, gain: Gain) -> list[str]:
-    name, difference = gain.figure, gain.difference
+    name = gain.figure
     shown = {
-        "gain over the control": signed_percent(difference),
+        "gain over the control": signed_percent(gain.difference),
         f"{name} at step {gain.step}": share(name, gain.ours[name]),
         f"{named(run, name)} of the control": share(name, gain.theirs[name]),
     }
-    points = f"{abs(100 * difference):.1f} points of {name}"
-    if abs(difference) < EVEN:
-        verdict = (
-            f"The unlabelled images gave nothing that can be seen: {points} {'more' if difference >= 0 else 'less'}"
-        )
-    elif difference > 0:
-        verdict = f"The unlabelled images gave {points} more"
-    else:
-        verdict = f"The unlabelled images cost {points}: it is that much lower"
-    other = control.run
+    other, same_views = control.run, have_same_views(run, control.run)
     place = other.folder.name if other.folder.parent == run.folder.parent else str(other.folder)
     who = place if place == other.config.method.name else f"{other.config.method.name} in {place}"
     past = control.shared or "neither a checkpoint nor seed, labelled images and settings"
-    said = f"{verdict} than the control, {who}, at step {gain.step}. The two have {past} in common."
+    said = f"{_verdict(gain, same_views)} than the control, {who}, at step {gain.step}. The two have {past} in common."
     body = [tiles(shown), paragraph(said, "")]
     if not gain.is_like_with_like:
         ours, theirs = gain.ours["model"], gain.theirs["model"]
@@ -87,6 +78,14 @@ def _over_control(run: RunRecords, control: Control, gain: Gain) -> list[str]:
             paragraph(
                 f"Its figure is that of a {ours}, the control's that of a {theirs}: an average of the weights alone "
                 f"changes {name} by points. A fair control keeps one too.",
+                "alarm",
+            )
+        )
+    if not same_views:
+        body.append(
+            paragraph(
+                f"The control sees labelled images through other views, which alone change {name}: how much of the "
+                f"difference is due to the unlabelled ones cannot be said.",
                 "alarm",
             )
         )
@@ -102,6 +101,17 @@ def _over_control(run: RunRecords, control: Control, gain: Gain) -> list[str]:
         )
     )
     return body
+
+
+def _verdict(gain: Gain, same_views: bool) -> str:
+    """Begin the sentence that compares a run with its control."""
+    cause = "The unlabelled images" if same_views else "The unlabelled images and other views of the labelled ones"
+    difference, points = gain.difference, f"{abs(100 * gain.difference):.1f} points of {gain.figure}"
+    if abs(difference) < EVEN:
+        return f"{cause} gave nothing that can be seen: {points} {'more' if difference >= 0 else 'less'}"
+    if difference > 0:
+        return f"{cause} gave {points} more"
+    return f"{cause} cost {points}: it is that much lower"
 
 
 def _in_burn_in(run: RunRecords) -> str:
@@ -128,4 +138,14 @@ def _trained_on(run: RunRecords) -> str:
 
 
 def _command(run: RunRecords) -> list[str]:
-    return [folded("How to train a control", how_to_get_a_control(run))] if run.config.uses_labels else []
+    if not run.config.uses_labels:
+        return []
+    found = [folded("How to train a control", how_to_get_a_control(run))]
+    if run.config.method.own_views is not None:
+        found.append(
+            paragraph(
+                f"{run.config.method.name} has views of its own. The control's are of like sizes and not the same: a "
+                f"difference to it is one of views as well."
+            )
+        )
+    return found

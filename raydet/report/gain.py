@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,8 +106,10 @@ def how_to_get_a_control(run: RunRecords) -> str:
     config = run.config
     known = [each for each in methods_of(type(config)) if not each.uses_labels]
     origin = origin_of(run.folder, config)
+    own = "".join(f" {shlex.quote(f'{k}={json.dumps(v)}')}" for k, v in config.method.settings_for_control().items())
     if not known or origin is None:
-        return "train one on the labelled images alone, with the same seed, and name it with --control RUN"
+        settings = f" and{own}" if own else ""
+        return f"train one on the labelled images alone, with the same seed{settings}, and name it with --control RUN"
     method = f"name: {known[0].called()}, burn_in_steps: {config.method.burn_in_steps}"
     keep = config.method.keep_rate
     if keep is not None and "ema_keep_rate" in known[0].model_fields:
@@ -113,8 +117,14 @@ def how_to_get_a_control(run: RunRecords) -> str:
     alone = "" if config.labels.source == "inline" else " labels.source=inline labels.lookahead=0"
     return (
         f"raydet train {run.folder}/config.yaml run.dir={run.folder}-control run.fork_from={origin} "
-        f"'method={{{method}}}'{alone}"
+        f"'method={{{method}}}'{own}{alone}"
     )
+
+
+def have_same_views(a: RunRecords, b: RunRecords) -> bool:
+    """Return whether two runs see labelled images alike: other views alone change a figure."""
+    views = [(getattr(each.config.data, "views", None), each.config.method.own_views) for each in (a, b)]
+    return views[0] == views[1]
 
 
 def _val(run: RunRecords, index: MappedIndex | None) -> tuple[str, list[int]] | None:

@@ -2,11 +2,13 @@
 
 A *control* trains on labelled images alone, from where another run's pseudo-labels begin. Best is a fork of the same
 checkpoint, where both have the same weights; next best is the same seed, labelled images and settings from scratch.
+Settings are `data`, `model` and `optim`, less `_FREE`, and `method.burn_in_steps`. Those that a method has its own for
+are not among them: a control can only come near those (`MethodSection.settings_for_control`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +16,18 @@ from raydet.config.run import RunConfig
 from raydet.errors import UserError
 from raydet.registry import family_of
 from raydet.report.inputs import RunRecords, read_records
+from raydet.train.rundir import flat
 from raydet.train.state import digest_of_labeled
 
 FORKED = "the same checkpoint"
 ALIKE = "the same seed, labelled images and settings"
 MOST_NEAR = 200  # folders that are looked at beside a run
 # What may differ between runs that are alike: none of it changes what labelled images teach.
-_FREE = {
-    "data": ("val", "test", "unlabeled", "loader_threads", "prefetch_steps"),
-    "optim": ("steps", "unlabeled_batch", "decay_at"),
-}
+_FREE = (
+    "data.val", "data.test", "data.unlabeled", "data.loader_threads", "data.prefetch_steps",
+    "data.on_bad_image",  # which images are left out is compared itself
+    "optim.steps", "optim.unlabeled_batch", "optim.decay_at",
+)  # fmt: skip
 
 
 def origin_of(folder: Path, config: RunConfig) -> Path | None:
@@ -39,18 +43,21 @@ def common_start(a: RunRecords, b: RunRecords) -> str | None:
     origins = [origin_of(run.folder, run.config) for run in (a, b)]
     if origins[0] is not None and origins[0] == origins[1]:
         return FORKED
-    if _start_settings(a.config) != _start_settings(b.config):
+    free = (*_FREE, *a.config.method.settings_for_control(), *b.config.method.settings_for_control())
+    if _start_settings(a.config, free) != _start_settings(b.config, free):
         return None
-    labeled = [labeled_digest(run) for run in (a, b)]
+    labeled = [labeled_images(run) for run in (a, b)]
     return ALIKE if labeled[0] is not None and labeled[0] == labeled[1] else None
 
 
-def labeled_digest(run: RunRecords) -> str | None:
-    """Return a digest of which images are labelled; None where the run's data cannot be read any more."""
+def labeled_images(run: RunRecords) -> tuple[str, list[str]] | None:
+    """Return a digest of which images are labelled, and the ids of those of them that are not damaged; None where the
+    run's data cannot be read any more."""
     try:
-        return digest_of_labeled(family_of(run.config).open(run.folder / "data"))
+        sets = family_of(run.config).open(run.folder / "data")
     except UserError:
         return None
+    return digest_of_labeled(sets), [sets.labeled.id_at(row) for row in sets.labeled.sound_rows().tolist()]
 
 
 def is_control(run: RunRecords) -> bool:
@@ -93,9 +100,9 @@ def _near(run: RunRecords) -> Iterator[Path]:
                 yield folder
 
 
-def _start_settings(config: RunConfig) -> dict[str, Any]:
+def _start_settings(config: RunConfig, free: Collection[str]) -> dict[str, Any]:
+    """Return by dotted key what labelled images are trained with, without the keys `free` and all below them."""
     tree = config.model_dump(mode="json")
-    found = {name: tree[name] for name in ("seed", "data", "model", "optim")}
-    for section, names in _FREE.items():
-        found[section] = {key: value for key, value in found[section].items() if key not in names}
-    return found | {"burn_in_steps": config.method.burn_in_steps}
+    keys = flat({name: tree[name] for name in ("seed", "data", "model", "optim")})
+    found = {key: value for key, value in keys.items() if not any(f"{key}.".startswith(f"{one}.") for one in free)}
+    return found | {"method.burn_in_steps": config.method.burn_in_steps}

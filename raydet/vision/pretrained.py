@@ -10,9 +10,10 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from http.client import HTTPException
 from pathlib import Path
@@ -86,15 +87,16 @@ def may_fetch(url: str, remedy: str) -> None:
 def torchvision_tensors(network: str) -> dict[str, Tensor]:
     """Return torchvision's ImageNet weights of a network of `TORCHVISION`, downloaded where they are not cached.
 
-    Processes of one node take turns, so that one of them downloads. Raises CheckpointError where the file can neither
-    be found nor fetched, and where its checksum is wrong.
+    Processes of one node take turns, so that one of them downloads; to read what is there, a cache need not be
+    writable. Raises CheckpointError where the file can neither be found nor fetched, and where its checksum is wrong.
     """
     entry = TORCHVISION[network]
     file = cached(entry)
     remedy = f"without a network, fetch it elsewhere and put it at {file}, on every node"
-    if not file.exists():
+    is_there = file.exists()  # as a whole: a download is renamed into its place
+    if not is_there:
         may_fetch(entry.url, remedy)
-    with _alone(file):
+    with nullcontext() if is_there else _alone(file):
         if file.exists():
             _check_cached(file, entry.url)
         try:
@@ -129,9 +131,16 @@ def efficientnet_tensors() -> dict[str, Tensor]:
 
 
 def _check_cached(file: Path, url: str) -> None:
-    """Raise CheckpointError for a damaged file in the cache: torch checks only what it has just downloaded."""
+    """Raise CheckpointError for a file in the cache that is damaged, as torch checks only what it has just downloaded,
+    or cannot be read."""
     start = file.stem.rsplit("-", 1)[-1]  # of its SHA-256, in torch's names
-    if not _sha256(file).startswith(start):
+    try:
+        found = _sha256(file)
+    except OSError as error:
+        raise CheckpointError(
+            f"model.weights=imagenet: {file} cannot be read ({error.strerror}); make it readable, or delete it"
+        ) from None
+    if not found.startswith(start):
         raise CheckpointError(
             f"model.weights=imagenet: {file} is damaged (its SHA-256 does not start with {start}); delete it, and it "
             f"will be fetched anew from {url}"
@@ -143,15 +152,19 @@ def _alone(file: Path) -> Iterator[None]:
     """Hold the lock beside a file of the cache; the system frees it when the process ends, however that is."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = file.with_name(f"{file.name}.lock").open("w")
+        lock = os.open(file.with_name(f"{file.name}.lock"), os.O_RDWR | os.O_CREAT, 0o666)
     except OSError as error:
         raise CheckpointError(
-            f"model.weights=imagenet: {file.parent} cannot be written to ({error.strerror}); set TORCH_HOME to a "
+            f"model.weights=imagenet: {error.filename} cannot be written to ({error.strerror}); set TORCH_HOME to a "
             f"folder that can"
         ) from None
-    with lock:
+    try:
+        with suppress(OSError):  # of another user, who has done so
+            os.fchmod(lock, 0o666)  # for all users of the cache, whatever the umask
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(lock)
 
 
 @contextmanager

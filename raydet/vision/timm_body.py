@@ -155,6 +155,11 @@ def _create(name: str, *, pretrained: bool = False, **features: Any) -> Any:
     settings = timm.get_pretrained_cfg(name) if pretrained else None
     source = settings and (f"https://huggingface.co/{settings.hf_hub_id}" if settings.hf_hub_id else settings.url)
     remedy = "without a network, fetch the file elsewhere and write model.weights=FILE"
+    if pretrained and not source:
+        raise CheckpointError(
+            f"model.weights=imagenet: timm has no weights of timm/{name}; write `weights: none` to train from scratch, "
+            f"or give a local file of the network's weights"
+        )
     if source and not _is_cached(settings):
         may_fetch(source, remedy)
     try:

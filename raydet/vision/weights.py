@@ -70,8 +70,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
             )
     except Exception as error:  # a damaged file makes the readers raise anything
         raise CheckpointError(f"model.weights: {path} {_why_unreadable(error)}") from None
-    if not isinstance(tensors, dict) or not all(isinstance(value, Tensor) for value in tensors.values()):
-        raise CheckpointError(f"model.weights: {path} is not a flat dict of tensors (a network's state dict)")
+    if not isinstance(tensors, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in tensors.items()
+    ):
+        raise CheckpointError(f"model.weights: {path} is not a flat dict of tensors by name (a network's state dict)")
     return tensors
 
 

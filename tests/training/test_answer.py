@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,9 @@ from raydet.report.answer import answer
 from raydet.report.gain import Control, control_of, gain_over, how_to_get_a_control
 from raydet.report.inputs import RunRecords, read_records
 from raydet.report.lineage import ALIKE, FORKED, common_start, find_control
+from raydet.settings import load
 from raydet.train.rundir import RunFolder
-from tests.helpers import tiny_classes, tiny_places, tiny_views
+from tests.helpers import SOFT_VIEWS, tiny_classes, tiny_places, tiny_views
 from tests.run_folders import write_run
 
 
@@ -87,6 +89,57 @@ def test_without_a_control_the_burn_ins_end_stands_before(tmp_path: Path):
     assert command in text
     assert f"run.fork_from={tmp_path}/run/checkpoints/step_00000003" in command
     assert "'method={name: supervised, burn_in_steps: 3, ema_keep_rate: 0.5}'" in command
+
+
+def soft_run(folder: Path, **changes: object) -> RunRecords:
+    """A run by a method with views and a loss of its own."""
+    return write_run(folder, "soft_teacher", data__views=SOFT_VIEWS, **changes)
+
+
+def test_the_control_of_a_method_with_views_of_its_own_gets_their_sizes_and_its_loss(tmp_path: Path):
+    run = soft_run(tmp_path / "run", method__views__short_side=[176, 240])
+    command = how_to_get_a_control(run)
+    # six sizes from 176 to 240, 12.8 apart; Soft Teacher's own loss is cross-entropy, whose exponent is 0
+    assert "'data.views.short_side=[176, 189, 202, 214, 227, 240]'" in command
+    words = shlex.split(command)
+    assert words[:3] == ["raydet", "train", f"{tmp_path}/run/config.yaml"]
+    control = load(words[2], words[3:])
+    assert control.data.views.short_side == (176, 189, 202, 214, 227, 240)
+    assert (control.method.name, control.model.cls_focal_exponent) == ("supervised", 0.0)
+    assert control.data.views.max_long_side == 96
+    assert "soft_teacher has views of its own" in said(run, None)
+    one = soft_run(tmp_path / "one", method__views__short_side=[200, 200])
+    assert "'data.views.short_side=[200]'" in how_to_get_a_control(one)
+    whole = soft_run(tmp_path / "whole", method__burn_in_steps=0)
+    assert how_to_get_a_control(whole) == (
+        "train one on the labelled images alone, with the same seed and model.cls_focal_exponent=0.0 "
+        "'data.views.short_side=[52, 56, 60, 64, 68, 72]', and name it with --control RUN"
+    )
+    plain = write_run(tmp_path / "plain")
+    assert "short_side" not in how_to_get_a_control(plain) and "views of its own" not in said(plain, None)
+
+
+def test_other_views_than_the_controls_share_what_was_gained(tmp_path: Path):
+    run = soft_run(tmp_path / "run")
+    fork = f"{tmp_path}/run/checkpoints/step_00000003"
+    control = write_run(tmp_path / "control", "supervised", {8: ("teacher", 0.25)}, run__fork_from=fork)
+    text = said(run, Control(control, FORKED))
+    assert "The unlabelled images and other views of the labelled ones gave 5.0 points of AP more" in text
+    assert "The control sees labelled images through other views, which alone change AP: how much" in text
+    plain = write_run(tmp_path / "plain")
+    assert "other views" not in said(plain, Control(control, FORKED))
+    larger = write_run(tmp_path / "larger", "supervised", {8: ("teacher", 0.25)}, data__views__short_side=[80])
+    assert "other views" in said(plain, Control(larger, FORKED))
+
+
+def test_a_control_from_scratch_may_come_near_a_methods_own_settings(tmp_path: Path):
+    run = soft_run(tmp_path / "run")
+    near = {"data__views": {**SOFT_VIEWS, "short_side": [52, 72]}, "model__cls_focal_exponent": 0.0}
+    assert common_start(run, write_run(tmp_path / "near", "supervised", **near)) == ALIKE
+    flips = {**near, "data__views": {**SOFT_VIEWS, "horizontal_flip": 0.0}}
+    assert common_start(run, write_run(tmp_path / "flips", "supervised", **flips)) is None
+    exponent = write_run(tmp_path / "exponent", "supervised", model__cls_focal_exponent=0.0)
+    assert common_start(write_run(tmp_path / "il_net"), exponent) is None
 
 
 def in_burn_in(tmp_path: Path, steps: list[int]) -> RunRecords:
@@ -157,6 +210,8 @@ def test_runs_are_alike_only_with_the_same_labelled_images(tmp_path: Path):
     run = write_run(tmp_path / "run")
     assert common_start(run, write_run(tmp_path / "alike", "supervised", optim__steps=20)) == ALIKE
     assert common_start(run, write_run(tmp_path / "lr", "supervised", optim__lr=0.1)) is None
+    assert common_start(run, write_run(tmp_path / "box", "supervised", data__on_bad_box="clip")) is None
+    assert common_start(run, write_run(tmp_path / "withheld", "supervised", data__val=None, data__val_count=2)) is None
     assert common_start(run, write_run(tmp_path / "split", "supervised", data__split_seed=1)) is None
     ids = BOXES.open(run.folder / "data").labeled.ids()
     listed = tmp_path / "ids.txt"  # the same setting, and another content
@@ -166,6 +221,16 @@ def test_runs_are_alike_only_with_the_same_labelled_images(tmp_path: Path):
     assert common_start(read_records(tmp_path / "some"), read_records(tmp_path / "others")) is None
     longer = write_run(tmp_path / "longer", "supervised", method__burn_in_steps=4)
     assert common_start(run, longer) is None
+
+
+def test_damaged_pictures_may_be_left_out_where_both_runs_leave_out_the_same(tmp_path: Path):
+    run = write_run(tmp_path / "run", data__on_bad_image="skip")
+    control = write_run(tmp_path / "control", "supervised")
+    assert common_start(run, control) == ALIKE
+    write_damaged(run.folder / "data" / "labeled.arrow", [2])  # a picture that was damaged in mid-run
+    assert common_start(run, control) is None
+    write_damaged(control.folder / "data" / "labeled.arrow", [2])
+    assert common_start(run, control) == ALIKE
 
 
 def test_a_run_on_labelled_images_alone_has_no_gain(tmp_path: Path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from raydet.report.compare.table import as_text, run_rows
 from raydet.report.compare.write import folder_for
 from raydet.report.lineage import ALIKE, FORKED
 from raydet.train.rundir import RunFolder
-from tests.helpers import tiny_classes
+from tests.helpers import SOFT_VIEWS, tiny_classes
 from tests.run_folders import write_run
 
 
@@ -85,7 +86,9 @@ def test_seeds_are_not_mixed_up_where_labelled_images_differ(tmp_path: Path):
     folders = write_pairs(tmp_path, [0.3, 0.4], [0.25, 0.42])
     compared = read_runs([folders[0], folders[3]])  # the control of seed 0, the run of seed 1
     assert compared.pairs == []
-    assert "No two of these runs are a pair" in as_text(compared) and "gain" not in as_text(compared)
+    text = as_text(compared)
+    assert "No two of these runs are a pair" in text and "gain" not in text
+    assert "settings of data, model, optimiser and burn-in (method.burn_in_steps)." in text
 
 
 def test_without_a_control_the_first_kind_of_run_stands_for_one(tmp_path: Path):
@@ -109,6 +112,15 @@ def test_what_makes_a_gain_doubtful_is_said(tmp_path: Path):
     assert "+10.0 points of AP" in text  # at step 5
 
 
+def test_views_that_differ_from_the_controls_are_said(tmp_path: Path):
+    write_run(tmp_path / "soft", "soft_teacher", data__views=SOFT_VIEWS)
+    write_run(tmp_path / "plain", run__fork_from=f"{tmp_path}/soft/checkpoints/step_00000003")
+    fork = f"{tmp_path}/soft/checkpoints/step_00000003"
+    write_run(tmp_path / "control", "supervised", {8: ("teacher", 0.1)}, run__fork_from=fork)
+    text = as_text(read_runs([tmp_path / name for name in ("soft", "plain", "control")]))
+    assert "note: soft: the control sees labelled images through other views, which alone change AP" in text
+
+
 def test_names_are_as_short_as_they_can_be():
     assert short_names([Path("/a/x/run"), Path("/a/y/run")]) == ["x/run", "y/run"]
     assert short_names([Path("/a/x"), Path("/a/y")]) == ["x", "y"]
@@ -123,6 +135,9 @@ def test_the_page_lies_beside_the_runs_unless_a_place_is_given(tmp_path: Path):
     compared = read_runs(write_pairs(tmp_path, [0.3, 0.4], [0.25, 0.42]))
     assert folder_for(compared, None) == tmp_path / "compare"
     assert folder_for(compared, Path("x")) == Path("x")
+    far = replace(compared.runs[1], folder=Path("/elsewhere/run"))
+    apart = Compared((compared.runs[0], far), compared.class_names, 6)
+    assert folder_for(apart, None) == tmp_path / "seed0" / "compare"  # and not in the root of the file system
     first = Compared(compared.runs[:2], compared.class_names, 6)
     assert folder_for(first, None) == tmp_path / "seed0" / "compare"
 

@@ -13,16 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydet.cli import main
-from raydet.errors import ConfigError
+from raydet.errors import ConfigError, UserError
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.method import Thresholds
 from raydet.families.detection.pseudo_quality import LabelPair, own_truth_iou, pseudo_label_quality
+from raydet.families.detection.thresholds.apply import Target, apply
 from raydet.families.detection.thresholds.axes import Axes, read_axes, selections
 from raydet.families.detection.thresholds.choice import pareto_front, recommend
 from raydet.families.detection.thresholds.count import ThresholdGrid, TrueLabel, threshold_grid
 from raydet.families.detection.thresholds.inputs import Evidence, newest_labels
-from raydet.families.detection.thresholds.result import ThresholdResult, as_text, try_thresholds
+from raydet.families.detection.thresholds.result import ThresholdResult, as_json, as_text, try_thresholds
 from raydet.families.detection.thresholds.write import write_thresholds
 from raydet.labels.convert import to_table
 from raydet.labels.store import PseudoLabelStore
@@ -164,10 +165,45 @@ def test_where_no_setting_is_near_the_true_density_the_nearest_is_taken_and_said
     choice = recommend(hand_made([[400], [110]], [[190], [40]]), (0, 0))
     assert choice is not None
     assert choice.point == (1, 0)
-    assert "no setting of the grid comes closer" in choice.reason
+    assert "no setting that finds a true box comes closer" in choice.reason
     assert len(choice.cautions) == 3  # precision below one half, far from the density, at the edge of the grid
     assert recommend(hand_made([[400]], [[0]], truths=0), (0, 0)) is None
     assert recommend(hand_made([[0]], [[0]]), (0, 0)) is None
+
+
+def test_a_setting_that_finds_nothing_is_not_recommended(tmp_path: Path):
+    # The first keeps as many boxes as there are, none of them right; the second is far from that, and finds some.
+    choice = recommend(hand_made([[200], [60]], [[0], [30]]), (0, 0))
+    assert choice is not None and choice.point == (1, 0)
+    assert "No setting that finds a true box keeps as many boxes as there are objects" in " ".join(choice.cautions)
+    none = hand_made([[200], [60]], [[0], [0]])
+    assert recommend(none, (0, 0)) is None
+    assert recommend(replace(hand_made([[200], [60]], [[90], [0]]), incomplete=np.array([1, 0])), (0, 0)) is None
+    config = tiny_config(tmp_path, method__iou_filter_enabled=False, method__score_threshold=0.3)
+    axes = Axes(Thresholds("method.score_threshold"), none.scores, (), 0.3, None)
+    evidence = Evidence(("cat",), [], "counts", ())
+    result = ThresholdResult(RunFolder(tmp_path), config, axes, evidence, none, (0, 0), pareto_front(none), None)
+    said = "No recommendation: at no setting with complete labels does a pseudo-box find a true one"
+    assert said in as_text(result) and as_json(result)["recommended"] is None
+    write_thresholds(result)
+    assert said in (tmp_path / "thresholds.html").read_text()
+    file = tmp_path / "mine.yaml"
+    file.write_text("as it was")
+    with pytest.raises(UserError, match="there is no recommendation to write, so it was left as it is"):
+        apply(result, Target(file, file))
+    assert file.read_text() == "as it was"
+
+
+def test_a_class_that_no_setting_finds_has_no_threshold_of_its_own(tmp_path: Path):
+    # All keep 210 and 65 boxes, of 150: the first row. Of b alone the second has as many as there are, none right.
+    counts = np.array([[[110, 100]], [[20, 45]]]), np.array([[[90, 0]], [[15, 0]]])
+    grid = ThresholdGrid((0.3, 0.5), (None,), 100, *counts, counts[1] * 0.8, np.array([100, 50]), np.zeros(2, np.int64))
+    keys = Thresholds("method.score_threshold", by_class="method.class_thresholds")
+    axes = Axes(keys, grid.scores, (), 0.3, None)
+    config, evidence = tiny_config(tmp_path, method__iou_filter_enabled=False), Evidence(("a", "b"), [], "counts", ())
+    result = ThresholdResult(RunFolder(tmp_path), config, axes, evidence, grid, (0, 0), [], recommend(grid, (0, 0)))
+    assert (result.own_rows, result.undecided) == ({0: 0}, ["b"])
+    assert "No threshold of its own for b: fewer than 20 true boxes here, none of them found, or " in as_text(result)
 
 
 @pytest.mark.parametrize(("hits", "said"), [(110, True), (139, True), (140, False), (180, False)])

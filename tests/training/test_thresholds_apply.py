@@ -6,14 +6,21 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from raydet.cli import main
+from raydet.data.boxes.synthetic import materialise
 from raydet.errors import ConfigError
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.method import detection_method
+from raydet.families.detection.report.history import true_boxes
 from raydet.families.detection.thresholds import result
 from raydet.families.detection.thresholds.inputs import newest_labels
+from raydet.labels.convert import to_table
+from raydet.labels.store import PseudoLabelStore
+from raydet.records import PseudoBoxes, TeacherRef
 from raydet.settings import dump, load, resolve
 from raydet.train.launch import launch
 from raydet.train.rundir import RunFolder
@@ -25,7 +32,30 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with stored labels."""
     folder = tmp_path_factory.mktemp("apply") / "run"
     launch(tiny_config(folder, method__score_threshold=0.06, method__iou_filter_threshold=0.05))
+    store_good_labels(folder)
     return folder
+
+
+def store_good_labels(run: Path) -> None:
+    """Store labels of a later teacher, which finds every object, each class more surely than the one before, and beside
+    each object something else, less surely: nothing can be recommended of a network that has seen 8 steps."""
+    hidden = BOXES.open_hidden(run / "data")
+    store = PseudoLabelStore(run / "labels", "later")
+    for image_id in hidden.ids():
+        boxes, classes = true_boxes(hidden, image_id)
+        sure = np.array([0.07, 0.09, 0.12, 0.2, 0.4, 0.5])[classes]
+        order = np.argsort(-np.concatenate([sure, 0.8 * sure]), kind="stable")
+        label = PseudoBoxes(
+            image_id,
+            TeacherRef(8, "later"),
+            torch.tensor(np.concatenate([boxes, boxes * 0 + [0, 0, 3, 3]])[order], dtype=torch.float32),
+            torch.tensor(np.concatenate([classes, classes])[order]),
+            torch.tensor(np.concatenate([sure, 0.8 * sure])[order], dtype=torch.float32),
+            torch.full((2 * len(sure),), 0.8),
+            0.05,
+        )
+        store.append(to_table([label]))
+    store.flush()
 
 
 def config_file(folder: Path, **changes: object) -> Path:
@@ -66,11 +96,12 @@ def test_the_recommendation_lands_in_the_file_and_nothing_else_changes(
 def test_thresholds_of_classes_are_written_trained_with_and_taken_away_again(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(result, "FEW_TRUTHS", 1)  # of a network that has seen 8 steps
+    monkeypatch.setattr(result, "FEW_TRUTHS", 1)  # of a small set
     monkeypatch.setattr(result, "HALF", 0.0)
     labels = {"method__score_threshold": 0.3, "method__iou_filter_enabled": False}
     own = {"circle": 0.06, "square": 0.1}
     folder = launch(tiny_config(tmp_path / "run", method__class_thresholds=own, **labels)).path
+    store_good_labels(folder)
     method = detection_method(RunFolder(folder).load_config(), "a test")
     method.know_classes(BOXES.open(folder / "data").class_names)
     kept = sum(len(method.select(label).kept) for label in newest_labels(folder / "labels", None, 1000))
@@ -173,6 +204,34 @@ def test_what_cannot_take_the_thresholds_is_refused_and_left_alone(
     assert "--out names the file" in refused(capsys, run, "--out", tmp_path / "y.yaml")
     assert main(["thresholds", str(run), "--apply", str(record), "--out", str(tmp_path / "z.yaml")]) == 0
     assert load(tmp_path / "z.yaml").method.name == "il_net" and file.exists()
+
+
+def test_a_run_that_cannot_be_written_to_costs_neither_the_figures_nor_the_file(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    copy = shutil.copytree(run, tmp_path / "copy")
+    (copy / "thresholds.json").unlink(missing_ok=True)
+    (copy / "thresholds.json" / "in the way").mkdir(parents=True)
+    file = config_file(tmp_path, method__score_threshold=0.9)
+    capsys.readouterr()
+    assert main(["thresholds", str(copy), "--apply", str(file)]) == 2
+    said = capsys.readouterr()
+    assert "recommended: method.score_threshold=" in said.out and f"written: {file}" in said.out
+    assert load(file).method.score_threshold < 0.9
+    assert said.err == f"raydet: error: {copy}: the results cannot be written there: Is a directory\n"
+
+
+def test_a_part_of_a_data_set_is_named_with_subset(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    shapes = tiny_config(tmp_path).data.val.shapes
+    for part, images in (("train", 3), ("valid", 2)):
+        made = materialise(shapes.model_copy(update={"num_images": images}), tmp_path)
+        shutil.move(made.parent, tmp_path / "set" / part)
+    words = ["--data", tmp_path / "set", "--grid", "score=0.06,0.1", "quality=0.05"]
+    assert "or set `subset` (train, valid)" in refused(capsys, run, *words)
+    assert main(["thresholds", str(run), *map(str, words), "--subset", "valid"]) == 0
+    assert "run now on 2 images of" in capsys.readouterr().out
+    said = refused(capsys, run, "--subset", "valid")
+    assert said.endswith("--images and --subset describe the labelled images of --data; give both\n")
 
 
 def test_a_link_stays_a_link_and_a_byte_order_mark_stays(run: Path, tmp_path: Path):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import io
+import os
+import stat
 import threading
 import urllib.error
 from pathlib import Path
@@ -26,6 +28,7 @@ from raydet.vision import pretrained
 from raydet.vision.backbones import build_backbone
 from raydet.vision.classifier import Classifier
 from raydet.vision.pretrained import TORCHVISION, torchvision_tensors
+from raydet.vision.weights import read_tensors
 from tests.helpers import tiny_config
 
 
@@ -124,6 +127,34 @@ def test_a_file_put_there_by_hand_is_taken(published: Published):
     assert torchvision_tensors("resnet18").keys() == published.state.keys()
 
 
+def test_a_file_in_a_cache_that_cannot_be_written_to_is_taken(published: Published):
+    torchvision_tensors("resnet18")
+    lock = published.cached.with_name(f"{published.cached.name}.lock")
+    lock.unlink()
+    lock.mkdir()  # no process can open it, not even root's
+    assert torchvision_tensors("resnet18").keys() == published.state.keys()
+    assert published.downloads == 1
+    published.cached.unlink()  # now something is to be written
+    with pytest.raises(CheckpointError, match=rf"{lock} cannot be written to \(Is a directory\); set TORCH_HOME"):
+        torchvision_tensors("resnet18")
+
+
+def test_other_users_can_take_turns_with_the_lock(published: Published):
+    before = os.umask(0o022)
+    try:
+        torchvision_tensors("resnet18")
+    finally:
+        os.umask(before)
+    lock = published.cached.with_name(f"{published.cached.name}.lock")
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o666
+
+
+def test_a_file_in_the_cache_that_cannot_be_read_is_named(published: Published):
+    published.cached.mkdir(parents=True)
+    with pytest.raises(CheckpointError, match=rf"{published.cached} cannot be read \(Is a directory\)"):
+        torchvision_tensors("resnet18")
+
+
 def test_a_cache_that_cannot_be_written_to_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "file").write_text("no folder")
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "file"))
@@ -172,6 +203,13 @@ def test_code_in_a_pickle_does_not_run(tmp_path: Path):
     with pytest.raises(CheckpointError, match="can run any code"):
         build_backbone(ModelConfig(weights=str(tmp_path / "bomb.pth")))
     assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [{1: torch.zeros(2)}, {"a": {"b": torch.zeros(2)}}, [torch.zeros(2)]])
+def test_anything_but_tensors_by_name_is_refused(tmp_path: Path, content: object):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match=r"w\.pth is not a flat dict of tensors by name"):
+        read_tensors(tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.999])

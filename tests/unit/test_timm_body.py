@@ -203,6 +203,15 @@ def test_without_a_network_one_line_says_what_to_fetch(monkeypatch: pytest.Monke
     assert said.endswith("write model.weights=FILE") and "\n" not in said
 
 
+def test_a_network_without_published_weights_is_told_from_one_that_cannot_be_fetched():
+    with pytest.raises(CheckpointError) as error:
+        build_backbone(config("vovnet57a", weights="imagenet"))
+    assert str(error.value) == (
+        "model.weights=imagenet: timm has no weights of timm/vovnet57a; write `weights: none` to train from scratch, "
+        "or give a local file of the network's weights"
+    )
+
+
 def test_a_network_is_built_from_what_is_at_hand_or_nothing_is_fetched(monkeypatch: pytest.MonkeyPatch):
     import huggingface_hub
     import timm

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from raydet.config.paths import path_argument
-from raydet.errors import UserError
+from raydet.errors import RunError, UserError
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,6 +36,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="withheld labelled images (COCO JSON, VOC or YOLO folder): labels are made now",
     )
     parser.add_argument("--images", type=path_argument, help="image root of a COCO JSON given with --data")
+    parser.add_argument("--subset", help="VOC list, or the part (test, ...) of a data set given with --data")
     parser.add_argument("--max-images", type=int, default=1000, help="judge at most so many images (default: 1000)")
     parser.add_argument("--json", action="store_true", help="print all figures as JSON")
     parser.add_argument(
@@ -59,14 +60,20 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Compute, write RUN/thresholds.json and RUN/thresholds.html, print, and change a config file where asked to."""
+    """Compute, print, write RUN/thresholds.json and RUN/thresholds.html, and change a config file where asked to.
+
+    Raises UserError or RunError where that cannot be; a RUN that cannot be written is told of last, as the rest can be
+    done all the same.
+    """
     from raydet.config.box_data import DatasetConfig
     from raydet.families.detection.thresholds.apply import apply, open_target
     from raydet.families.detection.thresholds.result import as_json, as_text, try_thresholds
     from raydet.families.detection.thresholds.write import write_thresholds
 
-    if arguments.images and not arguments.data:
-        raise UserError("--images is the image root of a COCO JSON given with --data; give both")
+    given = {"path": arguments.data, "images": arguments.images, "subset": arguments.subset}
+    given = {key: value for key, value in given.items() if value is not None}
+    if given and arguments.data is None:
+        raise UserError("--images and --subset describe the labelled images of --data; give both")
     if arguments.out and not arguments.apply:
         raise UserError("--out names the file that --apply CONFIG.yaml writes; give both")
     if arguments.per_class and not arguments.apply:
@@ -75,7 +82,7 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.apply:
         run_or_checkpoint, per_class = arguments.run_or_checkpoint, arguments.per_class
         target = open_target(arguments.apply, arguments.out, run_or_checkpoint, per_class=per_class)
-    data = DatasetConfig(path=arguments.data, images=arguments.images) if arguments.data else None
+    data = DatasetConfig.model_validate(given) if given else None
     result = try_thresholds(
         Path(arguments.run_or_checkpoint),
         arguments.grid,
@@ -83,9 +90,13 @@ def run(arguments: argparse.Namespace) -> None:
         version=arguments.version,
         max_images=arguments.max_images,
     )
-    written = write_thresholds(result)
     print(json.dumps(as_json(result), indent=1) if arguments.json else as_text(result))
-    about = sys.stderr if arguments.json else sys.stdout
-    print(written, file=about)
+    about, unwritten = sys.stderr if arguments.json else sys.stdout, None
+    try:
+        print(write_thresholds(result), file=about)
+    except (UserError, RunError) as error:
+        unwritten = error
     if target is not None:
         print(apply(result, target, per_class=arguments.per_class), file=about)
+    if unwritten is not None:
+        raise unwritten

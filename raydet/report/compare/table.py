@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from raydet.metrics import headline
 from raydet.report.compare.runs import Compared
+from raydet.report.gain import have_same_views
 from raydet.report.inputs import RunRecords
+from raydet.report.lineage import is_control
 from raydet.text import aligned, percent, plural, signed_percent
 
 NO_PAIRS = (
     "No two of these runs are a pair, so seeds and settings are part of what they differ by. A pair goes on from the "
-    "same checkpoint (run.fork_from), or has the same seed, labelled images, model and optimiser settings."
+    "same checkpoint (run.fork_from), or has the same seed, the same labelled images and the same settings of data, "
+    "model, optimiser and burn-in (method.burn_in_steps)."
 )
 
 
@@ -43,6 +46,14 @@ def cautions(compared: Compared) -> list[str]:
         found.append(
             f"{_named(compared, [pair.run for pair in unlike])}: a teacher's figure stands beside a student's; "
             f"averaging the weights alone changes {compared.figure} by points. A fair control keeps an average too."
+        )
+    others = [
+        pair.run for pair in compared.pairs if is_control(pair.control) and not have_same_views(pair.run, pair.control)
+    ]
+    if others:
+        found.append(
+            f"{_named(compared, others)}: the control sees labelled images through other views, which alone change "
+            f"{compared.figure}: how much of the difference is due to the unlabelled ones cannot be said."
         )
     ends = {run.points[-1][0] for run in compared.runs}
     if len(ends) > 1:

@@ -15,8 +15,11 @@ MOST_NAMED = 4  # runs in the title
 
 
 def folder_for(compared: Compared, out: Path | None) -> Path:
-    """Return where the page goes: `out`, or compare/ in the folder that holds all the runs."""
-    return out or Path(os.path.commonpath([run.folder.parent for run in compared.runs])) / "compare"
+    """Return where the page goes: `out`, or compare/ in the folder that holds all the runs; beside the first run where
+    that is the root of the file system."""
+    homes = [run.folder.parent for run in compared.runs]
+    home = Path(os.path.commonpath(homes))
+    return out or (homes[0] if home == home.parent else home) / "compare"
 
 
 def write_comparison(compared: Compared, folder: Path, *, max_images: int) -> str:

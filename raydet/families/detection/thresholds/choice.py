@@ -36,7 +36,7 @@ def pareto_front(grid: ThresholdGrid) -> list[Point]:
     where labels are incomplete, are left out.
     """
     precision, recall = grid.precision, grid.recall
-    points = _points(_usable(grid) & (grid.hits.sum(axis=2) > 0))
+    points = _points(_usable(grid))
     front: list[Point] = []
     best = -1.0
     for point in sorted(points, key=lambda at: (-recall[at], -precision[at], at)):
@@ -53,7 +53,7 @@ def recommend(grid: ThresholdGrid, present: Point) -> Choice | None:
     background as objects. So only points within a factor of `CLOSE` of the true boxes per image count (where there is
     none, the nearest ones). The highest precision wins, then the highest recall, then the point closest to the present
     one; what lies within a standard error of the highest counts as equal. None where there are no true boxes, or no
-    point keeps a box of complete labels.
+    point with complete labels has a hit.
     """
     boxes, truths, precision = grid.boxes.sum(axis=2), int(grid.truths.sum()), grid.precision
     usable = _usable(grid)
@@ -90,13 +90,13 @@ def _distance(grid: ThresholdGrid, a: Point, b: Point) -> float:
 
 
 def _usable(grid: ThresholdGrid) -> Mask:
-    """Return the points `[S, T]` that keep a box, and whose labels are complete."""
-    usable: Mask = (grid.boxes.sum(axis=2) > 0) & (grid.incomplete == 0)[:, None]
+    """Return the points `[S, T]` that have a hit, and whose labels are complete."""
+    usable: Mask = (grid.hits.sum(axis=2) > 0) & (grid.incomplete == 0)[:, None]
     return usable
 
 
 def _reason(grid: ThresholdGrid, chosen: Reading, error: float, is_close: bool) -> str:
-    where = f"within a factor of {CLOSE:g}" if is_close else "no setting of the grid comes closer"
+    where = f"within a factor of {CLOSE:g}" if is_close else "no setting that finds a true box comes closer"
     return (
         f"{chosen.boxes_per_image:.2f} pseudo-boxes per image against {grid.truths_per_image:.2f} true ones ({where}); "
         f"of settings like that none is more precise than {chosen.precision:.1%} by more than a standard error "
@@ -117,7 +117,10 @@ def _cautions(grid: ThresholdGrid, point: Point, is_close: bool) -> tuple[str, .
             f"may serve better."
         )
     if not is_close:
-        found.append(f"No setting keeps as many boxes as there are objects, not even within a factor of {CLOSE:g}.")
+        found.append(
+            f"No setting that finds a true box keeps as many boxes as there are objects, not even within a factor of "
+            f"{CLOSE:g}."
+        )
     edges = [
         name
         for name, place, length in (("score", point[0], len(grid.scores)), ("quality", point[1], len(grid.qualities)))

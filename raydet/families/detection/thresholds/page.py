@@ -7,6 +7,7 @@ from pathlib import Path
 from raydet.families.detection.thresholds.count import Reading
 from raydet.families.detection.thresholds.result import (
     COLUMNS,
+    NO_CHOICE,
     SHOWN,
     ThresholdResult,
     cells,
@@ -35,7 +36,7 @@ def _recommendation(result: ThresholdResult, pictures: Pictures) -> Section:
     rows = [["now", *setting(result.now), *cells(result.now)]]
     body: list[str] = []
     if choice is None or best is None:
-        body.append(paragraph("No recommendation: no setting keeps a pseudo-box of complete labels.", "alarm"))
+        body.append(paragraph(NO_CHOICE, "alarm"))
     else:
         figures = {"precision": percent(best.precision), "recall": percent(best.recall)} | {
             "pseudo-boxes per image": f"{best.boxes_per_image:.2f}",
@@ -110,8 +111,8 @@ def _front(result: ThresholdResult, pictures: Pictures) -> Section:
 def _classes(result: ThresholdResult, pictures: Pictures) -> Section:
     lead = (
         "Left: the classes at the recommended setting. Right: the setting that each class would get alone, by the same "
-        "rule at the same quality threshold, and what it would give; a dash: too few true boxes to say, or most "
-        "of what a lower threshold would add is wrong."
+        "rule at the same quality threshold, and what it would give; a dash: too few true boxes to say, none "
+        "found, or most of what a lower threshold would add is wrong."
     )
     if (key := result.axes.thresholds.by_class) is not None:
         lead += f" {key} takes score thresholds of single classes: raydet thresholds --apply FILE --per-class."

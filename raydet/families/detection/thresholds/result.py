@@ -25,6 +25,10 @@ from raydet.train.rundir import RunFolder
 
 COLUMNS = ("precision", "recall", "F1", "mean IoU", "boxes/image")
 SHOWN = 12  # points of the Pareto front in a table
+NO_CHOICE = (
+    "No recommendation: at no setting with complete labels does a pseudo-box find a true one; the teacher must get "
+    "better first (a longer burn-in)."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +71,7 @@ class ThresholdResult:
     @cached_property
     def own_rows(self) -> dict[int, int]:
         """Return for each class which score would be recommended if it were the only one, as a row of the grid, at the
-        recommended quality threshold. Left out are classes with few true boxes, those that keep no box anywhere, and
+        recommended quality threshold. Left out are classes with few true boxes, those that have no hit anywhere, and
         those that would have to go below the common threshold for more boxes of which most are wrong.
         """
         row, column = (self.present if self.choice is None else self.choice.point)[0], self.column
@@ -183,17 +187,13 @@ def as_text(result: ThresholdResult) -> str:
         f"  judged: {result.evidence.source}; {shape} settings",
         f"  truth: {grid.truths_per_image:.2f} boxes per image; a hit covers one of its class with IoU >= 0.5",
     ]
-    verdict = (
-        ["No recommendation: no setting keeps a pseudo-box of complete labels."]
-        if choice is None
-        else [f"recommended: {result.overrides}", choice.reason]
-    )
+    verdict = [NO_CHOICE] if choice is None else [f"recommended: {result.overrides}", choice.reason]
     if result.by_class is not None:
         verdict.append(f"or by class (--apply with --per-class): {_words(result.recommended(per_class=True))}")
     if choice is not None and result.axes.thresholds.by_class is not None and result.undecided:
         verdict.append(
-            f"No threshold of its own for {_some(result.undecided)}: fewer than {FEW_TRUTHS} true boxes here, or what "
-            f"a lower one would add is mostly wrong."
+            f"No threshold of its own for {_some(result.undecided)}: fewer than {FEW_TRUTHS} true boxes here, none of "
+            f"them found, or what a lower one would add is mostly wrong."
         )
     return "\n".join([*head, "", *lines, "", *verdict, *(f"note: {note}" for note in result.notes)])
 
