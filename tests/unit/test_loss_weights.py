@@ -84,7 +84,13 @@ CASES: dict[str, tuple[RunConfig, dict[str, float], tuple[int, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("name", config_classes())
+def test_every_method_has_its_weights_here():
+    missing, gone = sorted(config_classes().keys() - CASES.keys()), sorted(CASES.keys() - config_classes().keys())
+    assert not missing, f"methods whose weights nobody wrote down: add {missing} to CASES of {Path(__file__).name}"
+    assert not gone, f"CASES of {Path(__file__).name} names methods that do not exist: {gone}"
+
+
+@pytest.mark.parametrize("name", CASES)
 def test_terms_have_the_weights_that_are_set(name: str):
     config, weights, stage_ends = CASES[name]
     method = build_method(config)
