@@ -3,7 +3,7 @@ beside it torchvision's own supervised step.
 
     python benchmarks/gpu.py                              # bf16 and fp32, compiled or not, batches of 2 + 2 and 4 + 4
     python benchmarks/gpu.py --batches 8 --precisions bf16 --compile off --loader-threads 16
-    python benchmarks/gpu.py --smoke                      # tiny, fp32, not compiled, also without a GPU: only shows that it works
+    python benchmarks/gpu.py --smoke                      # tiny, fp32, not compiled; also without a GPU
     python benchmarks/gpu.py --smoke --compile on         # the same compiled; wants a C++ compiler, and takes minutes
 
 Generated images of 800 x 1216 pixels, random weights (frozen batch norm, two frozen stages, as with ImageNet weights).

@@ -43,8 +43,8 @@ class LocalizerConfig(ModelSection):
     """`small`: channels of its four convolutions."""
     weights: PathText | None = None
     """Both networks' weights: `imagenet` (published weights, downloaded once; those of `efficientnet_lite0` are
-    installed with raydet, and its default), a local file in torchvision's names, or `none`. `small` has none. Without a section
-    `model`: `imagenet`."""
+    installed with raydet, and its default), a local file in torchvision's names, or `none`. `small` has none. Without
+    a section `model`: `imagenet`."""
     classifier_weights: PathText | None = None
     """Instead of `weights`, for the classifier's trunk alone."""
     localizer_weights: PathText | None = None
