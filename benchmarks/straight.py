@@ -32,7 +32,8 @@ import torch
 import torchvision
 from common import NEVER, SteppedTrainer, machine, spread
 from torch import Tensor, nn
-from torchvision.models.detection import FasterRCNN, fasterrcnn_resnet50_fpn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.transforms import v2
 
@@ -112,15 +113,12 @@ class Straight:
         self.step = 0
 
     def _model(self, file: Path) -> FasterRCNN:
-        model: FasterRCNN = fasterrcnn_resnet50_fpn(
-            weights=None,
-            weights_backbone=None,
-            num_classes=CLASSES + 1,
-            norm_layer=FrozenBatchNorm2d,
-            min_size=SIDE,
-            max_size=SIDE,
-            rpn_post_nms_top_n_train=1000,
+        # torchvision's `fasterrcnn_resnet50_fpn` freezes norms of its own weights alone, and passes over `norm_layer`.
+        backbone = resnet_fpn_backbone(backbone_name="resnet50", weights=None, norm_layer=FrozenBatchNorm2d)
+        model = FasterRCNN(
+            backbone, num_classes=CLASSES + 1, min_size=SIDE, max_size=SIDE, rpn_post_nms_top_n_train=1000
         )
+        assert not any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
         tensors = torch.load(file, weights_only=True)
         model.backbone.body.load_state_dict(tensors, strict=False)
         for name, parameter in model.backbone.body.named_parameters():

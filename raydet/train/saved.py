@@ -114,7 +114,8 @@ def index_for(saved: SavedModel, data: Mapping[str, str] | None, split: str) -> 
     """Return the images to evaluate on. Raises DataError where there are none."""
     family, folder = family_of(saved.config), saved.checkpoint.path.parent.parent
     if data is not None:
-        return family.open_set(data, _scratch(folder / "data"), class_names=saved.class_names, config=saved.config)
+        place = scratch(folder / "data", "evaluate")
+        return family.open_set(data, place, class_names=saved.class_names, config=saved.config)
     sets = family.open(folder / "data")
     index = getattr(sets, split)
     if index is None:
@@ -123,11 +124,11 @@ def index_for(saved: SavedModel, data: Mapping[str, str] | None, split: str) -> 
     return index
 
 
-def _scratch(data: Path) -> Path:
-    """Return where an index is put that is needed now: in the run folder, or elsewhere where that is read-only."""
+def scratch(data: Path, name: str) -> Path:
+    """Return where an index is put that is needed now: in a run's data folder, or elsewhere where that is read-only."""
     if os.access(data, os.W_OK):
-        return data / "evaluate"
-    aside = Path(tempfile.mkdtemp(prefix="raydet-evaluate-"))
+        return data / name
+    aside = Path(tempfile.mkdtemp(prefix=f"raydet-{name}-"))
     atexit.register(shutil.rmtree, aside, ignore_errors=True)
     return aside
 

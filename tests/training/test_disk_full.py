@@ -122,6 +122,9 @@ def test_no_command_writes_to_a_read_only_disk_and_all_say_so(
             assert "Traceback" not in said, words
         truth = next((run / "data" / "generated" / "val").glob("*/annotations.json"))
         assert main(["evaluate", str(small / "run"), "--data", str(truth)]) == 0  # which needs no room of the run's
+        assert main(["thresholds", str(small / "run"), "--data", str(truth)]) in (1, 2)  # and this only for its page
+        said = capsys.readouterr()
+        assert "run now on 6 images" in said.out and "the file system is read-only" in said.err
 
 
 @pytest.mark.parametrize(

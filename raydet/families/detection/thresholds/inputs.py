@@ -22,10 +22,11 @@ from raydet.families.detection.saved import SavedDetector, load_detector
 from raydet.families.detection.thresholds.count import TrueLabel
 from raydet.labels.convert import from_table
 from raydet.labels.segment import list_segments, read_segment
-from raydet.precision import autocast_dtype
+from raydet.precision import settled_dtype
 from raydet.records import PseudoBoxes, TeacherRef
 from raydet.text import plural
 from raydet.train.rundir import RunFolder
+from raydet.train.saved import scratch
 
 HIDDEN_CAUTION = (
     "The hidden truth is there for diagnosis. For a result that you publish or rely on, choose thresholds on labelled "
@@ -131,7 +132,8 @@ def _labeled_set(
     """Return the labelled images to run the teacher on, and what to call them."""
     if data is not None:
         names, settings = saved.class_names, saved.config.data
-        return BOXES.prepare_one(data, folder.data / "thresholds", class_names=names, settings=settings), data.path
+        place = scratch(folder.data, "thresholds")
+        return BOXES.prepare_one(data, place, class_names=names, settings=settings), data.path
     val = BOXES.open(folder.data).val
     if val is None:
         reason = f"its stored labels cannot be used ({why_not}), and " if why_not else ""
@@ -143,7 +145,7 @@ def _labeled_set(
 def _annotate(saved: SavedDetector, index: DatasetIndex, rows: Sequence[int]) -> Iterator[PseudoBoxes]:
     """Yield what the teacher says about images of any set: the same views and the same code as in training."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = autocast_dtype(saved.config.optim.precision, device)
+    dtype = settled_dtype(saved.config.optim.precision, device, saved.checkpoint.arithmetic)
     model, ref = saved.model.to(device), TeacherRef(saved.checkpoint.step, saved.role)
     for row in rows:
         view = teacher_view(index, index.id_at(row), ref.version, saved.config, saved.method.recipe)
