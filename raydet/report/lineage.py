@@ -43,11 +43,17 @@ def common_start(a: RunRecords, b: RunRecords) -> str | None:
     origins = [origin_of(run.folder, run.config) for run in (a, b)]
     if origins[0] is not None and origins[0] == origins[1]:
         return FORKED
-    free = (*_FREE, *a.config.method.settings_for_control(), *b.config.method.settings_for_control())
-    if _start_settings(a.config, free) != _start_settings(b.config, free):
+    if not are_alike(a.config, b.config):
         return None
     labeled = [labeled_images(run) for run in (a, b)]
     return ALIKE if labeled[0] is not None and labeled[0] == labeled[1] else None
+
+
+def are_alike(a: RunConfig, b: RunConfig) -> bool:
+    """Return whether two configurations have the same seed and train on labelled images with the same settings, but for
+    those that one of the methods has its own for."""
+    free = (*_FREE, *a.method.settings_for_control(), *b.method.settings_for_control())
+    return _start_settings(a, free) == _start_settings(b, free)
 
 
 def labeled_images(run: RunRecords) -> tuple[str, list[str]] | None:

@@ -12,7 +12,7 @@ import pytest
 from raydet.cli import parsed
 from raydet.commands.tune import home_of, split_words
 from raydet.config.run import RunConfig
-from raydet.report.lineage import _start_settings
+from raydet.report.lineage import are_alike
 from raydet.settings import load, resolve
 from raydet.sweep.plan import trials_of
 from raydet.sweep.points import check_points, points_of
@@ -115,7 +115,7 @@ def test_the_run_on_labelled_images_only_is_found_as_the_control_of_the_first_ro
     for column in (0, 1):
         (run,), (control,) = resolved(first[column]), resolved(only[column])
         assert not control.uses_labels
-        assert _start_settings(control) == _start_settings(run), only[column]
+        assert are_alike(control, run), only[column]
         assert control.method.keep_rate == run.method.keep_rate, only[column]
 
 

@@ -235,4 +235,4 @@ def test_errors_of_the_run_pass_through(tmp_path):
 def test_a_broken_display_does_not_disturb_the_run(tmp_path, capsys):
     with ProgressView(tmp_path, config(tmp_path), console=Console(file=io.StringIO(), force_terminal=False)):
         (tmp_path / "metrics.jsonl").write_text("nonsense\n")
-    assert "the progress display stopped: ValueError" in capsys.readouterr().err
+    assert "the progress display stopped: DataError" in capsys.readouterr().err
