@@ -16,6 +16,7 @@ import json
 import shutil
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -174,15 +175,15 @@ def steps_of(root: Path, *, healthy: bool = False, before: int | None = None) ->
 
 
 def begun_with(root: Path) -> Arithmetic | None:
-    """Return what the run of these checkpoints computes in, if it has one that says so. Their content is not verified.
+    """Return what the run of these checkpoints computes in; None where there is none that says so.
 
-    Raises CheckpointError where the newest one says nonsense.
+    Damaged ones are passed over, as where the run goes on: all of a run say the same.
     """
-    newest = steps_of(root)[-1:]
-    if not newest:
-        return None
-    folder = folder_of(root, newest[0])
-    return _arithmetic(read_json(folder / "state.json", CheckpointError), folder)
+    for step in reversed(steps_of(root)):
+        folder = folder_of(root, step)
+        with suppress(CheckpointError):
+            return _arithmetic(read_json(folder / "state.json", CheckpointError), folder)
+    return None
 
 
 def folder_of(root: Path, step: int) -> Path:

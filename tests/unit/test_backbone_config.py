@@ -91,6 +91,7 @@ def test_imagenet_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         ({"anchor_sizes": ((8,), (16,))}, "anchor_sizes has 2 levels, backbone efficientnet_lite0_fpn has 3"),
         ({"anchor_sizes": ((8,), (16,), (32, 64))}, "equally many sizes"),
         ({"weights": " "}, "write imagenet, a local file, or none"),
+        ({"backbone": "small_gn", "small_channels": [8, 8, 4, 8, 8]}, "small_channels wants 8 or more each, got 4"),
     ],
 )
 def test_what_cannot_be_is_refused(model: dict[str, object], fragment: str):

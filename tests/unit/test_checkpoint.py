@@ -14,9 +14,12 @@ import pytest
 import torch
 
 from raydet import __version__
+from raydet.arithmetic import Arithmetic
 from raydet.errors import CheckpointError
 from raydet.train.checkpoint import (
+    begun_with,
     clean_checkpoints,
+    folder_of,
     latest_checkpoint,
     open_checkpoint,
     set_aside,
@@ -163,3 +166,13 @@ def test_a_folder_of_something_else_is_said_to_be_none(tmp_path: Path):
     (tmp_path / "trials").mkdir()
     with pytest.raises(CheckpointError, match="neither a run nor a checkpoint; .*of a search, one of its trials"):
         open_checkpoint(tmp_path)
+
+
+def test_what_a_run_began_with_is_read_past_a_damaged_checkpoint(tmp_path: Path):
+    assert begun_with(tmp_path) is None
+    for step in (4, 8):
+        write_checkpoint(tmp_path, step, {}, {"arithmetic": {"device": "cpu", "dtype": "bf16"}})
+    (folder_of(tmp_path, 8) / "state.json").write_text("{")
+    assert begun_with(tmp_path) == Arithmetic("cpu", "bf16")
+    write_checkpoint(tmp_path / "older", 4, {}, {})  # of a version that did not say
+    assert begun_with(tmp_path / "older") is None
