@@ -189,9 +189,9 @@ def rebuild(images: int, folder: Path, *, batch: int = 32, classes: int = 80) ->
     """
     steps, draw = 2 * images // batch, torch.Generator().manual_seed(0)
     order = RepeatedOrder(np.full(images, 1.0), batch, 0, "unlabeled")
-    store = PseudoLabelStore(folder, "writer")
+    store, digests = PseudoLabelStore(folder, "writer"), dict[int, str]()
     for step in range(steps):
-        ref = TeacherRef(step, f"{step:016x}")
+        ref = TeacherRef(step, digests.setdefault(step, f"{step:016x}"))
         store.append(to_table([_label(f"{row:012d}.jpg", ref, classes, draw) for row in order.positions(step)]))
     store.flush()
     theta = torch.full((classes,), 0.9)
@@ -207,7 +207,7 @@ def rebuild(images: int, folder: Path, *, batch: int = 32, classes: int = 80) ->
         return wanted
 
     wanted = clock.measure(newest)
-    labels = clock.measure(lambda: list(recall(folder, wanted)))
+    labels = clock.measure(lambda: list(recall(folder, wanted, digests)))
     pool = clock.measure(lambda: sure_boxes(labels, theta))
 
     def count() -> list[float]:

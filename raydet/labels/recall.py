@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from raydet.errors import LabelConflictError
 from raydet.labels.convert import from_table
+from raydet.labels.schema import contradict
 from raydet.labels.segment import LabelStoreError, list_segments, read_segment
 from raydet.records import PseudoLabel
 from raydet.text import plural
@@ -18,12 +20,17 @@ POLL_S = 0.5
 
 
 def recall(
-    folder: str | Path, wanted: Mapping[int, Mapping[str, int]], *, timeout_s: float = 0.0
+    folder: str | Path,
+    wanted: Mapping[int, Mapping[str, int]],
+    digests: Mapping[int, str],
+    *,
+    timeout_s: float = 0.0,
 ) -> Iterator[tuple[int, PseudoLabel]]:
     """Yield `wanted[version][image id]` with the label, for every label wanted, segment by segment.
 
-    A file system of several nodes may show a new file late: what is missing is looked for again, for `timeout_s`
-    seconds. Raises LabelStoreError where it does not come, and for damaged files.
+    `digests`: of each version's weights, as far as they are known. A file system of several nodes may show a new file
+    late: what is missing is looked for again, for `timeout_s` seconds. Raises LabelStoreError where it does not come,
+    and for damaged files; LabelConflictError for labels of other weights.
     """
     missing = {version: dict(images) for version, images in wanted.items() if images}
     end, read = time.monotonic() + timeout_s, set[Path]()
@@ -36,7 +43,14 @@ def recall(
             except FileNotFoundError:
                 continue  # replaced since the listing, with the same labels
             read.add(name.path)
-            yield from _found(table, missing)
+            for row, label in _found(table, missing):
+                ref = label.teacher
+                if contradict(known := digests.get(ref.version, ref.digest), ref.digest):
+                    raise LabelConflictError(
+                        f"{name.path}: labels of version {ref.version} are of teacher {ref.digest}, and this run's was "
+                        f"{known}: they are another run's. Put this run's labels back, or start anew in another run.dir"
+                    )
+                yield row, label
         if not missing or time.monotonic() >= end:
             break
         time.sleep(POLL_S)

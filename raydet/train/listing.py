@@ -17,6 +17,7 @@ from raydet.data.prepared import PreparedSets
 from raydet.group import Group
 from raydet.labels.recall import recall
 from raydet.labels.source import LabelSource
+from raydet.records import TeacherRef
 from raydet.train.rundir import RunFolder
 
 Wanted = dict[int, dict[str, int]]
@@ -44,16 +45,28 @@ class ImageLists:
         assert isinstance(loader, ListingLoader), f"{type(loader).__name__} lists every image once"
         loader.list_anew(listings, None if self._rebuilds is None else self._rebuilds.known_until(step))
 
-    def update(self, loader: Loader, state: Any, step: int) -> None:
-        """Rebuild where that is due at a step; waits for all ranks and their labels."""
+    def note(self, teachers: dict[int, str], ref: TeacherRef) -> None:
+        """Remember a teacher's digest by its version, where its labels will be counted."""
+        if self._rebuilds is not None:
+            teachers[ref.version] = ref.digest
+
+    def update(self, loader: Loader, state: Any, teachers: dict[int, str], step: int) -> None:
+        """Rebuild where that is due at a step; waits for all ranks and their labels.
+
+        `teachers`: what `note` remembered, and forgets here where no later rebuild counts it. Raises
+        LabelConflictError where stored labels are of others.
+        """
         if self._rebuilds is None or not self._rebuilds.is_due(step):
             return
         assert isinstance(loader, ListingLoader), f"{type(loader).__name__} lists every image once"
         self._source.flush()
         self._group.barrier()  # the labels of all ranks are on disk
         folder, wait_s = RunFolder(self._config.run.dir).labels, self._config.labels.timeout_s
-        labels = recall(folder, self._share(self._newest(loader, step)), timeout_s=wait_s)
+        labels = recall(folder, self._share(self._newest(loader, step)), teachers, timeout_s=wait_s)
         self._method.rebuild(state, sizes_of(self._data), step, labels, self._group)
+        oldest = self._schedule.version_for(step)  # what the next window begins with
+        for version in [version for version in teachers if oldest is not None and version < oldest]:
+            del teachers[version]
         self.begin(loader, state, step + 1)
 
     def _newest(self, loader: ListingLoader, step: int) -> NDArray[np.int64]:

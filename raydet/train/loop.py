@@ -139,7 +139,7 @@ class Trainer:
                 if module is None or s in self.method.stage_ends:
                     module = self.module_of_stage(s, module)
                 self.update_teacher_version(s)
-                self.lists.update(loader, state.learned, s)
+                self.lists.update(loader, state.learned, state.teachers, s)
                 asked_at = time.perf_counter()
                 labels = self.labels_of(s, loader)  # 3, 4
                 labeled_at = time.perf_counter()
@@ -243,6 +243,7 @@ class Trainer:
             ref = TeacherRef(s, digest(weights))
             self.source.publish(ref, weights)
             self.state.published = (ref, weights)
+            self.lists.note(self.state.teachers, ref)
             oldest_needed = self.schedule.version_for(s)
             assert oldest_needed is not None
             self.source.retire(oldest_needed)  # every rank has consumed step s - 1: the gradients were reduced

@@ -38,6 +38,7 @@ class TrainState:
     arithmetic: Arithmetic | None = None
     ema: EmaTeacher | None = None
     published: tuple[TeacherRef, Weights] | None = None  # the newest teacher that was sent out to label
+    teachers: dict[int, str] = field(default_factory=dict)  # version -> digest, where a listing will count its labels
     step: int = 0  # optimiser steps completed
     best: dict[str, Any] = field(default_factory=dict)  # {"step": ..., "AP": ...} of the best evaluation
 
@@ -57,6 +58,7 @@ class TrainState:
         ref = self.published[0] if self.published is not None else None
         return {
             "published": {"version": ref.version, "digest": ref.digest} if ref else None,
+            "teachers": {str(version): digest for version, digest in self.teachers.items()},
             "best": self.best,
             "health": self.health.record(),
             "started": self.started,
@@ -77,6 +79,7 @@ class TrainState:
         ref = checkpoint.state.get("published")
         if ref is not None and checkpoint.has("published"):
             self.published = (TeacherRef(ref["version"], ref["digest"]), checkpoint.tensors("published"))
+        self.teachers = {int(v): digest for v, digest in (checkpoint.state.get("teachers") or {}).items()}
         self.best = dict(checkpoint.state.get("best") or {})
         self._restore_scaler(checkpoint)
 

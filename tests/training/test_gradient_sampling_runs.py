@@ -17,6 +17,7 @@ from raydet.families.detection.methods.gradient_sampling import GradientSampling
 from raydet.group import Group
 from raydet.metrics import read_metrics
 from raydet.records import PseudoBoxes, TeacherRef
+from raydet.train.checkpoint import latest_checkpoint
 from raydet.train.launch import launch
 from tests.helpers import tiny_config, tiny_soft
 from tests.integration.runs import assert_same_bits, losses, saved
@@ -67,6 +68,9 @@ def test_a_run_that_is_stopped_before_at_or_after_a_rebuild_goes_on_bit_for_bit(
     launch(run_of(tmp_path / "run"), resume=True)
     assert_same_bits(straight, tmp_path / "run")
     assert losses(straight) == losses(tmp_path / "run")
+    mine, theirs = (latest_checkpoint(run / "checkpoints") for run in (straight, tmp_path / "run"))
+    assert mine is not None and theirs is not None and mine.state["teachers"] == theirs.state["teachers"]
+    assert list(mine.state["teachers"]) == ["6", "8", "10"]  # from that of step 9 on, 6 <= 9 - 2, the last rebuild's
 
 
 @pytest.mark.parametrize("fails_at", [4, 7])

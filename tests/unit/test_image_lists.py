@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from raydet.data.order import Listing, Rebuilds
+from raydet.errors import LabelConflictError
 from raydet.group import Group
 from raydet.labels.convert import to_table
 from raydet.labels.schedule import LabelSchedule
@@ -117,7 +119,7 @@ def test_the_newest_label_of_every_image_of_the_window_counts(folder: Path):
     assert [versions(step) for step in (4, 5, 6, 7)] == [2, 4, 4, 6]
     chosen, method, loader = lists(folder, Group())
     for step in range(4, 8):
-        chosen.update(loader, None, step)  # type: ignore[arg-type]
+        chosen.update(loader, None, {}, step)  # type: ignore[arg-type]
     # Of steps 4 to 6: image 0 last in step 5, 1 in step 6, 2 in step 5; image 3 comes in step 7, image 4 never.
     assert method.given == [(7, {0: ("u0", 4), 1: ("u1", 4), 2: ("u2", 4)})]
     assert len(loader.told) == 1 and loader.told[0][1] == 11  # settled are the steps below the next rebuild's listing
@@ -127,9 +129,28 @@ def test_the_ranks_share_the_images_by_number(folder: Path):
     parts = []
     for rank in range(2):
         chosen, method, loader = lists(folder, Alone(rank, 2))
-        chosen.update(loader, None, 7)  # type: ignore[arg-type]
+        chosen.update(loader, None, {}, 7)  # type: ignore[arg-type]
         parts.append(method.given[0][1])
     assert [sorted(part) for part in parts] == [[0, 2], [1]]
+
+
+def test_labels_of_another_run_are_not_counted(folder: Path):
+    chosen, method, loader = lists(folder, Group())
+    file = next((folder / "labels").glob("*.arrow"))
+    said = f"{file}: labels of version 4 are of teacher d4, and this run's was mine: they are another run's"
+    with pytest.raises(LabelConflictError, match=re.escape(said)):
+        chosen.update(loader, None, {2: "d2", 4: "mine", 6: "d6"}, 7)  # type: ignore[arg-type]
+    assert not method.given
+
+
+def test_teachers_are_remembered_until_no_rebuild_counts_their_labels(folder: Path):
+    chosen, _, loader = lists(folder, Group())
+    teachers: dict[int, str] = {}
+    for version in (0, 2, 4, 6):
+        chosen.note(teachers, TeacherRef(version, f"d{version}"))
+    assert teachers == {0: "d0", 2: "d2", 4: "d4", 6: "d6"}
+    chosen.update(loader, None, teachers, 7)  # type: ignore[arg-type]
+    assert teachers == {6: "d6"}  # of step 7, the next window's first
 
 
 def test_before_the_first_rebuild_the_loader_knows_how_far_it_may_look(folder: Path):
