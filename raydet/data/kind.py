@@ -16,6 +16,7 @@ from raydet.data.classes.formats.folder import has_class_folders
 from raydet.data.classes.formats.idx import has_idx
 from raydet.data.classes.formats.svhn import has_svhn
 from raydet.data.located.formats.detect import layout_of
+from raydet.data.paths import LeadsOutsideError
 from raydet.errors import DataError
 
 LOOKED_FOR = (
@@ -66,7 +67,7 @@ def _tried(detect: Callable[[], str]) -> tuple[str, str]:
     """Return the format, or an empty one and why."""
     try:
         return detect(), ""
-    except AnnotationsNotReadError:
+    except (AnnotationsNotReadError, LeadsOutsideError):
         raise
     except DataError as error:
         return "", str(error)

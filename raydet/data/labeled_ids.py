@@ -10,18 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raydet.data.text_file import text_of
 from raydet.errors import DataError
 from raydet.text import plural
 
 
 def read_id_file(file: Path) -> Any:
     """Return what the file holds: its JSON value, or its lines where it is not JSON. Raises DataError."""
-    try:
-        text = file.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file (data.labeled_ids)") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as UTF-8 text: {error}") from None
+    text = text_of(file, "correct data.labeled_ids")
     if text.lstrip().startswith(("[", "{")):
         try:
             return json.loads(text)

@@ -82,8 +82,8 @@ def look_into(folder: Path) -> Found:
 
 
 def holds_images(folder: Path) -> bool:
-    """Return whether there is a picture anywhere in a folder; looks no further than the first one."""
-    return any(path.suffix.lower() in SUFFIXES for path in walk(folder, ProblemLog()))
+    """Return whether there is a picture anywhere in a folder, of classes too; looks no further than the first one."""
+    return any(path.suffix.lower() in SUFFIXES for path in walk(folder, ProblemLog(), of_classes=True))
 
 
 # --- YOLO and its relatives -------------------------------------------------------------------------------------------

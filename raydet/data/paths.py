@@ -12,28 +12,31 @@ from raydet.text import is_plain
 
 
 class LeadsOutsideError(DataError):
-    """A symlink leads out of the folder that files must lie in."""
+    """A symlink leads out of the folder that files must lie in; `is_folder`: one to a folder."""
 
-    def __init__(self, name: str, root: Path, target: Path) -> None:
-        super().__init__(f"file name {name!r} is a symlink out of the image root {root}; copy the file there")
-        self.name, self.root, self.target = name, root, target
+    def __init__(self, name: str, root: Path, target: Path, *, is_folder: bool = False) -> None:
+        found, fix = f"file name {name!r} is a symlink out of the image root {root}", "; copy the file there"
+        if is_folder:  # the target is foreign text
+            found = f"folder {name!r} is a symlink to {str(target)!r}; those must lead to other folders inside {root}"
+            fix = ": copy it there, or remove the symlink"
+        super().__init__(found + fix)
+        self.root, self.target, self._found = root, target, found
 
     @property
     def with_way_out(self) -> str:
         """Return the message for sets that have the key `images`."""
-        return (
-            f"file name {self.name!r} is a symlink out of the image root {self.root}; {ways_in(self.root, self.target)}"
-        )
+        return f"{self._found}; {ways_in(self.root, self.target)}"
 
 
 _HARMLESS = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")  # what no rule is about
 _MAX_NAME_BYTES, _MAX_PATH_BYTES = 255, 4095  # what Linux file systems allow
 
 
-def resolve_inside(root: Path, name: object) -> Path:
+def resolve_inside(root: Path, name: object, *, is_folder: bool = False) -> Path:
     """Return the file `name` (relative, with `/`) under the resolved folder `root`, with symlinks followed.
 
-    The file need not exist. Raises DataError for anything that leaves `root` or cannot be a file name.
+    The file need not exist; `is_folder`: messages call it a folder. Raises DataError for anything that leaves
+    `root` or cannot be a file name.
     """
     name = checked_name(name)
     if _is_plain_below(str(root), name):
@@ -44,7 +47,7 @@ def resolve_inside(root: Path, name: object) -> Path:
     except (OSError, RuntimeError, ValueError) as error:  # a symlink loop
         raise DataError(f"file name {shown!r} cannot be followed: {error}") from None
     if not path.is_relative_to(root):
-        raise LeadsOutsideError(shown, root, path)
+        raise LeadsOutsideError(shown, root, path, is_folder=is_folder)
     return path
 
 

@@ -8,16 +8,20 @@ from raydet.data.boxes.source import Source, SourceBuilder
 from raydet.data.folder import listed_images
 from raydet.data.layouts import look_into, named
 from raydet.data.pairing import report_same_stems
-from raydet.data.paths import rebased
+from raydet.data.paths import LeadsOutsideError, rebased
 from raydet.data.problems import ProblemLog
+from raydet.errors import DataError
 
 
 def read_folder(pattern: str, log: ProblemLog, images: Path | None = None) -> Source:
     """Read the images of a folder or a glob; an image's id is its path in the folder. Annotations are mentioned.
 
-    `images`: a folder that symlinks may lead into. Raises DataError where there is no image.
+    `images`: a folder that symlinks may lead into. Raises DataError where there is no image, or a glob leads elsewhere.
     """
-    root, names = listed_images(pattern, log)
+    try:
+        root, names = listed_images(pattern, log, images)
+    except LeadsOutsideError as error:
+        raise DataError(error.with_way_out) from None
     report_same_stems(root, names, log)
     report_ignored_annotations(Path(pattern), log)
     limit = root if images is None else images.resolve()

@@ -17,13 +17,13 @@ import defusedxml.ElementTree
 import numpy as np
 from defusedxml import DefusedXmlException
 
-from raydet.data.boxes.formats.text_file import text_of
 from raydet.data.boxes.formats.voc_pairs import SPLITS, Pairs, Places, below, by_last_part, find_places, only
 from raydet.data.boxes.source import Source, SourceBuilder
 from raydet.data.boxes.turned import Corners, box_around, report_turned
 from raydet.data.folder import files_ending
 from raydet.data.pairing import key_of
 from raydet.data.problems import ProblemLog
+from raydet.data.text_file import text_of
 from raydet.errors import DataError
 from raydet.text import is_plain
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from raydet.config.load import read_yaml
-from raydet.data.boxes.formats.text_file import text_of
 from raydet.data.boxes.formats.yolo_labels import LabelReader, Place
 from raydet.data.boxes.source import Source, SourceBuilder
 from raydet.data.folder import SUFFIXES, image_names, is_passed_over
 from raydet.data.paths import ways_in
 from raydet.data.problems import ProblemLog
+from raydet.data.text_file import text_of
 from raydet.data.yaml_kind import data_set_yamls
 from raydet.errors import ConfigError, DataError
 from raydet.text import is_plain

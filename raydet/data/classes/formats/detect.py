@@ -16,7 +16,7 @@ from raydet.data.classes.formats.parquet_files import parquet_files, parquet_in
 from raydet.data.classes.formats.svhn import has_svhn, read_svhn
 from raydet.data.classes.synthetic import patterns_table
 from raydet.data.classes.table import ImageTable
-from raydet.data.folder import SUFFIXES
+from raydet.data.folder import SUFFIXES, check_class_links
 from raydet.data.layouts import holds_images
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
@@ -51,7 +51,7 @@ def read_images(config: ImageSetConfig, log: ProblemLog, *, role: str = "data") 
 def detect_format(config: ImageSetConfig, role: str = "data") -> Format:
     """Return `config.format`, or what `auto` decides from the path and what the set is for (labeled, unlabeled, ...).
 
-    Raises DataError that says what was looked for.
+    Raises DataError that says what was looked for, or which class folder leads to another place.
     """
     if config.format != "auto":
         return config.format
@@ -81,6 +81,7 @@ def _format_of_folder(folder: Path, config: ImageSetConfig, role: str) -> Format
         raise DataError(f"{folder}: holds both image files and images in other files ({held}); {choice}")
     if has_images:
         return "folder"
+    check_class_links(folder)  # which may be why there is nothing
     raise DataError(
         f"{folder}: no image set found there; looked for data_batch_1 or train (CIFAR), *_32x32.mat (SVHN), "
         f"*-images-idx3-ubyte (IDX), *.parquet, and images in a folder a class ({', '.join(SUFFIXES)})"

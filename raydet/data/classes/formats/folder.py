@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from raydet.data.classes.table import NO_LABEL, ImageTable, files_table
-from raydet.data.folder import SUFFIXES, image_names, listed, listed_images
+from raydet.data.folder import SUFFIXES, class_folders, image_names, listed, listed_images
 from raydet.data.layouts import holds_images, look_into, named
 from raydet.data.pairing import report_same_stems
 from raydet.data.paths import checked_name, resolve_inside
@@ -24,14 +24,15 @@ def has_class_folders(folder: Path) -> bool:
     """Return whether the images of a folder lie in several folders, and none beside these: one folder a class."""
     if not folder.is_dir() or any(entry.name.lower().endswith(SUFFIXES) for entry in listed(folder)):
         return False
-    return sum(holds_images(folder / name) for name in _class_folders(folder)) > 1
+    return sum(holds_images(folder / name) for name in class_folders(folder)) > 1
 
 
 def read_image_folder(path: Path, subset: str | None, log: ProblemLog) -> ImageTable:
     """Read `PATH/SUBSET/CLASS/**/IMAGE`; ids are the names below PATH/SUBSET, classes are numbered by their names.
 
     Images beside the class folders have no label, nor have those that a glob names. Other files are mentioned, and
-    symlinks must stay inside: those that do not are reported, and left out. Raises DataError where there is no image.
+    symlinks must stay inside: those of images that do not are reported, and left out. Raises DataError where one of a
+    class folder does not, and where there is no image.
     """
     if glob.has_magic(str(path)) and not path.is_dir():
         root, names = listed_images(str(path), log)
@@ -41,10 +42,10 @@ def read_image_folder(path: Path, subset: str | None, log: ProblemLog) -> ImageT
     if not folder.is_dir():  # asked first: a symlink in a circle cannot be resolved
         raise DataError(f"{folder}: no such folder")
     root = folder.resolve()
-    class_names = _class_folders(root)
+    class_names = class_folders(root)
     if subset is None and len(_SPLITS.intersection(class_names)) > 1 and _SPLITS.issuperset(class_names):
         raise DataError(f"{path}: holds the subsets {', '.join(class_names)}; name one with `subset`")
-    found = image_names(root, log)
+    found = image_names(root, log, of_classes=True)
     if not found:
         raise DataError(f"{root}: no images there (looked for {', '.join(SUFFIXES)})")
     names = _regular(root, found, log)
@@ -62,18 +63,13 @@ def _report_boxes(root: Path, log: ProblemLog) -> None:
         log.warn("annotations-ignored", root, "", message, "the classes are the names of the folders")
 
 
-def _class_folders(root: Path) -> tuple[str, ...]:
-    folders = (entry.name for entry in listed(root) if entry.is_dir(follow_symlinks=False))
-    return tuple(folders)
-
-
 def _regular(root: Path, names: list[str], log: ProblemLog) -> list[str]:
     """Report and leave out what is no file, such as a pipe, and symlinks that lead nowhere or out of the folder."""
     kept: list[str] = []
     for name in names:
         try:
             mode = os.lstat(f"{root}/{name}").st_mode
-            if stat.S_ISLNK(mode):  # what is no symlink is inside: symlinked folders are not entered
+            if stat.S_ISLNK(mode):  # what is no symlink is inside, as all folders are that were entered
                 mode = resolve_inside(root, name).stat().st_mode
         except DataError as error:
             log.error("file-name", root, name, str(error))

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import glob
-import os
 import re
 from pathlib import Path
 
 from raydet.data.classes.formats.shown import check_file_name, quoted
-from raydet.data.folder import files_ending, is_passed_over
+from raydet.data.folder import files_ending, matching
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 
@@ -19,7 +18,8 @@ def parquet_files(pattern: str, subset: str | None) -> list[Path]:
     """Return the files in the order of their names.
 
     In a folder, `subset` takes `SUBSET.parquet`, `SUBSET-*.parquet` and those in the folder SUBSET. Raises DataError
-    where there is none, where a folder seems to hold several subsets and none was named, and for a subset of a file.
+    where there is none, where a folder seems to hold several subsets and none was named, for a subset of a file, and as
+    `matching` does.
     """
     path = Path(pattern)
     if path.is_dir():
@@ -28,8 +28,8 @@ def parquet_files(pattern: str, subset: str | None) -> list[Path]:
         raise DataError(f"{pattern}: subset {subset!r} is for folders of several files, and this is none; remove it")
     if path.exists() or not glob.has_magic(pattern):
         return [path]
-    names = (name for name in glob.glob(pattern, recursive=True) if not is_passed_over(os.path.basename(name)))
-    files = sorted(Path(name) for name in names if os.path.isfile(name))
+    root, names = matching(pattern)
+    files = sorted(root / name for name in names)
     if not files:
         raise DataError(f"{pattern}: no file there")
     for file in files:

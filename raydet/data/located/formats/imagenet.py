@@ -16,7 +16,7 @@ import numpy as np
 from defusedxml import DefusedXmlException
 
 from raydet.data.classes.table import NO_LABEL, files_table
-from raydet.data.folder import image_names, listed
+from raydet.data.folder import check_class_links, class_folders, image_names
 from raydet.data.located.table import LocatedTable, located
 from raydet.data.problems import ProblemLog
 from raydet.data.threads import in_threads
@@ -46,7 +46,7 @@ def find_imagenet(folder: Path) -> Path | None:
 
 def read_imagenet(folder: Path, subset: str | None, *, read_boxes: bool, log: ProblemLog) -> LocatedTable:
     """Read `train` or `val`; ids are the names below that folder, classes are the WordNet ids of train/ in alphabetical
-    order. Raises DataError where the folders are not there.
+    order. Raises DataError where the folders are not there, or one of a class lies elsewhere.
     """
     place = find_imagenet(folder)
     if place is None:
@@ -59,7 +59,7 @@ def read_imagenet(folder: Path, subset: str | None, *, read_boxes: bool, log: Pr
     class_names = _class_folders(place / "Data" / "CLS-LOC" / "train") or _class_folders(root)
     if not class_names:
         raise DataError(f"{place / 'Data' / 'CLS-LOC' / 'train'}: no folder per class there; they name the classes")
-    names = image_names(root, log)
+    names = image_names(root, log, of_classes=True)
     xml = place / "Annotations" / "CLS-LOC" / subset
     said = _read_all(xml, names) if read_boxes or any("/" not in name for name in names) else {}
     for name, one in said.items():
@@ -78,7 +78,8 @@ def read_imagenet(folder: Path, subset: str | None, *, read_boxes: bool, log: Pr
 def _class_folders(folder: Path) -> tuple[str, ...]:
     if not folder.is_dir():
         return ()
-    return tuple(entry.name for entry in listed(folder) if entry.is_dir() and not entry.name.startswith("."))
+    check_class_links(folder)
+    return class_folders(folder)
 
 
 def _class_of(name: str, said: dict[str, _Annotation]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from raydet.data.text_file import text_of
 from raydet.errors import DataError
 
 _MOST_BYTES = 1 << 28
@@ -11,15 +12,9 @@ _MOST_BYTES = 1 << 28
 
 def lines_of(file: Path) -> list[str]:
     """Return the lines of a text file that are not empty. Raises DataError where it cannot be read."""
-    try:
-        if file.stat().st_size > _MOST_BYTES:
-            raise DataError(f"{file}: more than {_MOST_BYTES:,} bytes; expected a list")
-        text = file.read_bytes().decode("utf-8-sig")
-    except FileNotFoundError:
-        raise DataError(f"{file}: no such file; is the data set complete?") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file}: cannot be read as UTF-8 text: {error}") from None
-    return [line for line in text.splitlines() if line.strip()]
+    if file.is_file() and file.stat().st_size > _MOST_BYTES:
+        raise DataError(f"{file}: more than {_MOST_BYTES:,} bytes; expected a list")
+    return [line for line in text_of(file, "is the data set complete?").splitlines() if line.strip()]
 
 
 def numbered_lines(file: Path, count: int) -> dict[str, tuple[str, ...]]:

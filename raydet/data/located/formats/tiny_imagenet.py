@@ -14,6 +14,7 @@ from raydet.data.classes.table import files_table
 from raydet.data.folder import image_names
 from raydet.data.located.formats.listed import lines_of
 from raydet.data.located.table import LocatedTable, located
+from raydet.data.paths import resolve_inside
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 
@@ -31,7 +32,7 @@ def find_tiny_imagenet(folder: Path) -> Path | None:
 def read_tiny_imagenet(folder: Path, subset: str | None, *, read_boxes: bool, log: ProblemLog) -> LocatedTable:
     """Read `train` or `val`; ids are the names below that folder, classes are the WordNet ids in alphabetical order.
 
-    Raises DataError where a list is missing or damaged.
+    Raises DataError where a list is missing or damaged, or the folder of a class lies elsewhere.
     """
     place = find_tiny_imagenet(folder)
     if place is None:
@@ -41,7 +42,7 @@ def read_tiny_imagenet(folder: Path, subset: str | None, *, read_boxes: bool, lo
     class_names = tuple(sorted(line.strip() for line in lines_of(place / "wnids.txt")))
     root = (place / subset).resolve()
     if subset == "train":
-        names = [f"{each}/{name}" for each in class_names for name in _images(root / each, log)]
+        names = [f"{each}/{name}" for each in class_names for name in _images(root, each, log)]
         class_of = {name: name.split("/", 1)[0] for name in names}
         boxes = _train_boxes(root, class_names) if read_boxes else {}
     else:
@@ -55,11 +56,13 @@ def read_tiny_imagenet(folder: Path, subset: str | None, *, read_boxes: bool, lo
     return located(table, [[boxes[name]] if name in boxes else [] for name in names])
 
 
-def _images(folder: Path, log: ProblemLog) -> list[str]:
+def _images(root: Path, wnid: str, log: ProblemLog) -> list[str]:
     """Return the images of a class, by their names below its folder."""
-    if not (folder / "images").is_dir():
-        raise DataError(f"{folder / 'images'}: no such folder; is the data set complete?")
-    return [f"images/{name}" for name in image_names((folder / "images").resolve(), log)]
+    resolve_inside(root, wnid, is_folder=True)
+    folder = resolve_inside(root, f"{wnid}/images", is_folder=True)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder; is the data set complete?")
+    return [f"images/{name}" for name in image_names(folder, log)]
 
 
 def _train_boxes(root: Path, class_names: tuple[str, ...]) -> dict[str, Box]:

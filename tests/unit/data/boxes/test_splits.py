@@ -218,7 +218,7 @@ def test_bad_lists_are_refused(tmp_path: Path, text: str, message: str) -> None:
 
 
 def test_a_missing_list_and_a_superfluous_part_are_named(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"no such file \(data.labeled_ids\)"):
+    with pytest.raises(DataError, match="no such file; correct data.labeled_ids"):
         choose_rows(make_config(labeled_ids=str(tmp_path / "none.txt")), make_table([[0]]))
     (tmp_path / "ids.txt").write_text("0")
     with pytest.raises(DataError, match="'#1/1' is for seed files"):

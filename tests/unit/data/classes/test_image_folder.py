@@ -71,7 +71,7 @@ def test_symlinks_must_stay_inside(tmp_path: Path) -> None:
     root = write_class_folders(tmp_path / "data", {"cat": 1, "dog": 1})
     (root / "cat" / "inside.png").symlink_to(root / "dog" / "0.png")
     (root / "dog" / "outside.png").symlink_to(secret)
-    (root / "emu").symlink_to(tmp_path / "data" / "cat")
+    (root / "cat" / "more").symlink_to(root / "dog")
     table, log = read_set(root)
     assert table.ids.to_pylist() == ["cat/0.png", "cat/inside.png", "dog/0.png"]
     assert codes(log) == ["file-name"] and "is a symlink out of the image root" in str(log.problems[-1])
@@ -121,12 +121,15 @@ def test_a_symlink_in_a_circle_is_named(tmp_path: Path) -> None:
 
 def test_escape_sequences_in_names_of_folders_do_not_reach_the_terminal(tmp_path: Path) -> None:
     write_class_folders(tmp_path, {"cat": 1, "dog": 1})
-    (tmp_path / "\x1b[2J").symlink_to(tmp_path / "cat")
+    (tmp_path / "dog" / "\x1b[2J").symlink_to(tmp_path / "cat")
     _, log = read_set(tmp_path)
     assert log.warnings() == (
-        f"[symlinked-folder] '{tmp_path}/\\x1b[2J': a symlinked folder is not entered; name its target as the data "
+        f"[symlinked-folder] '{tmp_path}/dog/\\x1b[2J': a symlinked folder is not entered; name its target as the data "
         "set, or copy it",
     )
+    (tmp_path / "\x1b[2J").symlink_to("/")
+    with pytest.raises(DataError, match=r"^folder '\\x1b\[2J' is a symlink to '/'; those must lead"):
+        read_set(tmp_path)
     (tmp_path / "\x1b[2J").unlink()
     (tmp_path / "\x1b[2J").symlink_to(tmp_path / "\x1b[2J")
     with pytest.raises(DataError, match=r"^'/.*/\\x1b\[2J': cannot be followed"):
