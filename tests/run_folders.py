@@ -15,6 +15,7 @@ METHODS = {
     "il_net": TINY["method"],
     "supervised": {"name": "supervised", "burn_in_steps": 3, "ema_keep_rate": 0.5},
     "soft_teacher": {**TINY_SOFT, "burn_in_steps": 3, "ema_keep_rate": 0.5},
+    "gradient_sampling": {**TINY_SOFT, "name": "gradient_sampling", "burn_in_steps": 3, "ema_keep_rate": 0.5},
 }
 AP = {3: ("student", 0.1), 5: ("teacher", 0.2), 8: ("teacher", 0.3)}
 

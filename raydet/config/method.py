@@ -46,6 +46,12 @@ class MethodSection(Section):
         """The views that take the place of parts of `data.views`; None: there are none."""
         return None
 
+    @property
+    def labeled_listing(self) -> dict[str, Any]:
+        """The settings by which labelled images are listed more or less often than once in an epoch, by their names
+        here; empty: each is listed once. Where they are equal the same images are listed equally often."""
+        return {}
+
     def settings_for_control(self) -> dict[str, Any]:
         """Return by dotted key what a method without pseudo-labels needs to train on labelled images as this one does,
         as nearly as it can, where settings of this method take the place of those keys."""

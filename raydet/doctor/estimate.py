@@ -115,6 +115,13 @@ def labels_made(config: RunConfig, schedule: LabelSchedule, images: int) -> dict
     return made
 
 
+def labels_left(config: RunConfig, schedule: LabelSchedule, images: int, step: int) -> int:
+    """Return how many of these are still to be made, at most, when `step` steps are done."""
+    batch = config.optim.unlabeled_batch
+    made = labels_made(config, schedule, images)
+    return sum(max(0, count - min(images, max(0, step - first) * batch)) for first, count in made.items())
+
+
 def labels_kept(config: RunConfig, schedule: LabelSchedule, images: int) -> int:
     """Return how many labels the store holds at most.
 

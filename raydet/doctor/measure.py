@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from raydet.config.run import RunConfig
-from raydet.doctor.estimate import labels_made
+from raydet.doctor.estimate import labels_left
 from raydet.doctor.finding import Finding, ok, warn
 from raydet.errors import CheckpointError
 from raydet.metrics import read_metrics
@@ -19,7 +21,8 @@ from raydet.precision import NAMES, autocast_dtype, has_bf16_hardware
 from raydet.registry import build_method, family_of
 from raydet.settings import resolve
 from raydet.text import duration, plural
-from raydet.train.checkpoint import open_checkpoint
+from raydet.train.checkpoint import latest_checkpoint, open_checkpoint
+from raydet.train.rundir import RunFolder
 
 BURN_IN, LATER = 2, 4  # steps that are trained; the first of each stage is not counted
 TOLERATED = 1.25  # times as long as in the other precision: four steps tell no more
@@ -60,7 +63,6 @@ def _device() -> torch.device:
 def _train(config: RunConfig) -> tuple[list[dict[str, Any]], int]:
     """Return the log's lines of a few steps, and how many unlabelled images there are."""
     from raydet.group import Group
-    from raydet.train.rundir import RunFolder
     from raydet.train.worker import local_source, train_rank
 
     with tempfile.TemporaryDirectory(prefix="raydet-doctor-") as folder:
@@ -90,44 +92,75 @@ def short_run(config: RunConfig, run_dir: Path) -> RunConfig:
 
 
 def extrapolate(config: RunConfig, lines: Sequence[Mapping[str, Any]], num_unlabeled: int, device: str) -> str:
-    """Say how long the whole run takes, from the log's line of each measured step."""
+    """Say how long what is left of the run takes, from the log's line of each measured step."""
     method, by_step = build_method(config), {line["step"]: line for line in lines}
     first, rest = by_step[BURN_IN], [by_step[step] for step in range(BURN_IN + 2, BURN_IN + LATER + 1)]
     seconds, labelling = (sum(float(line[key]) for line in rest) / len(rest) for key in ("step_s", "label_wait_s"))
     stages = first.get("stage") != rest[-1].get("stage")
     end_of_first = min(config.method.burn_in_steps, config.last_step) if config.uses_labels or stages else 0
-    start = min(fork_step(config), config.last_step)
+    done = beginning_of(config)
+    start = min(done.step, config.last_step)
     num_first, num_rest = max(0, end_of_first - start), config.last_step - max(start, end_of_first)
-    made = sum(labels_made(config, method.schedule(), num_unlabeled).values())
+    makes_labels = labels_left(config, method.schedule(), num_unlabeled, 0) > 0
+    made = labels_left(config, method.schedule(), num_unlabeled, start)
     share = min(1.0, made / max(1, num_rest * config.optim.unlabeled_batch))
     total = num_first * float(first["step_s"]) + num_rest * (seconds - (1 - share) * labelling)
-    text = f"{seconds:.2f} s per {rest[-1].get('stage', 'later' if made else 'training')} step"
-    if made or stages:
+    text = f"{seconds:.2f} s per {rest[-1].get('stage', 'later' if makes_labels else 'training')} step"
+    if makes_labels or stages:
         text = f"{float(first['step_s']):.2f} s per {first.get('stage', 'burn-in')} step, {text}"
-    if made and share < 1:
+    if makes_labels and share < 1 and start < config.last_step:
         text += f" ({labelling:.2f} s of it for labels, which {share:.0%} of the images need)"
-    steps = plural(config.last_step - start, "step")
-    steps += f" from step {start} on, where run.fork_from begins," if start else ""
     last = method.stage_name(config.last_step - 1)
     if last not in (None, first.get("stage"), rest[-1].get("stage")):
         text += f", {last} taken to be as slow"
+    text += f", with the whole batch and the teacher in one process on {device}"
+    if start == config.last_step:
+        at_its_end = f"{done.what} is at step {done.step}, and the run ends at step {start}"
+        return f"{text}. Nothing is left to train: {at_its_end}{_to_train_on(config)}"
+    steps = plural(config.last_step - start, "step")
+    steps += f" from step {start} on, where {done.goes_on}," if start else ""
     return (
-        f"{text}, with the whole batch and the teacher in one process on {device}: {duration(total)} "
-        f"for {steps} without evaluations; n workers share a batch, and a pool "
-        f"takes the teacher's part"
+        f"{text}: {duration(total)} for {steps} without evaluations; n workers share a batch, and a pool takes the "
+        f"teacher's part"
     )
 
 
-def fork_step(config: RunConfig) -> int:
-    """Return the step that a forked run begins at, 0 for others: as its checkpoint says, else as its folder is called.
+def _to_train_on(config: RunConfig) -> str:
+    """Return what would make a run longer, as the end of a sentence; nothing where its end is part of the method."""
+    if config.last_step < config.length:
+        return "; raise run.stop_at to train on"
+    return "" if config.method.fixed_length else "; raise optim.steps to train on"
 
-    A checkpoint that is not here, or is damaged, is not this finding's matter.
+
+@dataclass(frozen=True, slots=True)
+class Beginning:
+    """Where training begins, or goes on."""
+
+    step: int = 0
+    what: str = "the run"  # that is at this step
+    goes_on: str = "it begins"
+
+
+def beginning_of(config: RunConfig) -> Beginning:
+    """Return where a run goes on that is to be resumed, else where a forked one begins, as its checkpoint says.
+
+    Of checkpoints that are not here, or are damaged, none counts, as `--resume` passes over them, but the name of the
+    one to fork from does. That they are is not this finding's matter.
     """
+    folder = RunFolder(config.run.dir)
+    if folder.is_started:
+        with suppress(CheckpointError, OSError, KeyError):
+            if (newest := latest_checkpoint(folder.checkpoints)) is not None:
+                return Beginning(newest.step, "the run in run.dir", "--resume goes on with the run in run.dir")
     if config.run.fork_from is None:
-        return 0
-    path = Path(config.run.fork_from)
+        return Beginning()
+    return Beginning(_step_of(Path(config.run.fork_from)), "run.fork_from", "run.fork_from begins")
+
+
+def _step_of(checkpoint: Path) -> int:
+    """Return the step of a checkpoint, as it says, else as its folder is called; 0 where neither does."""
     try:
-        return open_checkpoint(path).step
+        return open_checkpoint(checkpoint).step
     except (CheckpointError, OSError, KeyError):
-        named = re.fullmatch(r"step_(\d+)", path.name)
+        named = re.fullmatch(r"step_(\d+)", checkpoint.name)
         return int(named[1]) if named else 0

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from raydet.contract import Finding
 from raydet.report.common import NO_EVALUATION, named, share
-from raydet.report.gain import EVEN, Control, Gain, gain_over, have_same_views, how_to_get_a_control
+from raydet.report.gain import EVEN, Control, Gain, gain_over, have_same_views, how_to_get_a_control, other_listing
 from raydet.report.inputs import RunRecords
 from raydet.report.page import Section, findings, folded, heading, paragraph, tiles
 from raydet.report.trends import curve_findings, is_past_burn_in
@@ -66,31 +66,13 @@ def _over_control(run: RunRecords, control: Control, gain: Gain) -> list[str]:
         f"{name} at step {gain.step}": share(name, gain.ours[name]),
         f"{named(run, name)} of the control": share(name, gain.theirs[name]),
     }
-    other, same_views = control.run, have_same_views(run, control.run)
+    other = control.run
     place = other.folder.name if other.folder.parent == run.folder.parent else str(other.folder)
     who = place if place == other.config.method.name else f"{other.config.method.name} in {place}"
     past = control.shared or "neither a checkpoint nor seed, labelled images and settings"
-    said = f"{_verdict(gain, same_views)} than the control, {who}, at step {gain.step}. The two have {past} in common."
-    body = [tiles(shown), paragraph(said, "")]
-    if not gain.is_like_with_like:
-        ours, theirs = gain.ours["model"], gain.theirs["model"]
-        body.append(
-            paragraph(
-                f"Its figure is that of a {ours}, the control's that of a {theirs}: an average of the weights alone "
-                f"changes {name} by points. A fair control keeps one too.",
-                "alarm",
-            )
-        )
-    if not same_views:
-        body.append(
-            paragraph(
-                f"The control sees labelled images through other views, which alone change {name}: how much of the "
-                f"difference is due to the unlabelled ones cannot be said.",
-                "alarm",
-            )
-        )
-    if control.shared is None:
-        body.append(paragraph("The difference may be one of seeds or settings rather than of methods.", "alarm"))
+    verdict = _verdict(gain, _causes(run, other))
+    said = f"{verdict} than the control, {who}, at step {gain.step}. The two have {past} in common."
+    body = [tiles(shown), paragraph(said, ""), *(paragraph(text, "alarm") for text in _doubts(run, control, gain))]
     lasts = [each.points[-1][0] for each in (run, control.run)]
     if max(lasts) > gain.step:
         body.append(paragraph(f"The last evaluations are at steps {lasts[0]} and {lasts[1]} (control)."))
@@ -103,9 +85,39 @@ def _over_control(run: RunRecords, control: Control, gain: Gain) -> list[str]:
     return body
 
 
-def _verdict(gain: Gain, same_views: bool) -> str:
+def _doubts(run: RunRecords, control: Control, gain: Gain) -> list[str]:
+    """Return what the reader should know before believing the difference."""
+    name, found = gain.figure, []
+    if not gain.is_like_with_like:
+        ours, theirs = gain.ours["model"], gain.theirs["model"]
+        found.append(
+            f"Its figure is that of a {ours}, the control's that of a {theirs}: an average of the weights alone "
+            f"changes {name} by points. A fair control keeps one too."
+        )
+    if not have_same_views(run, control.run):
+        found.append(
+            f"The control sees labelled images through other views, which alone change {name}: how much of the "
+            f"difference is due to the unlabelled ones cannot be said."
+        )
+    if (listing := other_listing(run, control.run)) is not None:
+        found.append(
+            f"The control lists labelled images {listing}: that alone changes {name}, and how much of the difference "
+            f"is due to the unlabelled ones cannot be said."
+        )
+    if control.shared is None:
+        found.append("The difference may be one of seeds or settings rather than of methods.")
+    return found
+
+
+def _causes(run: RunRecords, control: RunRecords) -> str:
+    """Begin a sentence with what made the difference."""
+    others = [] if have_same_views(run, control) else ["other views"]
+    others += [] if other_listing(run, control) is None else ["another listing"]
+    return "The unlabelled images" + (f" and {' and '.join(others)} of the labelled ones" if others else "")
+
+
+def _verdict(gain: Gain, cause: str) -> str:
     """Begin the sentence that compares a run with its control."""
-    cause = "The unlabelled images" if same_views else "The unlabelled images and other views of the labelled ones"
     difference, points = gain.difference, f"{abs(100 * gain.difference):.1f} points of {gain.figure}"
     if abs(difference) < EVEN:
         return f"{cause} gave nothing that can be seen: {points} {'more' if difference >= 0 else 'less'}"
@@ -146,6 +158,14 @@ def _command(run: RunRecords) -> list[str]:
             paragraph(
                 f"{run.config.method.name} has views of its own. The control's are of like sizes and not the same: a "
                 f"difference to it is one of views as well."
+            )
+        )
+    if listing := run.config.method.labeled_listing:
+        keys = ", ".join(f"method.{key}" for key in listing)
+        found.append(
+            paragraph(
+                f"{run.config.method.name} lists labelled images by settings of its own ({keys}), the control once "
+                f"each: a difference to it is one of the listing as well."
             )
         )
     return found

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from raydet.data.mapped import MappedIndex
 from raydet.errors import UserError
@@ -125,6 +126,17 @@ def have_same_views(a: RunRecords, b: RunRecords) -> bool:
     """Return whether two runs see labelled images alike: other views alone change a figure."""
     views = [(getattr(each.config.data, "views", None), each.config.method.own_views) for each in (a, b)]
     return views[0] == views[1]
+
+
+def other_listing(run: RunRecords, control: RunRecords) -> str | None:
+    """Say how often a control lists labelled images, and the run; None where both do so alike: that alone changes a
+    figure, too."""
+    ours, theirs = (each.config.method.labeled_listing for each in (run, control))
+    return None if ours == theirs else f"{_listing(theirs)}, the run {_listing(ours)}"
+
+
+def _listing(settings: Mapping[str, Any]) -> str:
+    return "by " + ", ".join(f"method.{key}={value}" for key, value in settings.items()) if settings else "once each"
 
 
 def _val(run: RunRecords, index: MappedIndex | None) -> tuple[str, list[int]] | None:

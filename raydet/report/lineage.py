@@ -8,6 +8,7 @@ are not among them: a control can only come near those (`MethodSection.settings_
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from raydet.train.state import digest_of_labeled
 
 FORKED = "the same checkpoint"
 ALIKE = "the same seed, labelled images and settings"
+_JUDGED_ON = ("val", "test")  # sets that nothing trains on: these images are compared where figures are
 MOST_NEAR = 200  # folders that are looked at beside a run
 # What may differ between runs that are alike: none of it changes what labelled images teach.
 _FREE = (
@@ -64,6 +66,28 @@ def labeled_images(run: RunRecords) -> tuple[str, list[str]] | None:
     except UserError:
         return None
     return digest_of_labeled(sets), [sets.labeled.id_at(row) for row in sets.labeled.sound_rows().tolist()]
+
+
+def images_left_out(run: RunRecords) -> frozenset[str]:
+    """Return the ids of the images that a run does not train on, as they are damaged. Raises UserError where the list
+    of them cannot be read."""
+    file, found = run.folder / "data" / "skipped.jsonl", set()
+    try:
+        content = file.read_bytes() if file.exists() else b""
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); make it readable, or restore it") from None
+    for number, line in enumerate(content.splitlines(), 1):
+        try:
+            row = json.loads(line)
+            name, image_id = str(row["set"]), str(row["id"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            raise UserError(
+                f"{file}: line {number} names no set and image: {line[:80]!r}; restore it, or delete it: the run then "
+                f"counts as one that left out none"
+            ) from None
+        if name not in _JUDGED_ON:
+            found.add(image_id)
+    return frozenset(found)
 
 
 def is_control(run: RunRecords) -> bool:

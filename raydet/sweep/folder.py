@@ -9,11 +9,11 @@ SWEEP/tune/             Ray Tune's own bookkeeping; never read back
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,13 +22,14 @@ from raydet import __version__
 from raydet.config.run import RunConfig
 from raydet.data.prepared import is_scratch
 from raydet.errors import ConfigError, FolderInUseError
-from raydet.files import first_foreign, held, make_folder, read_json, remove_unfinished, write_text
+from raydet.files import first_foreign, held, locked, make_folder, read_json, remove_unfinished, write_text
 from raydet.settings import resolve
 
 if TYPE_CHECKING:
     from raydet.sweep.space import Sweep  # imports Ray Tune, which reading a search does not need
 
 FORMAT = 1
+COUNT_POLL_S = 0.05
 State = Literal["waiting", "burn-in", "running", "done", "stopped", "failed"]
 
 
@@ -166,9 +167,18 @@ class SweepFolder:
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Hold the list of trials while one is added; waits for others that do the same."""
-        with (self.path / ".count").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        """Hold the list of trials while one is added; waits for others that do the same.
+
+        Raises StorageError where the file system has no locks.
+        """
+        with ExitStack() as stack:
+            while True:
+                in_use = FolderInUseError(f"{self.path}: another process counts its trials")
+                try:
+                    stack.enter_context(locked(self.path / ".count", in_use))
+                    break
+                except FolderInUseError:
+                    time.sleep(COUNT_POLL_S)
             yield
 
     def lock(self) -> AbstractContextManager[None]:

@@ -24,7 +24,7 @@ from raydet.sweep.plan import trials_of
 from raydet.sweep.points import points_of
 from raydet.sweep.space import Asha, Sweep
 from tests.helpers import TINY, tiny_config
-from tests.integration.processes import Killer
+from tests.integration.processes import Killer, steps_done
 
 BETA = """
 from ray import tune
@@ -32,6 +32,11 @@ from raydet.sweep.space import Sweep
 sweep = Sweep("beta?", {"method.unsup_reg_weight": tune.grid_search([0.5, 1.0, 2.0])})
 """
 
+SUGGESTED = """
+from ray import tune
+from raydet.sweep.space import Sweep
+sweep = Sweep("beta?", {"method.unsup_reg_weight": tune.uniform(0.5, 2.0)}, samples=1, search="optuna")
+"""
 
 ONCE = ("--config", "c.yaml", "run.dir=home", "cluster.max_failures=0")  # no second process for a trial that died
 
@@ -128,6 +133,26 @@ def test_a_trial_whose_process_is_killed_is_failed_and_can_be_tried_again(here: 
     assert main(["tune", "beta.py", *ONCE, "--resume", "--retry-failed"]) == 0
     assert states(home) == ["done"] * 3
     assert trials(home)[failed.id].attempts == 2
+
+
+def test_a_trial_that_optuna_suggested_goes_on_as_itself_when_its_process_is_killed(here: Path, local_ray: None):
+    pytest.importorskip("optuna")
+    (here / "beta.py").write_text(SUGGESTED)
+    home = here / "home"
+    run = home / "trials" / "0000"
+    words = ["--config", "c.yaml", "run.dir=home", "cluster.max_failures=1", "checkpoint.every=1", "--concurrent", "1"]
+    with Killer("ray::ImplicitFunc", lambda: steps_done(run) >= 5) as killer:
+        assert main(["tune", "beta.py", *words]) == 0
+    assert killer.killed
+    found = trials(home)
+    # one sample is one trial, and its second process no other one
+    assert [(trial.id, trial.state, trial.attempts) for trial in found.values()] == [("0000", "done", 2)]
+    first, second = (line for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "start")
+    assert first["resumed_from"] == 3  # the end of the shared burn-in
+    assert (
+        4 <= second["resumed_from"] < 8
+    )  # a checkpoint of the process that died after its 5th step, or the one before
+    assert len((home / "results.csv").read_text().splitlines()) == 2  # a header and the trial
 
 
 def test_what_asha_stops_frees_its_place_and_a_resumed_search_remembers_the_rungs(here: Path):

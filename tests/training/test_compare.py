@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from raydet.cli import main
+from raydet.data.bad_images import add_left_out
 from raydet.data.mapped import write_damaged
 from raydet.errors import UserError
 from raydet.families.detection.data import BOXES
@@ -99,6 +100,45 @@ def test_without_a_control_the_first_kind_of_run_stands_for_one(tmp_path: Path):
     (pair,) = compared.pairs
     assert (pair.run.folder.name, pair.control.folder.name, pair.shared) == ("high", "low", ALIKE)
     assert "against il_net (score_threshold=0.16), which was given first: +5.0 points of AP" in as_text(compared)
+
+
+def test_what_happens_on_a_bad_image_makes_no_arm_where_none_was_met(tmp_path: Path):
+    folders = [
+        write_run(tmp_path / "stops").folder,
+        write_run(tmp_path / "skips", seed=5, data__on_bad_image="skip").folder,
+    ]
+    compared = read_runs(folders)
+    assert [(arm.name, len(arm.runs)) for arm in compared.arms] == [("il_net", 2)]
+    # nothing trains on these: what was evaluated on is compared by itself
+    add_left_out(folders[1] / "data", [{"set": name, "id": "7", "reason": "truncated"} for name in ("val", "test")])
+    assert [arm.name for arm in read_runs(folders).arms] == ["il_net"]
+
+
+def test_runs_that_left_out_other_images_are_arms_of_their_own(tmp_path: Path):
+    folders = []
+    for name, left_out in (("none", []), ("one", ["7"]), ("two", ["9", "7"]), ("again", ["7", "9"]), ("other", ["8"])):
+        folders.append(write_run(tmp_path / name, data__on_bad_image="skip").folder)
+        add_left_out(folders[-1] / "data", [{"set": "labeled", "id": each, "reason": "cut off"} for each in left_out])
+    arms = read_runs(folders).arms
+    assert [[run.folder.name for run in arm.runs] for arm in arms] == [["none"], ["one"], ["two", "again"], ["other"]]
+    names = [re.sub(r"[0-9a-f]{8}", "HASH", arm.name) for arm in arms]
+    assert names[0] == "il_net (images left out=none)"
+    assert names[1:3] == ["il_net (images left out=1 (HASH))", "il_net (images left out=2 (HASH))"]
+    assert len({arm.name for arm in arms}) == 4
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '{"set": "labeled"}', "\xff"])
+def test_a_list_of_left_out_images_that_cannot_be_read_is_named(tmp_path: Path, text: str):
+    folders = [write_run(tmp_path / name).folder for name in ("a", "b")]
+    (folders[1] / "data" / "skipped.jsonl").write_bytes(text.encode("latin-1") + b"\n")
+    with pytest.raises(
+        UserError, match=r"b/data/skipped\.jsonl: line 1 names no set and image.*; restore it, or delete"
+    ):
+        _ = read_runs(folders).arms
+    (folders[1] / "data" / "skipped.jsonl").unlink()
+    (folders[1] / "data" / "skipped.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"b/data/skipped\.jsonl: cannot be read \(Is a directory\)"):
+        _ = read_runs(folders).arms
 
 
 def test_what_makes_a_gain_doubtful_is_said(tmp_path: Path):

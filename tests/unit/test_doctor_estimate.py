@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from raydet.config.run import RunConfig
 from raydet.contract import DataSizes
 from raydet.doctor import estimate
 from raydet.doctor.estimate import Disk, Written, disk_of, judge_disk, judge_memory, plan, written_by
@@ -13,7 +14,7 @@ from raydet.doctor.measure import extrapolate, short_run
 from raydet.families.classification.method import ClassificationMethod
 from raydet.registry import build_method
 from raydet.settings import load
-from raydet.train.checkpoint import write_checkpoint
+from raydet.train.checkpoint import folder_of, write_checkpoint
 from raydet.train.rundir import RunFolder
 from tests.helpers import tiny_classes, tiny_config
 
@@ -194,6 +195,75 @@ def test_the_time_of_a_fork_is_without_the_burn_in_that_it_does_not_train(
         write_checkpoint(tmp_path, 3, {}, {}).rename(fork)
     said = extrapolate(tiny_classes(tmp_path / "run", run__fork_from=str(fork)), MEASURED, 42, "cpu")
     assert f" on cpu: {time}" in said
+
+
+@pytest.mark.parametrize(
+    ("step", "time"),
+    [
+        # 2 x 30 s + 16 x (90 - 0.375 x 60) s = 60 + 1080 = 1140 s: no label is made yet
+        (
+            2,
+            "which 62% of the images need), fine-tuning taken to be as slow, ON cpu: 19.0 min for 18 steps from step 2",
+        ),
+        # of 42 + 36 + 42 labels 42 and, in 2 steps of 12 images, 24 are made: 12 + 42 for 8 steps of 12, 56.25 %;
+        # 8 x (90 - 0.4375 x 60) s = 510 s
+        (
+            12,
+            "which 56% of the images need), fine-tuning taken to be as slow, ON cpu: 8.5 min for 8 steps from step 12",
+        ),
+        # all labels but 42 - 3 x 12 = 6 of them are made, for 4 steps of 12: 12.5 %; 4 x (90 - 0.875 x 60) s = 150 s
+        (
+            16,
+            "which 12% of the images need), fine-tuning taken to be as slow, ON cpu: 2.5 min for 4 steps from step 16",
+        ),
+    ],
+)
+def test_the_time_of_a_run_that_is_to_be_resumed_is_that_of_what_is_left(step: int, time: str, tmp_path: Path):
+    config = begun(tiny_classes(tmp_path / "run", run__fork_from=str(tmp_path / "step_00000004")), 1, step)
+    said = extrapolate(config, MEASURED, 42, "cpu")
+    expected = time.replace("ON", "with the whole batch and the teacher in one process on")
+    assert f"{expected} on, where --resume goes on with the run in run.dir, without evaluations" in said
+
+
+def test_a_run_without_a_usable_checkpoint_is_all_to_be_done(tmp_path: Path):
+    config = begun(tiny_classes(tmp_path / "run"))
+    assert " on cpu: 20.0 min for 20 steps without" in extrapolate(config, MEASURED, 42, "cpu")
+    begun(config, 12, 16)
+    checkpoints = RunFolder(config.run.dir).checkpoints
+    (folder_of(checkpoints, 16) / "state.json").write_text("{}")  # not what COMMIT says
+    assert " on cpu: 8.5 min for 8 steps from step 12 on, where --resume" in extrapolate(config, MEASURED, 42, "cpu")
+    (folder_of(checkpoints, 12) / "COMMIT").unlink()
+    assert " on cpu: 20.0 min for 20 steps without" in extrapolate(config, MEASURED, 42, "cpu")
+    forked = begun(tiny_classes(tmp_path / "fork", run__fork_from=str(tmp_path / "step_00000004")))
+    assert "18.0 min for 16 steps from step 4 on, where run.fork_from begins" in extrapolate(
+        forked, MEASURED, 42, "cpu"
+    )
+
+
+def test_of_a_run_at_its_end_nothing_is_left(tmp_path: Path):
+    config = begun(tiny_classes(tmp_path / "run"), 20)
+    assert extrapolate(config, MEASURED, 42, "cpu").endswith(
+        " in one process on cpu. Nothing is left to train: the run in run.dir is at step 20, and the run ends at step "
+        "20"  # which is part of its method
+    )
+    longer = begun(tiny_config(tmp_path / "longer", optim__steps=13), 14)
+    assert extrapolate(longer, MEASURED, 14, "cpu").endswith(
+        "the run in run.dir is at step 14, and the run ends at step 13; raise optim.steps to train on"
+    )
+    fork = tiny_classes(tmp_path / "fork", run__fork_from=str(tmp_path / "step_00000004"), run__stop_at=4)
+    assert extrapolate(fork, MEASURED, 42, "cpu").endswith(
+        ": run.fork_from is at step 4, and the run ends at step 4; raise run.stop_at to train on"
+    )
+
+
+def begun(config: RunConfig, *steps: int) -> RunConfig:
+    """Let there be a run in run.dir, with checkpoints of these steps."""
+    folder = RunFolder(config.run.dir)
+    folder.path.mkdir(exist_ok=True)
+    folder.config_json.write_text("{}")
+    for step in steps:
+        write_checkpoint(folder.checkpoints, step, {}, {})
+    return config
 
 
 def test_the_time_of_a_fork_with_one_kind_of_steps_is_that_of_its_own(tmp_path: Path):

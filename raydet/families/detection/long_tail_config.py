@@ -6,7 +6,7 @@ All of them stand on a host, Soft Teacher or Unbiased Teacher, whose settings th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -25,6 +25,7 @@ OF_UNBIASED_TEACHER = {
     "cls_focal_exponent": 1.5,
 }
 """Defaults that differ on that host."""
+RFS = ("labeled_sampling", "rfs_repeat_threshold", "repeat_rounding")
 SOFT_ALONE = ("rpn_pseudo_threshold", "box_spread_threshold", "jitter_times", "jitter_scale", "views")
 
 
@@ -58,6 +59,12 @@ class LongTailConfig(SoftSettings):
     def has_own_views(self) -> bool:
         """Whether Soft Teacher's views count."""
         return self.host == "soft_teacher"
+
+    @property
+    def labeled_listing(self) -> dict[str, Any]:
+        """Those of repeat factor sampling, where it is on."""
+        keys = () if self.labeled_sampling == "random" else RFS
+        return {key: getattr(self, key) for key in keys}
 
     def contradictions(self, run: RunConfig) -> list[str]:
         """Return what of the run cannot be meant with this method, each with the keys and what to change."""
@@ -201,6 +208,12 @@ class ClassifierRetrainingConfig(LongTailConfig):
     are met equally often."""
     most_repeats: PositiveFloat = 100.0
     """How often an image is then listed at most."""
+
+    @property
+    def labeled_listing(self) -> dict[str, Any]:
+        """Those of repeat factor sampling, where it is on, and those of the balanced classes."""
+        own = ("retrain_from_step", "most_repeats", "repeat_rounding")
+        return super().labeled_listing | {key: getattr(self, key) for key in own}
 
     def contradictions(self, run: RunConfig) -> list[str]:
         """Return what of the run cannot be meant with this method, each with the keys and what to change."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,14 +17,16 @@ from raydet.registry import family_of
 from raydet.report.compare.pairs import Pair, PairedGain, paired_gain
 from raydet.report.gain import check_comparable, gain_over
 from raydet.report.inputs import RunRecords, read_records
-from raydet.report.lineage import FORKED, common_start, is_control
+from raydet.report.lineage import FORKED, common_start, images_left_out, is_control
 from raydet.train.rundir import flat
 
 # What may differ between runs that mean the same: the seed, the draw of the labelled images, and how it was computed.
 _SAME = (
     "run", "seed", "cluster", "pool", "log", "checkpoint", "eval", "data.split_seed", "data.loader_threads",
     "data.prefetch_steps", "labels.timeout_s", "labels.source", "labels.keep_versions",
+    "data.on_bad_image",  # which images were left out is compared itself
 )  # fmt: skip
+LEFT_OUT = "images left out"  # beside the settings that runs may differ by
 MOST_KEYS = 3  # in the name of an arm
 
 
@@ -142,11 +145,15 @@ def read_runs(folders: Sequence[Path]) -> Compared:
 
 
 def meaning(run: RunRecords) -> dict[str, Any]:
-    """Return the settings of a run by dotted key, without what differs between runs that mean the same."""
+    """Return the settings of a run by dotted key, without what differs between runs that mean the same, and which
+    images it left out, as a number and a digest."""
     keys = flat(run.config.model_dump(mode="json"))
-    return {
+    settings = {
         key: value for key, value in keys.items() if not any(key == one or key.startswith(f"{one}.") for one in _SAME)
     }
+    ids = sorted(images_left_out(run))
+    digest = hashlib.blake2b("\n".join(ids).encode(), digest_size=4).hexdigest()
+    return settings | {LEFT_OUT: f"{len(ids)} ({digest})" if ids else "none"}
 
 
 def arm_names(arms: Sequence[tuple[str, dict[str, Any]]]) -> list[str]:

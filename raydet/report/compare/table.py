@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raydet.metrics import headline
 from raydet.report.compare.runs import Compared
-from raydet.report.gain import have_same_views
+from raydet.report.gain import have_same_views, other_listing
 from raydet.report.inputs import RunRecords
 from raydet.report.lineage import is_control
 from raydet.text import aligned, percent, plural, signed_percent
@@ -55,6 +55,7 @@ def cautions(compared: Compared) -> list[str]:
             f"{_named(compared, others)}: the control sees labelled images through other views, which alone change "
             f"{compared.figure}: how much of the difference is due to the unlabelled ones cannot be said."
         )
+    found += _other_listings(compared)
     ends = {run.points[-1][0] for run in compared.runs}
     if len(ends) > 1:
         found.append(
@@ -66,6 +67,22 @@ def cautions(compared: Compared) -> list[str]:
     if compared.pairs and unpaired:
         found.append(f"Without a pair among these: {_named(compared, unpaired)}.")
     return found if compared.pairs else [*found, NO_PAIRS]
+
+
+def _other_listings(compared: Compared) -> list[str]:
+    """Return a sentence per way in which labelled images are listed otherwise than in what a run is compared with."""
+    runs: dict[str, list[RunRecords]] = {}
+    for pair in compared.pairs:
+        if (how := other_listing(pair.run, pair.control)) is not None:
+            runs.setdefault(how, []).append(pair.run)
+    who, cause = f"{compared.baseline},", "anything else"
+    if compared.has_controls:
+        who, cause = compared.baseline, "the unlabelled ones"
+    return [
+        f"{_named(compared, those)}: {who} lists labelled images {how}: that alone changes {compared.figure}, and how "
+        f"much of the difference is due to {cause} cannot be said."
+        for how, those in runs.items()
+    ]
 
 
 def as_text(compared: Compared) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
+import threading
 from pathlib import Path
 
 import pytest
 from ray import tune
 
-from raydet.errors import ConfigError
+from raydet.errors import ConfigError, FolderInUseError, StorageError
 from raydet.sweep.folder import SweepFolder, Trial, header_of
 from raydet.sweep.space import Sweep
 from tests.helpers import tiny_config
@@ -62,3 +66,37 @@ def test_a_file_of_the_name_of_the_trials_folder_is_not_taken_for_it(tmp_path: P
     (tmp_path / "trials").write_text("x")
     with pytest.raises(ConfigError, match="holds trials and no search"):
         SweepFolder(tmp_path).check_free()
+
+
+def test_a_file_system_without_locks_is_named_when_a_searcher_adds_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def refused(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    with (
+        pytest.raises(
+            StorageError, match=rf"{tmp_path}/\.count: the file system has no locks \(.*; mount it with them"
+        ),
+        SweepFolder(tmp_path).counting(),
+    ):
+        pass
+
+
+def test_one_who_adds_a_trial_waits_for_another_who_does_so(tmp_path: Path):
+    folder, seen = SweepFolder(tmp_path), []
+
+    def count() -> None:
+        with folder.counting():
+            seen.append("second")
+
+    with folder.counting():
+        other = threading.Thread(target=count)
+        other.start()
+        other.join(0.3)
+        seen.append("first")
+    other.join(10)
+    assert seen == ["first", "second"]
+    with pytest.raises(FolderInUseError, match="of the one who counts"), folder.counting():
+        raise FolderInUseError("of the one who counts")  # is no reason to wait
