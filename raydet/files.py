@@ -101,11 +101,11 @@ def read_json(file: Path, error: type[Exception]) -> dict[str, Any]:
 
 
 @contextmanager
-def locked(file: Path, in_use: Exception) -> Iterator[None]:
+def locked(file: Path, in_use: Exception | None) -> Iterator[None]:
     """Hold a file for this process; the system releases it even when the process is killed.
 
-    Raises `in_use` where another process holds it, StorageError where it cannot be written or its file system has no
-    locks, FileNotFoundError where its folder is not there.
+    Raises `in_use` where another process holds it (None: waits for it), StorageError where it cannot be written or its
+    file system has no locks, FileNotFoundError where its folder is not there.
     """
     with ExitStack() as stack:
         while True:
@@ -113,9 +113,9 @@ def locked(file: Path, in_use: Exception) -> Iterator[None]:
                 stream = file.open("w")
             stack.enter_context(stream)
             try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(stream, fcntl.LOCK_EX if in_use is None else fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                if in_use is not None and error.errno in (errno.EWOULDBLOCK, errno.EACCES):
                     raise in_use from None
                 raise storage_error(file, error) or _no_locks(file, error) from None
             if _lies_at(stream.fileno(), file):

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from raydet.sweep.space import Sweep  # imports Ray Tune, which reading a search does not need
 
 FORMAT = 1
-COUNT_POLL_S = 0.05
 State = Literal["waiting", "burn-in", "running", "done", "stopped", "failed"]
 
 
@@ -165,21 +163,12 @@ class SweepFolder:
         for name in ("checkpoints", "labels", "diagnostics", "data", "ray"):
             shutil.rmtree(self.run_dir(trial.id) / name, ignore_errors=True)
 
-    @contextmanager
-    def counting(self) -> Iterator[None]:
+    def counting(self) -> AbstractContextManager[None]:
         """Hold the list of trials while one is added; waits for others that do the same.
 
         Raises StorageError where the file system has no locks.
         """
-        with ExitStack() as stack:
-            while True:
-                in_use = FolderInUseError(f"{self.path}: another process counts its trials")
-                try:
-                    stack.enter_context(locked(self.path / ".count", in_use))
-                    break
-                except FolderInUseError:
-                    time.sleep(COUNT_POLL_S)
-            yield
+        return locked(self.path / ".count", None)
 
     def lock(self) -> AbstractContextManager[None]:
         """Hold the search for this process; where none is begun in the end, the folder is left as it was found.

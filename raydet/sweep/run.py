@@ -111,6 +111,10 @@ def _crowded(base: RunConfig, config: RunConfig, at_once: int) -> list[str]:
 def _check_came_to_something(folder: SweepFolder) -> None:
     """Raise RunError where no trial came to its end, or where one failed for lack of a place to write to."""
     trials = folder.all_trials()
+    if not trials:
+        raise RunError(
+            f"{folder.path}: no trial was begun; what stopped them is in the lines above, or in {folder.path / 'tune'}"
+        )
     failed = [trial for trial in trials if trial.state == "failed"]
     disk = [trial for trial in failed if trial.message.startswith(StorageError.__name__)]
     if disk or (failed and len(failed) == len(trials)):

@@ -161,7 +161,13 @@ def _alone(file: Path) -> Iterator[None]:
     try:
         with suppress(OSError):  # of another user, who has done so
             os.fchmod(lock, 0o666)  # for all users of the cache, whatever the umask
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            raise CheckpointError(
+                f"model.weights=imagenet: {file.parent}: the file system has no locks ({error.strerror}); set "
+                f"TORCH_HOME to a folder elsewhere"
+            ) from None
         yield
     finally:
         os.close(lock)

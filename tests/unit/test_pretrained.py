@@ -5,6 +5,7 @@ Nothing is downloaded: the weights' address is that of a local file, which torch
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import io
@@ -147,6 +148,16 @@ def test_other_users_can_take_turns_with_the_lock(published: Published):
         os.umask(before)
     lock = published.cached.with_name(f"{published.cached.name}.lock")
     assert stat.S_IMODE(lock.stat().st_mode) == 0o666
+
+
+def test_a_cache_without_locks_is_named(published: Published, monkeypatch: pytest.MonkeyPatch):
+    def refused(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    said = rf"{published.cached.parent}: the file system has no locks \(.*\); set TORCH_HOME to a folder elsewhere"
+    with pytest.raises(CheckpointError, match=said):
+        torchvision_tensors("resnet18")
 
 
 def test_a_file_in_the_cache_that_cannot_be_read_is_named(published: Published):

@@ -9,7 +9,7 @@ import pytest
 from raydet.errors import RunError, StorageError
 from raydet.sweep import trial as trials
 from raydet.sweep.definition import read_definition
-from raydet.sweep.folder import Trial
+from raydet.sweep.folder import SweepFolder, Trial
 from raydet.sweep.run import _check_came_to_something
 from tests.sweeps import BETA, add_trial, write_search
 
@@ -42,4 +42,10 @@ def test_a_trial_that_failed_otherwise_is_no_error_of_the_search_while_another_i
     _check_came_to_something(home)
     home.save(home.trial("0000"), state="failed", message="NonFiniteLossError: loss_cls is NaN at step 1")
     with pytest.raises(RunError, match="2 of 2 trials failed; trial 0000: NonFiniteLossError"):
+        _check_came_to_something(home)
+
+
+def test_a_search_that_began_no_trial_has_failed(tmp_path: Path):
+    home = SweepFolder(tmp_path)
+    with pytest.raises(RunError, match=f"^{tmp_path}: no trial was begun; what stopped them is in the lines above"):
         _check_came_to_something(home)
