@@ -196,6 +196,13 @@ class RunConfig(Section):
         return min(self.length, self.run.stop_at or self.length)
 
     @property
+    def to_train_on(self) -> str:
+        """What would make the run longer, as the end of a sentence; nothing where its end is part of the method."""
+        if self.last_step < self.length:
+            return "; raise run.stop_at to train on"
+        return "" if self.method.fixed_length else "; raise optim.steps to train on"
+
+    @property
     def uses_labels(self) -> bool:
         """Whether the method trains on pseudo-labels."""
         return self.method.uses_labels

@@ -116,20 +116,13 @@ def extrapolate(config: RunConfig, lines: Sequence[Mapping[str, Any]], num_unlab
     text += f", with the whole batch and the teacher in one process on {device}"
     if start == config.last_step:
         at_its_end = f"{done.what} is at step {done.step}, and the run ends at step {start}"
-        return f"{text}. Nothing is left to train: {at_its_end}{_to_train_on(config)}"
+        return f"{text}. Nothing is left to train: {at_its_end}{config.to_train_on}"
     steps = plural(config.last_step - start, "step")
     steps += f" from step {start} on, where {done.goes_on}," if start else ""
     return (
         f"{text}: {duration(total)} for {steps} without evaluations; n workers share a batch, and a pool takes the "
         f"teacher's part"
     )
-
-
-def _to_train_on(config: RunConfig) -> str:
-    """Return what would make a run longer, as the end of a sentence; nothing where its end is part of the method."""
-    if config.last_step < config.length:
-        return "; raise run.stop_at to train on"
-    return "" if config.method.fixed_length else "; raise optim.steps to train on"
 
 
 @dataclass(frozen=True, slots=True)

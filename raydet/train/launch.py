@@ -68,7 +68,7 @@ def launch(config: RunConfig, *, resume: bool = False, start: Start = None) -> R
             )
         family.check(config, data)
         if resume and back is None and _is_finished(config, folder):
-            print(f"{folder.path}: finished at step {config.last_step}; raise optim.steps to train on", flush=True)
+            print(f"{folder.path}: finished at step {config.last_step}{config.to_train_on}", flush=True)
             return folder
         if not resume:
             check_model(config, len(data.class_names))

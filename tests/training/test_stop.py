@@ -166,6 +166,8 @@ def test_a_finished_run_is_left_as_it_is(tmp_path: Path, capsys: pytest.CaptureF
     ):
         launch(tiny_config(run, optim__steps=5), resume=True)
     assert {file: file.read_bytes() for file in run.rglob("*") if file.is_file()} == before
+    launch(tiny_config(run, optim__steps=9, run__stop_at=6), resume=True)
+    assert f"{run}: finished at step 6; raise run.stop_at to train on" in capsys.readouterr().out
     shutil.rmtree(run / "checkpoints" / "step_00000006")  # as somebody who wants its last steps again would
     launch(tiny_config(run, optim__steps=6), resume=True)
     starts = [line["step"] for line in read_metrics(run / "metrics.jsonl") if line["kind"] == "start"]
