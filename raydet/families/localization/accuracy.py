@@ -105,7 +105,7 @@ class LocationResult:
     top5_loc: float | None
     """The box is right, and the class among the best five."""
     max_box_acc: float | None
-    """Mean of the next three: MaxBoxAcc (Choe et al., CVPR 2020), for maps at their best threshold."""
+    """Mean of the next three: MaxBoxAccV2 (Choe et al., 2020); CAM's boxes at the best threshold for each."""
     max_box_acc_30: float | None
     max_box_acc_50: float | None
     max_box_acc_70: float | None
