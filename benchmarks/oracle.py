@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from raydet.config.base import Weight
 from raydet.data.boxes.index import DatasetIndex
 from raydet.families.detection import config as family
-from raydet.families.detection.config import DetectionConfig, UnbiasedTeacherConfig
+from raydet.families.detection.config import UnbiasedTeacherConfig
 from raydet.families.detection.data import BOXES
 from raydet.families.detection.method import Selection
 from raydet.families.detection.methods.unbiased_teacher import UnbiasedTeacher
@@ -33,12 +33,8 @@ class OracleConfig(UnbiasedTeacherConfig):
 class Oracle(UnbiasedTeacher):
     """Keeps nothing of what the teacher says."""
 
+    settings = OracleConfig
     config: OracleConfig
-
-    def __init__(self, config: DetectionConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config.method, OracleConfig)
-        self.config = config.method
 
     @property
     def loss_weights(self) -> dict[str, float]:

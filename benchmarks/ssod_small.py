@@ -108,7 +108,7 @@ def ungated(folder: Path) -> dict[str, Any]:
     """Return the test figures of an IL-net teacher whose gate is off at evaluation."""
     saved = load_saved(folder, role="teacher")
     off = resolve(saved.config.model_dump(mode="json"), {"method.iou_filter_enabled": False})
-    saved.method.config = off.method  # type: ignore[attr-defined]
+    saved.method.config = off.method
     return evaluate_model(saved, data=None, split="test").as_json()
 
 

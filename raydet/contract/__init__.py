@@ -6,7 +6,7 @@ A *method* is one paper: which labels it needs, what the student minimises, what
 
 from __future__ import annotations
 
-from raydet.contract.family import Exported, Family, FamilyRun, ListingLoader, Loader, Result, StepStats
+from raydet.contract.family import Exported, Family, FamilyRun, ListingLoader, Loader, Result, StepStats, ThreadedLoader
 from raydet.contract.method import Method
 from raydet.contract.types import (
     Alarm,
@@ -39,5 +39,6 @@ __all__ = [
     "State",
     "StepStats",
     "Teacher",
+    "ThreadedLoader",
     "sizes_of",
 ]

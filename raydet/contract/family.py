@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
@@ -20,6 +21,7 @@ from raydet.data.check import CheckReport
 from raydet.data.family import DataFamily
 from raydet.data.mapped import MappedIndex
 from raydet.data.order import Listing
+from raydet.data.prefetch import Jobs, Prefetcher
 from raydet.data.prepared import PreparedSets
 from raydet.errors import UserError
 from raydet.group import Group
@@ -59,6 +61,22 @@ class Loader(Protocol):
 
     def close(self) -> None:
         """Drop what was prepared ahead and end the threads."""
+
+
+class ThreadedLoader(Loader, Generic[Jobs]):
+    """A `Loader` whose threads prepare `data.prefetch_steps` steps ahead of the training loop."""
+
+    def __init__(self, config: RunConfig) -> None:
+        data = config.data
+        self._ahead = Prefetcher(self._start, threads=data.loader_threads, ahead=data.prefetch_steps, end=config.length)
+
+    @abstractmethod
+    def _start(self, step: int) -> Jobs:
+        """Submit a step's jobs, in groups, to `_ahead`."""
+
+    def close(self) -> None:
+        """Drop what was prepared ahead and end the threads; waits for images being decoded right now."""
+        self._ahead.close()
 
 
 @runtime_checkable
@@ -106,6 +124,8 @@ class Family(ABC, Generic[Config, Index, AnyMethod, Model]):
     name: ClassVar[str]
     images: ClassVar[DataFamily[Any, Any, Any]]  # of `Index`: a class attribute cannot say so
     """How its data is read and stored."""
+    run_class: ClassVar[type[FamilyRun]]
+    """What `bind` returns one of."""
 
     def prepare(self, config: Config, folder: Path) -> PreparedSets[Index]:
         """Read, check and split the data, and write it where `open` finds it. Raises DataError that lists errors."""
@@ -145,19 +165,21 @@ class Family(ABC, Generic[Config, Index, AnyMethod, Model]):
         """Raise UserError where the run cannot be meant with this data."""
 
     def propose(self, request: Request) -> Recipe:
-        """Return a configuration that suits data and machine, with a reason for every value.
+        """Return a configuration that suits data and machine, with a reason for every value: see its `recipe/`.
 
         Raises DataError where the data cannot be used, UserError where what was asked for cannot be had.
         """
-        raise UserError(f"raydet init knows no recipe for {self.name} yet: start from a file in jobs/configs/")
+        # only `raydet init` needs it
+        recipe: Recipe = import_module(f"raydet.families.{self.name}.recipe.propose").propose(request)
+        return recipe
 
     @abstractmethod
     def describe(self, data: PreparedSets[Index]) -> str:
         """Say what the labelled images are, in a few words."""
 
-    @abstractmethod
     def bind(self, config: Config, data: PreparedSets[Index], method: AnyMethod, group: Group) -> FamilyRun:
         """Return the family at work in one rank of a run."""
+        return self.run_class(data, method, group)
 
     def build_annotator(self, config: Config, data_folder: str, device: str) -> Annotator:
         """Return a teacher that labels the run's unlabelled images, in a process of its own, where methods want one."""
@@ -205,9 +227,11 @@ class Family(ABC, Generic[Config, Index, AnyMethod, Model]):
             f"for which there are raydet evaluate, raydet report, and raydet export --out FILE.safetensors"
         )
 
-    @abstractmethod
     def report(self, folder: Path, config: Config) -> tuple[Any, Sequence[Any]]:
         """Return what a run's report is made from, and the makers of its sections (`raydet.report.page.write_page`)."""
+        # not imported before it is wanted: it imports matplotlib
+        found: tuple[Any, Sequence[Any]] = import_module(f"raydet.families.{self.name}.report").made(folder, config)
+        return found
 
     def limits(self, inputs: Any) -> Sequence[Finding]:
         """Say what limits a run, from what its report is made from; nothing where the figures do not say it."""
@@ -224,10 +248,13 @@ class Family(ABC, Generic[Config, Index, AnyMethod, Model]):
 class FamilyRun(ABC):
     """A family bound to one rank of one run: configuration, data, method and group are its own."""
 
+    def __init__(self, data: PreparedSets[Any], method: Method[Any, Any], group: Group) -> None:
+        self._data, self._method, self._group = data, method, group
+
     @property
-    @abstractmethod
     def class_names(self) -> tuple[str, ...]:
         """Return the names of the classes, in label order."""
+        return self._data.class_names
 
     @abstractmethod
     def build_loader(self) -> Loader:
@@ -241,10 +268,6 @@ class FamilyRun(ABC):
     @abstractmethod
     def assemble(self, step: int, views: Any, labels: Sequence[Any], state: Any) -> tuple[Batch, StepStats]:
         """Join views and labels to what the student trains on. `labels` are those that were wanted, in slot order."""
-
-    @abstractmethod
-    def evaluate(self, model: Any) -> Result | None:
-        """Evaluate on the validation images over all ranks; the lead rank gets the figures, the others None."""
 
     @abstractmethod
     def figures(self, window: Window) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from raydet.config.method import MethodSection
 from raydet.config.run import RunConfig
 from raydet.contract.types import Alarm, Batch, DataSizes, Outputs, ParamGroup, State, Teacher
 from raydet.data.order import Listing, Rebuilds
@@ -22,7 +23,14 @@ AnyBatch = TypeVar("AnyBatch", bound=Batch)
 
 
 class Method(ABC, Generic[Config, AnyBatch]):
-    """One paper. Subclasses of a family's base are never subclassed."""
+    """One paper. Subclasses of a family's base are never subclassed.
+
+    `run` is the run's configuration, `config` the method's own settings in it.
+    """
+
+    settings: ClassVar[type[MethodSection]] = MethodSection
+    """The class of the method's settings, which a method declares as the type of `config`, too."""
+    config: MethodSection
 
     unseen_by_burn_in: ClassVar[frozenset[str]] = frozenset()
     """Keys of the method's configuration that change nothing before the burn-in's end, so that a search over them
@@ -32,7 +40,8 @@ class Method(ABC, Generic[Config, AnyBatch]):
     """Whether what `build_state` makes changes in the burn-in, too, and so goes over to a run that starts from it."""
 
     def __init__(self, config: Config) -> None:
-        self.run = config
+        assert isinstance(config.method, self.settings), type(config.method)
+        self.run, self.config = config, config.method
 
     @property
     @abstractmethod

@@ -37,6 +37,7 @@ from raydet.group import Group
 from raydet.labels.source import LabelSource
 from raydet.precision import NAMES, autocast_dtype
 from raydet.records import PseudoLabel, TeacherRef
+from raydet.registry import family_of
 from raydet.train.checkpoint import Checkpoint, clean_checkpoints, steps_of, write_checkpoint
 from raydet.train.health import Health
 from raydet.train.journal import Journal
@@ -299,8 +300,9 @@ class Trainer:
             self.family.snapshot(state.step, list(models.values())[-1], state.learned, self.folder.diagnostics)
         if self.data.val is None:
             return
+        family, most = family_of(self.config), self.config.eval.max_images
         for role, model in models.items():
-            result = self.family.evaluate(model)
+            result = family.evaluate(self.method, model, self.data.val, self.group, max_images=most)
             if result is None:
                 continue
             self.journal.evaluation(state.step, "val", role, result)

@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 import torch
 from torch import nn
@@ -20,6 +20,7 @@ from raydet.cluster.process import flushing, keep_freed_memory
 from raydet.config.paths import check_lasts
 from raydet.config.run import RunConfig
 from raydet.contract import Method, Result
+from raydet.contract.family import AnyMethod, Config, Model
 from raydet.errors import CheckpointError, DataError, UserError
 from raydet.faults import storage_error
 from raydet.files import replacing_path
@@ -34,15 +35,19 @@ from raydet.vision.weights import load_weights
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SavedModel:
+class Saved(Generic[Config, AnyMethod, Model]):
     """A model read back from a checkpoint."""
 
-    config: RunConfig
-    method: Method[Any, Any]
-    model: nn.Module
+    config: Config
+    method: AnyMethod
+    model: Model
     class_names: tuple[str, ...]
     role: str  # teacher or student
     checkpoint: Checkpoint
+
+
+SavedModel = Saved[RunConfig, Method[Any, Any], nn.Module]
+"""A model of any family."""
 
 
 def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
@@ -75,7 +80,7 @@ def load_saved(path: Path, *, role: str | None = None) -> SavedModel:
     with architecture_only():
         model = method.build_model(len(names))
     load_weights(model, checkpoint.tensors(role))
-    return SavedModel(config, method, model.eval(), names, role, checkpoint)
+    return Saved(config, method, model.eval(), names, role, checkpoint)
 
 
 def _healthy(folder: RunFolder, newest: Checkpoint) -> Checkpoint:

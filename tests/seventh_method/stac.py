@@ -25,7 +25,6 @@ from raydet.config.base import Fraction, Weight
 from raydet.config.method import MethodSection
 from raydet.contract import Alarm, LossTerm
 from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch
-from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms, by_score
 from raydet.families.detection.method import UNLIMITED, OnePass, Selection, Thresholds
 from raydet.families.detection.passes import TrainPass, loss_terms
@@ -49,12 +48,9 @@ class StacConfig(MethodSection):
 class Stac(OnePass):
     """The burn-in's last student labels every unlabelled image once."""
 
+    settings = StacConfig
+    config: StacConfig
     unseen_by_burn_in = frozenset({"confidence_threshold", "unsup_weight"})
-
-    def __init__(self, config: DetectionConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config.method, StacConfig)
-        self.config = config.method
 
     @property
     def loss_weights(self) -> dict[str, float]:

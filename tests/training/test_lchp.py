@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from raydet.contract import DataSizes
 from raydet.families.localization.model import LocalizationModel
 from raydet.families.localization.views import draw_strong, strong_boxes
 from raydet.randomness import stream
+from raydet.vision.classifiers.layers import norm
 from tests.training.lchp_steps import CLASSES, SIDE, batch_of, lchp, model_of
 
 # --- facts 8 and 13 ---------------------------------------------------------------------------------------------------
@@ -29,7 +31,6 @@ def test_fact_8_the_classifiers_rate_falls_by_the_epoch_and_the_localizers_stays
     assert classifier.lr_at(399) == pytest.approx(3.28464e-5, rel=1e-5)
     assert classifier.lr_at(400) is None  # frozen
     assert [localizer.lr_at(step) for step in (0, 390, 399, 400, 9999)] == [2e-3] * 5
-    assert math.log(0.5) / math.log(0.9) == pytest.approx(6.58, abs=0.005)  # half-life of momentum .9, iterations
 
 
 def test_fact_13_a_higher_threshold_keeps_a_subset(tmp_path: Path):
@@ -41,6 +42,19 @@ def test_fact_13_a_higher_threshold_keeps_a_subset(tmp_path: Path):
     assert kept[0].all() and not kept[-1].all()
     for low, high in zip(kept, kept[1:], strict=False):
         assert (low | ~high).all()
+
+
+def test_the_second_pass_of_a_step_is_not_compared_with_its_first(tmp_path: Path):
+    method = lchp(tmp_path, stability_every=1)
+    model = model_of(method)
+
+    def said(step: int) -> list[float]:
+        return method.losses(model, batch_of(step), None, None).per_view["stable"].tolist()
+
+    said(0)
+    assert all(0 <= iou <= 1 for iou in said(1))  # the first pass of step 1: since step 0
+    assert all(math.isnan(iou) for iou in said(1))  # its second
+    assert all(0 <= iou <= 1 for iou in said(2))
 
 
 # --- gradients, modes and copies --------------------------------------------------------------------------------------
@@ -119,6 +133,35 @@ def test_the_momentum_classifier_follows_in_the_first_stage_and_rests_in_the_sec
     assert torch.allclose(model.pseudo_classifier.last.weight, before + 0.1)
     assert not model.pseudo_classifier.training and model.classifier.training
     assert not any(p.requires_grad for p in model.pseudo_classifier.parameters())
+
+
+def test_batch_norms_rest_while_the_classifier_is_frozen_and_the_copy_has_their_average(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    by_the_batch = partial(norm, "batch")
+    monkeypatch.setattr("raydet.vision.classifiers.small_conv.norm", lambda _, channels: by_the_batch(channels))
+    method = lchp(tmp_path, crop_confidence_threshold=0.0)
+    model = model_of(method)
+    of = {name: buffer for name, buffer in model.named_buffers() if name.endswith("running_mean")}
+    (name,) = [name for name in of if name.startswith("classifier.")][:1]
+    assert of[name].eq(0).all()  # as torch starts it, in the copy too
+    method.losses(model, batch_of(0), None, None)
+    method.after_step(model, 0)
+    assert of[name].abs().sum() > 0
+    assert torch.allclose(of[f"pseudo_{name}"], 0.1 * of[name])  # .9 x 0 + .1 x theta_1's
+
+    before = {name: buffer.clone() for name, buffer in of.items()}
+    four, two = batch_of(6), batch_of(6)
+    two = replace(
+        two, pixels=two.pixels[:2], classes=two.classes[:2], strong=two.strong[:2], image_ids=two.image_ids[:2]
+    )
+    pixels = [each.pixels / 255 for each in (four, two)]
+    boxes = torch.tensor([[4.0, 4, 28, 28]] * 4)
+    alone = method._gate_confidence(model, pixels[1], boxes[:2], two.classes)
+    assert torch.allclose(alone, method._gate_confidence(model, pixels[0], boxes, four.classes)[:2], atol=1e-6)
+    method.losses(model, four, None, None)
+    changed = {name for name, buffer in of.items() if not torch.equal(buffer, before[name])}
+    assert changed and all(name.startswith("localizer.") for name in changed)
 
 
 def test_without_momentum_the_copy_is_the_classifier(tmp_path: Path):

@@ -160,7 +160,7 @@ def test_who_knows_one_family_finds_the_same_files_in_every_other():
         folder = PACKAGE / "families" / name
         wanted = [*FILES, *(["annotator"] if any(method.uses_labels for method in METHODS[name]) else [])]
         assert [file for file in wanted if not (folder / f"{file}.py").is_file()] == [], name
-        assert all((folder / inside).is_dir() for inside in ("methods", "report")), name
+        assert all((folder / inside).is_dir() for inside in ("methods", "recipe", "report")), name
 
 
 def test_the_settings_of_families_are_read_without_torch_and_ray():

@@ -101,6 +101,17 @@ def test_a_run_says_how_far_a_label_moves():
     )
 
 
+def test_a_rate_that_rises_at_a_reprediction_is_noted():
+    sizes = DataSizes(4000, 46_000, 10)
+    assert cifar(optim__lr=0.05).notes(sizes)[-1] == (
+        "warning: method.repeat_lrs=[0.12, 0.08, 0.04, 0.004] goes above optim.lr=0.05: the learning rate rises at a "
+        "reprediction, where the paper lowers it"
+    )
+    for changes in ({}, {"method__reduce_lr_enabled": False}, {"method__repeat_stage2": False}):
+        lr = 0.05 if changes else 0.12
+        assert not any(note.startswith("warning") for note in cifar(optim__lr=lr, **changes).notes(sizes))
+
+
 def test_labels_of_labelled_images_are_learned_where_that_is_asked_for():
     method = tiny(method__update_labeled=True)
     batch, logits = batch_of(4, 12)

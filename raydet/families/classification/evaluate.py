@@ -9,6 +9,7 @@ import torch
 from raydet.config.class_data import ImageViewsConfig
 from raydet.data.classes.index import ImageIndex
 from raydet.families.classification.accuracy import ClassifierResult, Counts, count, result_of
+from raydet.families.classification.method import ClassificationMethod
 from raydet.families.classification.views import plain_view
 from raydet.group import Group
 from raydet.vision.classifier import Classified, Classifier
@@ -32,10 +33,10 @@ def predict(
 
 
 def evaluate_sharded(
-    model: Classifier, index: ImageIndex, views: ImageViewsConfig, group: Group, *, max_images: int | None = None
+    method: ClassificationMethod, model: Classifier, index: ImageIndex, group: Group, *, max_images: int | None
 ) -> ClassifierResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
     rows = group.share_of(index.rows_to_judge(max_images))
-    said = predict(model, index, rows, views, group.device)
+    said = predict(model, index, rows, method.run.data.views, group.device)
     parts: list[Counts] = group.all_gather(count(said.logits, index.labels()[rows]))
     return result_of(parts, index.class_names) if group.is_lead else None

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from raydet.contract import Exported, Family, Finding
 from raydet.data.classes.index import ImageIndex
 from raydet.errors import DataError
-from raydet.families.classification.accuracy import ClassifierResult
 from raydet.families.classification.annotator import ClassAnnotator
 from raydet.families.classification.config import ClassificationConfig
 from raydet.families.classification.data import IMAGES, PreparedImages
@@ -17,9 +15,6 @@ from raydet.families.classification.evaluate import evaluate_sharded
 from raydet.families.classification.limits import label_figures, label_findings
 from raydet.families.classification.method import ClassificationMethod, classification_method
 from raydet.families.classification.run import ClassificationRun
-from raydet.group import Group
-from raydet.recipe.request import Recipe, Request
-from raydet.report.page import Made
 from raydet.text import plural
 from raydet.vision.classifier import Classifier
 
@@ -31,8 +26,10 @@ if TYPE_CHECKING:
 class Classification(Family[ClassificationConfig, ImageIndex, ClassificationMethod, Classifier]):
     """One class per image, measured by accuracy."""
 
-    name: ClassVar[str] = "classification"
+    name = "classification"
     images = IMAGES
+    run_class = ClassificationRun
+    evaluate = staticmethod(evaluate_sharded)
 
     def check(self, config: ClassificationConfig, data: PreparedImages) -> None:
         """Raise DataError where a batch of unlabelled images would hold one of them twice."""
@@ -49,12 +46,6 @@ class Classification(Family[ClassificationConfig, ImageIndex, ClassificationMeth
                     "more images"
                 )
 
-    def propose(self, request: Request) -> Recipe:
-        """Return a configuration that suits images and machine."""
-        from raydet.families.classification.recipe.propose import propose  # only `raydet init` needs it
-
-        return propose(request)
-
     def describe(self, data: PreparedImages) -> str:
         """Count images and classes."""
         counts = data.labeled.images_per_class()
@@ -64,37 +55,13 @@ class Classification(Family[ClassificationConfig, ImageIndex, ClassificationMeth
             f"({spread} of each)"
         )
 
-    def bind(
-        self, config: ClassificationConfig, data: PreparedImages, method: ClassificationMethod, group: Group
-    ) -> ClassificationRun:
-        """Return the family at work in one rank of a run."""
-        return ClassificationRun(data, method, group)
-
     def build_annotator(self, config: ClassificationConfig, data_folder: str, device: str) -> ClassAnnotator:
         """Return a teacher."""
         return ClassAnnotator(classification_method(config), IMAGES.open(data_folder), device)
 
-    def evaluate(
-        self,
-        method: ClassificationMethod,
-        model: Classifier,
-        index: ImageIndex,
-        group: Group,
-        *,
-        max_images: int | None,
-    ) -> ClassifierResult | None:
-        """Return accuracy and errors."""
-        return evaluate_sharded(model, index, method.run.data.views, group, max_images=max_images)
-
     def exported(self, config: ClassificationConfig, model: Classifier, class_names: Sequence[str]) -> Exported:
         """Give a ResNet-18 torchvision's names; the other networks are not torchvision's."""
         return Exported(model.exported(), list(class_names), config.data.views.model_dump_json())
-
-    def report(self, folder: Path, config: ClassificationConfig) -> Made:
-        """Return what a classifier's report is made from, and its sections' makers."""
-        from raydet.families.classification.report import made  # not before it is wanted: it imports matplotlib
-
-        return made(folder, config)
 
     def comparison(self, runs: Compared, *, max_images: int) -> Sequence[Any]:
         """Show images that only some of the runs get right."""

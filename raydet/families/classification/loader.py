@@ -11,41 +11,22 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydet.contract import ThreadedLoader
 from raydet.data.classes.index import ImageIndex
 from raydet.data.order import BatchOrder, own_slots
-from raydet.data.prefetch import Prefetcher
 from raydet.families.classification.config import ClassificationConfig
 from raydet.families.classification.data import PreparedImages
+from raydet.families.classification.method import Stage
 from raydet.families.classification.views import augmented_view, plain_view
 from raydet.randomness import stream
 
 IMAGES_PER_JOB = 16  # small images: one job each would cost more than the images
-
-
-class StagePlan(Protocol):
-    """A stretch of a run, as far as the loader needs to know it."""
-
-    @property
-    def name(self) -> str:
-        """Return what it is called."""
-
-    @property
-    def first(self) -> int:
-        """Return the step that it starts with."""
-
-    @property
-    def cutout(self) -> bool:
-        """Whether its views have holes."""
-
-    def batches(self, num_labeled: int, num_unlabeled: int) -> tuple[int, int]:
-        """Return the labelled and the unlabelled images per step, over all ranks."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,27 +73,25 @@ def teacher_image(index: ImageIndex, row: int, version: int, sees: str, config: 
     return augmented_view(pixels, views, rng, fill=fill_color(config), cutout=False)
 
 
-class ImageStepLoader:
+class ImageStepLoader(ThreadedLoader[tuple[list[Future[Tensor]], ...]]):
     """Serves one rank's share of every step, `data.prefetch_steps` ahead of the training loop."""
 
     def __init__(
         self,
         data: PreparedImages,
         config: ClassificationConfig,
-        stage_at: Callable[[int], StagePlan],
+        stage_at: Callable[[int], Stage],
         *,
         rank: int,
         world: int,
     ) -> None:
         """Serve rank `rank` of `world`."""
+        super().__init__(config)
         self._data, self._config, self._stage_at = data, config, stage_at
         self._rank, self._world = rank, world
         self._fill = fill_color(config)
         self._orders: dict[tuple[str, str], BatchOrder] = {}
         self._shares = lru_cache(maxsize=32)(self._find_shares)  # asked for several times a step
-        self._ahead = Prefetcher(
-            self._start, threads=config.data.loader_threads, ahead=config.data.prefetch_steps, end=config.length
-        )
 
     def unlabeled_ids(self, step: int) -> list[str]:
         """Return the ids of this rank's unlabelled images of a step, in slot order; reads no image."""
@@ -139,10 +118,6 @@ class ImageStepLoader:
             all_labeled_rows=labeled.rows,
             all_unlabeled_rows=unlabeled.rows,
         )
-
-    def close(self) -> None:
-        """Drop what was prepared ahead and end the threads."""
-        self._ahead.close()
 
     def _find_shares(self, step: int) -> tuple[_Share, _Share]:
         data, stage = self._data, self._stage_at(step)

@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from raydet.contract import FamilyRun
-from raydet.families.classification.accuracy import ClassifierResult
 from raydet.families.classification.annotator import ClassAnnotator
 from raydet.families.classification.assemble import LogitStats, assemble
 from raydet.families.classification.batch import ClassBatch
 from raydet.families.classification.data import PreparedImages
-from raydet.families.classification.evaluate import evaluate_sharded
 from raydet.families.classification.label_table import LabelTable
 from raydet.families.classification.loader import ImageStepLoader, StepImages
 from raydet.families.classification.method import ClassificationMethod
@@ -27,14 +25,12 @@ from raydet.window import Window
 class ClassificationRun(FamilyRun):
     """One class per image: logits instead of boxes."""
 
-    def __init__(self, data: PreparedImages, method: ClassificationMethod, group: Group) -> None:
-        self._data, self._method, self._group = data, method, group
-        self._schedule = method.schedule()
+    _data: PreparedImages
+    _method: ClassificationMethod
 
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Return the names of the classes, in label order."""
-        return self._data.class_names
+    def __init__(self, data: PreparedImages, method: ClassificationMethod, group: Group) -> None:
+        super().__init__(data, method, group)
+        self._schedule = method.schedule()
 
     def build_loader(self) -> ImageStepLoader:
         """Return this rank's loader."""
@@ -51,14 +47,6 @@ class ClassificationRun(FamilyRun):
         """Give every unlabelled image its pseudo-logits."""
         version = self._schedule.version_for(step)
         return assemble(step, views, labels, state, version=version, num_classes=len(self.class_names))
-
-    def evaluate(self, model: Classifier) -> ClassifierResult | None:
-        """Return accuracy and errors."""
-        assert self._data.val is not None
-        config = self._method.run
-        return evaluate_sharded(
-            model, self._data.val, config.data.views, self._group, max_images=config.eval.max_images
-        )
 
     def figures(self, window: Window) -> dict[str, Any]:
         """Return what labels and predictions of unlabelled images are like, means over images."""

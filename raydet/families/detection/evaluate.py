@@ -69,7 +69,7 @@ def predict(
 
 
 def evaluate_sharded(
-    method: DetectionMethod, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None = None
+    method: DetectionMethod, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None
 ) -> EvalResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
     rows = index.rows_to_judge(max_images)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from raydet.contract import Exported, Family, Finding
 from raydet.data.boxes.index import DatasetIndex
@@ -15,21 +14,16 @@ from raydet.data.check import CheckReport
 from raydet.data.problems import ProblemLog
 from raydet.errors import ConfigError
 from raydet.families.detection.annotator import DetectorAnnotator
-from raydet.families.detection.coco import EvalResult
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.data import BOXES, PreparedBoxes
 from raydet.families.detection.evaluate import evaluate_sharded
 from raydet.families.detection.label_files import DetectorOnFiles
 from raydet.families.detection.loader import TeacherViews
 from raydet.families.detection.method import STANDARD_PARTS, DetectionMethod, detection_method
-from raydet.families.detection.proposal_recall import ProposalRecall, proposal_recall
+from raydet.families.detection.proposal_recall import proposal_recall
 from raydet.families.detection.run import DetectionRun
-from raydet.families.detection.saved import as_detector
-from raydet.group import Group
-from raydet.recipe.request import Recipe, Request
-from raydet.report.page import Made
+from raydet.families.detection.saved import SavedDetector
 from raydet.text import plural
-from raydet.train.saved import SavedModel
 from raydet.vision.detector import Detector
 
 if TYPE_CHECKING:
@@ -40,14 +34,11 @@ if TYPE_CHECKING:
 class Detection(Family[DetectionConfig, DatasetIndex, DetectionMethod, Detector]):
     """Boxes, measured by COCO's AP."""
 
-    name: ClassVar[str] = "detection"
+    name = "detection"
     images = BOXES
-
-    def propose(self, request: Request) -> Recipe:
-        """Return a configuration that suits boxes and machine."""
-        from raydet.families.detection.recipe.propose import propose  # only `raydet init` needs it
-
-        return propose(request)
+    run_class = DetectionRun
+    evaluate = staticmethod(evaluate_sharded)
+    evaluate_proposals = staticmethod(proposal_recall)
 
     def describe(self, data: PreparedBoxes) -> str:
         """Count images and boxes."""
@@ -73,27 +64,11 @@ class Detection(Family[DetectionConfig, DatasetIndex, DetectionMethod, Detector]
         """Raise ConfigError where a setting names a class that the data does not have."""
         detection_method(config, "detection").know_classes(data.class_names)
 
-    def bind(self, config: DetectionConfig, data: PreparedBoxes, method: DetectionMethod, group: Group) -> DetectionRun:
-        """Return the family at work in one rank of a run."""
-        return DetectionRun(data, method, group)
-
     def build_annotator(self, config: DetectionConfig, data_folder: str, device: str) -> DetectorAnnotator:
         """Return a teacher."""
         data = BOXES.open(data_folder)
         method = detection_method(config, "labelling with boxes")
         return DetectorAnnotator(method, data, device, TeacherViews(data, config, method.recipe))
-
-    def evaluate(
-        self, method: DetectionMethod, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None
-    ) -> EvalResult | None:
-        """Return COCO's figures."""
-        return evaluate_sharded(method, model, index, group, max_images=max_images)
-
-    def evaluate_proposals(
-        self, method: DetectionMethod, model: Detector, index: DatasetIndex, group: Group, *, max_images: int | None
-    ) -> ProposalRecall | None:
-        """Return recall and AR of the region proposals."""
-        return proposal_recall(method, model, index, group, max_images=max_images)
 
     def exported(self, config: DetectionConfig, model: Detector, class_names: Sequence[str]) -> Exported:
         """Leave out what a method adds: what is left is torchvision's `FasterRCNN` or `MaskRCNN`, whose class 0 is the
@@ -104,22 +79,15 @@ class Detection(Family[DetectionConfig, DatasetIndex, DetectionMethod, Detector]
         remark = f" ({plural(len(weights) - len(plain), 'tensor')} of {', '.join(heads)} left out)" if heads else ""
         return Exported(plain, ["__background__", *class_names], config.data.views.model_dump_json(), remark)
 
-    def onnx_exporter(self, saved: SavedModel) -> Callable[..., str]:
+    def onnx_exporter(self, saved: SavedDetector) -> Callable[..., str]:
         """Return what writes a detector as ONNX."""
         from raydet.families.detection.onnx import export_onnx
 
-        detector = as_detector(saved, "ONNX export")
-        return partial(export_onnx, detector)
+        return partial(export_onnx, saved)
 
-    def on_files(self, saved: SavedModel) -> DetectorOnFiles:
+    def on_files(self, saved: SavedDetector) -> DetectorOnFiles:
         """Return what labels images that belong to no run."""
-        return DetectorOnFiles(as_detector(saved, "raydet label"))
-
-    def report(self, folder: Path, config: DetectionConfig) -> Made:
-        """Return what a detector's report is made from, and its sections' makers."""
-        from raydet.families.detection.report import made  # not before it is wanted: it imports matplotlib
-
-        return made(folder, config)
+        return DetectorOnFiles(saved)
 
     def comparison(self, runs: Compared, *, max_images: int) -> Sequence[Any]:
         """Show pictures where the runs differ most."""

@@ -4,7 +4,7 @@ of the RoI classes, which is theirs."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -109,13 +109,13 @@ class UnbiasedHost:
 class HostedMethod(DetectionMethod):
     """A method whose loss of the RoI classes is its own; all the rest is the host's."""
 
+    settings: ClassVar[type[LongTailConfig]] = LongTailConfig
+    config: LongTailConfig
     host_unseen_by_burn_in = SoftTeacher.unseen_by_burn_in
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
-        assert isinstance(config.method, LongTailConfig)
-        self.settings = config.method
-        self.host: Host = SoftTeacher(config) if self.settings.host == "soft_teacher" else UnbiasedHost(config)
+        self.host: Host = SoftTeacher(config) if self.config.host == "soft_teacher" else UnbiasedHost(config)
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -141,13 +141,13 @@ class HostedMethod(DetectionMethod):
 
     def select(self, labels: PseudoBoxes) -> Selection:
         """Keep the boxes above theta; see `carried`."""
-        theta = self.settings.cls_pseudo_threshold
+        theta = self.config.cls_pseudo_threshold
         kept = by_score(labels, theta)
         return Selection(kept, {"score": len(labels) - len(kept)}, labels.complete_above <= theta)
 
     def carried(self, labels: PseudoBoxes, selection: Selection) -> PseudoBoxes:
         """Return all that any of the gates may let through."""
-        return by_score(labels, self.settings.pseudo_score_floor)
+        return by_score(labels, self.config.pseudo_score_floor)
 
     @property
     def thresholds(self) -> Thresholds:
@@ -156,17 +156,17 @@ class HostedMethod(DetectionMethod):
 
     def listings(self, state: Any, sizes: DataSizes) -> list[Listing]:
         """List labelled images by their rarest class, where that is asked for."""
-        if self.settings.labeled_sampling == "random" or sizes.sets is None:
+        if self.config.labeled_sampling == "random" or sizes.sets is None:
             return []
         classes = classes_of(sizes.sets.labeled)
         frequencies = class_frequencies(images_per_class(classes, sizes.classes), len(classes))
-        factors = class_factors(frequencies, self.settings.rfs_repeat_threshold)
+        factors = class_factors(frequencies, self.config.rfs_repeat_threshold)
         every = np.array([image_factor(each, factors) for each in classes])
-        return [Listing("labeled", 0, rounded(every, self.settings.repeat_rounding))]
+        return [Listing("labeled", 0, rounded(every, self.config.repeat_rounding))]
 
     def explain_barren(self, window: Window) -> Alarm | None:
         """Say why no pseudo-box trains the RoI classes."""
-        theta, after = self.settings.cls_pseudo_threshold, self.settings.alarm_after_steps
+        theta, after = self.config.cls_pseudo_threshold, self.config.alarm_after_steps
         cause = "candidates score high enough, but every one is dropped"
         return no_survivors(window, theta, after, otherwise=cause, key="method.cls_pseudo_threshold")
 

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from raydet.contract import ThreadedLoader
 from raydet.data.boxes.index import DatasetIndex
 from raydet.data.order import ListedOrder, Listing, own_slots
-from raydet.data.prefetch import Prefetcher
 from raydet.errors import DataError
 from raydet.families.detection.batch import ViewedImage
 from raydet.families.detection.config import DetectionConfig
@@ -159,7 +159,7 @@ def _pixels(index: DatasetIndex, position: int) -> Tensor:
     return pixels
 
 
-class StepLoader:
+class StepLoader(ThreadedLoader[tuple[list[Future[LabeledCopies]], list[Future[_Pair]]]]):
     """Serves one rank's share of every step, `data.prefetch_steps` ahead of the training loop."""
 
     def __init__(
@@ -174,6 +174,7 @@ class StepLoader:
         recipe: ViewRecipe,
     ) -> None:
         """Serve rank `rank` of `world`; `version_for(step)` says which teacher labels a step, None: no unlabelled."""
+        super().__init__(config)
         optim = config.optim
         self._config = config
         self._views = views
@@ -184,9 +185,6 @@ class StepLoader:
             _Share(data.unlabeled, optim.unlabeled_batch, config.seed, "unlabeled", rank, world)
             if data.unlabeled is not None and len(data.unlabeled)
             else None
-        )
-        self._ahead = Prefetcher(
-            self._start, threads=config.data.loader_threads, ahead=config.data.prefetch_steps, end=config.length
         )
 
     def unlabeled_ids(self, step: int) -> list[str]:
@@ -223,10 +221,6 @@ class StepLoader:
             dropped_boxes=sum(image.dropped_boxes for image in images),
             seen=tuple(seen for _, seen in pairs) if self._recipe.shows_teacher_views else (),
         )
-
-    def close(self) -> None:
-        """Drop what was prepared ahead and end the threads; waits for images being decoded right now."""
-        self._ahead.close()
 
     def _start(self, step: int) -> tuple[list[Future[LabeledCopies]], list[Future[_Pair]]]:
         config, labeled, unlabeled = self._config, self._labeled.index, self._unlabeled

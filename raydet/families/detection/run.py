@@ -10,9 +10,7 @@ from raydet.contract import FamilyRun
 from raydet.families.detection.annotator import DetectorAnnotator
 from raydet.families.detection.assemble import LabelStats, assemble
 from raydet.families.detection.batch import StudentBatch
-from raydet.families.detection.coco import EvalResult
 from raydet.families.detection.data import PreparedBoxes
-from raydet.families.detection.evaluate import evaluate_sharded
 from raydet.families.detection.loader import StepLoader, StepViews, views_for_training
 from raydet.families.detection.method import DetectionMethod
 from raydet.group import Group
@@ -25,17 +23,15 @@ from raydet.window import Window
 class DetectionRun(FamilyRun):
     """Boxes: found, gated, carried from view to view."""
 
+    _data: PreparedBoxes
+    _method: DetectionMethod
+
     def __init__(self, data: PreparedBoxes, method: DetectionMethod, group: Group) -> None:
-        self._data, self._method, self._group = data, method, group
+        super().__init__(data, method, group)
         method.know_classes(data.class_names)
         self._views = views_for_training(
             data, method.run, method.recipe, group.world
         )  # shared by loader and inline teacher
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Return the names of the classes, in label order."""
-        return self._data.class_names
 
     def build_loader(self) -> StepLoader:
         """Return this rank's loader."""
@@ -59,12 +55,6 @@ class DetectionRun(FamilyRun):
     ) -> tuple[StudentBatch, LabelStats]:
         """Select the pseudo-boxes and carry them into the strong views."""
         return assemble(step, views, labels, self._method, state, num_classes=len(self.class_names))
-
-    def evaluate(self, model: Detector) -> EvalResult | None:
-        """Return COCO's figures."""
-        assert self._data.val is not None
-        most = self._method.run.eval.max_images
-        return evaluate_sharded(self._method, model, self._data.val, self._group, max_images=most)
 
     def snapshot(self, step: int, model: Detector, state: Any, folder: Path) -> None:
         """Write the statistics of the classes, where the method has some."""

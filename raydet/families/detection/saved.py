@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.method import DetectionMethod, detection_method
-from raydet.train.saved import SavedModel, load_saved
+from raydet.train.saved import Saved, load_saved
 from raydet.vision.detector import Detector
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class SavedDetector(SavedModel):
-    """A `SavedModel` that is a detector."""
-
-    config: DetectionConfig
-    method: DetectionMethod
-    model: Detector
+SavedDetector = Saved[DetectionConfig, DetectionMethod, Detector]
 
 
 def load_detector(path: Path, purpose: str, *, role: str | None = None) -> SavedDetector:
     """Load as `load_saved` does, where only a detector will do. Raises UserError that says what it was wanted for."""
-    return as_detector(load_saved(path, role=role), purpose)
-
-
-def as_detector(saved: SavedModel, purpose: str) -> SavedDetector:
-    """Return the same model by its own types. Raises UserError where it is no detector."""
-    method = detection_method(saved.config, purpose)
-    assert isinstance(saved.config, DetectionConfig) and isinstance(saved.model, Detector)
-    return SavedDetector(saved.config, method, saved.model, saved.class_names, saved.role, saved.checkpoint)
+    saved = load_saved(path, role=role)
+    detection_method(saved.config, purpose)  # raises where it is of another kind
+    return cast(SavedDetector, saved)

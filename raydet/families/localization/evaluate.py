@@ -111,12 +111,7 @@ def count_rows(
 
 
 def evaluate_sharded(
-    method: LocalizationMethod,
-    model: LocalizationModel,
-    index: LocatedIndex,
-    group: Group,
-    *,
-    max_images: int | None = None,
+    method: LocalizationMethod, model: LocalizationModel, index: LocatedIndex, group: Group, *, max_images: int | None
 ) -> LocationResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
     rows = group.share_of(index.rows_to_judge(max_images))

@@ -10,39 +10,17 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from raydet.contract import Loader
+from raydet.contract import ThreadedLoader
 from raydet.data.located.index import LocatedIndex
 from raydet.data.order import BatchOrder, own_slots
-from raydet.data.prefetch import Prefetcher
 from raydet.families.localization.config import LocalizationConfig
-from raydet.families.localization.views import draw_strong, plain_view
+from raydet.families.localization.method import Stage
+from raydet.families.localization.views import StrongSwitches, draw_strong, plain_view
 from raydet.randomness import stream
-
-
-class StagePlan(Protocol):
-    """A stretch of a run, as far as the loader needs to know it."""
-
-    @property
-    def name(self) -> str:
-        """Return what it is called."""
-
-    @property
-    def first(self) -> int:
-        """Return the step that it starts with."""
-
-
-@dataclass(frozen=True, slots=True)
-class StrongSwitches:
-    """Which operations the strong view has."""
-
-    scale: bool = False
-    translation: bool = False
-    flip: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -63,27 +41,25 @@ class _Place:
     slot: int
 
 
-class LocationLoader(Loader):
+class LocationLoader(ThreadedLoader[tuple[list[Future[Tensor]]]]):
     """Serves one rank's share of every step, `data.prefetch_steps` ahead of the training loop."""
 
     def __init__(
         self,
         index: LocatedIndex,
         config: LocalizationConfig,
-        stage_at: Callable[[int], StagePlan],
+        stage_at: Callable[[int], Stage],
         switches: StrongSwitches,
         *,
         rank: int,
         world: int,
     ) -> None:
         """Serve rank `rank` of `world`."""
+        super().__init__(config)
         self._index, self._config, self._stage_at, self._switches = index, config, stage_at, switches
         self._own = own_slots(config.optim.labeled_batch, rank, world)
         self._orders: dict[str, BatchOrder] = {}
         self._places = lru_cache(maxsize=32)(self._find_places)
-        self._ahead = Prefetcher(
-            self._start, threads=config.data.loader_threads, ahead=config.data.prefetch_steps, end=config.length
-        )
 
     def take(self, step: int) -> StepViews:
         """Return the images of a step; waits until they are ready. Raises what went wrong while loading them."""
@@ -95,10 +71,6 @@ class LocationLoader(Loader):
             classes=torch.tensor([self._index.label_at(place.row) for place in places], dtype=torch.int64),
             strong=torch.stack([self._strong(place, step) for place in places]),
         )
-
-    def close(self) -> None:
-        """Drop what was prepared ahead and end the threads."""
-        self._ahead.close()
 
     def _find_places(self, step: int) -> tuple[_Place, ...]:
         stage = self._stage_at(step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -15,8 +16,8 @@ from raydet.families.localization.attention import AttentionBoxes
 from raydet.families.localization.batch import LocationBatch
 from raydet.families.localization.boxes import crops
 from raydet.families.localization.config import LocalizationConfig, LocatingSection
-from raydet.families.localization.loader import StrongSwitches
 from raydet.families.localization.model import LocalizationModel
+from raydet.families.localization.views import StrongSwitches
 from raydet.labels.schedule import LabelSchedule
 from raydet.learning_rate import warm_up
 from raydet.registry import build_method
@@ -33,6 +34,8 @@ class Stage:
 class LocalizationMethod(Method[LocalizationConfig, LocationBatch]):
     """A method that puts one box on each image. Boxes are xyxy in shares of the view."""
 
+    settings: ClassVar[type[LocatingSection]] = LocatingSection
+    config: LocatingSection
     thresholds: tuple[float, ...] = ()
     """Where `locate` gives several boxes of an image, the thresholds that they belong to."""
     own_threshold: int = 0
@@ -41,12 +44,6 @@ class LocalizationMethod(Method[LocalizationConfig, LocationBatch]):
     """Whether an average of the classifier makes the boxes, which `method.stability_every` looks at."""
     strong = StrongSwitches()
     """Which operations the strong view has."""
-
-    @property
-    def locating(self) -> LocatingSection:
-        """Return the method's settings."""
-        assert isinstance(self.run.method, LocatingSection)
-        return self.run.method
 
     @abstractmethod
     def locate(self, model: LocalizationModel, pixels: Tensor, classes: Tensor) -> Tensor:
@@ -96,8 +93,8 @@ class LocalizationMethod(Method[LocalizationConfig, LocationBatch]):
 
     def classifier_lr_at(self, step: int) -> float:
         """Return the classifier's learning rate: falling geometrically, `classifier_decay` at a time."""
-        optim, method = self.run.optim, self.locating
-        fallen = method.classifier_decay ** (step // method.classifier_decay_steps)
+        optim, config = self.run.optim, self.config
+        fallen = config.classifier_decay ** (step // config.classifier_decay_steps)
         return optim.lr * warm_up(step, optim) * fallen
 
     def groups(
@@ -111,7 +108,7 @@ class LocalizationMethod(Method[LocalizationConfig, LocationBatch]):
 
     def notes(self, sizes: DataSizes) -> list[str]:
         """Say how long an epoch is, which the classifier's learning rate should go by."""
-        epoch, every = sizes.labeled / self.run.optim.labeled_batch, self.locating.classifier_decay_steps
+        epoch, every = sizes.labeled / self.run.optim.labeled_batch, self.config.classifier_decay_steps
         found = [f"an epoch is {epoch:.1f} steps; the classifier's learning rate falls every {every}"]
         if not 0.5 <= every / epoch <= 2:
             found.append(f"warning: method.classifier_decay_steps={every} is not an epoch ({epoch:.0f} steps)")

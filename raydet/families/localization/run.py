@@ -7,16 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from raydet.contract import FamilyRun
-from raydet.families.localization.accuracy import LocationResult
 from raydet.families.localization.assemble import assemble
 from raydet.families.localization.batch import LocationBatch
 from raydet.families.localization.data import PreparedLocated
-from raydet.families.localization.evaluate import evaluate_sharded
 from raydet.families.localization.loader import LocationLoader, StepViews
 from raydet.families.localization.method import LocalizationMethod
 from raydet.families.localization.model import LocalizationModel
 from raydet.families.localization.snapshot import write_snapshot
-from raydet.group import Group
 from raydet.window import PerImageStats, Window
 
 FIGURES = {
@@ -35,13 +32,8 @@ FIGURES = {
 class LocalizationRun(FamilyRun):
     """One box per image."""
 
-    def __init__(self, data: PreparedLocated, method: LocalizationMethod, group: Group) -> None:
-        self._data, self._method, self._group = data, method, group
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Return the names of the classes, in label order."""
-        return self._data.class_names
+    _data: PreparedLocated
+    _method: LocalizationMethod
 
     def build_loader(self) -> LocationLoader:
         """Return this rank's loader."""
@@ -55,13 +47,6 @@ class LocalizationRun(FamilyRun):
     ) -> tuple[LocationBatch, PerImageStats]:
         """Return the batch of a step."""
         return assemble(step, views)
-
-    def evaluate(self, model: LocalizationModel) -> LocationResult | None:
-        """Return how often boxes and classes are right."""
-        assert self._data.val is not None
-        return evaluate_sharded(
-            self._method, model, self._data.val, self._group, max_images=self._method.run.eval.max_images
-        )
 
     def figures(self, window: Window) -> dict[str, Any]:
         """Return what boxes and gate are like."""

@@ -7,6 +7,8 @@ Every draw comes from the generator given.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
@@ -45,6 +47,15 @@ def eval_view(pixels: Tensor, config: LocatedViewsConfig) -> tuple[Tensor, View]
     resized, view = _squeezed(pixels, config.resize)
     margin = (config.resize - config.size) // 2
     return _cut(resized, view, margin, margin, config.size)
+
+
+@dataclass(frozen=True, slots=True)
+class StrongSwitches:
+    """Which operations the strong view has."""
+
+    scale: bool = False
+    translation: bool = False
+    flip: bool = False
 
 
 def draw_strong(rng: torch.Generator, *, scale: bool, translation: bool, flip: bool) -> Tensor:

@@ -119,12 +119,7 @@ def count_rows(
 
 
 def evaluate_sharded(
-    method: PretrainingMethod,
-    model: PretrainingModel,
-    index: DatasetIndex,
-    group: Group,
-    *,
-    max_images: int | None = None,
+    method: PretrainingMethod, model: PretrainingModel, index: DatasetIndex, group: Group, *, max_images: int | None
 ) -> PretrainingResult | None:
     """Evaluate over all ranks; the lead rank gets the figures, the others None. Waits for all ranks."""
     rows = group.share_of(index.rows_to_judge(max_images))
@@ -172,7 +167,7 @@ def _alike(
     method: PretrainingMethod, model: PretrainingModel, index: DatasetIndex, boxes: ImageProposals, rows: Sequence[int]
 ) -> tuple[float, NDArray[np.float32]]:
     """Return the similarity, summed over images, and the moments of their projections; always the same views."""
-    run, number = method.run, method.settings.num_boxes
+    run, number = method.run, method.config.num_boxes
     ids = [index.id_at(row) for row in rows]
     rngs = [stream(run.seed, "held out", image_id) for image_id in ids]
     images = [views_of(index, boxes, run, number, row, rng) for row, rng in zip(rows, rngs, strict=True)]

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import ClassVar
 
 from raydet.contract import Exported, Family
 from raydet.data.boxes.index import DatasetIndex
@@ -15,22 +14,22 @@ from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from raydet.families.pretraining.config import PretrainingConfig, PretrainingSection
 from raydet.families.pretraining.data import PROPOSED, PreparedProposals, note_proposals
-from raydet.families.pretraining.evaluate import PretrainingResult, evaluate_sharded
+from raydet.families.pretraining.evaluate import evaluate_sharded
 from raydet.families.pretraining.method import PretrainingMethod
 from raydet.families.pretraining.model import PretrainingModel
 from raydet.families.pretraining.proposals import checked_proposals_of, content_of, require_same_brightness
 from raydet.families.pretraining.run import PretrainingRun
-from raydet.group import Group
-from raydet.recipe.request import Recipe, Request
-from raydet.report.page import Made
 from raydet.text import plural
 
 
 class Pretraining(Family[PretrainingConfig, DatasetIndex, PretrainingMethod, PretrainingModel]):
     """A detector's parts, from images without labels."""
 
-    name: ClassVar[str] = "pretraining"
+    name = "pretraining"
     images = PROPOSED
+    run_class = PretrainingRun
+    evaluate = staticmethod(evaluate_sharded)
+    evaluate_proposals = evaluate  # that is what it measures
 
     def check(self, config: PretrainingConfig, data: PreparedProposals) -> None:
         """Raise DataError unless there are proposals of all images, of these files, and those that a run which
@@ -54,35 +53,9 @@ class Pretraining(Family[PretrainingConfig, DatasetIndex, PretrainingMethod, Pre
                 log.error("proposals", config.data.proposals, "", said, "IMAGES are those of data.images, all of them")
         return replace(report, problems=(*report.problems, *log.problems), counts={**report.counts, **log.counts})
 
-    def propose(self, request: Request) -> Recipe:
-        """Return a configuration that suits the images and this machine."""
-        from raydet.families.pretraining.recipe.propose import propose  # only `raydet init` needs it
-
-        return propose(request)
-
     def describe(self, data: PreparedProposals) -> str:
         """Count images."""
         return f"{plural(len(data.labeled), 'image')} without labels"
-
-    def bind(
-        self, config: PretrainingConfig, data: PreparedProposals, method: PretrainingMethod, group: Group
-    ) -> PretrainingRun:
-        """Return the family at work in one rank of a run."""
-        return PretrainingRun(config, data, method, group)
-
-    def evaluate(
-        self,
-        method: PretrainingMethod,
-        model: PretrainingModel,
-        index: DatasetIndex,
-        group: Group,
-        *,
-        max_images: int | None,
-    ) -> PretrainingResult | None:
-        """Return recall of the region proposals and similarity of views."""
-        return evaluate_sharded(method, model, index, group, max_images=max_images)
-
-    evaluate_proposals = evaluate  # that is what it measures
 
     def exported(self, config: PretrainingConfig, model: PretrainingModel, class_names: Sequence[str]) -> Exported:
         """Leave out what no detector has: projector, predictor and target."""
@@ -93,12 +66,6 @@ class Pretraining(Family[PretrainingConfig, DatasetIndex, PretrainingMethod, Pre
             f" of the {config.method.export_branch} branch ({plural(left, 'tensor')} that no detector has left out)"
         )
         return Exported(weights, list(class_names), config.data.views.model_dump_json(), remark)
-
-    def report(self, folder: Path, config: PretrainingConfig) -> Made:
-        """Return what a run's report is made from, and its sections' makers."""
-        from raydet.families.pretraining.report import made  # not before it is wanted: it imports matplotlib
-
-        return made(folder, config)
 
 
 FAMILY = Pretraining()

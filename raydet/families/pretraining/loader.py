@@ -11,10 +11,9 @@ from functools import partial
 
 import torch
 
-from raydet.contract import Loader
+from raydet.contract import ThreadedLoader
 from raydet.data.boxes.index import DatasetIndex
 from raydet.data.order import BatchOrder, own_slots
-from raydet.data.prefetch import Prefetcher
 from raydet.data.proposals import Fallback
 from raydet.families.pretraining.config import PretrainingConfig, PretrainingSection
 from raydet.families.pretraining.proposals import ImageProposals
@@ -31,31 +30,25 @@ class StepViews:
     images: list[ThreeViews]
 
 
-class ViewLoader(Loader):
+class ViewLoader(ThreadedLoader[tuple[list[Future[ThreeViews]]]]):
     """Serves one rank's share of every step, `data.prefetch_steps` ahead of the training loop."""
 
     def __init__(
         self, index: DatasetIndex, proposals: ImageProposals, config: PretrainingConfig, *, rank: int, world: int
     ) -> None:
         """Serve rank `rank` of `world`."""
+        super().__init__(config)
         assert isinstance(config.method, PretrainingSection)
         self._index, self._proposals, self._config = index, proposals, config
         self._num_boxes = config.method.num_boxes
         self._own = tuple(own_slots(config.optim.labeled_batch, rank, world))
         self._order = BatchOrder(len(index), config.optim.labeled_batch, config.seed, "images")
-        self._ahead = Prefetcher(
-            self._start, threads=config.data.loader_threads, ahead=config.data.prefetch_steps, end=config.length
-        )
 
     def take(self, step: int) -> StepViews:
         """Return the images of a step; waits until they are ready. Raises what went wrong while loading them."""
         (jobs,) = self._ahead.take(step)
         images = [job.result() for job in jobs]
         return StepViews([self._index.id_at(row) for row in self._rows(step)], self._own, images)
-
-    def close(self) -> None:
-        """Drop what was prepared ahead and end the threads."""
-        self._ahead.close()
 
     def _rows(self, step: int) -> list[int]:
         rows = self._order.positions(step)

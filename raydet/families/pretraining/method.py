@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -41,14 +41,10 @@ class Shown:
 class PretrainingMethod(Method[PretrainingConfig, ViewBatch]):
     """A method that learns from images without labels."""
 
+    settings: ClassVar[type[PretrainingSection]] = PretrainingSection
+    config: PretrainingSection
     spread: float | None = None
     """How much projections of different boxes differ, of the last step, over all ranks; see `similarity.spread`."""
-
-    @property
-    def settings(self) -> PretrainingSection:
-        """Return the method's settings."""
-        assert isinstance(self.run.method, PretrainingSection)
-        return self.run.method
 
     @property
     def has_rpn(self) -> bool:
@@ -73,7 +69,7 @@ class PretrainingMethod(Method[PretrainingConfig, ViewBatch]):
 
         Update 0 would average two equal networks.
         """
-        student.update_target(keep_rate(self.settings.ema_momentum_start, step + 1, self.run.length))
+        student.update_target(keep_rate(self.config.ema_momentum_start, step + 1, self.run.length))
 
     def update(
         self, state: Any, batch: ViewBatch, per_view: Mapping[str, Tensor], sums: Mapping[str, Tensor], group: Group
@@ -132,10 +128,10 @@ class PretrainingMethod(Method[PretrainingConfig, ViewBatch]):
 
     def explain_barren(self, window: Window) -> Alarm | None:
         """Say that all boxes get the same projection, and why, or that there are hardly any boxes."""
-        sums, after = window.sums, self.settings.alarm_after_steps
+        sums, after = window.sums, self.config.alarm_after_steps
         images = sums.get("count/fallback", 0.0)
         fallback = sums.get("sum/fallback", 0.0) / images if images else 0.0
-        is_flat = self.spread is not None and self.spread < self.settings.collapse_std
+        is_flat = self.spread is not None and self.spread < self.config.collapse_std
         if is_flat:
             return Alarm("collapse", self._collapse(sums, fallback), after)
         if fallback > FEW_OWN_BOXES:
@@ -149,7 +145,7 @@ class PretrainingMethod(Method[PretrainingConfig, ViewBatch]):
         norms = self.run.model.fpn_norm
         said = (
             f"the projections of different boxes vary by {self.spread:.1%} of what is healthy (below "
-            f"method.collapse_std={self.settings.collapse_std:g}), and online and target branch agree to {alike:.2f}: "
+            f"method.collapse_std={self.config.collapse_std:g}), and online and target branch agree to {alike:.2f}: "
         )
         if fallback > FEW_OWN_BOXES:
             return f"{said}{_without_boxes(fallback)} Whole views look alike. {_MORE_BOXES}"
@@ -165,7 +161,7 @@ class PretrainingMethod(Method[PretrainingConfig, ViewBatch]):
             )
         return (
             f"{said}the network has collapsed to one point. The target follows too fast for this learning rate: lower "
-            f"optim.lr={self.run.optim.lr:g}, raise method.ema_momentum_start={self.settings.ema_momentum_start:g} or "
+            f"optim.lr={self.run.optim.lr:g}, raise method.ema_momentum_start={self.config.ema_momentum_start:g} or "
             f"optim.labeled_batch={self.run.optim.labeled_batch}"
         )
 

@@ -13,8 +13,13 @@ Teacher and student see two augmentations of an image, drawn apart from each oth
 | consistency cost function | method.consistency_loss |
 | EMA decay alpha | method.ema_keep_rate |
 
-MT-D1: the consistency is asked of unlabelled images only (theirs: of all). MT-D2: the teacher uses no dropout. MT-D3:
-its EMA rate does not change while ramping up. MT-D4: one head gives both losses' logits (theirs: two, tied together).
+Each loss is a mean over its own images; their sums are divided by all images of the batch (presets say the factor).
+
+MT-D1: the consistency is asked of unlabelled images only (theirs: of all). MT-D2: the teacher is in evaluation mode: no
+dropout, noise or random gates, and the averages of running statistics (theirs: in training mode, parameters averaged).
+MT-D3: its EMA rate does not change while ramping up. MT-D4: one head gives both losses' logits (theirs: two, tied
+together). MT-D5: presets lack what raydet has no setting for: rotation and colours of ImageNet's views, a warm-up that
+starts above zero, Adam's first beta that falls to 0.5 at the end.
 """
 
 from __future__ import annotations
@@ -26,7 +31,7 @@ from torch import Tensor
 
 from raydet.contract import LossTerm
 from raydet.families.classification.batch import LABELED, UNLABELED, ClassBatch
-from raydet.families.classification.config import ClassificationConfig, ConsistencyLoss, MeanTeacherConfig
+from raydet.families.classification.config import ConsistencyLoss, MeanTeacherConfig
 from raydet.families.classification.method import ClassificationMethod, cross_entropy, nothing
 from raydet.labels.schedule import LabelSchedule
 from raydet.vision.device import to_device
@@ -35,13 +40,10 @@ from raydet.vision.device import to_device
 class MeanTeacher(ClassificationMethod):
     """The student agrees with an average of itself."""
 
+    settings = MeanTeacherConfig
+    config: MeanTeacherConfig
     unseen_by_burn_in = frozenset({"ema_keep_rate", "consistency_loss", "consistency_weight", "ramp_up_steps"})
     teacher_sees = "augmented"
-
-    def __init__(self, config: ClassificationConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config.method, MeanTeacherConfig)
-        self.config = config.method
 
     @property
     def loss_weights(self) -> dict[str, float]:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from raydet.contract import LossTerm
 from raydet.families.classification.batch import LABELED, UNLABELED, ClassBatch
-from raydet.families.classification.config import ClassificationConfig, PseudoLabelConfig
+from raydet.families.classification.config import PseudoLabelConfig
 from raydet.families.classification.method import ClassificationMethod, cross_entropy, nothing
 from raydet.labels.schedule import LabelSchedule
 from raydet.vision.device import to_device
@@ -23,12 +23,9 @@ from raydet.vision.device import to_device
 class PseudoLabel(ClassificationMethod):
     """The student's own best class, as if it were the truth."""
 
+    settings = PseudoLabelConfig
+    config: PseudoLabelConfig
     unseen_by_burn_in = frozenset({"unsup_weight", "score_threshold", "reprediction_interval_steps"})
-
-    def __init__(self, config: ClassificationConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config.method, PseudoLabelConfig)
-        self.config = config.method
 
     @property
     def loss_weights(self) -> dict[str, float]:

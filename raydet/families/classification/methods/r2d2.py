@@ -51,14 +51,14 @@ STRETCH = 350 / 300  # stage 1's cosine would reach 0 at 350 epochs, and is left
 class R2D2(ClassificationMethod):
     """Pseudo-labels are free variables, learned, and predicted anew from time to time."""
 
+    settings = R2D2Config
+    config: R2D2Config
     unseen_by_burn_in = frozenset(R2D2Config.model_fields) - {"name", "burn_in_steps", "burn_in_batch", "burn_in_lr"}
 
     def __init__(self, config: ClassificationConfig) -> None:
         super().__init__(config)
-        assert isinstance(config.method, R2D2Config)
-        self.config = config.method
-        self.stage2_end = config.length - config.method.tail_steps
-        self.repeats_from = config.method.burn_in_steps + config.method.d2_steps
+        self.stage2_end = config.length - self.config.tail_steps
+        self.repeats_from = self.config.burn_in_steps + self.config.d2_steps
 
     @property
     def loss_weights(self) -> dict[str, float]:
@@ -221,6 +221,11 @@ class R2D2(ClassificationMethod):
             found.append(
                 f"fine-tuning until {self.run.length}: {plural(config.finetune_batch, 'image')}, learning rate "
                 f"{config.finetune_lr:g} and falling"
+            )
+        if config.repeat_stage2 and config.reduce_lr_enabled and max(config.repeat_lrs) > optim.lr:
+            found.append(
+                f"warning: method.repeat_lrs={list(config.repeat_lrs)} goes above optim.lr={optim.lr:g}: the learning "
+                f"rate rises at a reprediction, where the paper lowers it"
             )
         if self.repredictions and interval < epoch:
             found.append(

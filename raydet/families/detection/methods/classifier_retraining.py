@@ -18,7 +18,6 @@ import torch
 from raydet.contract import DataSizes, LossTerm, Outputs, ParamGroup
 from raydet.data.order import Listing
 from raydet.families.detection.batch import StudentBatch
-from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.hosts import HostedMethod, classes_of
 from raydet.families.detection.long_tail_config import ClassifierRetrainingConfig
 from raydet.families.detection.methods.soft_teacher import cls_terms
@@ -37,12 +36,9 @@ CLASSIFIER = "roi_heads.box_predictor.cls_score."
 class ClassifierRetraining(HostedMethod):
     """The last layer of the classifier trains once more, on balanced classes."""
 
+    settings = ClassifierRetrainingConfig
+    config: ClassifierRetrainingConfig
     unseen_by_burn_in = HostedMethod.host_unseen_by_burn_in | {"retrain_from_step", "most_repeats"}
-
-    def __init__(self, config: DetectionConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config.method, ClassifierRetrainingConfig)
-        self.config = config.method
 
     @property
     def stage_ends(self) -> tuple[int, ...]:

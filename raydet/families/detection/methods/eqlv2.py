@@ -25,7 +25,6 @@ from torch.nn import functional as F
 from raydet.contract import DataSizes, Outputs
 from raydet.errors import CheckpointError
 from raydet.families.detection.batch import StudentBatch
-from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.hosts import HostedMethod
 from raydet.families.detection.long_tail_config import EqlV2Config
 from raydet.families.detection.methods.soft_teacher import cls_terms
@@ -79,13 +78,10 @@ class GradientRatios:
 class EqlV2(HostedMethod):
     """Classes that are mostly pushed down are pushed down less, and pulled up more."""
 
+    settings = EqlV2Config
+    config: EqlV2Config
     unseen_by_burn_in = HostedMethod.host_unseen_by_burn_in
     learns_in_burn_in = True
-
-    def __init__(self, config: DetectionConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config.method, EqlV2Config)
-        self.config = config.method
 
     def build_model(self, num_classes: int) -> Detector:
         """Return a detector whose classes start improbable."""

@@ -74,6 +74,8 @@ from raydet.vision.device import to_device
 class GradientSampling(HostedMethod):
     """Class weights, class thresholds and listings that follow from the gradients of the class logits."""
 
+    settings = GradientSamplingConfig
+    config: GradientSamplingConfig
     unseen_by_burn_in = HostedMethod.host_unseen_by_burn_in | {
         "gbt_enabled",
         "gbt_use_class_score",
@@ -95,8 +97,6 @@ class GradientSampling(HostedMethod):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
-        assert isinstance(config.method, GradientSamplingConfig)
-        self.config = config.method
         self.bounds = Bounds(self.config.class_weight_min, self.config.class_weight_max)
         copies = len(self.recipe.roles)
         per_step = {LABELED: config.optim.labeled_batch * copies, UNLABELED: config.optim.unlabeled_batch}

@@ -48,6 +48,8 @@ from raydet.window import Window
 class IlNet(OnePass):
     """Pseudo-boxes are gated by predicted quality and train classification, regression and the gate itself."""
 
+    settings = IlNetConfig
+    config: IlNetConfig
     unseen_by_burn_in = MUTUAL_STAGE | {
         "unsup_reg_weight",
         "unsup_iou_weight",
@@ -57,9 +59,7 @@ class IlNet(OnePass):
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
-        assert isinstance(config.method, IlNetConfig)
-        self.config = config.method
-        self.score = ScoreThresholds(config.method.score_threshold, config.method.class_thresholds)
+        self.score = ScoreThresholds(self.config.score_threshold, self.config.class_thresholds)
 
     def know_classes(self, names: Sequence[str]) -> None:
         """Thresholds of single classes are given by name."""

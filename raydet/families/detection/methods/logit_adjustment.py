@@ -19,7 +19,6 @@ from torch import Tensor
 
 from raydet.contract import DataSizes, Outputs
 from raydet.families.detection.batch import StudentBatch
-from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.hosts import HostedMethod
 from raydet.families.detection.long_tail_config import LogitAdjustmentConfig
 from raydet.families.detection.methods.soft_teacher import cls_terms
@@ -44,12 +43,9 @@ class Priors:
 class LogitAdjustment(HostedMethod):
     """Class frequencies enter the loss of the RoI classes."""
 
+    settings = LogitAdjustmentConfig
+    config: LogitAdjustmentConfig
     unseen_by_burn_in = HostedMethod.host_unseen_by_burn_in
-
-    def __init__(self, config: DetectionConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config.method, LogitAdjustmentConfig)
-        self.config = config.method
 
     def build_state(self, sizes: DataSizes) -> Priors:
         """Count the labelled boxes."""

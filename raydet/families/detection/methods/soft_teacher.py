@@ -36,7 +36,6 @@ from torchvision.ops import clip_boxes_to_image
 
 from raydet.contract import Alarm, LossTerm, Outputs, Teacher
 from raydet.families.detection.batch import LABELED, UNLABELED, StudentBatch, ViewedImage, framed
-from raydet.families.detection.config import DetectionConfig
 from raydet.families.detection.gates import after_nms, by_quality, by_score
 from raydet.families.detection.method import UNLIMITED, DetectionMethod, Selection, Thresholds, no_survivors
 from raydet.families.detection.passes import RoiPass, check_boxes, roi_pass, rpn_pass, sent
@@ -69,17 +68,14 @@ class SoftPass:
 class SoftTeacher(DetectionMethod):
     """Every loss chooses its own pseudo-boxes, and the teacher says how much an RoI counts as background."""
 
+    settings = SoftSettings
+    config: SoftSettings
     unseen_by_burn_in = frozenset(SoftSettings.model_fields) - {
         "name",
         "burn_in_steps",
         "cls_focal_exponent",
         "views",
     }
-
-    def __init__(self, config: DetectionConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config.method, SoftSettings)
-        self.config = config.method
 
     @property
     def loss_weights(self) -> dict[str, float]:

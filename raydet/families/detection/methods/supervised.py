@@ -12,7 +12,7 @@ from typing import Any
 
 from raydet.contract import LossTerm
 from raydet.families.detection.batch import LABELED, StudentBatch
-from raydet.families.detection.config import DetectionConfig, SupervisedConfig
+from raydet.families.detection.config import SupervisedConfig
 from raydet.families.detection.iou_branch import IoUDetector, iou_pass, iou_terms
 from raydet.families.detection.method import OnePass
 from raydet.families.detection.passes import TrainPass, for_all_heads, loss_terms
@@ -23,12 +23,9 @@ from raydet.vision.detector import Detector
 class Supervised(OnePass):
     """Labelled images only."""
 
+    settings = SupervisedConfig
+    config: SupervisedConfig
     unseen_by_burn_in = frozenset({"ema_keep_rate"})
-
-    def __init__(self, config: DetectionConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config.method, SupervisedConfig)
-        self.config = config.method
 
     @property
     def loss_weights(self) -> dict[str, float]:

@@ -48,13 +48,13 @@ from raydet.window import Window
 class UnbiasedTeacher(OnePass):
     """Pseudo-boxes train the classifiers only."""
 
+    settings = UnbiasedTeacherConfig
+    config: UnbiasedTeacherConfig
     unseen_by_burn_in = MUTUAL_STAGE
 
     def __init__(self, config: DetectionConfig) -> None:
         super().__init__(config)
-        assert isinstance(config.method, UnbiasedTeacherConfig)
-        self.config = config.method
-        self.score = ScoreThresholds(config.method.score_threshold, config.method.class_thresholds)
+        self.score = ScoreThresholds(self.config.score_threshold, self.config.class_thresholds)
 
     def know_classes(self, names: Sequence[str]) -> None:
         """Thresholds of single classes are given by name."""

@@ -33,10 +33,12 @@ LEVELS = tuple(round(0.1 * step, 1) for step in range(1, 10))
 class Cam(LocalizationMethod):
     """A classifier, and where it looks."""
 
+    settings = CamConfig
+    config: CamConfig
+
     def __init__(self, config: LocalizationConfig) -> None:
         super().__init__(config)
-        assert isinstance(config.method, CamConfig)
-        own = config.method.cam_threshold
+        own = self.config.cam_threshold
         self.thresholds = (own, *(level for level in LEVELS if level != own))
 
     @property

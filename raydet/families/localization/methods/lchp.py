@@ -46,7 +46,6 @@ from raydet.families.localization.boxes import (
     squared_distance,
 )
 from raydet.families.localization.config import LchpConfig, LocalizationConfig
-from raydet.families.localization.loader import StrongSwitches
 from raydet.families.localization.method import LocalizationMethod, nan_rows
 from raydet.families.localization.model import (
     BapClassifier,
@@ -56,7 +55,7 @@ from raydet.families.localization.model import (
     build_localizer,
     shares,
 )
-from raydet.families.localization.views import strong_boxes, strong_pixels
+from raydet.families.localization.views import StrongSwitches, strong_boxes, strong_pixels
 from raydet.learning_rate import warm_up
 from raydet.vision.device import to_device
 from raydet.vision.ema import average_into
@@ -68,6 +67,8 @@ from raydet.window import Window
 class Lchp(LocalizationMethod):
     """Boxes of attention maps teach a localizer; then it agrees with itself where the crop convinces the classifier."""
 
+    settings = LchpConfig
+    config: LchpConfig
     unseen_by_burn_in = frozenset(
         {
             "refine_lr",
@@ -87,12 +88,10 @@ class Lchp(LocalizationMethod):
 
     def __init__(self, config: LocalizationConfig) -> None:
         super().__init__(config)
-        assert isinstance(config.method, LchpConfig)
-        self.config = config.method
         own = self.config
         self.rule = AttentionRule(own.attention_threshold, own.upsample_before_threshold, own.mask_out_enabled)
         self.strong = StrongSwitches(own.aug_scale, own.aug_translation, own.aug_flip)
-        self._probe: tuple[Tensor, Tensor, Tensor] | None = None  # views, and both networks' boxes a step ago
+        self._probe: tuple[int, Tensor, Tensor, Tensor] | None = None  # step, views, and both networks' boxes then
 
     # --- what the engine asks -----------------------------------------------------------------------------------------
 
@@ -268,18 +267,17 @@ class Lchp(LocalizationMethod):
             return {}
         figures = {}
         if step % every == 1 % every:
-            figures = self._since_probe(student, pixels)
+            figures = self._since_probe(student, step, pixels)
         if step % every == 0:
             views = pixels[: self.config.stability_images]
-            self._probe = (views, *self._both(student, views))
+            self._probe = (step, views, *self._both(student, views))
         return figures
 
-    def _since_probe(self, student: LocalizationModel, pixels: Tensor) -> dict[str, Tensor]:
+    def _since_probe(self, student: LocalizationModel, step: int, pixels: Tensor) -> dict[str, Tensor]:
         """Return those IoUs, a row for each of `pixels`, and forget the views that they are of."""
-        probe, self._probe = self._probe, None
         figures = {"stable": nan_rows(pixels), "stable_without": nan_rows(pixels)}
-        if probe is not None:
-            views, *before = probe
+        if self._probe is not None and self._probe[0] == step - 1:  # not by an earlier pass of this step
+            (_, views, *before), self._probe = self._probe, None
             for name, old, new in zip(figures, before, self._both(student, views), strict=True):
                 ious = paired_iou(old, new)[: len(pixels)]
                 figures[name][: len(ious)] = ious

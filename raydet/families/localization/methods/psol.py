@@ -19,7 +19,7 @@ from raydet.contract import Alarm, LossTerm, Outputs, ParamGroup
 from raydet.families.localization.assemble import WHOLE, alarm_of_whole_images
 from raydet.families.localization.batch import IMAGES, LocationBatch
 from raydet.families.localization.boxes import decode, encode, squared_distance
-from raydet.families.localization.config import LocalizationConfig, PsolConfig
+from raydet.families.localization.config import PsolConfig
 from raydet.families.localization.method import LocalizationMethod
 from raydet.families.localization.methods.cam import cam_boxes, class_loss
 from raydet.families.localization.model import LocalizationModel, build_localizer, cam_classifier, shares
@@ -32,12 +32,9 @@ from raydet.window import Window
 class Psol(LocalizationMethod):
     """First a classifier, then a localizer that learns its boxes."""
 
+    settings = PsolConfig
+    config: PsolConfig
     unseen_by_burn_in = frozenset({"cam_threshold", "localizer_lr", "box_encoding", "reg_reduction"})
-
-    def __init__(self, config: LocalizationConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config.method, PsolConfig)
-        self.config = config.method
 
     @property
     def loss_weights(self) -> dict[str, float]:

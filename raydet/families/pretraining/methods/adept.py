@@ -33,7 +33,7 @@ from torchvision.ops import clip_boxes_to_image
 from raydet.contract import LossTerm, Outputs, ParamGroup
 from raydet.errors import CheckpointError
 from raydet.families.pretraining.batch import IMAGES, ViewBatch
-from raydet.families.pretraining.config import AdeptConfig, PretrainingConfig
+from raydet.families.pretraining.config import AdeptConfig
 from raydet.families.pretraining.method import MOMENTS, PretrainingMethod, Shown
 from raydet.families.pretraining.model import RPN, PretrainingModel
 from raydet.families.pretraining.views import MIN_SIDE_PX
@@ -48,10 +48,8 @@ from raydet.vision.weights import load_tensors
 class Adept(PretrainingMethod):
     """SoCo, and region proposals that learn where it looks."""
 
-    def __init__(self, config: PretrainingConfig) -> None:
-        super().__init__(config)
-        assert isinstance(config.method, AdeptConfig)
-        self.config = config.method
+    settings = AdeptConfig
+    config: AdeptConfig
 
     @property
     def has_rpn(self) -> bool:
