@@ -147,7 +147,7 @@ class SteppedTrainer:
         folder.prepare(config, resume=False)
         data = BOXES.prepare(config.data, folder.data)
         method = build_method(config)
-        family = family_of(config).bind(config, data, method, group)
+        family = family_of(config).bind(data, method, group)
         journal = _PausingJournal(config, family, method, group)
         journal.turn = self
         source = make_source(config, family, group, folder.next_attempt())

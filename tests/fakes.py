@@ -145,7 +145,7 @@ def _steps_of(config: ClassificationConfig) -> dict[tuple[str, ...], int]:
     """Return which unlabelled images belong to which step, also for the steps after the end that are asked for."""
     family, method = family_of(config), build_method(config)
     data = family.open(RunFolder(config.run.dir).data)
-    loader = family.bind(config, data, method, Group()).build_loader()
+    loader = family.bind(data, method, Group()).build_loader()
     first, end = config.method.burn_in_steps, config.length + config.labels.lookahead
     found = {tuple(loader.unlabeled_ids(step)): step for step in range(first, end)}
     loader.close()

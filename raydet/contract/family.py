@@ -177,7 +177,7 @@ class Family(ABC, Generic[Config, Index, AnyMethod, Model]):
     def describe(self, data: PreparedSets[Index]) -> str:
         """Say what the labelled images are, in a few words."""
 
-    def bind(self, config: Config, data: PreparedSets[Index], method: AnyMethod, group: Group) -> FamilyRun:
+    def bind(self, data: PreparedSets[Index], method: AnyMethod, group: Group) -> FamilyRun:
         """Return the family at work in one rank of a run."""
         return self.run_class(data, method, group)
 

@@ -161,7 +161,7 @@ def _build(config: RunConfig, group: Group, data: PreparedSets[Any], make_source
     attempt = group.all_gather(folder.next_attempt() if group.is_lead else 0)[0]
     config = _settled(config, group, checkpoint)
     method = build_method(config)
-    family = family_of(config).bind(config, data, method, group)
+    family = family_of(config).bind(data, method, group)
     journal = Journal(config, family, method, group)
     source = make_source(config, family, group, attempt)
     with nullcontext() if checkpoint is None and fork is None else architecture_only():  # theirs are taken below
