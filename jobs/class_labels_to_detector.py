@@ -78,7 +78,8 @@ def main() -> int:
     names = [image["file_name"] for image in truth["images"]]
     root = image_root(source, names)
     (home / "train.txt").write_text("".join(f"{name}\n" for name in names))
-    label(LabelOptions(lchp, str(home / "train.txt"), home / "labels", root=str(root), actors=0, batch=8))
+    images, out = str(home / "train.txt"), home / "labels"
+    label(LabelOptions(checkpoint=lchp, images=images, out=out, root=str(root), actors=0, batch=8))
     made = json.loads((home / "labels" / "coco.json").read_bytes())
     (home / "true.json").write_text(json.dumps(with_ids_of(truth, made)))
     ids = [str(image["id"]) for image in made["images"]][::EVERY]

@@ -74,6 +74,11 @@ def explain(error: BaseException) -> str | None:
     return None
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, its kind where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def _known(error: BaseException) -> str | None:
     text = str(error).strip()
     kind = type(error)
@@ -83,10 +88,10 @@ def _known(error: BaseException) -> str | None:
         return str(found) if found is not None else f"{name}: {error.strerror}"
     if (number := errno_of(error)) in _STORAGE:
         what, advice = _STORAGE[number]
-        return f"{what} ({_first_line(text)}); {advice}"
+        return f"{what} ({_shortened(text)}); {advice}"
     if isinstance(error, MemoryError) or any(each in text.lower() for each in _MEMORY):
         return (
-            f"not enough memory ({_first_line(text) or kind.__name__}); lower the batch, split it (optim.accumulate), "
+            f"not enough memory ({_shortened(text) or kind.__name__}); lower the batch, split it (optim.accumulate), "
             f"make images smaller (data.views), or use fewer processes"
         )
     library = _FOREIGN.get(kind.__module__.split(".")[0])
@@ -121,5 +126,5 @@ def _room(path: Path, number: int | None, needed: int | None) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _first_line(text: str) -> str:
+def _shortened(text: str) -> str:
     return (text.splitlines() or [""])[0][:300]

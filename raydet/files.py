@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import os
 import secrets
@@ -98,6 +99,12 @@ def read_json(file: Path, error: type[Exception]) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise error(f"{file}: expected a JSON object, got {type(content).__name__}")
     return content
+
+
+def sha256(file: Path) -> str:
+    """Return the SHA-256 of a file's content, in hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 @contextmanager

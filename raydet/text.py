@@ -66,6 +66,11 @@ def plural(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + ending}"
 
 
+def some(names: Sequence[object], most: int = 10) -> str:
+    """Return the first names and how many more there are, e.g. `cat, dog and 3 more`."""
+    return ", ".join(map(str, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
 def is_plain(text: str) -> bool:
     """Return whether a text is valid Unicode without control characters (line breaks, escape sequences).
 

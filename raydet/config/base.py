@@ -45,6 +45,11 @@ class SetSection(Section):
 
     path: PathText
 
+    @model_validator(mode="before")
+    @classmethod
+    def _from_string(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
 
 SetConfig = TypeVar("SetConfig", bound=SetSection)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -16,8 +16,7 @@ from raydet.config.base import (
     SetSection,
     Views,
 )
-from raydet.config.minority import MINORITY_CLASSES
-from raydet.config.novel import NOVEL_CLASSES
+from raydet.config.paper_splits import MINORITY_CLASSES, NOVEL_CLASSES
 from raydet.config.paths import PathText
 
 
@@ -58,11 +57,6 @@ class DatasetConfig(SetSection):
     several COCO files: a word of the path of one."""
     shapes: ShapesConfig | None = None
     """Settings of the generated set, for `path: shapes`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _shapes_go_with_shapes(self) -> DatasetConfig:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -48,11 +48,6 @@ class ImageSetConfig(SetSection):
     classes.json beside it."""
     patterns: PatternsConfig | None = None
     """Settings of the generated set, for `path: patterns`."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _patterns_go_with_patterns(self) -> ImageSetConfig:

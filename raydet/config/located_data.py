@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -45,11 +45,6 @@ class LocatedSetConfig(SetSection):
     """Parquet: a JSON list of class names in label order; default: the file's metadata, or a classes.json beside it."""
     shapes: ShapesConfig | None = None
     """Settings of the generated set, for `path: shapes`; the class of an image is that of its only object."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _from_string(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _shapes_go_with_shapes(self) -> LocatedSetConfig:

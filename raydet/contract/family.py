@@ -217,7 +217,7 @@ class Family(ABC, Generic[Config, Index, AnyMethod, Model]):
         )
 
     def on_files(self, saved: Any) -> Any:
-        """Return what labels images that belong to no run (`raydet.label_files.labeller.FileModel`).
+        """Return what labels images that belong to no run (`raydet.image_jobs.file_model.FileModel`).
 
         Raises UserError where the family has none.
         """

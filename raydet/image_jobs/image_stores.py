@@ -17,6 +17,7 @@ from raydet.data.decode import FULL_RANGE, decode_bytes, read_file
 from raydet.data.folder import is_passed_over
 from raydet.data.paths import checked_name, resolve_inside
 from raydet.errors import DataError
+from raydet.faults import first_line
 
 READ_TRIES = 3
 _RETRY_S = 0.5
@@ -151,14 +152,8 @@ def open_store(text: str) -> ImageStore:
         files, base = fs.FileSystem.from_uri(text)
         kind = files.get_file_info(base).type
     except (OSError, ValueError) as error:  # pyarrow's own errors are among both
-        raise DataError(
-            f"{text}: cannot be reached: {_first_line(error)}; check scheme, name and credentials"
-        ) from None
+        raise DataError(f"{text}: cannot be reached: {first_line(error)}; check scheme, name and credentials") from None
     if kind != fs.FileType.Directory:
         what = "no such folder" if kind == fs.FileType.NotFound else "not a folder (a list file must be a local one)"
         raise DataError(f"{text}: {what}")
     return RemoteStore(text.rstrip("/"), files, base.rstrip("/"))
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 
@@ -37,23 +37,19 @@ _SCRATCH = ("shards", "listing.jsonl")  # what a call that was killed at its beg
 Finished = Callable[[Chunk, pa.Table], None]
 
 
-class JobOptions(Protocol):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class JobOptions:
     """What the commands have in common."""
 
-    @property
-    def out(self) -> Path: ...  # noqa: D102
-    @property
-    def actors(self) -> int: ...  # noqa: D102 - 0: in this process
-    @property
-    def cpus_per_actor(self) -> float: ...  # noqa: D102
-    @property
-    def gpus_per_actor(self) -> float: ...  # noqa: D102
-    @property
-    def address(self) -> str | None: ...  # noqa: D102
-    @property
-    def shard_images(self) -> int: ...  # noqa: D102
-    @property
-    def retry_skipped(self) -> bool: ...  # noqa: D102
+    images: str  # folder, glob, image, list file or URI
+    out: Path
+    root: str | None = None  # of the paths in a list file
+    actors: int = 1  # 0: in this process
+    cpus_per_actor: float = 1.0
+    gpus_per_actor: float = 0.0
+    address: str | None = None
+    shard_images: int
+    retry_skipped: bool = False
 
 
 def check_options(options: JobOptions) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import torch
-from torch import Tensor, nn
 
+from raydet.image_jobs.file_model import FileModel, SeenImage
 from raydet.image_jobs.image_stores import Picture
 from raydet.image_jobs.worker import Row
 from raydet.precision import autocast_dtype
@@ -32,40 +32,11 @@ MASKS = pa.field("masks", pa.list_(pa.binary()))
 """One more column, where the model makes masks: of box after box, COCO's compressed RLE of the original image."""
 
 
-class FileModel(Protocol):
-    """What a family says of images that belong to no run; small but for the model; travels to actors."""
-
-    @property
-    def model(self) -> nn.Module:
-        """Return the model, on the CPU, in evaluation mode."""
-
-    @property
-    def thresholds(self) -> Sequence[float] | None:
-        """Return the class confidence that its method trains with, of each class; None: it has none."""
-
-    @property
-    def has_masks(self) -> bool:
-        """Return whether its rows have masks."""
-
-    @property
-    def gray16_range(self) -> tuple[int, int]:
-        """Return the values of 16-bit pictures that become 0 to 255."""
-
-    def settings(self) -> dict[str, Any]:
-        """Return all that its labels depend on, as plain data."""
-
-    def see(self, pixels: Tensor) -> Any:
-        """Return what the model sees of an image `[3, H, W]` uint8; called in threads that decode."""
-
-    def say(self, model: nn.Module, seen: Sequence[Any], device: torch.device) -> list[Row]:
-        """Return a row for each, from one forward of `model`, which is on `device`."""
-
-
 @dataclass(frozen=True, slots=True)
 class Labelling:
     """The task (`raydet.image_jobs.worker.Task`) of a family's model."""
 
-    of: FileModel
+    of: FileModel[Any]
     device: str
     precision: str  # fp32, bf16 or fp16
     batch: int  # images per forward
@@ -89,12 +60,12 @@ class Labeller:
         self._dtype = autocast_dtype(labelling.precision, self._device)
         self._model = labelling.of.model.to(self._device).eval().requires_grad_(False)
 
-    def see(self, picture: Picture) -> Any:
+    def see(self, picture: Picture) -> SeenImage:
         """Return what the model sees of an image."""
         return self._of.see(picture.pixels)
 
     @torch.no_grad()
-    def say(self, seen: Sequence[Any]) -> list[Row]:
+    def say(self, seen: Sequence[SeenImage]) -> list[Row]:
         """Return a row for each, from one forward."""
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype is not None):
-            return self._of.say(self._model, seen, self._device)
+            return list(self._of.say(self._model, seen, self._device))

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 
 from raydet.errors import ConfigError
+from raydet.image_jobs.file_model import FileModel
 from raydet.image_jobs.listing import open_images
-from raydet.image_jobs.run import Begun, beginning, check_options
+from raydet.image_jobs.run import Begun, JobOptions, beginning, check_options
 from raydet.image_jobs.words import Words
 from raydet.label_files.coco import Exported, export_coco
-from raydet.label_files.labeller import FileModel, Labelling
+from raydet.label_files.labeller import Labelling
 from raydet.registry import family_of
 from raydet.text import plural
 from raydet.train.rundir import flat
@@ -27,24 +28,16 @@ PIECE_IMAGES = 16  # labelled by one call, at least
 WORDS = Words("labelling", "labels", "label", "labelled", "label.json", ("coco.json",))
 
 
-@dataclass(frozen=True, slots=True)
-class LabelOptions:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabelOptions(JobOptions):
     """What `raydet label` was asked to do."""
 
     checkpoint: Path  # run or checkpoint folder
-    images: str  # folder, glob, image, list file or URI
-    out: Path
-    root: str | None = None  # of the paths in a list file
     role: str | None = None  # teacher or student
     score_threshold: float | None = None  # None: the method's
-    actors: int = 1  # 0: in this process
-    cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
-    address: str | None = None
     batch: int = 1
     precision: str = "fp32"
     shard_images: int = 512
-    retry_skipped: bool = False
 
 
 def label(options: LabelOptions) -> Exported:
@@ -77,7 +70,7 @@ def called(saved: SavedModel) -> str:
     return f"{saved.role} of step {saved.checkpoint.step} ({saved.checkpoint.path})"
 
 
-def settings_of(saved: SavedModel, model: FileModel, precision: str) -> dict[str, Any]:
+def settings_of(saved: SavedModel, model: FileModel[Any], precision: str) -> dict[str, Any]:
     """Return everything that the labels depend on, except the images; by dotted key."""
     settings = {
         "model": {"role": saved.role, "weights": digest(saved.model.state_dict()), "class_names": saved.class_names},
@@ -87,7 +80,7 @@ def settings_of(saved: SavedModel, model: FileModel, precision: str) -> dict[str
     return flat(json.loads(json.dumps(settings)))
 
 
-def score_thresholds(saved: SavedModel, model: FileModel, given: float | None) -> Sequence[float]:
+def score_thresholds(saved: SavedModel, model: FileModel[Any], given: float | None) -> Sequence[float]:
     """Return what a label's class confidence must exceed, by class: what is given, else what the method trains with."""
     own = model.thresholds if given is None else [given] * len(saved.class_names)
     if own is None:

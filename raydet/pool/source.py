@@ -26,12 +26,13 @@ from raydet.labels.desk import Key
 from raydet.labels.source import check_labels
 from raydet.pool.messages import Reply, TeacherError
 from raydet.records import PseudoLabel, TeacherRef, Weights
-from raydet.text import plural
+from raydet.text import plural, some
 from raydet.vision.weights import Arrays, to_arrays
 
 _POLL_S = 5.0  # a call waits so long at the broker before it says what is still missing
 _RETRY_S = 0.2  # between calls to a broker that is restarting
 _GONE_S = 30.0  # a broker that Ray calls dead for so long does not come back
+_MOST_NAMED = 20  # images in a message
 
 _Batch = tuple[int, list[str]]  # a teacher's version, and images without repetition
 
@@ -151,7 +152,7 @@ class PoolSource:
         deadline = began + self._timeout_s
         self._raise_send_errors()
         while True:
-            reply = self._ask(call, deadline, f"for {_keys(list(self._outstanding))}")
+            reply = self._ask(call, deadline, f"for {some(list(self._outstanding), _MOST_NAMED)}")
             if reply.incarnation != self._incarnation:
                 self._repair(reply.incarnation)
             elif is_done(reply):
@@ -189,7 +190,7 @@ class PoolSource:
             raise reply.error  # as itself: a full disk is not the teacher's fault
         if reply.failures:
             reasons = "\n".join(f"{image_id}: {reason}" for image_id, reason in list(reply.failures.items())[:3])
-            raise TeacherError(f"the teacher failed on images {_keys(list(reply.failures))}:\n{reasons}")
+            raise TeacherError(f"the teacher failed on images {some(list(reply.failures), _MOST_NAMED)}:\n{reasons}")
         return reply
 
     def _repair(self, incarnation: str) -> None:
@@ -234,9 +235,4 @@ class PoolSource:
         else:
             actors = plural(round(reply.stats["pool/actors"]), "teacher actor is", "teacher actors are")
             why = f"{actors} at work: add some, or raise labels.timeout_s."
-        return f"no labels within labels.timeout_s={self._timeout_s:g} s for {_keys(reply.missing)}. {why}"
-
-
-def _keys(keys: Sequence[Key] | Sequence[str]) -> str:
-    more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
-    return f"{', '.join(map(str, keys[:20]))}{more}"
+        return f"no labels within labels.timeout_s={self._timeout_s:g} s for {some(reply.missing, _MOST_NAMED)}. {why}"

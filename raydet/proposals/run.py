@@ -17,7 +17,7 @@ from raydet.data.proposals import FILE, Fallback, write_proposals
 from raydet.errors import ConfigError
 from raydet.image_jobs.image_stores import Picture
 from raydet.image_jobs.listing import open_images
-from raydet.image_jobs.run import Begun, beginning, check_options
+from raydet.image_jobs.run import Begun, JobOptions, beginning, check_options
 from raydet.image_jobs.shards import read_shard
 from raydet.image_jobs.words import Words
 from raydet.image_jobs.worker import Row
@@ -42,21 +42,13 @@ SCHEMA = pa.schema(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ProposalOptions:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ProposalOptions(JobOptions):
     """What `raydet proposals` was asked to do."""
 
-    images: str  # folder, glob, image, list file or URI
-    out: Path
-    root: str | None = None  # of the paths in a list file
     source: Source = field(default_factory=SelectiveSearch)
     filters: Filters = field(default_factory=Filters)
-    actors: int = 1  # 0: in this process
-    cpus_per_actor: float = 1.0
-    gpus_per_actor: float = 0.0
-    address: str | None = None
     shard_images: int = 128
-    retry_skipped: bool = False
     gray16_range: tuple[int, int] = FULL_RANGE  # as `data.views.gray16_range`
 
 

@@ -17,7 +17,7 @@ from raydet.config.run import RunConfig
 from raydet.errors import UserError
 from raydet.registry import family_of
 from raydet.report.inputs import RunRecords, read_records
-from raydet.train.rundir import flat
+from raydet.train.rundir import flat, is_in
 from raydet.train.state import digest_of_labeled
 
 FORKED = "the same checkpoint"
@@ -134,5 +134,5 @@ def _start_settings(config: RunConfig, free: Collection[str]) -> dict[str, Any]:
     """Return by dotted key what labelled images are trained with, without the keys `free` and all below them."""
     tree = config.model_dump(mode="json")
     keys = flat({name: tree[name] for name in ("seed", "data", "model", "optim")})
-    found = {key: value for key, value in keys.items() if not any(f"{key}.".startswith(f"{one}.") for one in free)}
+    found = {key: value for key, value in keys.items() if not is_in(key, free)}
     return found | {"method.burn_in_steps": config.method.burn_in_steps}

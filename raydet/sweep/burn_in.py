@@ -20,6 +20,7 @@ from raydet.registry import method_class
 from raydet.settings import resolve
 from raydet.train.checkpoint import open_checkpoint
 from raydet.train.launch import launch, with_absolute_paths
+from raydet.train.rundir import is_in
 
 # Sections and keys that no burn-in sees, whatever the method. The cluster's shape is seen: it decides the rounding.
 UNSEEN = (
@@ -90,7 +91,7 @@ def has_burn_in(config: RunConfig) -> bool:
 def sees(config: RunConfig, keys: Iterable[str]) -> bool:
     """Whether a burn-in depends on one of these settings; `optim.decay_at` counts, whatever its steps."""
     unseen = _unseen(config)
-    return not all(any(key == path or key.startswith(f"{path}.") for path in unseen) for key in keys)
+    return not all(is_in(key, unseen) for key in keys)
 
 
 def is_whole(checkpoint: Path) -> bool:

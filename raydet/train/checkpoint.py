@@ -11,7 +11,6 @@ RUN/checkpoints/step_000300/
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import stat
@@ -29,7 +28,7 @@ from raydet import __version__
 from raydet.arithmetic import Arithmetic
 from raydet.config.version import VERSION_KEY
 from raydet.errors import CheckpointError
-from raydet.files import make_folder, move_folder, read_json, remove_unfinished, replacing_path
+from raydet.files import make_folder, move_folder, read_json, remove_unfinished, replacing_path, sha256
 from raydet.precision import NAMES
 
 FORMAT = 1
@@ -89,7 +88,7 @@ def write_checkpoint(
             whole = {key: value.detach().cpu().contiguous() for key, value in content.items()}
             save_tensors(whole, aside / f"{name}.safetensors")
         (aside / "state.json").write_text(json.dumps(about, indent=1), encoding="utf-8")
-        files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(aside.iterdir())}
+        files = {file.name: {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in sorted(aside.iterdir())}
         commit = json.dumps({"format": FORMAT, "files": files}, indent=1)
         (aside / "COMMIT").write_text(commit, encoding="utf-8")
     return final
@@ -133,7 +132,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{file}: {size} bytes, COMMIT says {expected['bytes']}: truncated or replaced; use another checkpoint"
             )
-        if _sha256(file) != expected["sha256"]:
+        if sha256(file) != expected["sha256"]:
             raise CheckpointError(f"{file}: checksum differs from COMMIT: damaged; use another checkpoint")
     return Checkpoint(path, read_json(path / "state.json", CheckpointError), frozenset(commit.get("files", {})))
 
@@ -234,8 +233,3 @@ def _is_healthy(state: Mapping[str, Any]) -> bool:
 def _step(path: Path) -> int | None:
     number = path.name.removeprefix(_PREFIX)
     return int(number) if number.isdecimal() else None
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,7 @@ class RunFolder:
         if config.run.fork_from and self.load_config().run.fork_from:
             free += ("run.fork_from",)  # it was taken from there, and may have moved since
         keys = {line: line.split(":")[0] for line in self.changes(config)}
-        locked = [line for line, key in keys.items() if key in held or not (_is_in(key, free) or _PLACE.fullmatch(key))]
+        locked = [line for line, key in keys.items() if key in held or not (is_in(key, free) or _PLACE.fullmatch(key))]
         if locked:
             raise ConfigError(
                 f"--resume: the configuration differs from the one {self.path} was started with:\n  "
@@ -209,7 +210,8 @@ def differences(before: RunConfig, now: RunConfig) -> list[str]:
     return [f"{key}: {old.get(key)!r} -> {new.get(key)!r}" for key in changed]
 
 
-def _is_in(key: str, sections: tuple[str, ...]) -> bool:
+def is_in(key: str, sections: Iterable[str]) -> bool:
+    """Return whether a dotted key is one of these, or lies below one of them."""
     return any(key == one or key.startswith(f"{one}.") for one in sections)
 
 

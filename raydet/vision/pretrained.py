@@ -8,7 +8,6 @@ Those of timm's networks (`raydet.vision.timm_body`) lie in the cache of its hub
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import importlib.util
 import os
 import socket
@@ -24,6 +23,8 @@ from torch import Tensor
 from torchvision.models import WeightsEnum
 
 from raydet.errors import CheckpointError, UserError
+from raydet.faults import first_line
+from raydet.files import sha256
 from raydet.vision.weights import read_tensors
 
 TORCHVISION: dict[str, WeightsEnum] = {
@@ -104,7 +105,7 @@ def torchvision_tensors(network: str) -> dict[str, Tensor]:
                 tensors = entry.get_state_dict(progress=False, check_hash=True, map_location="cpu", weights_only=True)
         except (OSError, HTTPException, RuntimeError, EOFError) as error:
             raise CheckpointError(
-                f"model.weights=imagenet: {entry.url} cannot be fetched ({_first_line(error)}); {remedy}"
+                f"model.weights=imagenet: {entry.url} cannot be fetched ({first_line(error)}); {remedy}"
             ) from None
     return dict(tensors)
 
@@ -125,7 +126,7 @@ def efficientnet_tensors() -> dict[str, Tensor]:
     if not folders:
         raise CheckpointError(f"model.weights=imagenet: EfficientNet-Lite0's weights are missing: {pip}")
     file = Path(folders[0]) / PACKAGE_FILE
-    if not file.is_file() or _sha256(file) != PACKAGE_SHA256:
+    if not file.is_file() or sha256(file) != PACKAGE_SHA256:
         raise CheckpointError(f"model.weights=imagenet: {file} is missing or not what was published: {pip}")
     return read_tensors(file)
 
@@ -135,7 +136,7 @@ def _check_cached(file: Path, url: str) -> None:
     or cannot be read."""
     start = file.stem.rsplit("-", 1)[-1]  # of its SHA-256, in torch's names
     try:
-        found = _sha256(file)
+        found = sha256(file)
     except OSError as error:
         raise CheckpointError(
             f"model.weights=imagenet: {file} cannot be read ({error.strerror}); make it readable, or delete it"
@@ -182,12 +183,3 @@ def _patience() -> Iterator[None]:
         yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -112,7 +112,7 @@ def test_labellers_that_memory_cannot_hold_are_refused(tmp_path: Path):
     for number in range(16 * crowd()):  # an actor for each sixteen
         (folder / f"{number}.png").symlink_to(first)
     with pytest.raises(ConfigError, match=r"memory: \d+ actors x .*the system would kill some of them"):
-        label(LabelOptions(run, str(folder), tmp_path / "labels", actors=10_000))
+        label(LabelOptions(checkpoint=run, images=str(folder), out=tmp_path / "labels", actors=10_000))
 
 
 def test_a_search_that_memory_cannot_hold_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -38,7 +38,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     (home / "photos").mkdir()
     for number in range(5):
         picture(home / "photos" / f"{number}.png", thing=(5 * number, 20, 5 * number + 50, 60))
-    propose(ProposalOptions(str(home / "photos"), home / "proposals", source=Grid(), actors=0))
+    propose(ProposalOptions(images=str(home / "photos"), out=home / "proposals", source=Grid(), actors=0))
     photos = str(home / "photos")
     return {**SLOW, "data__images": photos, "data__val": photos, "data__proposals": str(home / "proposals")}
 

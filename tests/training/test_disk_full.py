@@ -79,7 +79,7 @@ def test_a_line_of_the_log_is_there_as_a_whole_or_not_at_all(tmp_path: Path):
 def test_labels_on_a_disk_that_fills_up_go_on_when_there_is_room(run: Path, tmp_path: Path):
     pictures = str(run / "data" / "generated" / "*" / "*" / "images" / "*.png")
     with disk(tmp_path / "small", 80) as small:
-        options = LabelOptions(run, pictures, small / "labels", actors=0, shard_images=4)
+        options = LabelOptions(checkpoint=run, images=pictures, out=small / "labels", actors=0, shard_images=4)
         with pytest.raises(StorageError, match=r"part-\d+\.parquet: the disk is full .*the same command goes on"):
             label(options)
         shards = list((small / "labels" / "shards").iterdir())

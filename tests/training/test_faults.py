@@ -126,16 +126,16 @@ def test_labels_of_another_checkpoint_are_refused_by_step_and_path(tmp_path: Pat
     steps = run / "checkpoints"
     pictures = str(run / "data" / "generated" / "val")
     older = next(path for path in sorted(steps.iterdir(), reverse=True) if path.name != "step_00000008")
-    label(LabelOptions(older, pictures, tmp_path / "labels", role="teacher", actors=0))
+    label(LabelOptions(checkpoint=older, images=pictures, out=tmp_path / "labels", role="teacher", actors=0))
     with pytest.raises(ConfigError) as caught:
-        label(LabelOptions(run, pictures, tmp_path / "labels", role="teacher", actors=0))
+        label(LabelOptions(checkpoint=run, images=pictures, out=tmp_path / "labels", role="teacher", actors=0))
     number = int(older.name.removeprefix("step_"))
     assert f"the model: teacher of step {number} ({older}) -> teacher of step 8 ({steps}/step_0" in str(caught.value)
     file = tmp_path / "labels" / "label.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps({key: value for key, value in content.items() if key != "model"}))  # of an older version
     with pytest.raises(ConfigError, match=r"the model: another model -> teacher of step 8"):
-        label(LabelOptions(run, pictures, tmp_path / "labels", role="teacher", actors=0))
+        label(LabelOptions(checkpoint=run, images=pictures, out=tmp_path / "labels", role="teacher", actors=0))
 
 
 def test_figures_are_not_lost_to_a_terminal_without_the_letters(tmp_path: Path):

@@ -93,7 +93,9 @@ def test_an_onnx_file_without_masks_is_not_written(run: RunFolder, tmp_path: Pat
 
 def test_labels_of_new_images_have_masks_in_their_boxes(run: RunFolder, tmp_path: Path):
     images = next((run.path / "data").rglob("images"))
-    options = LabelOptions(run.path, str(images), tmp_path / "labels", score_threshold=0.1, actors=0)
+    options = LabelOptions(
+        checkpoint=run.path, images=str(images), out=tmp_path / "labels", score_threshold=0.1, actors=0
+    )
     counts = label(options)
     content = json.loads((tmp_path / "labels" / "coco.json").read_text())
     assert counts.boxes == len(content["annotations"]) > 10

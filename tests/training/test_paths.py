@@ -140,7 +140,7 @@ def test_a_job_with_a_relative_folder_is_told_what_to_write(tmp_path: Path, monk
     with pytest.raises(ConfigError, match=r"run\.dir=runs/mine lies in .*run\.dir=/shared/runs/mine"):
         launch(tiny_config(Path("runs/mine")))
     with pytest.raises(ConfigError, match="--out=labels lies in"):
-        label(LabelOptions(tmp_path, "images", Path("labels"), actors=0))
+        label(LabelOptions(checkpoint=tmp_path, images="images", out=Path("labels"), actors=0))
     with pytest.raises(ConfigError, match="--out=m.safetensors lies in"):
         export(tmp_path, Path("m.safetensors"))
     assert list(copy.iterdir()) == []

@@ -142,7 +142,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def file(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("proposals") / "out"
-    propose(ProposalOptions(str(pictures), out, source=Grid(), actors=0))
+    propose(ProposalOptions(images=str(pictures), out=out, source=Grid(), actors=0))
     return out
 
 
@@ -244,7 +244,7 @@ def test_a_run_goes_on_with_a_copy_of_its_proposals_and_with_no_others(pictures:
     copy, other = tmp_path / "copy.arrow", tmp_path / "other"
     copy.write_bytes((file / "proposals.arrow").read_bytes())
     assert launch(on(pictures, copy, tmp_path / "run"), resume=True)
-    propose(ProposalOptions(str(pictures), other, source=Grid(sizes=(0.4,)), actors=0))
+    propose(ProposalOptions(images=str(pictures), out=other, source=Grid(sizes=(0.4,)), actors=0))
     with pytest.raises(DataError, match="not the proposals that the run"):
         launch(on(pictures, other, tmp_path / "run"), resume=True)
 

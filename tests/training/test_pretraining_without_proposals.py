@@ -28,7 +28,7 @@ def test_images_that_are_their_own_box_are_counted_and_most_of_them_are_an_alarm
     boxes = [{"image_id": number, "bbox": [15, 10, 20, 20]} for number in range(number_without, 4)]
     (tmp_path / "boxes.json").write_text(json.dumps({"images": known, "annotations": boxes}))
     source = read_file(tmp_path / "boxes.json")
-    propose(ProposalOptions(str(images), tmp_path / "proposals", source=source, actors=0))
+    propose(ProposalOptions(images=str(images), out=tmp_path / "proposals", source=source, actors=0))
     data = {"data__images": str(images), "data__proposals": str(tmp_path / "proposals"), "data__val": None}
     config = tiny_views(
         tmp_path / "run",

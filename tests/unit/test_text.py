@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from raydet.text import clock, duration, is_plain, percent, percent_with_spread, plural, size, suggestion
+from raydet.text import clock, duration, is_plain, percent, percent_with_spread, plural, size, some, suggestion
 
 
 def test_a_share_is_written_in_percent_and_a_missing_one_as_a_dash():
@@ -34,6 +34,14 @@ def test_a_mean_has_its_spread_where_there_is_one():
 )
 def test_times_are_written_as_long_as_they_need_and_clocks_in_one_form(seconds: float, long: str, short: str):
     assert (duration(seconds), clock(seconds)) == (long, short)
+
+
+@pytest.mark.parametrize(
+    ("count", "most", "text"),
+    [(0, 2, ""), (1, 2, "0"), (2, 2, "0, 1"), (3, 2, "0, 1 and 1 more"), (1200, 1, "0 and 1199 more")],
+)
+def test_of_many_names_the_first_are_named_and_the_others_counted(count: int, most: int, text: str):
+    assert some(range(count), most) == text
 
 
 def test_a_clock_that_ran_past_its_end_shows_nothing_left():

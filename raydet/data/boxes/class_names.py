@@ -12,7 +12,7 @@ import numpy as np
 from raydet.data.boxes.source import Source, Table
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
-from raydet.text import plural, suggestion
+from raydet.text import plural, some, suggestion
 
 
 def renumbered(table: Table, class_names: tuple[str, ...], file: str, log: ProblemLog) -> Table:
@@ -97,9 +97,8 @@ def report_empty_classes(table: Table, name: str, file: str, log: ProblemLog) ->
         return
     empty = [class_name for class_name, count in zip(table.class_names, counts, strict=True) if count == 0]
     if empty:
-        shown = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
         effect = "cannot be learnt" if name == "labeled" else "AP is undefined for them"
-        log.warn("class-empty", file, "", f"the {name} set has no box of: {shown}", effect)
+        log.warn("class-empty", file, "", f"the {name} set has no box of: {some(empty)}", effect)
 
 
 _CROWD = "crowd (COCO iscrowd 1, VOC difficult 1), neither trained on nor counted"

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from raydet.data.boxes.source import Table
 from raydet.errors import DataError
 from raydet.randomness import derive_seed
-
-MOST_NAMED = 10  # classes in a message
+from raydet.text import some
 
 
 def chosen_boxes(table: Table, shots: int, seed: int) -> NDArray[np.bool_]:
@@ -28,10 +27,9 @@ def chosen_boxes(table: Table, shots: int, seed: int) -> NDArray[np.bool_]:
     counts = table.usable_per_class()
     short = [f"{table.class_names[c]!r} has {counts[c]:,}" for c in np.flatnonzero(counts < shots)]
     if short:
-        shown = ", ".join(short[:MOST_NAMED]) + (f" and {len(short) - MOST_NAMED} more" * (len(short) > MOST_NAMED))
         raise DataError(
-            f"data.shots_per_class is {shots:,}, but of the boxes to train on class {shown}; lower it, add boxes, or "
-            f"leave such classes out (data.labeled.class_map: {{NAME: null}})"
+            f"data.shots_per_class is {shots:,}, but of the boxes to train on class {some(short)}; lower it, add "
+            f"boxes, or leave such classes out (data.labeled.class_map: {{NAME: null}})"
         )
     rows, first = table.box_rows(), table.first
     chosen = np.zeros(len(table.classes), dtype=np.bool_)

@@ -6,7 +6,7 @@ import numpy as np
 
 from raydet.data.classes.table import ImageTable
 from raydet.data.problems import ProblemLog
-from raydet.text import plural, suggestion
+from raydet.text import plural, some, suggestion
 
 
 def renumbered(
@@ -43,8 +43,7 @@ def report_missing_classes(name: str, table: ImageTable, file: str, log: Problem
     missing = [repr(one) for one, count in zip(table.class_names, counts, strict=True) if count == 0]
     if not missing or not len(table):
         return
-    shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
-    message = f"the {name} set has no image of class {shown}"
+    message = f"the {name} set has no image of class {some(missing)}"
     if name == "labeled":
         fix = "a class without a labelled image cannot be learnt: add images, or remove the class from the list"
         log.error("class-missing", file, "", message, fix)

@@ -39,13 +39,7 @@ _KIND = IndexKind(
 
 def write_images(path: Path, table: ImageTable) -> None:
     """Write a table as an index file: aside first, then renamed, so that no reader ever sees half of it."""
-    about = {
-        "class_names": list(table.class_names),
-        "root": None if table.root is None else stored_root(table.root, path),
-        "origins": list(table.origins),
-        "gray16_range": list(table.gray16_range),
-    }
-    write_index_file(path, _KIND, columns_of(table), about)
+    write_index_file(path, _KIND, columns_of(table), about_of(table, path))
 
 
 class ImageIndex(MappedIndex):
@@ -103,6 +97,16 @@ def columns_of(table: ImageTable) -> list[Any]:
         pa.array(table.origin, pa.int32()),
         pa.array(table.place, pa.int64()),
     ]
+
+
+def about_of(table: ImageTable, path: Path) -> dict[str, Any]:
+    """Return the description of a table in the index file `path`."""
+    return {
+        "class_names": list(table.class_names),
+        "root": None if table.root is None else stored_root(table.root, path),
+        "origins": list(table.origins),
+        "gray16_range": list(table.gray16_range),
+    }
 
 
 def table_of(batch: Any, about: dict[str, Any], path: Path) -> ImageTable:

@@ -19,7 +19,7 @@ from raydet.data.classes.table import ImageTable
 from raydet.data.labeled_ids import listed_rows, read_id_file
 from raydet.errors import DataError
 from raydet.randomness import derive_seed
-from raydet.text import plural
+from raydet.text import plural, some
 
 
 def choose_rows(config: ImageDataConfig | LocatedDataConfig, table: ImageTable) -> NDArray[np.int64]:
@@ -51,8 +51,7 @@ def _first_of_each(table: ImageTable, per_class: int, seed: int) -> NDArray[np.i
     counts = table.images_per_class()
     short = [f"{table.class_names[c]!r} has {counts[c]:,}" for c in np.flatnonzero(counts < per_class)]
     if short:
-        shown = ", ".join(short[:10]) + (f" and {len(short) - 10} more" if len(short) > 10 else "")
-        raise DataError(f"data.labeled_per_class is {per_class:,}, but class {shown}; lower it or add images")
+        raise DataError(f"data.labeled_per_class is {per_class:,}, but class {some(short)}; lower it or add images")
     return np.flatnonzero(_ranks(table, seed) < per_class)
 
 

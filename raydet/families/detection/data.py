@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -12,27 +11,23 @@ from numpy.typing import NDArray
 from raydet.config.base import DataSection
 from raydet.config.box_data import DataConfig, DatasetConfig
 from raydet.data.boxes.class_names import renumbered, report_empty_classes
-from raydet.data.boxes.fix import fix_dataset
+from raydet.data.boxes.family import BoxFamily
 from raydet.data.boxes.formats.detect import read_source
-from raydet.data.boxes.index import DatasetIndex, write_index
+from raydet.data.boxes.index import DatasetIndex
 from raydet.data.boxes.rules import usable
 from raydet.data.boxes.source import Table
-from raydet.data.boxes.splits import choose_rows, fingerprint, thinned
+from raydet.data.boxes.splits import choose_rows, thinned
 from raydet.data.boxes.summary import SetSummary, summarise
-from raydet.data.check import FixPolicy, FixResult
-from raydet.data.family import DataFamily
 from raydet.data.prepared import PreparedSets
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from raydet.text import plural
 
 
-class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
+class BoxData(BoxFamily):
     """Images with boxes."""
 
     kind: ClassVar[str] = "detection"
-    set_config = DatasetConfig
-    index = DatasetIndex
 
     def read(
         self,
@@ -71,10 +66,6 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
         """Return whether there is no box to learn from."""
         return int(table.usable_per_class().sum()) == 0
 
-    def ids(self, table: Table) -> Sequence[str]:
-        """Return all image ids, in row order."""
-        return table.ids
-
     def choose_rows(self, config: DataSection[DatasetConfig], table: Table) -> NDArray[np.int64]:
         """Return the rows that keep their boxes, ascending."""
         assert isinstance(config, DataConfig)
@@ -96,25 +87,9 @@ class BoxData(DataFamily[DatasetConfig, Table, DatasetIndex]):
             )
         return found
 
-    def fingerprint(self, table: Table) -> str:
-        """Name the images and classes."""
-        return fingerprint(table)
-
-    def hidden_and_bare(self, table: Table) -> tuple[Table | None, Table]:
-        """Return the true boxes, if there are any, and the images without them."""
-        return table if len(table.classes) else None, table.without_boxes()
-
-    def write(self, path: Path, table: Table) -> None:
-        """Write an index file."""
-        write_index(path, table)
-
     def summarise(self, name: str, path: str, format: str, table: Table, *, look: bool) -> SetSummary:
         """Count images and boxes."""
         return summarise(name, path, format, table)
-
-    def fix(self, one: DatasetConfig, policy: FixPolicy, out: Path) -> FixResult:
-        """Write a COCO JSON of what is usable: bad boxes are dropped or clipped."""
-        return fix_dataset(one, policy, out)
 
 
 BOXES = BoxData()

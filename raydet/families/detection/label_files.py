@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 from raydet.data.decode import FULL_RANGE
 from raydet.families.detection.saved import SavedDetector
 from raydet.families.detection.views import eval_view
+from raydet.image_jobs.file_model import FileModel, SeenImage
 from raydet.records import Candidates
 from raydet.train.rundir import flat
 from raydet.vision.detector import Detector
@@ -20,20 +20,12 @@ from raydet.vision.mask_head import MaskHeads
 from raydet.vision.masks import pasted
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SeenImage:
-    """The evaluation view of an image."""
-
-    pixels: Tensor  # [3, h, w] uint8
-    view: View
-    size: tuple[int, int]  # (height, width) of the original
-
-
-class DetectorOnFiles:
-    """A `FileModel`: the evaluation view and `method.detect`."""
+class DetectorOnFiles(FileModel[Detector]):
+    """The evaluation view and `method.detect`."""
 
     def __init__(self, saved: SavedDetector) -> None:
-        self.model, self._method, self._class_names = saved.model, saved.method, saved.class_names
+        super().__init__(saved.model, saved.method.run.data.views)
+        self._method, self._class_names = saved.method, saved.class_names
 
     @property
     def thresholds(self) -> list[float] | None:
@@ -49,11 +41,6 @@ class DetectorOnFiles:
         """Return whether the detector has a mask head."""
         return isinstance(self.model.roi_heads, MaskHeads)
 
-    @property
-    def gray16_range(self) -> tuple[int, int]:
-        """Return the values of 16-bit pictures that become 0 to 255."""
-        return self._method.run.data.views.gray16_range
-
     def settings(self) -> dict[str, Any]:
         """Return the settings of network, method and evaluation view."""
         config = self._method.run
@@ -65,10 +52,9 @@ class DetectorOnFiles:
             | ({} if views.gray16_range == FULL_RANGE else {"gray16_range": list(views.gray16_range)}),
         }
 
-    def see(self, pixels: Tensor) -> SeenImage:
+    def view(self, pixels: Tensor) -> tuple[Tensor, View]:
         """Return the evaluation view."""
-        viewed, view = eval_view(pixels, self._method.run.data.views)
-        return SeenImage(viewed, view, (int(pixels.shape[1]), int(pixels.shape[2])))
+        return eval_view(pixels, self._method.run.data.views)
 
     def say(self, model: Detector, seen: Sequence[SeenImage], device: torch.device) -> list[dict[str, Any]]:
         """Return the detections of each, boxes in original pixels."""

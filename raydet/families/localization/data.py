@@ -27,7 +27,7 @@ from raydet.data.prepared import PreparedSets
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
 from raydet.files import write_text
-from raydet.text import plural
+from raydet.text import plural, some
 
 MEASURED = ("val", "test", "data")  # by their boxes; those of the training images are for diagnostics
 MEAN_BOX = "mean_box.json"
@@ -94,8 +94,7 @@ class LocatedData(DataFamily[LocatedSetConfig, LocatedTable, LocatedIndex]):
         counts = table.images.images_per_class()
         lonely = [repr(each) for each, count in zip(table.class_names, counts, strict=True) if count == 1]
         if lonely:
-            shown = ", ".join(lonely[:10]) + (f" and {len(lonely) - 10} more" if len(lonely) > 10 else "")
-            message = f"there is one image of class {shown}"
+            message = f"there is one image of class {some(lonely)}"
             log.warn("class-of-one", path, "", message, "the classifier will know the picture, not the class")
 
     def is_barren(self, table: LocatedTable) -> bool:

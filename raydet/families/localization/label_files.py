@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,44 +11,27 @@ from torch import Tensor
 from raydet.families.localization.model import LocalizationModel, shares
 from raydet.families.localization.saved import SavedLocalizer
 from raydet.families.localization.views import eval_view
+from raydet.image_jobs.file_model import FileModel, SeenImage
 from raydet.vision.geometry import View, clip_boxes
 
 LEAST_PX = 1.0  # sides of a box: every image gets one
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class SeenImage:
-    """The test view of an image."""
-
-    pixels: Tensor  # [3, S, S] uint8
-    view: View
-    size: tuple[int, int]  # (height, width) of the original
-
-
-class LocalizerOnFiles:
-    """A `FileModel`: the test view and `method.locate`, by the map of the best class where that matters.
+class LocalizerOnFiles(FileModel[LocalizationModel]):
+    """The test view and `method.locate`, by the map of the best class where that matters.
 
     The class is the classifier's best one of the whole view; the score is its confidence in the crop, which LCHP's gate
     compares with `method.crop_confidence_threshold`.
     """
 
     def __init__(self, saved: SavedLocalizer) -> None:
-        self.model, self._method, self._num_classes = saved.model, saved.method, len(saved.class_names)
+        super().__init__(saved.model, saved.method.run.data.views)
+        self._method, self._num_classes = saved.method, len(saved.class_names)
 
     @property
     def thresholds(self) -> list[float]:
         """Every image gets its box, however unsure: a higher `--score-threshold` leaves images without one."""
         return [0.0] * self._num_classes
-
-    @property
-    def has_masks(self) -> bool:
-        """Return False: it says boxes."""
-        return False
-
-    @property
-    def gray16_range(self) -> tuple[int, int]:
-        """Return the values of 16-bit pictures that become 0 to 255."""
-        return self._method.run.data.views.gray16_range
 
     def settings(self) -> dict[str, Any]:
         """Return the settings of networks, method and test view."""
@@ -58,10 +40,9 @@ class LocalizerOnFiles:
         method = config.method.model_dump(mode="json")
         return {"model": config.model.model_dump(mode="json"), "method": method, "views": views}
 
-    def see(self, pixels: Tensor) -> SeenImage:
+    def view(self, pixels: Tensor) -> tuple[Tensor, View]:
         """Return the test view."""
-        viewed, view = eval_view(pixels, self._method.run.data.views)
-        return SeenImage(viewed, view, (int(pixels.shape[1]), int(pixels.shape[2])))
+        return eval_view(pixels, self._method.run.data.views)
 
     def say(self, model: LocalizationModel, seen: Sequence[SeenImage], device: torch.device) -> list[dict[str, Any]]:
         """Return one box of each, in original pixels."""

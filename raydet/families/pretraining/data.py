@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
@@ -14,15 +13,12 @@ from numpy.typing import NDArray
 from raydet.config.base import DataSection
 from raydet.config.box_data import DatasetConfig
 from raydet.config.proposal_data import ProposalDataConfig
-from raydet.data.boxes.fix import fix_dataset
+from raydet.data.boxes.family import BoxFamily
 from raydet.data.boxes.formats.detect import read_source
-from raydet.data.boxes.index import DatasetIndex, write_index
+from raydet.data.boxes.index import DatasetIndex
 from raydet.data.boxes.rules import usable
 from raydet.data.boxes.source import Table
-from raydet.data.boxes.splits import fingerprint
 from raydet.data.boxes.summary import SetSummary, summarise
-from raydet.data.check import FixPolicy, FixResult
-from raydet.data.family import DataFamily
 from raydet.data.prepared import PreparedSets
 from raydet.data.problems import ProblemLog
 from raydet.errors import DataError
@@ -32,12 +28,10 @@ NOTE = "proposals.json"  # beside the index files: which proposals the run began
 OBJECT = "object"  # all boxes are of one class: there are no others here
 
 
-class ProposalData(DataFamily[DatasetConfig, Table, DatasetIndex]):
+class ProposalData(BoxFamily):
     """Images without labels. Boxes that are annotated are hidden, and measured by where images are withheld."""
 
     kind: ClassVar[str] = "pretraining"
-    set_config = DatasetConfig
-    index = DatasetIndex
     most_files_searched: ClassVar[int | None] = 100_000
     hides_of: ClassVar[tuple[str, ...]] = ("labeled",)
 
@@ -80,10 +74,6 @@ class ProposalData(DataFamily[DatasetConfig, Table, DatasetIndex]):
         """Return whether there is no image to learn from."""
         return len(table) == 0
 
-    def ids(self, table: Table) -> Sequence[str]:
-        """Return all image ids, in row order."""
-        return table.ids
-
     def choose_rows(self, config: DataSection[DatasetConfig], table: Table) -> NDArray[np.int64]:
         """Return all rows: nothing is labelled, all is learned from."""
         return np.arange(len(table), dtype=np.int64)
@@ -92,25 +82,9 @@ class ProposalData(DataFamily[DatasetConfig, Table, DatasetIndex]):
         """Return every image as of one class, so that any of them can be withheld."""
         return np.arange(len(table), dtype=np.int64), np.zeros(len(table), dtype=np.int64)
 
-    def fingerprint(self, table: Table) -> str:
-        """Name the images."""
-        return fingerprint(table)
-
-    def hidden_and_bare(self, table: Table) -> tuple[Table | None, Table]:
-        """Return the true boxes, if there are any, and the images without them."""
-        return table if len(table.classes) else None, table.without_boxes()
-
-    def write(self, path: Path, table: Table) -> None:
-        """Write an index file."""
-        write_index(path, table)
-
     def summarise(self, name: str, path: str, format: str, table: Table, *, look: bool) -> SetSummary:
         """Count images and boxes."""
         return summarise("images" if name == "labeled" else name, path, format, table)
-
-    def fix(self, one: DatasetConfig, policy: FixPolicy, out: Path) -> FixResult:
-        """Write a COCO JSON of what is usable: bad boxes are dropped or clipped."""
-        return fix_dataset(one, policy, out)
 
 
 def note_proposals(folder: Path, content: str) -> None:

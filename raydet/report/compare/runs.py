@@ -18,7 +18,7 @@ from raydet.report.compare.pairs import Pair, PairedGain, paired_gain
 from raydet.report.gain import check_comparable, gain_over
 from raydet.report.inputs import RunRecords, read_records
 from raydet.report.lineage import FORKED, common_start, images_left_out, is_control
-from raydet.train.rundir import flat
+from raydet.train.rundir import flat, is_in
 
 # What may differ between runs that mean the same: the seed, the draw of the labelled images, and how it was computed.
 _SAME = (
@@ -148,9 +148,7 @@ def meaning(run: RunRecords) -> dict[str, Any]:
     """Return the settings of a run by dotted key, without what differs between runs that mean the same, and which
     images it left out, as a number and a digest."""
     keys = flat(run.config.model_dump(mode="json"))
-    settings = {
-        key: value for key, value in keys.items() if not any(key == one or key.startswith(f"{one}.") for one in _SAME)
-    }
+    settings = {key: value for key, value in keys.items() if not is_in(key, _SAME)}
     ids = sorted(images_left_out(run))
     digest = hashlib.blake2b("\n".join(ids).encode(), digest_size=4).hexdigest()
     return settings | {LEFT_OUT: f"{len(ids)} ({digest})" if ids else "none"}

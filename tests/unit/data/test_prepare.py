@@ -230,7 +230,7 @@ def test_a_crash_while_writing_leaves_nothing_that_opens(tmp_path: Path, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr("raydet.families.detection.data.write_index", crash)
+        patch.setattr(type(BOXES), "write", staticmethod(crash))
         BOXES.prepare(config, tmp_path / "run")
     with pytest.raises(DataError, match="prepare the data first"):
         BOXES.open(tmp_path / "run")

@@ -29,7 +29,7 @@ from raydet.recipe.rules import (
     rhythm,
     without_val,
 )
-from raydet.text import plural
+from raydet.text import plural, some
 
 Settings = list[Setting]
 R2D2_LR = 0.01
@@ -80,9 +80,9 @@ def propose(request: Request) -> Recipe:
 
 def few(names: tuple[str, ...], present: np.ndarray) -> list[str]:
     """Return a note about classes with hardly any image."""
-    rare = [name for name, count in zip(names, present.tolist(), strict=True) if count < 4]
-    shown = ", ".join(repr(name) for name in rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-    return [f"fewer than 4 labelled images: {shown}; expect little of them, and label more first"] if rare else []
+    rare = [repr(name) for name, count in zip(names, present.tolist(), strict=True) if count < 4]
+    note = f"fewer than 4 labelled images: {some(rare, 5)}; expect little of them, and label more first"
+    return [note] if rare else []
 
 
 def usual_method(counts: Counts) -> tuple[type[MethodSection], str]:

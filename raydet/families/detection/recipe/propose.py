@@ -23,7 +23,7 @@ from raydet.recipe.rules import (
     rhythm,
     without_val,
 )
-from raydet.text import plural
+from raydet.text import plural, some
 
 FEW_LABELS = 2000  # images; the papers' weights are for more
 Settings = list[Setting]
@@ -75,9 +75,9 @@ def median(facts: BoxFacts) -> float:
 
 def few(facts: BoxFacts) -> list[str]:
     """Return a note about classes with hardly any box."""
-    rare = [name for name, count in zip(facts.class_names, facts.boxes_per_class, strict=True) if count < 5]
-    shown = ", ".join(repr(name) for name in rare[:5]) + (f" and {len(rare) - 5} more" if len(rare) > 5 else "")
-    return [f"fewer than 5 boxes: {shown}; expect little of them, and label more first"] if rare else []
+    rare = [repr(name) for name, count in zip(facts.class_names, facts.boxes_per_class, strict=True) if count < 5]
+    note = f"fewer than 5 boxes: {some(rare, 5)}; expect little of them, and label more first"
+    return [note] if rare else []
 
 
 def usual_method(counts: Counts) -> tuple[type[MethodSection], str]:

@@ -20,7 +20,7 @@ from raydet.families.detection.thresholds.axes import Axes, read_axes, selection
 from raydet.families.detection.thresholds.choice import FEW_TRUTHS, HALF, Choice, Point, pareto_front, recommend
 from raydet.families.detection.thresholds.count import Reading, ThresholdGrid, threshold_grid
 from raydet.families.detection.thresholds.inputs import Evidence, read_evidence, run_folder_of
-from raydet.text import percent
+from raydet.text import percent, some
 from raydet.train.rundir import RunFolder
 
 COLUMNS = ("precision", "recall", "F1", "mean IoU", "boxes/image")
@@ -192,8 +192,8 @@ def as_text(result: ThresholdResult) -> str:
         verdict.append(f"or by class (--apply with --per-class): {_words(result.recommended(per_class=True))}")
     if choice is not None and result.axes.thresholds.by_class is not None and result.undecided:
         verdict.append(
-            f"No threshold of its own for {_some(result.undecided)}: fewer than {FEW_TRUTHS} true boxes here, none of "
-            f"them found, or what a lower one would add is mostly wrong."
+            f"No threshold of its own for {some(result.undecided, 5)}: fewer than {FEW_TRUTHS} true boxes here, none "
+            f"of them found, or what a lower one would add is mostly wrong."
         )
     return "\n".join([*head, "", *lines, "", *verdict, *(f"note: {note}" for note in result.notes)])
 
@@ -248,10 +248,6 @@ def _adds_right_boxes(grid: ThresholdGrid, row: int, common: int) -> bool:
     """Return whether what a class keeps below the common threshold is right more often than wrong."""
     added, hits = (int(each[row, 0, 0] - each[common, 0, 0]) for each in (grid.boxes, grid.hits))
     return row >= common or hits >= HALF * added
-
-
-def _some(names: Sequence[str], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _words(settings: Mapping[str, Any]) -> str:

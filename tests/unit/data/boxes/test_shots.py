@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raydet.config.box_data import DataConfig
-from raydet.config.novel import NOVEL_CLASSES
+from raydet.config.paper_splits import NOVEL_CLASSES
 from raydet.data.boxes.source import Table
 from raydet.data.boxes.splits import choose_rows, thinned
 from raydet.errors import ConfigError, DataError
