@@ -25,6 +25,10 @@ class Section(BaseModel):
         """Return the keys that name local files which the run's processes open, and so have to find from anywhere."""
         return ()
 
+    def is_default(self, key: str) -> bool:
+        """Return whether a setting is the default, written out or not: configurations that raydet writes say all."""
+        return bool(getattr(self, key) == type(self).model_fields[key].default)
+
 
 class Views(Section):
     """What the augmentation of every family holds."""

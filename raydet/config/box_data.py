@@ -104,7 +104,7 @@ class SplitConfig(Section):
 class ViewsConfig(Views):
     """Weak and strong augmentation. Defaults: Unbiased Teacher on COCO."""
 
-    short_side: tuple[PositiveInt, ...] = (640, 672, 704, 736, 768, 800)
+    short_side: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (640, 672, 704, 736, 768, 800)
     """Weak view: the short edge is resized to one of these, drawn per view (pixels)."""
     max_long_side: PositiveInt = 1333
     """The long edge never exceeds this (pixels)."""

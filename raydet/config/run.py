@@ -162,7 +162,7 @@ class RunConfig(Section):
     """What reports call figures, losses and stages, where that is not their name."""
 
     run: RunSection
-    seed: int = 0
+    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] = 0
     """Seeds every draw of the run; the labelled split has its own (`data.split_seed`)."""
     data: DataSection[Any]
     model: ModelSection

@@ -121,7 +121,12 @@ class RunFolder:
     def next_attempt(self) -> int:
         """Return 1, 2, ...: a larger number at every start of the training processes."""
         file = self.path / "attempt"
-        number = int(file.read_text()) + 1 if file.exists() else 1
+        try:
+            number = int(file.read_text()) + 1 if file.exists() else 1
+        except ValueError:
+            raise ConfigError(
+                f"{file}: not a number; write one there that is above all attempts so far, such as 1000"
+            ) from None
         write_text(file, str(number))
         return number
 

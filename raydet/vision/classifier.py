@@ -6,6 +6,7 @@ models can be shown the same draws. No generator is kept: a model can be copied 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,12 +61,19 @@ class Classifier(nn.Module):
     def exported(self) -> dict[str, Tensor]:
         """Return the weights: a ResNet-18's by torchvision's names, an EfficientNet's by its published file's, the
         others' by their own."""
-        weights = self.state_dict()
-        if isinstance(self.network, EfficientNetLite):
-            return {n.replace("network.body.", "").replace("last.", "_fc."): value for n, value in weights.items()}
-        if not isinstance(self.network, ResNet18):
-            return weights
-        return {name.replace("network.body.", "").replace("last.", "fc."): value for name, value in weights.items()}
+        return {self._published(name): value for name, value in self.state_dict().items()}
+
+    def load_exported(self, weights: Mapping[str, Tensor]) -> None:
+        """Take weights by the names of `exported`. Raises RuntimeError where they are not this model's."""
+        own = {self._published(name): name for name in self.state_dict()}
+        self.load_state_dict({own.get(name, name): value for name, value in weights.items()})
+
+    def _published(self, name: str) -> str:
+        """Return what a weight is called in the files that publish its network."""
+        last = "_fc." if isinstance(self.network, EfficientNetLite) else "fc."
+        if not isinstance(self.network, EfficientNetLite | ResNet18):
+            return name
+        return name.replace("network.body.", "").replace("last.", last)
 
     def forward(self, pixels: Tensor, rng: torch.Generator | None = None) -> Classified:
         """Classify `pixels` uint8 `[B, 3, S, S]` RGB, on the model's device.

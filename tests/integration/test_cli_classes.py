@@ -128,7 +128,7 @@ def test_an_exported_classifier_says_what_the_run_says(run: str, tmp_path: Path,
         about = opened.metadata()
     names = json.loads(about["class_names"])
     model = Classifier(ClassifierConfig.model_validate_json(about["raydet_model_config"]), len(names)).eval()
-    model.load_state_dict(load_file(file))
+    model.load_exported(load_file(file))
     val = IMAGES.open(Path(run) / "data").val
     assert val is not None
     said = model(torch.stack([val.pixels_at(row) for row in range(len(val))])).logits.argmax(dim=1)

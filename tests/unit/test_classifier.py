@@ -226,3 +226,18 @@ def test_an_exported_resnet18_is_torchvisions_and_can_be_started_from(tmp_path: 
     assert torch.equal(theirs(model.normalised(pixels)), model(pixels).logits)
     again = build(network="resnet18", weights=str(tmp_path / "exported.safetensors")).eval()
     assert torch.equal(again(pixels).logits, model(pixels).logits)
+
+
+@pytest.mark.parametrize("network", ["small_conv", "resnet18", "efficientnet_lite0"])
+def test_an_exported_classifier_is_read_back_as_the_readme_says(network: str, tmp_path: Path):
+    weights = {} if network == "small_conv" else {"weights": "none"}
+    model = build(network=network, **weights).eval()
+    save_file(model.exported(), tmp_path / "model.safetensors")
+    again = build(network=network, **weights).eval()
+    for parameter in again.parameters():
+        parameter.data.add_(0.1)
+    assert not torch.equal(again(images(2, 64)).logits, model(images(2, 64)).logits)
+    again.load_exported(load_file(tmp_path / "model.safetensors"))
+    assert torch.equal(again(images(2, 64)).logits, model(images(2, 64)).logits)
+    with pytest.raises(RuntimeError, match="Missing key"):
+        again.load_exported({})

@@ -126,6 +126,8 @@ def test_a_method_that_there_is_not_hides_no_other_mistake(name: str | None):
         ({"method.score_threshold": 0.01}, "labels.score_floor"),
         ({"optim.lr": "1e-3"}, "should be a valid number"),
         ({"seed": True}, "should be a valid integer"),
+        ({"seed": 2**64}, "seed=18446744073709551616: Input should be less than or equal to 9223372036854775807"),
+        ({"data.views.short_side": []}, "data.views.short_side=[]: Tuple should have at least 1 item"),
         ({"method.name": "il_nett"}, "il_net"),
         ({"model.backbone": "small_gn", "model.anchor_sizes": [[8.0]] * 5}, "one tuple of sizes per level"),
         ({"run.dir": None}, "run.dir=null"),

@@ -216,6 +216,9 @@ def test_attempts_are_numbered(tmp_path: Path):
     folder = started(tmp_path)
     assert [folder.next_attempt() for _ in range(3)] == [1, 2, 3]
     assert RunFolder(tmp_path).next_attempt() == 4
+    (tmp_path / "attempt").write_text("")
+    with pytest.raises(ConfigError, match=rf"{tmp_path}/attempt: not a number; write one there that is above all"):
+        folder.next_attempt()
 
 
 LOCK = """

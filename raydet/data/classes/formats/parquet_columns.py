@@ -111,8 +111,8 @@ def _paths(file: Path, parquet: Any, config: ImageSetConfig) -> tuple[str, str |
     there = quoted(schema.names)
     if config.image_column not in schema.names:
         raise DataError(f"{file}: no column {config.image_column!r} (there are: {there}); set image_column")
-    for key in ("label_column", "id_column"):  # their defaults may be missing, a name that somebody wrote may not
-        if key in config.model_fields_set and getattr(config, key) not in schema.names:
+    for key in ("label_column", "id_column"):  # their defaults may be missing, another name may not
+        if not config.is_default(key) and getattr(config, key) not in schema.names:
             raise DataError(f"{file}: no column {getattr(config, key)!r} (there are: {there}); correct {key}")
     for name in (config.image_column, config.label_column, config.id_column):
         if schema.names.count(name) > 1:

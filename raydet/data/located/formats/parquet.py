@@ -51,7 +51,7 @@ def _boxes_of(file: Path, one: LocatedSetConfig, budget: Budget) -> list[Floats]
         with pq.ParquetFile(file) as parquet:
             names = parquet.schema_arrow.names
             if one.box_column not in names:
-                if "box_column" in one.model_fields_set:
+                if not one.is_default("box_column"):
                     there = quoted(names)
                     raise DataError(f"{file}: no column {one.box_column!r} (there are: {there}); correct box_column")
                 return [np.empty((0, 4))] * parquet.metadata.num_rows

@@ -13,7 +13,7 @@ Teacher and student see two augmentations of an image, drawn apart from each oth
 | consistency cost function | method.consistency_loss |
 | EMA decay alpha | method.ema_keep_rate |
 
-Each loss is a mean over its own images; their sums are divided by all images of the batch (presets say the factor).
+Each loss is a mean over its own images. The release divides both by all images of the batch: presets say the factor.
 
 MT-D1: the consistency is asked of unlabelled images only (theirs: of all). MT-D2: the teacher is in evaluation mode: no
 dropout, noise or random gates, and the averages of running statistics (theirs: in training mode, parameters averaged).

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from raydet.config.class_data import ImageSetConfig
 from raydet.data.classes.formats.detect import read_images
 from raydet.data.classes.formats.parquet import read_parquet
 from raydet.data.classes.rules import usable
@@ -147,6 +148,13 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         with pytest.raises(DataError, match=r"a\.parquet, row \d"):  # the damage hit an image
             for row in range(len(table)):
                 table.pixels_at(row)
+
+
+def test_defaults_that_are_written_out_may_be_missing_as_those_that_are_not(tmp_path: Path):
+    file = write_parquet(tmp_path / "a.parquet")  # image and label
+    said = ImageSetConfig(path=str(file)).model_dump(mode="json", exclude={"path"})  # as a run's config.yaml has it
+    assert said["id_column"] == "image_id"
+    assert read_set(file, **said)[0].ids == read_set(file)[0].ids
 
 
 @pytest.mark.parametrize(

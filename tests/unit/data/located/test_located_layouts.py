@@ -193,6 +193,8 @@ def test_parquet(boxes: Any, tmp_path: Path):
 
 def test_parquet_without_boxes_and_with_other_things_in_their_column(tmp_path: Path):
     assert not read(tmp_path, path=str(parquet(tmp_path / "x.parquet", None)))[0].has_boxes.any()
+    said = {"box_column": "boxes", "id_column": "image_id"}  # the defaults, as a run's config.yaml has them
+    assert not read(tmp_path, path=str(tmp_path / "x.parquet"), **said)[0].has_boxes.any()
     with pytest.raises(DataError, match=r"no column 'where' \(there are: .*\); correct box_column"):
         read(tmp_path, path=str(tmp_path / "x.parquet"), box_column="where")
     parquet(tmp_path / "y.parquet", ["a", "b"])
